@@ -1,0 +1,70 @@
+"""Examples as token ids: the text-to-text format of [PEWE] on causal and encoder-decoder backbones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.errors import TaskError
+
+__all__ = ["Encoded", "Encoder", "TextFormat"]
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text-to-text example is laid out for a causal backbone, and where texts are cut.
+
+    The prompt is the input, cut on the right to leave room, followed by `suffix`; the target follows after one space.
+    Lengths are in tokens; [PEWE] uses 512 and 64. Encoder-decoder backbones take input and target as they are.
+    """
+
+    suffix: str = "\nAnswer:"
+    max_input: int = 512
+    max_target: int = 64
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example: `prompt` is read, `target` (with end-of-sequence) is predicted."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+class Encoder:
+    """Turns texts into ids for one tokenizer. Deterministic; never adds padding.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        seq2seq: whether the backbone is an encoder-decoder.
+    """
+
+    def __init__(self, tokenizer: Any, *, seq2seq: bool) -> None:
+        self.tokenizer = tokenizer
+        self.seq2seq = seq2seq
+
+    def prompt(self, text: str, style: TextFormat) -> tuple[int, ...]:
+        """Ids of an input, at most `style.max_input` long; for a causal backbone the suffix is always whole."""
+        if self.seq2seq:
+            return tuple(self.tokenizer(text, truncation=True, max_length=style.max_input)["input_ids"])
+        suffix = self._plain(style.suffix)
+        start = self._start()
+        room = style.max_input - len(suffix) - len(start)
+        if room < 1:
+            raise TaskError(f"max_input={style.max_input} leaves no room for the input; raise it above {len(suffix) + 1}")
+        return (*start, *self._plain(text)[:room], *suffix)
+
+    def target(self, text: str, style: TextFormat) -> tuple[int, ...]:
+        """Ids of a target with end-of-sequence, at most `style.max_target` long."""
+        if self.seq2seq:
+            return tuple(self.tokenizer(text_target=text, truncation=True, max_length=style.max_target)["input_ids"])
+        # Tokenizers differ in what they make of a leading space; the ids after the suffix are what the model would see.
+        suffix = self._plain(style.suffix)
+        joined = self._plain(f"{style.suffix} {text}")
+        ids = joined[len(suffix) :] if joined[: len(suffix)] == suffix else self._plain(f" {text}")
+        return (*ids[: style.max_target - 1], int(self.tokenizer.eos_token_id))
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _start(self) -> list[int]:
+        first = self.tokenizer("a", verbose=False)["input_ids"][:1]
+        return list(first) if first == [self.tokenizer.bos_token_id] else []

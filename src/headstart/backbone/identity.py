@@ -1,0 +1,32 @@
+"""The identity of a backbone, the same in whatever dtype it was loaded."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from transformers import PreTrainedModel
+
+from headstart.records import Fingerprint
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
+    """Hash the architecture, the parameter names and shapes, and the values rounded to bfloat16.
+
+    Rounding first makes a backbone loaded in float32 equal to the same one loaded in bfloat16. Tied parameters are
+    counted once. About 1 s per 500 million parameters on one core; every core takes a share.
+    """
+    named = sorted(model.named_parameters(), key=lambda item: item[0])
+    shapes = hashlib.sha256(repr([(key, tuple(value.shape)) for key, value in named]).encode())
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(lambda item: _digest(item[1]), named))
+    weights = hashlib.sha256(b"".join(digests))
+    return Fingerprint(
+        architecture=type(model).__name__, shapes=shapes.hexdigest(), weights=weights.hexdigest(), name=name
+    )
+
+
+def _digest(values: torch.Tensor) -> bytes:
+    rounded = values.detach().to("cpu", torch.bfloat16).contiguous()
+    return hashlib.sha256(rounded.view(torch.uint8).numpy()).digest()

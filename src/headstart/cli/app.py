@@ -1,0 +1,44 @@
+"""The `headstart` program: its commands, and what a user sees when something goes wrong."""
+
+import os
+import sys
+
+import typer
+
+from headstart.cli import compare, ensemble, hub, rank, tune
+from headstart.cli.options import error_console
+from headstart.errors import HeadstartError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="headstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Find, blend and tune the parameter-efficient modules you already have, to give a new task a head start.",
+)
+app.add_typer(hub.app, name="hub")
+app.command("tune")(tune.tune)
+app.command("rank")(rank.rank)
+app.command("ensemble")(ensemble.ensemble)
+app.command("compare")(compare.compare)
+
+
+def main() -> None:
+    """Run the program; a user's mistake prints one paragraph and exits with 2, Ctrl-C with 130."""
+    # Idle OpenMP threads that spin make two programs on one machine many times slower; sleeping costs next to nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except HeadstartError as error:
+        error_console().print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        error_console().print("stopped; nothing was half-written, and the same command continues where it can")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

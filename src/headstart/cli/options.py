@@ -1,0 +1,110 @@
+"""Options that several commands share, and the consoles they print on."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from headstart.errors import SettingError
+
+if TYPE_CHECKING:
+    from headstart.backbone import Backbone
+    from headstart.recipes import Recipe
+    from headstart.tasks import Task
+
+__all__ = [
+    "AsJson",
+    "BackboneOption",
+    "DeviceOption",
+    "DtypeOption",
+    "HubOption",
+    "MetricOption",
+    "OutputOption",
+    "RecipeOption",
+    "SeedOption",
+    "SetOption",
+    "TaskArgument",
+    "error_console",
+    "load_backbone",
+    "load_recipe",
+    "load_task",
+    "print_json",
+    "progress_bar",
+]
+
+TaskArgument = Annotated[
+    str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
+]
+BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")]
+HubOption = Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of draws, fresh modules and row order.")]
+MetricOption = Annotated[str | None, typer.Option(help="Metric that replaces the task card's.")]
+RecipeOption = Annotated[str, typer.Option(help="Named recipe: few-shot, full, tupate or quick.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting of the recipe, as name=value; repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def console() -> Console:
+    """For results: standard output."""
+    return Console()
+
+
+def error_console() -> Console:
+    """For progress and errors: standard error."""
+    return Console(stderr=True)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def load_task(source: str, metric: str | None, *, seed: int = 0) -> "Task":
+    """The task a command is about."""
+    from headstart.tasks import Task
+
+    return Task.load(source, metric=metric, seed=seed)
+
+
+def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
+    """The backbone a command runs; this is where torch is first imported."""
+    with error_console().status(f"loading the backbone {source}"):
+        from headstart.backbone import Backbone
+
+        return Backbone.load(source, device=device, dtype=dtype)
+
+
+def load_recipe(name: str, settings: list[str] | None) -> "Recipe":
+    """A named recipe with `name=value` changes; values are read as JSON where they can be."""
+    from headstart.recipes import RECIPES
+
+    changes: dict[str, Any] = {}
+    for setting in settings or []:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise SettingError(f"--set {setting} is not of the form name=value; write for example --set max_steps=100")
+        try:
+            changes[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[key] = value
+    return RECIPES[name].change(**changes)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A bar on standard error; yields a function of (done, total, note)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=error_console(), transient=True) as bar:
+        row = bar.add_task(what, total=None, note="")
+        yield lambda done, total, note="": bar.update(row, completed=done, total=total, note=note)

@@ -1,0 +1,9 @@
+"""stub to be replaced."""
+import typer
+app = typer.Typer()
+@app.command()
+def rank() -> None:
+    """x."""
+@app.command("y")
+def y() -> None:
+    """x."""

@@ -1,0 +1,90 @@
+"""`headstart tune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.atomic import refuse_existing
+from headstart.cli.options import (
+    AsJson,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    MetricOption,
+    OutputOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    TaskArgument,
+    console,
+    load_backbone,
+    load_recipe,
+    load_task,
+    print_json,
+    progress_bar,
+)
+
+__all__ = ["tune"]
+
+
+def tune(
+    task: TaskArgument,
+    backbone: BackboneOption,
+    output: OutputOption,
+    recipe: RecipeOption = "few-shot",
+    settings: SetOption = None,
+    start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Tune on a few-shot draw of K rows per class (4K without classes).")] = None,
+    train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
+    license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
+    metric: MetricOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    tracker: Annotated[str | None, typer.Option(help="accelerate tracker: tensorboard, wandb …")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
+    refuse_existing(output)
+    chosen = load_recipe(recipe, settings)
+    data = load_task(task, metric, seed=seed)
+    if shots is not None:
+        data = data.few_shot(k=shots, seed=seed)
+    if train_rows is not None:
+        data = data.take("train", train_rows, seed=seed)
+    model = load_backbone(backbone, device, dtype)
+    from headstart.kinds import load_module, save_module
+    from headstart.tuning import tune as run
+
+    begin = load_module(start) if start else None
+    checkpoint = output.with_name(f"{output.name}.partial")
+    with progress_bar(f"tuning on {data.name}") as show:
+        tuned = run(
+            data,
+            model,
+            start=begin,
+            recipe=chosen,
+            seed=seed,
+            name=name or output.name,
+            license=license,
+            checkpoint=checkpoint,
+            tracker=tracker,
+            progress=lambda p: show(p.step, p.max_steps, f"loss {p.train_loss:.3f}  best dev {p.best_score or 0:.3f}"),
+        )
+    saved = save_module(tuned.module, output)
+    checkpoint.unlink(missing_ok=True)
+    if as_json:
+        print_json({"module": saved.card.model_dump(mode="json"), "curve": [vars(point) for point in tuned.curve]})
+        return
+    from headstart.reports.console import table
+
+    import pandas as pd
+
+    out = console()
+    out.print(table(pd.DataFrame([vars(point) for point in tuned.curve]), title=f"Tuning on {data.name}"))
+    out.print(
+        f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} (loss {tuned.best.dev_loss:.4f}) "
+        f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in {str(model.dtype).removeprefix('torch.')}."
+    )

@@ -1,0 +1,201 @@
+"""The record of one comparison: every method on the same task, seeds and budget, with what was ranked and refused."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from headstart.errors import CardError
+from headstart.records import TaskCard
+
+__all__ = ["ENSEMBLE", "FRAMES", "METHODS", "SCRATCH", "STAGES", "Comparison"]
+
+SCRATCH = "scratch"
+"""The method that starts from an untrained module; the yardstick of every gain."""
+
+ENSEMBLE = "ensemble"
+"""The method that starts from the weighted module; the one a verdict is about."""
+
+METHODS = (SCRATCH, "average", "best single", ENSEMBLE)
+"""The methods of a comparison, in the order in which reports show them."""
+
+STAGES = ("zero-shot", "tuned")
+
+FRAMES: Mapping[str, tuple[str, ...]] = {
+    "ranking": ("seed", "module", "task", "family", "license", "weight"),
+    "refused": ("module", "reason"),
+    "scores": ("method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds"),
+    "curves": ("method", "seed", "step", "dev_score", "dev_loss"),
+}
+"""The columns that each frame of a comparison must have. `ranking` has one more for each indicator."""
+
+_KEYS: Mapping[str, list[str]] = {
+    "ranking": ["seed", "module"],
+    "refused": [],
+    "scores": ["method", "seed", "stage", "split", "metric"],
+    "curves": ["method", "seed", "step"],
+}
+_VERSION = 1
+_NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What one run of `compare` measured. Scores and indicators: higher is better; what is missing is NaN.
+
+    Attributes:
+        task: the task that was compared on.
+        settings: everything needed to run it again; `settings["indicator"]` names the indicator that set the weights.
+        ranking: one row per (seed, module) that was scored, with its ensemble `weight` and a column per indicator.
+        refused: modules that did not take part, with the reason; may be empty.
+        scores: one row per (method, seed, stage, split, metric); a missing `score` is NaN and has a `reason`.
+        curves: one row per (method, seed, step) evaluated while tuning; step 0 is before tuning.
+        notes: what a reader should know besides.
+
+    Raises:
+        CardError: a frame lacks a column, or has two rows for what must be one.
+    """
+
+    task: TaskCard
+    settings: dict[str, Any]
+    ranking: pd.DataFrame
+    refused: pd.DataFrame
+    scores: pd.DataFrame
+    curves: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, columns in FRAMES.items():
+            _check_frame(name, getattr(self, name), columns)
+
+    @property
+    def indicators(self) -> tuple[str, ...]:
+        """Names of the indicators in `ranking`, in column order."""
+        return tuple(str(column) for column in self.ranking.columns if column not in FRAMES["ranking"])
+
+    def to_json(self) -> str:
+        """The comparison as strict JSON with a final newline: NaN is null, ±infinity the text "Infinity", "-Infinity".
+
+        Each frame is a list of columns `{"name", "type", "values"}`. Raises `CardError` for a setting or a column
+        that JSON cannot hold.
+        """
+        data: dict[str, Any] = {"schema_version": _VERSION, "task": self.task.model_dump(mode="json")}
+        data["settings"] = {str(key): _plain(value, f"settings.{key}") for key, value in self.settings.items()}
+        for name in FRAMES:
+            frame = getattr(self, name)
+            data[name] = [_column_to_json(frame[column], f"{name}.{column}") for column in frame.columns]
+        data["notes"] = list(self.notes)
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "the comparison") -> Self:
+        """Parse what `to_json` wrote. Raises `CardError` naming `source` and the offending field."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CardError(f"{source} is not valid JSON ({error}); write it again or remove it") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != _VERSION:
+            raise CardError(
+                f"{source} has schema version {version}, this Headstart reads {_VERSION}; "
+                "choose a comparison.json, or upgrade Headstart"
+            )
+        try:
+            frames = {name: _frame_from_json(data[name]) for name in FRAMES}
+            task = TaskCard.model_validate(data["task"])
+            return cls(task=task, settings=dict(data["settings"]), notes=tuple(data["notes"]), **frames)
+        except KeyError as error:
+            raise CardError(f"{source} lacks the field {error}; write the comparison again") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in ("task", *first["loc"]))
+            raise CardError(f"{source}: field '{field}': {first['msg']}; correct that field") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CardError(f"{source} holds a malformed table ({error}); write the comparison again") from error
+        except CardError as error:
+            raise CardError(f"{source}: {error}") from error
+
+
+def _check_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    lacking = [column for column in columns if column not in frame.columns]
+    if lacking:
+        raise CardError(f"comparison table '{name}' lacks the column '{lacking[0]}'; it needs: {', '.join(columns)}")
+    if not frame.columns.is_unique:
+        raise CardError(f"comparison table '{name}' has two columns of one name; rename one of them")
+    keys = _KEYS[name]
+    if not keys:
+        return
+    twice = frame.duplicated(keys)
+    if twice.any():
+        row = frame.loc[twice, keys].iloc[0]
+        where = ", ".join(f"{key} {row[key]}" for key in keys)
+        raise CardError(f"comparison table '{name}' has two rows for {where}; keep one of them")
+
+
+def _plain(value: Any, field: str) -> Any:
+    """`value` as strict JSON data."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(mode="json"), field)
+    if isinstance(value, np.generic):
+        return _plain(value.item(), field)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{field}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float):
+        return _number_to_json(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise CardError(f"{field} is a {type(value).__name__}, which JSON cannot hold; give it as a number or a text")
+
+
+def _number_to_json(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _column_to_json(column: "pd.Series[Any]", field: str) -> dict[str, Any]:
+    missing = column.isna()
+    inferred = pd.api.types.infer_dtype(column, skipna=True)
+    values: list[Any] = [None if gone else value for value, gone in zip(column.tolist(), missing, strict=True)]
+    if inferred in {"floating", "mixed-integer-float", "decimal"} or (inferred == "integer" and missing.any()):
+        kind, values = "number", [None if value is None else _number_to_json(float(value)) for value in values]
+    elif inferred == "integer":
+        kind, values = "integer", [int(value) for value in values]
+    elif inferred == "boolean":
+        kind = "boolean"
+    elif inferred in {"string", "empty"}:
+        kind = "number" if pd.api.types.is_float_dtype(column) else "text"
+    else:
+        raise CardError(f"{field} holds {inferred} values, which JSON cannot hold; give them as numbers or texts")
+    return {"name": str(column.name), "type": kind, "values": values}
+
+
+def _frame_from_json(columns: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame({column["name"]: _column_from_json(column) for column in columns})
+    if len(frame.columns) != len(columns):
+        raise ValueError("two columns of one name")
+    return frame
+
+
+def _column_from_json(column: dict[str, Any]) -> "pd.Series[Any]":
+    values, kind = column["values"], column["type"]
+    if kind == "number":
+        numbers = [math.nan if value is None else _NOT_FINITE.get(value, value) for value in values]
+        return pd.Series(numbers, dtype="float64")
+    if kind == "integer":
+        return pd.Series(values, dtype="int64")
+    if kind in {"text", "boolean"}:
+        return pd.Series(values, dtype="object").infer_objects()
+    raise ValueError(f"column '{column['name']}' has the unknown type '{kind}'")

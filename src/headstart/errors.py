@@ -1,0 +1,53 @@
+"""Everything Headstart raises on purpose: one root class, one class per thing a user can mend.
+
+Every message names the path, tensor or field it is about and ends with the remedy. The command line
+prints it without a traceback and exits with code 2.
+"""
+
+__all__ = [
+    "BackboneError",
+    "CardError",
+    "HeadstartError",
+    "HubError",
+    "MergeError",
+    "ModuleError",
+    "OutputError",
+    "SettingError",
+    "TaskError",
+]
+
+
+class HeadstartError(Exception):
+    """Root of all errors that a user can mend; the message states what is wrong and the remedy."""
+
+
+class BackboneError(HeadstartError):
+    """A backbone cannot be found, read or used for what was asked."""
+
+
+class CardError(HeadstartError):
+    """A card (JSON record) is missing, malformed or of an unknown schema version."""
+
+
+class HubError(HeadstartError):
+    """A hub folder or its catalogue cannot do what was asked."""
+
+
+class MergeError(HeadstartError):
+    """Modules cannot be merged as asked: none given, shapes unlike, or a variant without an exact merge."""
+
+
+class ModuleError(HeadstartError):
+    """A module is broken, unsafe, of an unsupported variant, or made for another backbone."""
+
+
+class OutputError(HeadstartError):
+    """A result cannot be written: the target exists, the disk is full, or a folder is not writable."""
+
+
+class SettingError(HeadstartError):
+    """A setting has an unknown name or a value out of range."""
+
+
+class TaskError(HeadstartError):
+    """A task cannot be read: empty, a field missing, labels or splits that do not fit."""

@@ -1,0 +1,28 @@
+"""Formats of module folders: read, validated and hashed without torch."""
+
+from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
+from headstart.formats.peft_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    StoredModule,
+    module_name,
+    read_module,
+    regular_file,
+)
+from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "LoraLayout",
+    "LoraTarget",
+    "StoredModule",
+    "StoredTensor",
+    "check_finite",
+    "lora_layout",
+    "module_name",
+    "read_module",
+    "read_safetensors",
+    "regular_file",
+    "tensor_hash",
+]

@@ -1,0 +1,280 @@
+"""What a PEFT LoRA module is, read from its configuration and its tensors' shapes; pure, without torch.
+
+LoRA (Hu et al. 2021, section 4.1) adds s·B·A to a linear layer's weight, with A of shape (r, in), B of (out, r) and
+s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). A module whose function is anything else either goes
+through PEFT itself or is refused by name: `HARMLESS`, `HANDLED`, `THROUGH_PEFT` and `REFUSED` together hold every field
+of PEFT 0.21's LoraConfig, and a field in none of them is refused unless it is empty.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+
+__all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
+
+HARMLESS = frozenset(
+    {
+        # identity and provenance; the backbone is compared by fingerprint, not by these
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
+        "task_type",
+        # how A and B began, or a default without effect
+        "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+        # active only while PEFT trains; never saved
+        "lora_dropout", "runtime_config",
+        # how the layer stores its own weight: A and B have one orientation either way
+        "fan_in_fan_out",
+    }
+)  # fmt: skip
+"""Fields that leave the function of a saved module alone."""
+
+HANDLED = frozenset(
+    {
+        "alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
+        "r", "rank_pattern", "target_modules", "use_rslora",
+    }
+)  # fmt: skip
+"""Fields that `lora_layout` computes with."""
+
+THROUGH_PEFT = {"use_dora": "DoRA", "lora_bias": "LoRA biases", "bias": "trained biases"}
+"""Fields whose variant runs one module at a time through PEFT itself, and the variant's name."""
+
+REFUSED = {
+    "alora_invocation_tokens": "activated LoRA works on a part of the tokens only",
+    "arrow_config": "Arrow routes between several modules",
+    "ensure_weight_tying": "it also adapts tied embeddings",
+    "kasa_config": "KaSA changes the backbone's own weights",
+    "layer_replication": "it changes the backbone's layers",
+    "megatron_config": "it is for Megatron's parallel layers",
+    "modules_to_save": "it carries whole layers, such as a classification head, beside the LoRA tensors",
+    "monteclora_config": "MonteCLoRA samples its weights",
+    "target_parameters": "it adapts parameters that belong to no linear layer",
+    "trainable_token_indices": "it carries token embeddings",
+    "use_bdlora": "block-diagonal LoRA stores its factors in another form",
+    "use_qalora": "QALoRA pools its inputs",
+    "velora_config": "VeLoRA carries projection buffers",
+}
+"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+
+PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
+"""Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
+LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
+
+PREFIX = "base_model.model."
+A, B = ".lora_A.weight", ".lora_B.weight"
+MAGNITUDE, LORA_BIAS, BASE_BIAS = ".lora_magnitude_vector", ".lora_B.bias", ".base_layer.bias"
+SAVE_AGAIN = "save it again with PEFT's save_pretrained"
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """One adapted layer: names of its tensors A (rank, in) and B (out, rank), and its factor (α/r or α/√r)."""
+
+    a: str
+    b: str
+    rank: int
+    in_features: int
+    out_features: int
+    scaling: float
+
+
+@dataclass(frozen=True)
+class LoraLayout:
+    """The targets by backbone layer ("model.layers.0.self_attn.q_proj"), in order of name.
+
+    `through_peft` names the variants for which A, B and the factor are not the whole function, so that the module
+    must run through PEFT itself; `None` for plain LoRA.
+    """
+
+    targets: dict[str, LoraTarget]
+    through_peft: str | None
+
+
+def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> LoraLayout:
+    """Read the layout of a LoRA module.
+
+    Args:
+        config: the content of adapter_config.json.
+        shapes: shape of each stored tensor by its name.
+        source: path or name for error messages.
+
+    Raises:
+        ModuleError: a variant that Headstart does not compute, a tensor that is unknown, missing or misshapen, or a
+            layer or rank on which configuration and tensors disagree. The message names the field or tensor.
+    """
+    _check_fields(config, source)
+    groups = _group(shapes, source)
+    variants = _variants(config, groups, source)
+    targets = {layer: _target(config, layer, groups[layer], shapes=shapes, source=source) for layer in sorted(groups)}
+    for layer, target in targets.items():
+        for suffix in (MAGNITUDE, LORA_BIAS, BASE_BIAS):
+            name = groups[layer].get(suffix)
+            if name is not None and shapes[name] != (target.out_features,):
+                raise ModuleError(
+                    f"{source}: tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
+                )
+    return LoraLayout(targets, " + ".join(variants) or None)
+
+
+def _check_fields(config: Mapping[str, object], source: str) -> None:
+    known = HARMLESS | HANDLED | THROUGH_PEFT.keys()
+    for field, value in config.items():
+        if field in REFUSED and value:
+            raise ModuleError(f"{source}: field '{field}' is set: {REFUSED[field]}; Headstart cannot use this module")
+        if field not in known and field not in REFUSED and value:
+            raise ModuleError(
+                f"{source}: unknown field '{field}' is set to {value!r} and may change what the module computes; "
+                "use a Headstart that knows it, or remove the field if it has no effect"
+            )
+    init = config.get("init_lora_weights")
+    if str(init).lower() not in PLAIN_INITS:
+        raise ModuleError(
+            f"{source}: field 'init_lora_weights' is {init!r}, which changes the backbone's weights when PEFT "
+            "loads the module; save it with `path_initial_model_for_weight_conversion` to turn it into plain LoRA"
+        )
+
+
+def _group(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, dict[str, str]]:
+    """Tensor names by layer and suffix. Raises `ModuleError` on a tensor that belongs to no LoRA layer."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in shapes:
+        suffix = next((end for end in (A, B, MAGNITUDE, LORA_BIAS, BASE_BIAS) if name.endswith(end)), None)
+        layer = name.removeprefix(PREFIX)[: -len(suffix)] if suffix else ""
+        if suffix is None or not layer or not name.startswith(PREFIX):
+            raise ModuleError(f"{source}: tensor '{name}' {_why_unknown(name)}")
+        groups[layer][suffix] = name
+    for layer, names in groups.items():
+        if A not in names and B not in names:
+            raise ModuleError(
+                f"{source}: tensor '{next(iter(names.values()))}' belongs to a layer without LoRA tensors; "
+                "Headstart cannot use a module that trains other layers"
+            )
+        for suffix in (A, B):
+            if suffix not in names:
+                raise ModuleError(f"{source}: tensor '{PREFIX}{layer}{suffix}' is missing; {SAVE_AGAIN}")
+    return dict(groups)
+
+
+def _why_unknown(name: str) -> str:
+    if ".lora_embedding_" in name:
+        return "adapts an embedding, which Headstart cannot use; train the module without embeddings as targets"
+    if re.search(r"\.lora_[AB]\.[^.]+\.weight$", name):
+        return f"still carries its adapter's name; {SAVE_AGAIN}"
+    if not name.startswith(PREFIX):
+        return f"does not begin with '{PREFIX}'; {SAVE_AGAIN}"
+    return "is not part of a LoRA; train the module without saved heads, embeddings or biases of other layers"
+
+
+def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, str]], source: str) -> list[str]:
+    """Names of the variants present; configuration and tensors must agree on each."""
+    variants = []
+    for field, suffix in (("use_dora", MAGNITUDE), ("lora_bias", LORA_BIAS)):
+        stated = bool(config.get(field))
+        for layer, names in groups.items():
+            if (suffix in names) != stated:
+                raise ModuleError(
+                    f"{source}: field '{field}' is {stated} but tensor '{PREFIX}{layer}{suffix}' is "
+                    f"{'there' if suffix in names else 'missing'}; {SAVE_AGAIN}"
+                )
+        if stated:
+            variants.append(THROUGH_PEFT[field])
+    bias = config.get("bias") or "none"
+    if bias not in ("none", "all", "lora_only"):
+        raise ModuleError(f"{source}: field 'bias' is {bias!r}, not 'none', 'all' or 'lora_only'; correct it")
+    biased = next((names[BASE_BIAS] for names in groups.values() if BASE_BIAS in names), None)
+    if biased and bias == "none":
+        raise ModuleError(f"{source}: field 'bias' is 'none' but tensor '{biased}' is there; {SAVE_AGAIN}")
+    return [*variants, THROUGH_PEFT["bias"]] if biased else variants
+
+
+def _target(
+    config: Mapping[str, object],
+    layer: str,
+    names: Mapping[str, str],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+) -> LoraTarget:
+    a, b = names[A], names[B]
+    for name in (a, b):
+        if len(shapes[name]) != 2 or 0 in shapes[name]:
+            raise ModuleError(f"{source}: tensor '{name}' has shape {shapes[name]}, not two dimensions; {SAVE_AGAIN}")
+    (rank, in_features), (out_features, columns) = shapes[a], shapes[b]
+    if rank != columns:
+        raise ModuleError(f"{source}: tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
+    try:
+        if not _targeted(config, layer):
+            raise ModuleError(
+                f"{source}: the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
+                "correct target_modules, exclude_modules or layers_to_transform"
+            )
+        stated = _resolve(config, layer, field="r", patterns="rank_pattern", default=8)
+        alpha = _resolve(config, layer, field="lora_alpha", patterns="alpha_pattern", default=8)
+    except (TypeError, ValueError, re.error) as error:
+        raise ModuleError(
+            f"{source}: the configuration for layer '{layer}' is malformed: {error}; correct it"
+        ) from error
+    if stated != rank:
+        raise ModuleError(
+            f"{source}: tensor '{a}' has rank {rank} but the configuration says {stated:g}; correct r or rank_pattern"
+        )
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return LoraTarget(a, b, rank, in_features, out_features, scaling)
+
+
+def _resolve(config: Mapping[str, object], layer: str, *, field: str, patterns: str, default: int) -> int | float:
+    """The field's value for `layer`: that of the first matching pattern, as PEFT's `get_pattern_key` picks it."""
+    table = config.get(patterns) or {}
+    if not isinstance(table, Mapping):
+        raise TypeError(f"field '{patterns}' is not an object")
+    key = next((key for key in table if re.match(rf"(.*\.)?({key})$", layer)), None)
+    value = table[key] if key is not None else config.get(field, default)
+    where = f"'{patterns}' at '{key}'" if key is not None else f"'{field}'"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"field {where} is {value!r}, not a number")
+    return value
+
+
+def _targeted(config: Mapping[str, object], layer: str) -> bool:
+    """Whether PEFT adapts `layer`: `check_target_module_exists` of PEFT 0.21, on names alone.
+
+    With `target_modules` missing or "all-linear" PEFT asks the backbone; the tensors' own names then decide.
+    """
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    if excluded and _named(excluded, layer):
+        return False
+    if targets is None or targets == "all-linear":
+        return True
+    if not _named(targets, layer):
+        return False
+    wanted = config.get("layers_to_transform")
+    if isinstance(targets, str) or layer in _strings(targets) or wanted is None or wanted == []:
+        return True
+    index = _layer_index(config.get("layers_pattern"), layer)
+    return index is not None and index in (wanted if isinstance(wanted, list) else [wanted])
+
+
+def _named(patterns: object, layer: str) -> bool:
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in _strings(patterns))
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{value!r} is not a list of names")
+    return value
+
+
+def _layer_index(patterns: object, layer: str) -> int | None:
+    """Index of the first numbered segment, after one of `patterns` where given."""
+    if not patterns:
+        regexes = [r".*?\.[^.]*\.(?P<index>\d+)\."]
+    else:
+        names = [patterns] if isinstance(patterns, str) else _strings(patterns)
+        regexes = [rf"(?:^|.*?\.){name}\.(?P<index>\d+)\." for name in names]
+    found = next((match for regex in regexes if (match := re.match(regex, layer))), None)
+    return int(found["index"]) if found else None

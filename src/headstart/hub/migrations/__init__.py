@@ -1,0 +1,5 @@
+"""The catalogue's schema: numbered SQL files, applied in order, never changed once released.
+
+Statements end with a semicolon at the end of a line; no other line ends with one. A change of ModuleCard's schema
+version needs a migration that empties both tables, so that the folders are read again.
+"""

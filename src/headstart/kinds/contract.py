@@ -1,0 +1,155 @@
+"""What every kind of parameter-efficient module can do: the contract between modules and everything above them."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone
+from headstart.errors import MergeError, ModuleError
+from headstart.formats import StoredModule
+from headstart.records import ModuleCard
+
+__all__ = ["Module", "Stack"]
+
+
+@dataclass(frozen=True)
+class Module(ABC):
+    """One parameter-efficient module in memory, on the CPU. Frozen: work returns a new module.
+
+    `card` says what it is and where it comes from; `config` is the PEFT configuration it is saved with.
+    """
+
+    kind: ClassVar[str]
+    """The name users type."""
+
+    card: ModuleCard
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name on the card."""
+        return self.card.name
+
+    @classmethod
+    @abstractmethod
+    def from_stored(cls, stored: StoredModule) -> Module:
+        """The module that a validated folder holds."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors under the names that PEFT saves them with."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Tensor]:
+        """The tuned parameters by name, as `parameters` merging averages them and embeddings read them."""
+
+    @abstractmethod
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other parameter values of the same names and shapes."""
+
+    @abstractmethod
+    def check(self, backbone: Backbone) -> None:
+        """Raise `ModuleError` unless every part of this module has its place, of the right shape, in `backbone`."""
+
+    @property
+    @abstractmethod
+    def stack_key(self) -> Hashable:
+        """Modules with equal keys share a stack."""
+
+    @classmethod
+    @abstractmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
+        """Hold N ≥ 1 modules of one `stack_key` as tensors with a leading dimension N on the backbone's device.
+
+        `dtype` is that of the held tensors; `None` takes the backbone's.
+        """
+
+    @abstractmethod
+    def layer_vectors(self) -> Tensor:
+        """All tuned parameters of each layer in one row, (L, D), for task embeddings (Zhou et al., 2022, §3.2).
+
+        Raises `ModuleError` when the layers do not hold equally many parameters.
+        """
+
+    def aligned_to(self, other: Module) -> Module:
+        """The same function, written in `other`'s terms so that `arrays` can be averaged with its own.
+
+        Raises `MergeError` when kinds, names or shapes differ. Kinds with free factors (LoRA's scaling) extend this.
+        """
+        mine = {name: tuple(value.shape) for name, value in self.arrays().items()}
+        theirs = {name: tuple(value.shape) for name, value in other.arrays().items()}
+        if self.kind != other.kind:
+            raise MergeError(f"'{self.name}' is a {self.kind} and '{other.name}' a {other.kind}; merge modules of one kind")
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                raise MergeError(
+                    f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in '{other.name}'; "
+                    "merge them with space 'exact' or 'svd', or leave one out"
+                )
+        return self
+
+
+class Stack(ABC):
+    """N modules of one kind and shape, attached to a backbone together; one module is a stack of one.
+
+    `parameters` holds leaf tensors with a leading dimension N.
+    """
+
+    def __init__(self, size: int, parameters: dict[str, Tensor]) -> None:
+        self.size = size
+        self.parameters = parameters
+
+    def __len__(self) -> int:
+        return self.size
+
+    @abstractmethod
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Let the backbone compute with these modules inside the block; rows of a batch are module-major.
+
+        When the block ends, however it ends, the backbone is bit-identical to what it was.
+        """
+
+    @abstractmethod
+    def module(self, index: int) -> Module:
+        """The module at `index`, with the parameters' values of now."""
+
+    @contextlib.contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Collect gradients of the parameters inside the block; they start at none and are dropped at its end."""
+        for value in self.parameters.values():
+            value.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for value in self.parameters.values():
+                value.grad = None
+                value.requires_grad_(False)
+
+    def squared_gradients(self) -> dict[str, Tensor]:
+        """For every parameter, the sum of its squared gradient per module, (N,), in float32."""
+        return {
+            name: torch.zeros(self.size) if value.grad is None else value.grad.float().flatten(1).pow(2).sum(1).cpu()
+            for name, value in self.parameters.items()
+        }
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape))
+
+
+def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
+    """Raise `ModuleError` when the card states another backbone than this one. No statement is no refusal."""
+    if card.backbone is not None and not card.backbone.same_as(backbone.fingerprint):
+        raise ModuleError(
+            f"module '{card.name}' was made for another backbone ({card.backbone.name or card.backbone.architecture}, weights "
+            f"{card.backbone.weights[:12]}) than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
+            "load the backbone it was tuned on, or leave it out"
+        )

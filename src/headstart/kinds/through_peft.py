@@ -1,0 +1,134 @@
+"""Variants that the stack does not compute (DoRA, LoRA with biases): one at a time through PEFT itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import Tensor
+
+from headstart.backbone import Backbone
+from headstart.errors import MergeError, ModuleError
+from headstart.formats import StoredModule
+from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.lora import check_layers
+from headstart.kinds.tensors import to_torch
+
+__all__ = ["PeftModule", "PeftStack"]
+
+
+@dataclass(frozen=True)
+class PeftModule(Module):
+    """A module that PEFT runs: `values` under PEFT's names; `variant` says why ("DoRA")."""
+
+    kind = "lora"
+    values: Mapping[str, Tensor]
+    widths: Mapping[str, tuple[int, int]]
+    variant: str
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> PeftModule:
+        """The module that a validated PEFT folder holds."""
+        widths = {path: (t.in_features, t.out_features) for path, t in stored.layout.targets.items()}
+        values = {name: to_torch(tensor) for name, tensor in stored.tensors.items()}
+        return cls(stored.card, stored.config, values, widths, stored.layout.through_peft or "")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As they were stored."""
+        return dict(self.values)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """As they were stored, in float32."""
+        return {name: value.float() for name, value in self.values.items()}
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other values."""
+        return replace(self, values=dict(arrays))
+
+    def aligned_to(self, other: Module) -> Module:
+        """Only itself: an average of such parameters is not the average of the updates."""
+        if other is not self:
+            raise MergeError(
+                f"'{self.name}' is a LoRA variant ({self.variant}) whose parameters have no exact merge with others; leave it out"
+            )
+        return self
+
+    def check(self, backbone: Backbone) -> None:
+        """As for LoRA."""
+        require_backbone_of(self.card, backbone)
+        check_layers(self.widths, self.config, self.name, backbone)
+
+    @property
+    def stack_key(self) -> Hashable:
+        """Its own: such modules compute one by one."""
+        return id(self)
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PeftStack:
+        """A stack of exactly one."""
+        (module,) = modules
+        return PeftStack(module, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    def layer_vectors(self) -> Tensor:
+        """Not defined: these variants hold parameters of several natures."""
+        raise ModuleError(f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator")
+
+
+class PeftStack(Stack):
+    """One module, injected into the backbone by PEFT while it is attached."""
+
+    def __init__(self, module: PeftModule, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._module = module
+        parameters = {name: value.to(device, dtype).unsqueeze(0) for name, value in module.values.items()}
+        super().__init__(1, parameters)
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Inject, load, yield, and put every layer, bias and flag of the backbone back."""
+        kept = {name: value.detach().clone() for name, value in backbone.model.named_parameters() if name.endswith("bias")}
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[self._module.config["peft_type"]](
+            **{key: value for key, value in self._module.config.items() if key not in {"auto_mapping", "peft_version"}}
+        )
+        wrapped = PeftModel(backbone.model, config, autocast_adapter_dtype=False)
+        try:
+            set_peft_model_state_dict(wrapped, {name: value[0].detach() for name, value in self.parameters.items()})
+            wrapped.to(backbone.device).eval()
+            self._wrapped = wrapped
+            yield
+        finally:
+            wrapped.unload()
+            with torch.no_grad():
+                for name, value in backbone.model.named_parameters():
+                    if name in kept:
+                        value.copy_(kept[name])
+            backbone.model.requires_grad_(False)
+
+    def module(self, index: int) -> PeftModule:
+        """The module as it was given."""
+        if index:
+            raise IndexError(index)
+        return self._module
+
+    @contextlib.contextmanager
+    def gradients(self) -> Iterator[None]:
+        """PEFT's own parameters collect the gradients while attached."""
+        for name, value in self._wrapped.named_parameters():
+            value.requires_grad_("lora_" in name)
+        try:
+            yield
+        finally:
+            for value in self._wrapped.parameters():
+                value.grad = None
+                value.requires_grad_(False)
+
+    def squared_gradients(self) -> dict[str, Tensor]:
+        """Per parameter under PEFT's names, (1,)."""
+        saved = get_peft_model_state_dict(
+            self._wrapped, state_dict={n: p.grad for n, p in self._wrapped.named_parameters() if p.grad is not None}
+        )
+        return {name: value.float().pow(2).sum().cpu().view(1) for name, value in saved.items()}

@@ -1,0 +1,68 @@
+"""How a module is tuned: every number of the training in one frozen record, and the papers' own as named presets."""
+
+from headstart.errors import SettingError
+from headstart.records import Record
+from headstart.registry import Registry
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+class Recipe(Record):
+    """Settings of one tuning run. Lengths are in tokens, everything called steps in optimizer updates.
+
+    `patience`: evaluations without a better dev score before the run stops early. `clip`: largest gradient norm, 0 for
+    none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
+    steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all. `rank`, `alpha`, `targets` shape a fresh module;
+    a given start keeps its own.
+    """
+
+    name: str
+    lr: float
+    batch_size: int
+    max_steps: int
+    eval_every: int
+    patience: int
+    optimizer: str = "adafactor"
+    schedule: str = "constant_with_warmup"
+    warmup_steps: int = 200
+    clip: float = 0.1
+    weight_decay: float = 0.0
+    max_input: int = 512
+    max_target: int = 64
+    select: str = "score"
+    max_dev: int | None = None
+    rank: int = 10
+    alpha: float = 16.0
+    targets: tuple[str, ...] | None = None
+
+    def change(self, **settings: object) -> "Recipe":
+        """The same recipe with some settings changed. Raises `SettingError` for an unknown name or a bad value."""
+        unknown = settings.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise SettingError(f"a recipe has no setting '{min(unknown)}'; it has: {', '.join(type(self).model_fields)}")
+        changed = type(self).model_validate({**self.model_dump(), **settings})
+        for field in ("lr", "batch_size", "max_steps", "eval_every", "patience", "rank", "alpha"):
+            if getattr(changed, field) <= 0:
+                raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be above 0; correct it")
+        if changed.select not in ("score", "loss"):
+            raise SettingError(f"unknown select '{changed.select}'; choose one of: score, loss")
+        return changed
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", group="headstart.recipes")
+for _recipe in (
+    # Lv et al., 2023, §3.1 and appendix; optimizer, schedule and clipping from the authors' code.
+    Recipe(name="few-shot", lr=5e-4, batch_size=8, max_steps=3000, eval_every=100, patience=10),
+    Recipe(name="full", lr=5e-4, batch_size=16, max_steps=50000, eval_every=1000, patience=20),
+    # Zhou et al., 2022, §4: LoRA r 8, α 8, batch 32; its 20 epochs are given as steps by the caller.
+    Recipe(
+        name="tupate", lr=5e-4, batch_size=32, max_steps=2000, eval_every=100, patience=20, optimizer="adamw",
+        schedule="linear", warmup_steps=0, clip=1.0, rank=8, alpha=8.0,
+    ),
+    # Ours: what a laptop does in a minute or two on a small backbone.
+    Recipe(
+        name="quick", lr=1e-3, batch_size=8, max_steps=48, eval_every=8, patience=6, optimizer="adamw",
+        schedule="linear", warmup_steps=4, clip=1.0, max_input=256, max_target=32, max_dev=64, rank=8, alpha=16.0,
+    ),
+):  # fmt: skip
+    RECIPES.add(_recipe.name, _recipe)

@@ -1,0 +1,139 @@
+"""Frozen cards: what Headstart writes beside its results, as JSON with a schema version."""
+
+import json
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headstart.atomic import write_text
+from headstart.errors import CardError
+
+__all__ = ["CARD_FILE", "Donor", "Fingerprint", "ModuleCard", "Record", "TaskCard", "Template"]
+
+CARD_FILE = "headstart.json"
+"""Name of a module's card inside its folder; other tools ignore it."""
+
+
+class Record(BaseModel):
+    """A frozen JSON record. Subclasses that live on disk carry `schema_version`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    current_version: ClassVar[int] = 1
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Self:
+        """Parse `text`; raise `CardError` naming `source` and the offending field."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CardError(f"{source} is not valid JSON ({error}); write it again or remove it") from error
+        version = data.get("schema_version", cls.current_version) if isinstance(data, dict) else None
+        if version is not None and version != cls.current_version:
+            raise CardError(
+                f"{source} has schema version {version}, this Headstart reads {cls.current_version}; upgrade Headstart"
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the record"
+            raise CardError(f"{source}: field '{field}': {first['msg']}; correct that field") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the record from `path`. Raises `CardError` when it is missing or malformed."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CardError(f"cannot read {path}: {error}") from error
+        return cls.from_json(text, source=str(path))
+
+    def to_json(self) -> str:
+        """The record as indented JSON, with a final newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the record to `path` in one step."""
+        write_text(path, self.to_json())
+
+
+class Fingerprint(Record):
+    """Identity of a backbone, independent of the dtype it is computed in.
+
+    `architecture`: the model class name ("LlamaForCausalLM"). `shapes`: hash over all parameter names and shapes.
+    `weights`: hash over all parameter values rounded to bfloat16. `name`: where it came from, for the reader only.
+    """
+
+    architecture: str
+    shapes: str
+    weights: str
+    name: str = ""
+
+    def same_as(self, other: "Fingerprint") -> bool:
+        """Whether both describe one backbone; `name` does not count."""
+        return (self.architecture, self.shapes, self.weights) == (other.architecture, other.shapes, other.weights)
+
+
+class Template(Record):
+    """How one row becomes text: Python format strings over the row's fields.
+
+    >>> Template(input="{question} yes or no?", target="{answer}").input.format(question="Is it?")
+    'Is it? yes or no?'
+    """
+
+    input: str = "{input}"
+    target: str = "{output}"
+
+
+class TaskCard(Record):
+    """What a task is. `options`: where closed answer sets come from — the card's `labels`, `inline` "(A) … (B) …"
+    lists in the input, the row's own `options` field, or `None` when answers are open."""
+
+    schema_version: int = 1
+    name: str
+    family: str = ""
+    metric: str = "EM"
+    labels: tuple[str, ...] | None = None
+    options: str | None = None
+    template: Template = Field(default_factory=Template)
+    license: str = ""
+    source: str = ""
+
+
+class Donor(Record):
+    """One module that went into a start: its name, tensor hash, weight, and licence."""
+
+    name: str
+    tensor_hash: str
+    weight: float
+    license: str = ""
+
+
+class ModuleCard(Record):
+    """What a module is: read from its tensors and configuration, plus what its maker states about the training.
+
+    `rank` is the largest over the targets; `scaling` the common factor of the update (LoRA: α/r or α/√r), or `None`
+    where patterns give unequal ones. `targets` are backbone layer names. `tensor_hash` is a hash over all tensor names,
+    dtypes, shapes and bytes: equal hash, equal module. What is not known is `None` or empty, never 0.
+    """
+
+    schema_version: int = 1
+    name: str
+    kind: str
+    rank: int | None = None
+    scaling: float | None = None
+    targets: tuple[str, ...] = ()
+    parameters: int
+    tensor_hash: str
+    backbone: Fingerprint | None = None
+    base_model: str = ""
+    task: str = ""
+    family: str = ""
+    metric: str = ""
+    score: float | None = None
+    train_rows: int | None = None
+    license: str = ""
+    dataset_license: str = ""
+    donors: tuple[Donor, ...] = ()
+    notes: str = ""

@@ -1,0 +1,115 @@
+"""How a value reads in a table, the same on the page and in the terminal: 4 digits, and a dash for what is missing."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+__all__ = [
+    "DASH",
+    "Footnotes",
+    "cell_text",
+    "common_decimals",
+    "fixed_text",
+    "interval_text",
+    "number_text",
+    "summary_cells",
+]
+
+DASH = "—"
+"""Stands for a missing value. Never 0."""
+
+_PLAIN_BELOW = 1e6
+
+
+class Footnotes:
+    """Numbers the reasons of a table in the order in which they are first marked; one reason has one number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def mark(self, reason: str) -> str:
+        """The mark for `reason`, as in "0.5 [1]", or nothing for an empty one. A superscript would read as a power."""
+        if not reason:
+            return ""
+        return f"\N{NO-BREAK SPACE}[{self._numbers.setdefault(reason, len(self._numbers) + 1)}]"
+
+    def lines(self) -> tuple[str, ...]:
+        """Each number with its reason."""
+        return tuple(f"[{number}] {reason}" for reason, number in self._numbers.items())
+
+
+def number_text(value: float, *, digits: int = 4) -> str:
+    """`value` to so many significant digits, with a true minus sign; a dash for NaN.
+
+    >>> number_text(0.5), number_text(-12.34567), number_text(float("nan"))
+    ('0.5000', '−12.35', '—')
+    """
+    if math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    whole = 10**digits <= abs(value) < _PLAIN_BELOW
+    text = f"{value:.0f}" if whole else f"{value:#.{digits}g}".removesuffix(".")
+    return text.replace(".e", "e").replace("-", "−")
+
+
+def common_decimals(values: Iterable[float]) -> int:
+    """Decimals at which the largest of `values` has 4 digits, so that the numbers of one table line up."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return 4 if largest == 0 else min(max(0, 3 - math.floor(math.log10(largest))), 8)
+
+
+def fixed_text(value: float, decimals: int) -> str:
+    """`value` to so many decimals, but never shown as 0 when it is not."""
+    if not math.isfinite(value) or abs(value) < 0.5 * 10**-decimals:
+        return number_text(value, digits=1)
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def interval_text(mean: float, interval: float, *, decimals: int) -> str:
+    """`mean ± interval` to so many decimals; without the ± where there is no interval."""
+    if math.isnan(mean) or math.isnan(interval):
+        return fixed_text(mean, decimals)
+    return f"{fixed_text(mean, decimals)} ± {fixed_text(interval, decimals)}"
+
+
+def cell_text(value: Any) -> str:
+    """Any cell of a table as text."""
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return DASH
+    if pd.api.types.is_bool(value):
+        return "yes" if value else "no"
+    return number_text(float(value)) if pd.api.types.is_float(value) else str(value)
+
+
+def summary_cells(summary: pd.DataFrame, notes: Footnotes) -> pd.DataFrame:
+    """The columns of a summary as a reader wants them, as texts; reasons become marks and go to `notes`."""
+    decimals = common_decimals([*summary["zero_shot"], *summary["tuned"]])
+    rows = []
+    for row in summary.to_dict("records"):
+        cells = {"Method": str(row["method"])}
+        for name, title in _ESTIMATES:
+            text = interval_text(row[name], row[f"{name}_interval"], decimals=decimals)
+            cells[title] = text + notes.mark(row[f"{name}_reason"])
+        steps = row["steps_to_scratch"]
+        text = DASH if math.isnan(steps) else f"{steps:g}"
+        cells["Steps to scratch"] = text + notes.mark(row["steps_to_scratch_reason"])
+        cells["Seeds"] = _seeds(row["zero_shot_seeds"], row["tuned_seeds"])
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+_ESTIMATES: Sequence[tuple[str, str]] = (
+    ("zero_shot", "Zero-shot"),
+    ("tuned", "Tuned"),
+    ("zero_shot_gain", "Zero-shot gain"),
+    ("tuned_gain", "Tuned gain"),
+)
+
+
+def _seeds(zero_shot: int, tuned: int) -> str:
+    return str(tuned) if zero_shot == tuned else f"{zero_shot}, {tuned}"

@@ -1,0 +1,69 @@
+"""The tables of a report in the terminal."""
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headstart.comparison import ENSEMBLE, Comparison
+from headstart.reports.cells import Footnotes, cell_text, number_text, summary_cells
+from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary
+from headstart.reports.verdict import verdict
+
+__all__ = ["print_summary", "table"]
+
+_TOP = 10
+
+
+def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
+    """`frame` as a rich table: floats to 4 significant digits, a dash for what is missing, numbers on the right.
+
+    The index is not shown. Texts are shown as they are: `[` in a module's name is not markup.
+    """
+    result = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold")
+    columns = [frame.iloc[:, place] for place in range(frame.shape[1])]
+    for column in columns:
+        right = pd.api.types.is_numeric_dtype(column) or _all_numbers(column)
+        result.add_column(Text(str(column.name)), justify="right" if right else "left", overflow="fold")
+    for row in zip(*columns, strict=True):
+        result.add_row(*(Text(cell_text(value)) for value in row))
+    return result
+
+
+def print_summary(comparison: Comparison, console: Console) -> None:
+    """Print the verdict, the summary with its footnotes, the best modules and what was refused."""
+    console.print(Text(verdict(comparison)))
+    console.print()
+    notes = Footnotes()
+    scores = table(
+        summary_cells(summary(comparison), notes), title=f"{comparison.task.name}: {main_metric(comparison)}"
+    )
+    for place, column in enumerate(scores.columns):
+        column.justify = "right" if place else "left"
+    console.print(scores)
+    for line in notes.lines():
+        console.print(Text(line, style="dim"))
+    console.print()
+    _print_ranking(comparison, console)
+    if len(comparison.refused):
+        console.print(table(comparison.refused, title=f"Refused: {len(comparison.refused)}"))
+    for note in comparison.notes:
+        console.print(Text(f"Note: {note}"))
+
+
+def _print_ranking(comparison: Comparison, console: Console) -> None:
+    ranking = ranking_table(comparison)
+    if ranking.empty:
+        return
+    shown = ranking[["module", "family", "weight", *comparison.indicators]].head(_TOP)
+    more = f", best {_TOP} of {len(ranking)}" if len(ranking) > _TOP else ""
+    console.print(table(shown, title=f"Modules{more}, mean over seeds"))
+    effective = effective_modules(comparison)["effective"].mean()
+    console.print(Text(f"Effective number of modules in the {ENSEMBLE} (1/Σw²): {number_text(effective, digits=3)}"))
+
+
+def _all_numbers(column: "pd.Series[Any]") -> bool:
+    known = column.dropna()
+    return len(known) > 0 and all(pd.api.types.is_number(value) for value in known)

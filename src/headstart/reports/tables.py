@@ -1,0 +1,242 @@
+"""The tables of a report, each computed from a comparison as a DataFrame; nothing here draws or lays out."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+from headstart.comparison import ENSEMBLE, FRAMES, METHODS, SCRATCH, STAGES, Comparison
+from headstart.errors import CardError
+from headstart.reports.intervals import Estimate, estimate
+
+__all__ = [
+    "chosen_indicator",
+    "curve_table",
+    "differences",
+    "effective_modules",
+    "main_metric",
+    "ranking_table",
+    "seed_scores",
+    "settings_table",
+    "summary",
+]
+
+
+def main_metric(comparison: Comparison) -> str:
+    """The metric a report is about: the task's own where it was measured, else the only one.
+
+    Raises `CardError` when several were measured and none is the task's.
+    """
+    measured = list(dict.fromkeys(comparison.scores["metric"]))
+    if comparison.task.metric in measured or not measured:
+        return comparison.task.metric
+    if len(measured) == 1:
+        return str(measured[0])
+    raise CardError(
+        f"task '{comparison.task.name}' has the metric '{comparison.task.metric}', which was not measured "
+        f"(measured: {', '.join(map(str, measured))}); name one of these in the task card"
+    )
+
+
+def chosen_indicator(comparison: Comparison) -> str | None:
+    """The indicator that set the weights, or `None` when the ranking has no column for it."""
+    name = comparison.settings.get("indicator")
+    return str(name) if name in comparison.indicators else None
+
+
+def seed_scores(comparison: Comparison) -> pd.DataFrame:
+    """Test scores of the main metric: method, seed, stage, score, reason; in the methods' order."""
+    scores = comparison.scores
+    kept = scores[(scores["split"] == "test") & (scores["metric"] == main_metric(comparison))]
+    kept = kept.assign(score=kept["score"].astype("float64"), reason=kept["reason"].fillna("").astype(str))
+    order = {method: index for index, method in enumerate(_methods(comparison))}
+    kept = kept.sort_values(["stage", "seed"], kind="stable")
+    kept = kept.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    return kept[["method", "seed", "stage", "score", "reason"]].reset_index(drop=True)
+
+
+def summary(comparison: Comparison) -> pd.DataFrame:
+    """One row per method.
+
+    For `zero_shot` and `tuned` (mean test score) and for `zero_shot_gain` and `tuned_gain` (mean difference to scratch
+    on the same seeds), four columns: the mean, `_interval` (half-width of the 95 % interval), `_seeds`, `_reason` (why
+    something is missing). `steps_to_scratch`: how soon the method's dev score is at least the best that scratch reaches
+    on that seed: the median over seeds of the first such step, a seed that never gets there counting as later than any
+    step; `steps_to_scratch_seeds`: how many seeds get there, of `curve_seeds`.
+    """
+    scores = seed_scores(comparison)
+    arrival = _arrival_steps(comparison)
+    rows = []
+    for method in _methods(comparison):
+        row: dict[str, Any] = {"method": method}
+        for stage in STAGES:
+            name = stage.replace("-", "_")
+            row |= _columns(name, _score(scores, method, stage))
+            row |= _columns(f"{name}_gain", _difference(scores, method, SCRATCH, stage=stage))
+        rows.append(row | _steps_columns(arrival[arrival["method"] == method]))
+    return pd.DataFrame(rows)
+
+
+def differences(comparison: Comparison) -> pd.DataFrame:
+    """The ensemble against each other method, before and after tuning, on the same seeds.
+
+    Columns: stage, other, difference (ensemble - other), interval, low, high, seeds, reason, and outcome: "better" or
+    "worse" only where the 95 % interval excludes 0, "no difference shown" where it does not, or where there is none;
+    "not measured" where there is no pair of scores.
+    """
+    scores = seed_scores(comparison)
+    rows = []
+    for stage in STAGES:
+        for other in _methods(comparison):
+            if other == ENSEMBLE:
+                continue
+            found = _difference(scores, ENSEMBLE, other, stage=stage)
+            row = {"stage": stage, "other": other, "difference": found.mean, "interval": found.interval}
+            row |= {"low": found.low, "high": found.high, "seeds": found.seeds, "reason": found.reason}
+            rows.append(row | {"outcome": _outcome(found)})
+    return pd.DataFrame(rows)
+
+
+def ranking_table(comparison: Comparison) -> pd.DataFrame:
+    """One row per module: task, family, license, mean weight, the mean of each indicator, and in how many seeds.
+
+    Sorted by the chosen indicator, highest first (by weight where there is none), then by name; missing values last.
+    """
+    ranking = comparison.ranking
+    numbers = ["weight", *comparison.indicators]
+    facts = [column for column in FRAMES["ranking"] if column not in {"seed", "module", "weight"}]
+    grouped = ranking.astype(dict.fromkeys(numbers, "float64")).groupby("module", sort=True)
+    table = grouped[facts].first().join(grouped[numbers].mean()).join(grouped["seed"].nunique().rename("seeds"))
+    by = chosen_indicator(comparison) or "weight"
+    return table.reset_index().sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def effective_modules(comparison: Comparison) -> pd.DataFrame:
+    """The effective number of modules, 1/Σw², of each seed's ensemble: columns seed, effective; NaN without weights."""
+    squares = comparison.ranking.assign(square=comparison.ranking["weight"].astype("float64") ** 2)
+    total = squares.groupby("seed")["square"].sum()
+    return (1.0 / total.where(total > 0)).rename("effective").reset_index()
+
+
+def curve_table(comparison: Comparison) -> pd.DataFrame:
+    """Mean dev score and dev loss of each method at each evaluated step, with `_interval`, `_seeds` and `_reason`.
+
+    `complete` says whether all of the method's seeds are in the row's dev score; where one stopped earlier, the mean
+    is over fewer seeds and does not continue the line before it.
+    """
+    rows = []
+    for method in _methods(comparison):
+        own = comparison.curves[comparison.curves["method"] == method]
+        seeds = own["seed"].nunique()
+        for step, here in own.groupby("step"):
+            row: dict[str, Any] = {"method": method, "step": step}
+            score, loss = (estimate(here[name].astype("float64").tolist()) for name in ("dev_score", "dev_loss"))
+            row |= _columns("dev_score", score) | _columns("dev_loss", loss)
+            rows.append(row | {"complete": score.seeds == seeds})
+    columns = ["method", "step", *_names("dev_score"), *_names("dev_loss"), "complete"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def settings_table(comparison: Comparison) -> pd.DataFrame:
+    """The settings as rows (setting, value); a nested setting is named with dots, a missing value is `None`."""
+    rows = list(_flat("", comparison.settings))
+    return pd.DataFrame({"setting": [name for name, _ in rows], "value": pd.Series([v for _, v in rows], dtype=object)})
+
+
+def _methods(comparison: Comparison) -> list[str]:
+    """The standard methods, also those that were not run, then any others as they come."""
+    found = map(str, dict.fromkeys([*comparison.scores["method"], *comparison.curves["method"]]))
+    return [*METHODS, *(name for name in found if name not in METHODS)]
+
+
+def _names(name: str) -> list[str]:
+    return [name, f"{name}_interval", f"{name}_seeds", f"{name}_reason"]
+
+
+def _columns(name: str, found: Estimate) -> dict[str, Any]:
+    return dict(zip(_names(name), (found.mean, found.interval, found.seeds, found.reason), strict=True))
+
+
+def _by_seed(scores: pd.DataFrame, method: str, stage: str) -> pd.DataFrame:
+    return scores[(scores["method"] == method) & (scores["stage"] == stage)].set_index("seed")
+
+
+def _score(scores: pd.DataFrame, method: str, stage: str) -> Estimate:
+    own = _by_seed(scores, method, stage)
+    found = estimate(own["score"].tolist(), missing=f"{method} was not run" if own.empty else "no score")
+    return _with_reasons(found, [_why_missing(method, seed, own) for seed in own.index])
+
+
+def _difference(scores: pd.DataFrame, method: str, other: str, *, stage: str) -> Estimate:
+    """The mean of method - other over the seeds that have both, with its paired interval."""
+    if method == other:
+        return Estimate(math.nan, math.nan, 0, f"{other} is what the others are compared with")
+    mine, theirs = _by_seed(scores, method, stage), _by_seed(scores, other, stage)
+    for name, own in ((method, mine), (other, theirs)):
+        if own.empty:
+            return Estimate(math.nan, math.nan, 0, f"{name} was not run")
+    pairs = mine["score"] - theirs["score"]
+    found = estimate(pairs.tolist(), missing="no seed has both scores")
+    reasons = [_why_missing(name, seed, own) for seed in pairs.index for name, own in ((method, mine), (other, theirs))]
+    return _with_reasons(found, reasons)
+
+
+def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> str:
+    if seed not in own.index:
+        return f"seed {seed}: {method} was not run"
+    if not math.isnan(own["score"].loc[seed]):
+        return ""
+    return f"seed {seed}: {own['reason'].loc[seed] or f'no score for {method}'}"
+
+
+def _with_reasons(found: Estimate, reasons: Iterable[str]) -> Estimate:
+    parts = [found.reason, *dict.fromkeys(reasons)]
+    return Estimate(found.mean, found.interval, found.seeds, "; ".join(part for part in parts if part))
+
+
+def _outcome(found: Estimate) -> str:
+    if found.seeds == 0:
+        return "not measured"
+    if found.low > 0:
+        return "better"
+    return "worse" if found.high < 0 else "no difference shown"
+
+
+def _arrival_steps(comparison: Comparison) -> pd.DataFrame:
+    """Per (method, seed): the first step at which dev_score ≥ scratch's best of that seed; infinite if never."""
+    curves = comparison.curves.astype({"dev_score": "float64"}).dropna(subset=["dev_score"])
+    goals = curves[curves["method"] == SCRATCH].groupby("seed")["dev_score"].max().to_dict()
+    rows = []
+    for (method, seed), own in curves.groupby(["method", "seed"]):
+        if seed in goals:
+            there = own.loc[own["dev_score"] >= goals[seed], "step"]
+            rows.append({"method": method, "seed": seed, "step": float(there.min()) if len(there) else math.inf})
+    return pd.DataFrame(rows, columns=["method", "seed", "step"])
+
+
+def _steps_columns(arrival: pd.DataFrame) -> dict[str, Any]:
+    reached = int((arrival["step"] < math.inf).sum())
+    median = float(arrival["step"].median()) if len(arrival) else math.nan
+    reason = ""
+    if not len(arrival):
+        reason = "no learning curve on a seed for which scratch has one"
+    elif median == math.inf:
+        median, reason = math.nan, f"{reached or 'none'} of {len(arrival)} seeds got there"
+    return {
+        "steps_to_scratch": median,
+        "steps_to_scratch_seeds": reached,
+        "curve_seeds": len(arrival),
+        "steps_to_scratch_reason": reason,
+    }
+
+
+def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    elif prefix:
+        yield prefix, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value

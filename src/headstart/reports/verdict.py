@@ -1,0 +1,79 @@
+"""The verdict of a comparison in plain English; it claims a difference only where the paired interval excludes 0."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from headstart.comparison import ENSEMBLE, SCRATCH, Comparison
+from headstart.reports.cells import number_text
+from headstart.reports.tables import differences, main_metric, summary
+
+__all__ = ["verdict"]
+
+_SPOKEN: Mapping[str, str] = {"average": "the average", "best single": "the best single module"}
+_WHEN: Mapping[str, str] = {"zero-shot": "Before tuning", "tuned": "After tuning"}
+
+
+def verdict(comparison: Comparison) -> str:
+    """One paragraph: whether the ensemble beat each other method before and after tuning, and how soon it arrived.
+
+    "beats" and "is behind" are said only where the paired 95 % interval excludes 0; otherwise it says that no
+    difference is shown, with the interval or with the reason why there is none.
+    """
+    seeds = comparison.scores["seed"].nunique()
+    opening = f"On {comparison.task.name} ({main_metric(comparison)}, {seeds} seed{'' if seeds == 1 else 's'}):"
+    stages = differences(comparison).groupby("stage", sort=False)
+    sentences = [_stage_sentence(str(stage), rows) for stage, rows in stages]
+    return " ".join([opening, *sentences, *_steps_sentence(summary(comparison))])
+
+
+def _stage_sentence(stage: str, rows: pd.DataFrame) -> str:
+    said = {outcome: [_clause(row) for row in own.to_dict("records")] for outcome, own in rows.groupby("outcome")}
+    claims = []
+    if better := said.get("better"):
+        claims.append(f"the ensemble beats {_join(better)}")
+    if worse := said.get("worse"):
+        claims.append(f"{'it' if claims else 'the ensemble'} is behind {_join(worse)}")
+    if level := said.get("no difference shown"):
+        claims.append(f"no difference shown between {'it' if claims else 'the ensemble'} and {_join(level)}")
+    if unknown := said.get("not measured"):
+        claims.append(f"{'it' if claims else 'the ensemble'} could not be compared with {_join(unknown)}")
+    return f"{_WHEN[stage]}, {'; '.join(claims)}."
+
+
+def _clause(row: Mapping[Any, Any]) -> str:
+    other = _SPOKEN.get(row["other"], str(row["other"]))
+    if row["outcome"] == "not measured":
+        return f"{other} ({row['reason']})"
+    if math.isnan(row["interval"]):
+        return f"{other} (mean difference {_short(row['difference'])}; no interval: {row['reason']})"
+    interval = f"interval {_short(row['low'])} to {_short(row['high'])}"
+    few = f"; {row['reason']}" if row["reason"] else ""
+    if row["outcome"] == "no difference shown":
+        return f"{other} ({interval}{few})"
+    return f"{other} by {_short(abs(row['difference']))} (95 % {interval}{few})"
+
+
+def _steps_sentence(table: pd.DataFrame) -> list[str]:
+    rows = {row["method"]: row for row in table.to_dict("records")}
+    mine, scratch = rows[ENSEMBLE], rows[SCRATCH]
+    if math.isnan(scratch["steps_to_scratch"]):
+        return []
+    goal = f"Scratch reaches its best dev score {_at(scratch['steps_to_scratch'])}"
+    if math.isnan(mine["steps_to_scratch"]):
+        return [f"{goal} (median over seeds); of the ensemble, {mine['steps_to_scratch_reason']}."]
+    return [f"{goal}, the ensemble the same score {_at(mine['steps_to_scratch'])} (medians over seeds)."]
+
+
+def _at(step: float) -> str:
+    return f"at step {step:g}" if step else "before any tuning"
+
+
+def _short(value: float) -> str:
+    return number_text(value, digits=3)
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

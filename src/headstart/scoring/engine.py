@@ -1,0 +1,201 @@
+"""The pass: every module, every example, once; whatever the asked indicators need is computed from it."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone, Encoded, TargetBatch, TextFormat, plan_batches
+from headstart.errors import SettingError, TaskError
+from headstart.kinds import Module, Stack, stacks
+from headstart.scoring.indicators import (
+    INDICATORS,
+    GradientIndicator,
+    Indicator,
+    TokenIndicator,
+    TokenStatistics,
+    WeightIndicator,
+)
+from headstart.tasks import Example
+
+__all__ = ["REDUCTIONS", "Scores", "score"]
+
+REDUCTIONS = ("mean", "sum")
+MOST_MODULES = 64
+MOST_LOGIT_ROWS = 1024
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found. `values[indicator][i]` belongs to `names[i]`; NaN where `reasons` says why there is none.
+
+    `reduction` is over the `tokens` target tokens of the `examples` examples.
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, tuple[float, ...]]
+    reduction: str
+    examples: int
+    tokens: int
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def best(self, indicator: str) -> int:
+        """Position of the module with the highest value; raises `SettingError` when none has a value."""
+        known = [(value, -index) for index, value in enumerate(self.values[indicator]) if not math.isnan(value)]
+        if not known:
+            raise SettingError(f"no module has a value of '{indicator}'; use another indicator")
+        return -max(known)[1]
+
+
+def score(
+    modules: Sequence[Module],
+    examples: Sequence[Example],
+    backbone: Backbone,
+    *,
+    indicators: Sequence[str] = ("cosine",),
+    reduction: str = "mean",
+    reference: Module | None = None,
+    style: TextFormat | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every module on the examples by every asked indicator, in one pass.
+
+    Args:
+        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes.
+        examples: labelled examples of the new task; the first acceptable target is the gold one.
+        backbone: the frozen model.
+        indicators: names in `INDICATORS`.
+        reduction: "mean" over target tokens, or "sum" as [PEWE] writes it, which makes a softmax nearly one-hot.
+        reference: a module tuned on the new task, for indicators with `needs_reference`.
+        style: text layout and cut lengths.
+        budget: tokens per forward pass; `None` takes what suits the device.
+        progress: called with (done, total) module-batches.
+
+    Raises:
+        SettingError: unknown indicator or reduction, or a reference that is asked for and missing.
+        TaskError: no examples.
+    """
+    chosen = [INDICATORS[name] for name in dict.fromkeys(indicators)]
+    _check_request(chosen, examples, reduction, reference)
+    items = backbone.encode([(example.input, example.target) for example in examples], style or TextFormat())
+    run = _Pass(backbone, items, chosen, budget=budget, modules=len(modules))
+    reference_log_p = run.reference_log_p(reference) if any(i.name == "kl" for i in chosen) and reference else None
+    groups = stacks(modules, most=run.width)
+    found: dict[str, list[float]] = {indicator.name: [math.nan] * len(modules) for indicator in chosen}
+    for done, members in enumerate(groups):
+        report = (lambda part, base=done: progress(base * len(run.batches) + part, len(groups) * len(run.batches))) if progress else None
+        totals = run.totals([modules[index] for index in members], reference_log_p, reduction, report)
+        for name, values in totals.items():
+            for index, value in zip(members, values.tolist(), strict=True):
+                found[name][index] = value
+    reasons = _from_weights(chosen, modules, reference, found)
+    return Scores(
+        tuple(module.name for module in modules),
+        {name: tuple(values) for name, values in found.items()},
+        reduction,
+        len(items),
+        run.tokens,
+        reasons,
+    )
+
+
+def _check_request(
+    chosen: Sequence[Indicator], examples: Sequence[Example], reduction: str, reference: Module | None
+) -> None:
+    if reduction not in REDUCTIONS:
+        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
+    if not chosen:
+        raise SettingError(f"no indicator was asked for; choose from: {', '.join(INDICATORS)}")
+    if not examples:
+        raise TaskError("there are no examples to score on; give the task a dev split or more rows")
+    for indicator in chosen:
+        if indicator.needs_reference and reference is None:
+            raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
+
+
+class _Pass:
+    """The batches of one scoring run, and the sums over them for one stack at a time."""
+
+    def __init__(
+        self, backbone: Backbone, items: Sequence[Encoded], chosen: Sequence[Indicator], *, budget: int | None, modules: int
+    ) -> None:
+        self.backbone = backbone
+        self.by_token = [indicator for indicator in chosen if isinstance(indicator, TokenIndicator)]
+        self.by_gradient = [indicator for indicator in chosen if isinstance(indicator, GradientIndicator)]
+        lengths = [len(item.prompt) + len(item.target) for item in items]
+        budget = budget or backbone.token_budget
+        typical = sorted(lengths)[len(lengths) // 2]
+        self.width = max(1, min(budget // typical, MOST_MODULES, max(modules, 1)))
+        self.tokens = sum(len(item.target) for item in items)
+        plan = plan_batches(
+            lengths,
+            budget=budget // self.width,
+            targets=[len(item.target) for item in items],
+            most_targets=MOST_LOGIT_ROWS // self.width,
+        )
+        self.batches = [backbone.batch(items, indices) for indices in plan] if self.by_token or self.by_gradient else []
+
+    def reference_log_p(self, reference: Module) -> list[Tensor]:
+        """log p of the reference module at every target token, one (M, V) per batch."""
+        stack = type(reference).stack([reference], self.backbone)
+        with torch.inference_mode(), stack.attach(self.backbone):
+            return [self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu() for batch in self.batches]
+
+    def totals(
+        self,
+        modules: Sequence[Module],
+        reference_log_p: list[Tensor] | None,
+        reduction: str,
+        progress: Callable[[int], None] | None,
+    ) -> dict[str, Tensor]:
+        """Every token and gradient indicator over all batches, (N,) each."""
+        if not self.batches:
+            return {}
+        stack = type(modules[0]).stack(modules, self.backbone)
+        sums = {indicator.name: torch.zeros(len(modules), dtype=torch.float64) for indicator in self.by_token}
+        with contextlib.ExitStack() as open_blocks:
+            open_blocks.enter_context(stack.attach(self.backbone))
+            open_blocks.enter_context(stack.gradients() if self.by_gradient else torch.inference_mode())
+            for number, batch in enumerate(self.batches):
+                reference = reference_log_p[number] if reference_log_p else None
+                self._add(batch, stack, reference, sums)
+                if progress:
+                    progress(number + 1)
+            scale = 1 / self.tokens if reduction == "mean" else 1.0
+            squared = stack.squared_gradients() if self.by_gradient else {}
+        totals = {name: value * scale for name, value in sums.items()}
+        for indicator in self.by_gradient:
+            totals[indicator.name] = indicator.from_squared_gradients(
+                {name: value.double() * scale**2 for name, value in squared.items()}
+            )
+        return totals
+
+    def _add(self, batch: TargetBatch, stack: Stack, reference: Tensor | None, sums: dict[str, Tensor]) -> None:
+        logits = self.backbone.target_logits(batch, modules=len(stack))
+        tokens = TokenStatistics(logits, batch.gold.to(logits.device), reference)
+        if self.by_gradient:
+            (-tokens.gold_log_p.sum()).backward()
+        with torch.no_grad():
+            for indicator in self.by_token:
+                sums[indicator.name] += indicator.per_token(tokens).double().sum(1).cpu()
+
+
+def _from_weights(
+    chosen: Sequence[Indicator], modules: Sequence[Module], reference: Module | None, found: dict[str, list[float]]
+) -> dict[str, dict[str, str]]:
+    """Fill in the indicators that compare parameters; returns the reasons of the missing values."""
+    reasons: dict[str, dict[str, str]] = {}
+    for indicator in chosen:
+        if isinstance(indicator, WeightIndicator) and reference is not None:
+            for index, value in enumerate(indicator.from_modules(modules, reference)):
+                if isinstance(value, str):
+                    reasons.setdefault(indicator.name, {})[modules[index].name] = value
+                else:
+                    found[indicator.name][index] = value
+    return reasons

@@ -1,0 +1,19 @@
+"""Zero-shot cross-entropy."""
+
+from torch import Tensor
+
+from headstart.scoring.indicators.contract import TokenIndicator, TokenStatistics
+
+__all__ = ["Loss"]
+
+
+class Loss(TokenIndicator):
+    """log p of the gold token: the negative cross-entropy, without any update of the module."""
+
+    name = "loss"
+    source = "Lv et al., 2023, §2.2"
+    temperature = 0.1
+
+    def per_token(self, tokens: TokenStatistics) -> Tensor:
+        """log p_j[gold], (N, M)."""
+        return tokens.gold_log_p

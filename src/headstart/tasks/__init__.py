@@ -1,0 +1,7 @@
+"""Tasks: named data sets with splits, in text-to-text form, with a metric and a family."""
+
+from headstart.tasks.example import Example
+from headstart.tasks.metrics import METRICS, Metric
+from headstart.tasks.task import Task
+
+__all__ = ["METRICS", "Example", "Metric", "Task"]

@@ -1,0 +1,52 @@
+"""Few-shot draws: K rows per class, or 4K rows of a task without classes ([PEWE] section 3.1, after CrossFit)."""
+
+from collections.abc import Collection, Sequence
+
+from headstart.errors import TaskError
+from headstart.records import TaskCard
+from headstart.tasks.example import Example, seeded_order
+
+__all__ = ["draw_few_shot"]
+
+Rows = tuple[Example, ...]
+
+
+def draw_few_shot(
+    card: TaskCard, *, train: Sequence[Example], dev: Sequence[Example] | None, k: int, seed: int
+) -> tuple[Rows, Rows]:
+    """Draw (train, dev): `k` distinct rows per class of `card.labels`, or 4·`k` without labels; no row is in both.
+
+    `dev=None` draws both from `train`. Raises `TaskError` when there are too few rows.
+    """
+    drawn = _draw(card, train, taken=(), k=k, seed=seed, split="train")
+    if dev is None:
+        return drawn, _draw(card, train, taken=set(drawn), k=k, seed=seed, split="train")
+    return drawn, _draw(card, dev, taken=set(drawn), k=k, seed=seed, split="dev")
+
+
+def _draw(
+    card: TaskCard, rows: Sequence[Example], *, taken: Collection[Example], k: int, seed: int, split: str
+) -> Rows:
+    distinct = [row for row in dict.fromkeys(rows) if row not in taken]
+    ordered = [distinct[index] for index in seeded_order(distinct, purpose="few-shot", seed=seed)]
+    rest = " after the draw for train" if taken else ""
+    if card.labels is None:
+        if len(ordered) < 4 * k:
+            raise TaskError(
+                f"task '{card.name}': split '{split}' has {len(ordered)} distinct rows{rest}, {4 * k} (4 x {k}) are "
+                "needed; lower k or add rows"
+            )
+        return tuple(ordered[: 4 * k])
+    room = dict.fromkeys(card.labels, k)
+    kept = []
+    for row in ordered:
+        if room.get(row.target, 0) > 0:
+            room[row.target] -= 1
+            kept.append(row)
+    for label, missing in room.items():
+        if missing:
+            raise TaskError(
+                f"task '{card.name}': class '{label}' has {k - missing} distinct rows in split '{split}'{rest}, {k} "
+                "are needed; lower k or add rows"
+            )
+    return tuple(kept)

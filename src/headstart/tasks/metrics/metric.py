@@ -1,0 +1,40 @@
+"""What a metric is: a name and a formula over predictions and their acceptable answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headstart.errors import TaskError
+
+__all__ = ["Formula", "Metric"]
+
+Formula = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of predictions against references; higher is better.
+
+    Attributes:
+        name: CrossFit's name for it, as the user types it.
+        formula: what `compute` calls once the arguments are known to fit.
+    """
+
+    name: str
+    formula: Formula
+
+    def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.
+
+        NaN when the metric is undefined for them. Raises `TaskError` for no predictions, for lengths that differ, or
+        for a row without a reference: none of them is a score of 0.
+        """
+        if len(predictions) != len(references):
+            raise TaskError(
+                f"{self.name}: {len(predictions)} predictions for {len(references)} rows; give one prediction a row"
+            )
+        if not predictions:
+            raise TaskError(f"{self.name}: no predictions to score; choose a split that has rows")
+        for number, answers in enumerate(references, start=1):
+            if not answers:
+                raise TaskError(f"{self.name}: row {number} has no reference; give it at least one answer")
+        return float(self.formula(predictions, references))

@@ -1,0 +1,33 @@
+"""QA-F1: the overlap of words with the nearest acceptable answer, averaged over rows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+from headstart.tasks.metrics.metric import Metric
+from headstart.tasks.metrics.squad import normalize_answer
+
+__all__ = ["QA_F1"]
+
+
+def _word_f1(prediction: str, answer: str) -> float:
+    found, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    if not found or not wanted:
+        return float(found == wanted)
+    shared = (Counter(found) & Counter(wanted)).total()
+    return 2 * shared / (len(found) + len(wanted))
+
+
+def _best_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    return fmean(
+        max(_word_f1(prediction, answer) for answer in answers)
+        for prediction, answers in zip(predictions, references, strict=True)
+    )
+
+
+QA_F1 = Metric("QA-F1", _best_f1)
+"""F1 over the words of prediction and reference after SQuAD's normalisation, the best reference a row. In 0 … 1.
+
+Where normalisation leaves no word, the score is 1 if it leaves none on either side and else 0, as in SQuAD 2.0's
+evaluation script.
+"""

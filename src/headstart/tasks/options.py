@@ -1,0 +1,111 @@
+"""Where the closed set of answers of a row comes from."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headstart.errors import TaskError
+from headstart.records import TaskCard
+from headstart.registry import Registry
+
+__all__ = ["OPTIONS", "TextRow", "inline_options", "options_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A row as text, before its options are known. `where`: file and line; `listed`: its own `options` field."""
+
+    where: str
+    input: str
+    outputs: tuple[str, ...]
+    listed: object = None
+    split: object = None
+
+
+Options = tuple[str, ...] | None
+
+OPTIONS: Registry[Callable[[TextRow, TaskCard], Options]] = Registry("source of options")
+"""By name, a function that gives a row's options, or `None` when the row has none."""
+
+_MARKER = re.compile(r"\(([A-Z])\)")
+
+
+def inline_options(text: str) -> Options:
+    """The answers that `text` lists as "(A) … (B) …", in order; `None` when it lists none.
+
+    The list may stand in any of the segments that "[SEP]" divides the text into; it ends with its segment, and where
+    there are several, the last one counts. A letter out of turn is part of an answer's text.
+
+    >>> inline_options("Which is red? (A) blood (B) snow [SEP] Blood (C) is red.")
+    ('blood', 'snow')
+    """
+    found: Options = None
+    for segment in text.split("[SEP]"):
+        found = _last_list(segment) or found
+    return found
+
+
+def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
+    """The options of `row` by `source`; raises `TaskError` when there are none or an output is not among them."""
+    options = OPTIONS[source](row, card)
+    if source == "none":
+        return None
+    if options is None:
+        raise TaskError(f'{row.where}: {_ABSENT[source]}; mend the row or set options="none"')
+    for output in row.outputs:
+        if output not in options:
+            shown = ", ".join(repr(option) for option in options)
+            raise TaskError(
+                f'{row.where}: the target {output!r} is not one of its options ({shown}); mend it or set options="none"'
+            )
+    return options
+
+
+_ABSENT = {
+    "labels": "options come from the labels, but the task has none",
+    "inline": "the input lists no '(A) … (B) …'",
+    "field": "the row's 'options' is not a list of texts",
+}
+
+
+@OPTIONS.register("labels")
+def _from_labels(row: TextRow, card: TaskCard) -> Options:
+    del row
+    return card.labels
+
+
+@OPTIONS.register("field")
+def _from_field(row: TextRow, card: TaskCard) -> Options:
+    del card
+    if not isinstance(row.listed, list | tuple) or not row.listed:
+        return None
+    if not all(isinstance(option, str | int | float) for option in row.listed):
+        return None
+    return tuple(dict.fromkeys(str(option) for option in row.listed))
+
+
+@OPTIONS.register("inline")
+def _from_input(row: TextRow, card: TaskCard) -> Options:
+    del card
+    options = inline_options(row.input)
+    return options and tuple(dict.fromkeys(options))
+
+
+@OPTIONS.register("none")
+def _open(row: TextRow, card: TaskCard) -> Options:
+    del row, card
+    return None
+
+
+def _last_list(segment: str) -> Options:
+    markers = list(_MARKER.finditer(segment))
+    starts = [place for place, marker in enumerate(markers) if marker[1] == "A"]
+    for start in reversed(starts):
+        run = [markers[start]]
+        for marker in markers[start + 1 :]:
+            if ord(marker[1]) == ord(run[-1][1]) + 1:
+                run.append(marker)
+        if len(run) > 1:
+            ends = [marker.start() for marker in run[1:]] + [len(segment)]
+            return tuple(segment[marker.end() : end].strip() for marker, end in zip(run, ends, strict=True))
+    return None

@@ -1,0 +1,52 @@
+"""CSV and TSV: the first line names the columns; quoted fields may hold separators and line ends."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from headstart.errors import TaskError
+from headstart.tasks.sources.rows import Rows, numbered_lines
+
+__all__ = ["read_csv", "read_tsv"]
+
+
+def read_csv(path: Path) -> Rows:
+    """The rows of a comma-separated file (also `.gz`). Raises `TaskError` for a bad header, quote or row length."""
+    return _read(path, separator=",")
+
+
+def read_tsv(path: Path) -> Rows:
+    """The rows of a tab-separated file (also `.gz`). Raises `TaskError` for a bad header, quote or row length."""
+    return _read(path, separator="\t")
+
+
+def _read(path: Path, *, separator: str) -> Rows:
+    # strict: a stray quote would otherwise swallow the lines up to the next one without a word
+    table = csv.reader((line for _, line in numbered_lines(path)), delimiter=separator, strict=True)
+    records = _records(path, table)
+    _, header = next(records, ("", []))
+    if not header or not all(name.strip() for name in header) or len(set(header)) < len(header):
+        shown = ", ".join(repr(name) for name in header) or "nothing"
+        raise TaskError(f"{path}, line 1: no header, found {shown}; name each column once in the first line")
+    for where, values in records:
+        if len(values) != len(header):
+            raise TaskError(
+                f"{where}: {len(values)} values for the {len(header)} columns {', '.join(header)}; "
+                "check separators and quotes, and that the first line names the columns"
+            )
+        yield where, dict(zip(header, (value or None for value in values), strict=True))
+
+
+def _records(path: Path, table: Iterator[list[str]]) -> Iterator[tuple[str, list[str]]]:
+    start = 1
+    while True:
+        where = f"{path}, line {start}"
+        try:
+            values = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise TaskError(f"{where}: {error}; double each quote inside a quoted field, or use JSONL") from error
+        start = table.line_num + 1  # type: ignore[attr-defined]
+        if values:
+            yield where, values

@@ -1,0 +1,114 @@
+"""From a path or an id to the tables of a task."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.errors import TaskError
+from headstart.registry import Registry
+from headstart.tasks.sources import csv, datasets_id, jsonl, parquet
+from headstart.tasks.sources.rows import Rows
+
+__all__ = ["SOURCES", "SPLIT_NAMES", "Located", "locate"]
+
+SOURCES: Registry[Callable[[Path], Rows]] = Registry("file format", group="headstart.sources")
+"""By file suffix without the dot, a function from a path to its rows."""
+
+SOURCES.add("jsonl", jsonl.read)
+SOURCES.add("csv", csv.read_csv)
+SOURCES.add("tsv", csv.read_tsv)
+SOURCES.add("parquet", parquet.read)
+
+SPLIT_NAMES: Mapping[str, str] = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}
+"""The names a split may have in the data, and the one it has in a task."""
+
+_GZIPPED = ("jsonl", "csv", "tsv")
+_SETTINGS_FILE = "task.json"
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a source holds: tables by split (`None`: one table, not split yet), and a name for want of a better one."""
+
+    name: str
+    source: str
+    tables: Mapping[str | None, Rows]
+    settings: Path | None = None
+
+
+def locate(source: str | Path) -> Located:
+    """Find the tables of `source`: a file, a folder, or a `datasets` id. Raises `TaskError` when it is none of them."""
+    try:
+        return _locate(source, Path(source).expanduser())
+    except (OSError, RuntimeError) as error:  # a RuntimeError is a "~name" of nobody's
+        raise TaskError(f"cannot read the task at {source}: {error}; check the path and its permissions") from error
+
+
+def _locate(source: str | Path, path: Path) -> Located:
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        stem, format_ = _stem_and_format(path)
+        if format_ is None:
+            raise TaskError(f"{path} has no format that is known; name it {_known_names()}")
+        return Located(stem, str(source), {None: SOURCES[format_](path)})
+    text = str(source)
+    if isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None:
+        name = text.partition("/")[2].replace(":", "-")
+        return Located(name, text, _known_splits(datasets_id.read_id(text), source=text))
+    raise TaskError(
+        f"there is no task at {source}; give a file, a folder, or a data set's id as owner/name or owner/name:config"
+    )
+
+
+def _folder(path: Path) -> Located:
+    settings = path / _SETTINGS_FILE
+    if any((path / name).exists() for name in datasets_id.SAVED_FILES):
+        tables = _known_splits(datasets_id.read_saved(path), source=str(path))
+    else:
+        tables = {split: SOURCES[format_](file) for split, (file, format_) in _split_files(path).items()}
+    return Located(path.resolve().name, str(path), tables, settings if settings.exists() else None)
+
+
+def _split_files(path: Path) -> dict[str, tuple[Path, str]]:
+    found: dict[str, tuple[Path, str]] = {}
+    for file in sorted(path.iterdir()):
+        stem, format_ = _stem_and_format(file)
+        if format_ is None or stem not in SPLIT_NAMES:
+            continue
+        split = SPLIT_NAMES[stem]
+        if split in found:
+            raise TaskError(
+                f"{path} has two files for split '{split}', {found[split][0].name} and {file.name}; remove one"
+            )
+        found[split] = file, format_
+    if not found:
+        raise TaskError(f"{path} holds no task; it needs train, dev and test files named {_known_names('train')}")
+    return {split: found[split] for split in ("train", "dev", "test") if split in found}
+
+
+def _known_splits(tables: Mapping[str | None, Rows], *, source: str) -> dict[str | None, Rows]:
+    if None in tables:
+        return dict(tables)
+    if "dev" in tables and "validation" in tables:
+        raise TaskError(f"{source} has both a split 'dev' and a split 'validation'; remove one")
+    known: dict[str | None, Rows] = {SPLIT_NAMES[name]: tables[name] for name in SPLIT_NAMES if name in tables}
+    if not known:
+        names = ", ".join(str(name) for name in tables) or "none with labels"
+        raise TaskError(f"{source} has the splits {names}; name them {', '.join(SPLIT_NAMES)}")
+    return known
+
+
+def _stem_and_format(path: Path) -> tuple[str, str | None]:
+    name = path.name
+    gzipped = name.lower().endswith(".gz")
+    stem, _, suffix = (name[:-3] if gzipped else name).rpartition(".")
+    format_ = suffix.lower()
+    if not stem or format_ not in SOURCES or (gzipped and format_ not in _GZIPPED):
+        return name, None
+    return stem, format_
+
+
+def _known_names(stem: str = "…") -> str:
+    names = [f"{stem}.{name}" for name in SOURCES] + [f"{stem}.{name}.gz" for name in _GZIPPED]
+    return ", ".join(names[:-1]) + f" or {names[-1]}"

@@ -1,0 +1,150 @@
+"""A task: its card and its splits, how it is read, and how smaller tasks are drawn from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from headstart.errors import SettingError, TaskError
+from headstart.records import TaskCard
+from headstart.tasks.example import Example, seeded_order
+from headstart.tasks.few_shot import draw_few_shot
+from headstart.tasks.loading import Wishes, load_task
+
+__all__ = ["Example", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named data set with splits, a text-to-text format, a metric and a family.
+
+    >>> task = Task(TaskCard(name="echo"), {"train": (Example("a", ("a",)),)})
+    >>> task.train[0].target
+    'a'
+    """
+
+    card: TaskCard
+    splits: Mapping[str, tuple[Example, ...]]
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        metric: str | None = None,
+        labels: Sequence[str] | None = None,
+        family: str | None = None,
+        options: str | None = None,
+        input_template: str | None = None,
+        target_template: str | None = None,
+        seed: int = 0,
+    ) -> "Task":
+        """Read a task from a file, a folder, or a `datasets` id. What is given here goes before a `task.json`.
+
+        Args:
+            source: a JSONL, CSV or TSV file (also `.gz`) or a Parquet file: rows go by their `split` field where they
+                have one, else 60/20/20 into train, dev and test; a folder with `train`, `dev` (or `validation`) and
+                `test` files of these formats and optionally a `task.json`; a folder written by
+                `datasets.save_to_disk`; or, where there is no such path, a Hugging Face id, "owner/name" or
+                "owner/name:config". A split whose labels are hidden (all -1) is left out.
+            name: the task's name; default: `task.json`'s, else from the source.
+            metric: a name in `METRICS`; default "ACC" for a task with labels, else "EM".
+            labels: the classes, as target texts; every target must be one of them.
+            family: the group of alike tasks it belongs to.
+            options: where the closed set of answers comes from: "labels", "field" (each row's `options` list),
+                "inline" ("(A) … (B) …" in the input), or "none" for open answers. Default: the labels where
+                there are some; else the first of "field" and "inline" that fits every row; else "none".
+                A `task.json` writes "none" as null.
+            input_template: Python format string over a row's fields for the input; default "{input}".
+            target_template: the same for the target; default "{output}". A template that is one bare field may name
+                a list: each element is an acceptable answer.
+            seed: seeds the 60/20/20 split.
+
+        Raises:
+            TaskError: the source cannot be read, is empty, or a row does not fit; names file, line and field.
+            CardError: `task.json` has a malformed field.
+            SettingError: unknown metric or options source.
+        """
+        wishes = Wishes(
+            name=name,
+            metric=metric,
+            labels=labels,
+            family=family,
+            options=options,
+            input_template=input_template,
+            target_template=target_template,
+        )
+        return cls(*load_task(source, wishes=wishes, seed=seed))
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.card.name
+
+    @property
+    def train(self) -> tuple[Example, ...]:
+        """The rows to tune on. Raises `TaskError` when there is no such split."""
+        return self.rows("train")
+
+    @property
+    def dev(self) -> tuple[Example, ...]:
+        """The rows to choose by. Raises `TaskError` when there is no such split."""
+        return self.rows("dev")
+
+    @property
+    def test(self) -> tuple[Example, ...]:
+        """The rows to report on. Raises `TaskError` when there is no such split."""
+        return self.rows("test")
+
+    def rows(self, split: str) -> tuple[Example, ...]:
+        """The rows of `split`. Raises `TaskError` naming the splits there are when it is missing."""
+        if split not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise TaskError(
+                f"task '{self.name}' has no split '{split}' (it has: {known}); add a {split} file to its folder, "
+                "or give one file whose rows name their split"
+            )
+        return self.splits[split]
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 over all that a score on `split` depends on: metric, labels, source of options, and the rows.
+
+        The name, licence and template do not count: what the template makes of a row is in the row already.
+        """
+        format_ = [self.card.metric, self.card.labels, self.card.options]
+        digest = hashlib.sha256(json.dumps(format_).encode())
+        for row in self.rows(split):
+            digest.update(b"\n" + row.to_json().encode())
+        return digest.hexdigest()
+
+    def few_shot(self, *, k: int | None = None, seed: int = 0) -> "Task":
+        """The same task with few rows for train and dev, and test unchanged ([PEWE] section 3.1, after CrossFit).
+
+        A task with labels gets `k` rows per class (default 16), any other one 4·`k` (default 64), for train and dev
+        alike. Both hold distinct rows, and no row is in both. Dev is drawn from the dev split, or from the rest of
+        train where there is none. The draw depends on the rows' content and `seed` alone, not on their order.
+
+        Raises:
+            TaskError: too few distinct rows, for a class or in all; states how many there are.
+            SettingError: `k` below 1.
+        """
+        k = 16 if k is None else k
+        if k < 1:
+            raise SettingError(f"few-shot size k={k} is too small; give 1 or more")
+        train, dev = draw_few_shot(self.card, train=self.train, dev=self.splits.get("dev"), k=k, seed=seed)
+        return replace(self, splits={**self.splits, "train": train, "dev": dev})
+
+    def take(self, split: str, n: int, *, seed: int = 0) -> "Task":
+        """The same task with `n` seeded rows of `split`, in their old order; all of them when there are no more.
+
+        Raises `TaskError` for a missing split, `SettingError` for `n` below 1.
+        """
+        if n < 1:
+            raise SettingError(f"cannot take {n} rows of split '{split}'; give 1 or more")
+        rows = self.rows(split)
+        if n >= len(rows):
+            return self
+        kept = sorted(seeded_order(rows, purpose="take", seed=seed)[:n])
+        return replace(self, splits={**self.splits, split: tuple(rows[index] for index in kept)})

@@ -1,0 +1,86 @@
+"""Templates: Python format strings that make text of a row's fields."""
+
+import math
+import re
+from collections.abc import Mapping
+from string import Formatter
+
+from headstart.errors import TaskError
+
+__all__ = ["FieldTemplate"]
+
+_FORMATTER = Formatter()
+_FIELD = re.compile(r"(?P<name>[^\[\]]+)(?P<keys>(?:\[[^\[\]]+\])*)")
+_KEY = re.compile(r"\[([^\[\]]+)\]")
+
+
+class FieldTemplate:
+    """A format string over the fields of a row. Raises `TaskError` for malformed braces or a nameless field.
+
+    Unlike `str.format`, it reaches fields and their elements only ("{answers[text]}", "{choices[0]}"), never
+    attributes, so that a template from somebody else's `task.json` cannot reach into Python.
+
+    >>> FieldTemplate("{question} yes or no?").text({"question": "Is it?"}, where="line 1")
+    'Is it? yes or no?'
+    """
+
+    def __init__(self, template: str) -> None:
+        try:
+            self._parts = list(_FORMATTER.parse(template))
+        except ValueError as error:
+            raise TaskError(f"template {template!r}: {error}; write a brace that is text twice") from error
+        for _, field, _, _ in self._parts:
+            if field is not None and not _FIELD.fullmatch(field):
+                raise TaskError(f"template {template!r}: '{{{field}}}' names no field; write {{name}} or {{name[key]}}")
+        self._template = template
+
+    def text(self, row: Mapping[str, object], *, where: str) -> str:
+        """What the template makes of `row`. Raises `TaskError` naming `where` and the field that does not fit."""
+        texts = []
+        for literal, field, spec, conversion in self._parts:
+            texts.append(literal)
+            if field is not None:
+                value = _scalar(_look_up(row, field, where=where), field, where=where)
+                texts.append(self._format(value, spec or "", conversion, where=where))
+        return "".join(texts)
+
+    def texts(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...]:
+        """Like `text`, but one bare field that holds a list gives one text per element."""
+        match self._parts:
+            case [("", str() as field, "", None)]:
+                value = _look_up(row, field, where=where)
+                if isinstance(value, list | tuple):
+                    return tuple(str(_scalar(element, field, where=where)) for element in value)
+        return (self.text(row, where=where),)
+
+    def _format(self, value: object, spec: str, conversion: str | None, *, where: str) -> str:
+        try:
+            return format(_FORMATTER.convert_field(value, conversion), spec)
+        except (ValueError, TypeError) as error:
+            raise TaskError(f"{where}: template {self._template!r}: {error}; mend the template") from error
+
+
+def _look_up(row: Mapping[str, object], field: str, *, where: str) -> object:
+    if field in row:  # a name with brackets or dots in it is a name before it is a path
+        return row[field]
+    match = _FIELD.fullmatch(field)
+    value: object = row
+    for key in [match["name"], *_KEY.findall(match["keys"])] if match else [field]:
+        try:
+            value = value[int(key)] if isinstance(value, list | tuple) else value[key]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            fields = ", ".join(row) or "none"
+            raise TaskError(
+                f"{where}: field '{field}' is missing (fields present: {fields}); "
+                "name the fields to use in input_template and target_template"
+            ) from error
+    return value
+
+
+def _scalar(value: object, field: str, *, where: str) -> object:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise TaskError(f"{where}: field '{field}' has no value; fill it in or remove the row")
+    if isinstance(value, list | tuple | dict | bytes):
+        kind = type(value).__name__
+        raise TaskError(f"{where}: field '{field}' is a {kind}, not a text; name one element, as in {{{field}[0]}}")
+    return value

@@ -1,0 +1,292 @@
+"""Tuning one module on one task: a loop that reads from top to bottom."""
+
+import hashlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import get_scheduler
+from transformers.optimization import Adafactor
+
+from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.errors import OutputError, SettingError
+from headstart.evaluation import evaluate_attached
+from headstart.kinds import LoraModule, LoraSettings, Module, Stack
+from headstart.recipes import RECIPES, Recipe
+from headstart.tasks import Task
+
+__all__ = ["CurvePoint", "Tuned", "style_of", "tune"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation: after `step` updates; `train_loss` is the mean since the last evaluation (NaN at step 0)."""
+
+    step: int
+    train_loss: float
+    dev_loss: float
+    dev_score: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went."""
+
+    module: Module
+    curve: tuple[CurvePoint, ...]
+    best: CurvePoint
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running `tune` reports after each step."""
+
+    step: int
+    max_steps: int
+    train_loss: float
+    best_score: float | None
+
+
+def tune(
+    task: Task,
+    backbone: Backbone,
+    *,
+    start: Module | None = None,
+    recipe: Recipe | str = "few-shot",
+    seed: int = 0,
+    name: str | None = None,
+    license: str = "",  # noqa: A002 - the field's own word, as on model cards
+    checkpoint: Path | None = None,
+    tracker: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Tuned:
+    """Tune a module on `task.train`, keep the state with the best score on `task.dev`.
+
+    Args:
+        task: with train and dev splits.
+        backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
+        start: where to begin; `None` is a fresh LoRA module of the recipe's shape.
+        recipe: a `Recipe` or the name of one.
+        seed: of the fresh module and the order of the rows.
+        name: of the tuned module; `None` is the task's name.
+        license: of the tuned module, for its card.
+        checkpoint: file that a killed run continues from; it is written at every evaluation and removed at the end.
+        tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
+        progress: called after every step.
+
+    Raises:
+        SettingError: unknown recipe, optimizer or schedule, or a checkpoint of another run.
+        ModuleError: the start does not fit the backbone.
+        TaskError: a split is missing or empty.
+    """
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    name = name or task.name
+    if start is None:
+        settings = LoraSettings(recipe.rank, recipe.alpha, recipe.targets)
+        start = LoraModule.fresh(backbone, settings, name=name, seed=seed)
+    start.check(backbone)
+    run = _Run(task, backbone, start, recipe, seed=seed, checkpoint=checkpoint, tracker=tracker)
+    began = time.monotonic()
+    with run.stack.attach(backbone):
+        run.begin()
+        while run.step < recipe.max_steps and run.stale < recipe.patience:
+            loss = run.update()
+            run.step += 1
+            if run.step % recipe.eval_every == 0 or run.step == recipe.max_steps:
+                run.evaluate()
+                run.save()
+            if progress:
+                progress(Progress(run.step, recipe.max_steps, loss, run.best.dev_score if run.best else None))
+    assert run.best is not None
+    seconds = run.seconds_before + time.monotonic() - began
+    module = run.finish(name=name, license_name=license)
+    return Tuned(module, tuple(run.curve), run.best, seconds)
+
+
+class _Run:
+    """The state of one tuning run; everything in it is restored from a checkpoint."""
+
+    def __init__(
+        self, task: Task, backbone: Backbone, start: Module, recipe: Recipe, *, seed: int, checkpoint: Path | None, tracker: str | None
+    ) -> None:
+        self.task, self.backbone, self.start, self.recipe, self.seed = task, backbone, start, recipe, seed
+        self.style = style_of(recipe)
+        self.dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
+        self.items = backbone.encode([(example.input, example.target) for example in task.train], self.style)
+        self.stack: Stack = type(start).stack([start], backbone, dtype=torch.float32)
+        self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
+        self.accelerator = Accelerator(cpu=backbone.device.type == "cpu", log_with=tracker, project_dir=".")
+        if tracker:
+            self.accelerator.init_trackers("headstart", config=recipe.model_dump(exclude={"targets"}))
+        self.optimizer = self.accelerator.prepare(_optimizer(recipe, self.parameters))
+        self.schedule = _schedule(recipe, self.optimizer)
+        self.checkpoint = checkpoint
+        self.step = self.stale = 0
+        self.curve: list[CurvePoint] = []
+        self.best: CurvePoint | None = None
+        self.best_values: list[Tensor] = []
+        self.losses: list[float] = []
+        self.seconds_before = 0.0
+        self._began = time.monotonic()
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def begin(self) -> None:
+        """Continue from the checkpoint, or evaluate the start."""
+        if self.checkpoint and self.checkpoint.exists():
+            self._restore(self.checkpoint)
+        else:
+            self.evaluate()
+
+    def update(self) -> float:
+        """One optimizer step on one batch; returns its loss, the mean cross-entropy per target token in nats."""
+        batch = self.backbone.batch(self.items, self._batch_at(self.step))
+        logits = self.backbone.target_logits(batch)[0]
+        loss = torch.nn.functional.cross_entropy(logits.float(), batch.gold.to(logits.device))
+        self.accelerator.backward(loss)
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(self.parameters, self.recipe.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.losses.append(float(loss.detach()))
+        return self.losses[-1]
+
+    def evaluate(self) -> None:
+        """Score the dev split; remember the state if it is the best so far."""
+        found = evaluate_attached(self.backbone, self.dev, metric=self.task.card.metric, style=self.style)[0]
+        train_loss = sum(self.losses) / len(self.losses) if self.losses else math.nan
+        point = CurvePoint(self.step, train_loss, found.loss, found.score)
+        self.losses = []
+        self.curve.append(point)
+        self.accelerator.log({"train_loss": point.train_loss, "dev_loss": point.dev_loss, "dev_score": point.dev_score}, step=self.step)
+        if self.best is None or self._worth(point) > self._worth(self.best):
+            self.best, self.stale = point, 0
+            self.best_values = [value.detach().clone() for value in self.parameters]
+        else:
+            self.stale += 1
+
+    def save(self) -> None:
+        """Write the whole state beside the checkpoint and rename it into place."""
+        if self.checkpoint is None:
+            return
+        state = {
+            "run": self._identity(), "step": self.step, "stale": self.stale,
+            "parameters": [value.detach() for value in self.parameters], "best_values": self.best_values,
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+            "curve": [asdict(point) for point in self.curve], "best": asdict(self.best) if self.best else None,
+            "seconds": self.seconds_before + time.monotonic() - self._began,
+        }  # fmt: skip
+        staging = self.checkpoint.with_name(f"{self.checkpoint.name}.writing")
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, staging)
+            os.replace(staging, self.checkpoint)  # noqa: PTH105 - atomic on every system
+        except (OSError, RuntimeError) as error:
+            staging.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {self.checkpoint}: {error}; free some space and run the command again") from error
+
+    def finish(self, *, name: str, license_name: str) -> Module:
+        """The best module with its card; the checkpoint is not needed any more once the module is saved."""
+        assert self.best is not None
+        with torch.no_grad():
+            for value, best in zip(self.parameters, self.best_values, strict=True):
+                value.copy_(best)
+        self.accelerator.end_training()
+        module = self.stack.module(0)
+        card = module.card.model_copy(
+            update={
+                "name": name, "task": self.task.name, "family": self.task.card.family, "metric": self.task.card.metric,
+                "score": self.best.dev_score, "train_rows": len(self.task.train), "license": license_name,
+                "dataset_license": self.task.card.license, "backbone": self.backbone.fingerprint,
+                "base_model": self.backbone.name, "tensor_hash": "",
+                "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; best at step {self.best.step} of {self.step}.",
+            }
+        )  # fmt: skip
+        return replace(module, card=card)
+
+    def _batch_at(self, step: int) -> list[int]:
+        """The rows of a step: each epoch is shuffled, cut into batches of like lengths, and these are shuffled again."""
+        size = min(self.recipe.batch_size, len(self.items))
+        per_epoch = math.ceil(len(self.items) / size)
+        epoch, place = divmod(step, per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, _epoch_batches(self.items, size, random.Random(f"{self.seed}/{epoch}")))
+        return self._epoch[1][place]
+
+    def _worth(self, point: CurvePoint) -> tuple[float, float]:
+        score = -math.inf if math.isnan(point.dev_score) else point.dev_score
+        return (score, -point.dev_loss) if self.recipe.select == "score" else (-point.dev_loss, score)
+
+    def _identity(self) -> str:
+        parts = [
+            self.recipe.to_json(), str(self.seed), self.task.fingerprint("train"), self.task.fingerprint("dev"),
+            self.backbone.fingerprint.weights, str(self.backbone.dtype),
+            *(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in self.start.arrays().values()),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _restore(self, path: Path) -> None:
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise OutputError(f"{path} cannot be read as a checkpoint; remove it to start over") from error
+        if state.get("run") != self._identity():
+            raise SettingError(
+                f"{path} is the checkpoint of a run with other settings, data or backbone; "
+                "remove it to start over, or repeat the settings to continue"
+            )
+        with torch.no_grad():
+            for value, saved in zip(self.parameters, state["parameters"], strict=True):
+                value.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.stale = state["step"], state["stale"]
+        self.curve = [CurvePoint(**point) for point in state["curve"]]
+        self.best = CurvePoint(**state["best"])
+        self.best_values = state["best_values"]
+        self.seconds_before = state["seconds"]
+
+
+def style_of(recipe: Recipe) -> TextFormat:
+    """The text layout that a recipe tunes with."""
+    return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+
+
+def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random, *, window: int = 16) -> list[list[int]]:
+    order = list(range(len(items)))
+    rng.shuffle(order)
+    batches = []
+    for start in range(0, len(order), size * window):
+        near = sorted(order[start : start + size * window], key=lambda index: len(items[index].prompt))
+        batches += [near[first : first + size] for first in range(0, len(near), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _optimizer(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adafactor":
+        return Adafactor(
+            parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, scale_parameter=False, relative_step=False
+        )
+    raise SettingError(f"unknown optimizer '{recipe.optimizer}'; choose one of: adamw, adafactor")
+
+
+def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
+    try:
+        return get_scheduler(
+            recipe.schedule, optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.max_steps
+        )
+    except ValueError as error:
+        raise SettingError(f"unknown schedule '{recipe.schedule}'; one of transformers' names, such as linear") from error

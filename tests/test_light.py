@@ -1,0 +1,39 @@
+"""Commands that only look at files start at once: nothing they import brings torch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pandas", "matplotlib")
+
+
+def heavy_after(statement: str) -> list[str]:
+    """Which of `HEAVY` are loaded after `statement` ran in a new process."""
+    code = f"import sys\n{statement}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_the_check_sees_a_heavy_import() -> None:
+    assert heavy_after("import pandas") == ["pandas"]
+
+
+@pytest.mark.parametrize("module", ["headstart", "headstart.records", "headstart.registry", "headstart.atomic"])
+def test_light_modules_stay_light(module: str) -> None:
+    assert heavy_after(f"import {module}") == []
+
+
+def test_the_command_line_starts_light() -> None:
+    assert heavy_after("import headstart.cli") == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"]])
+def test_help_needs_no_torch(arguments: list[str]) -> None:
+    run = f"import headstart.cli\nsys.argv = ['headstart', *{arguments!r}]"
+    ending = "try:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    assert heavy_after(f"{run}\n{ending}") == []

@@ -1,0 +1,94 @@
+"""What is public exists, is documented, and stands in the documentation."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import headstart
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def public_modules() -> list[str]:
+    """Every module of the package whose path holds no underscore name."""
+    found = (module.name for module in pkgutil.walk_packages(headstart.__path__, "headstart."))
+    return ["headstart", *(name for name in found if not any(part.startswith("_") for part in name.split(".")))]
+
+
+def commands() -> Iterator[str]:
+    """Every command as the user types it: `hub list`."""
+    import typer
+
+    from headstart.cli import app
+
+    waiting = [("", typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop()
+        children = getattr(command, "commands", {})
+        waiting += [(f"{path} {name}".strip(), child) for name, child in children.items()]
+        if path and not children:
+            yield path
+
+
+def documented(module: str) -> list[str]:
+    """The public names of `module` that lack what a reader needs."""
+    loaded = importlib.import_module(module)
+    missing = [] if loaded.__doc__ else [f"{module} has no docstring"]
+    for name in getattr(loaded, "__all__", ()):
+        if not hasattr(loaded, name):
+            missing.append(f"{module}.{name} is in __all__ but does not exist")
+            continue
+        value = getattr(loaded, name)
+        if (inspect.isclass(value) or inspect.isroutine(value)) and not inspect.getdoc(value):
+            missing.append(f"{module}.{name} has no docstring")
+    return missing
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_a_public_name_exists_and_is_documented(module: str) -> None:
+    assert documented(module) == []
+
+
+@pytest.mark.parametrize("module", [name for name in public_modules() if name != "headstart"])
+def test_a_module_says_what_is_public(module: str) -> None:
+    loaded = importlib.import_module(module)
+    if len(ast.parse(inspect.getsource(loaded)).body) == 1:
+        return  # a package that is only a folder: its docstring is all there is
+    assert hasattr(loaded, "__all__"), f"{module} has no __all__"
+    assert len(loaded.__all__) == len(set(loaded.__all__))
+    assert not [name for name in loaded.__all__ if name.startswith("_")]
+
+
+def covered(page: str) -> set[str]:
+    """The names that the `:::` lines of a page bring in: a module stands for all that it exports."""
+    names = set()
+    for identifier in re.findall(r"^::: (\S+)", page, flags=re.MULTILINE):
+        try:
+            names |= set(importlib.import_module(identifier).__all__)
+        except ModuleNotFoundError:
+            names.add(identifier.rpartition(".")[2])
+    return names
+
+
+def test_every_export_stands_in_the_reference() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert set(headstart.__all__) - covered(page) - {"__version__"} == set(), "add a line `::: module` to docs/api.md"
+
+
+def test_every_name_a_user_types_stands_in_the_methods() -> None:
+    from headstart.scoring import INDICATORS
+    from headstart.tasks.metrics import METRICS
+
+    page = (DOCS / "methods.md").read_text(encoding="utf-8")
+    assert [name for name in (*INDICATORS, *METRICS) if f"`{name}`" not in page] == []
+
+
+def test_every_command_stands_in_its_page() -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert [command for command in commands() if f"headstart {command}" not in page] == []

@@ -1,0 +1,334 @@
+import io
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from comparison_example import curves_frame, make_comparison, scores_frame
+from headstart.comparison import FRAMES, METHODS
+from headstart.errors import CardError
+from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
+from headstart.reports.console import print_summary, table
+from headstart.reports.intervals import ONE_SEED, SAME, estimate
+from headstart.reports.tables import (
+    curve_table,
+    differences,
+    effective_modules,
+    main_metric,
+    ranking_table,
+    settings_table,
+    summary,
+)
+from headstart.reports.verdict import verdict
+
+NAN = math.nan
+
+
+def row_of(frame: pd.DataFrame, **keys: str) -> dict[str, object]:
+    for key, value in keys.items():
+        frame = frame[frame[key] == value]
+    assert len(frame) == 1
+    return frame.iloc[0].to_dict()
+
+
+def both_stages(values: dict[str, list[float]]) -> pd.DataFrame:
+    return scores_frame({(method, stage): list(v) for method, v in values.items() for stage in ("zero-shot", "tuned")})
+
+
+def render(*items: object, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    for item in items:
+        console.print(item)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class TestEstimate:
+    def test_three_seeds_by_hand(self) -> None:
+        # mean 0.6; s = sqrt((0.01 + 0 + 0.01) / 2) = 0.1; t(0.975, 2) = 4.3027; 4.3027 * 0.1 / sqrt(3) = 0.24841
+        found = estimate([0.5, 0.6, 0.7])
+        assert found.mean == pytest.approx(0.6)
+        assert found.interval == pytest.approx(0.24841, abs=1e-5)
+        assert (found.low, found.high) == (pytest.approx(0.35159, abs=1e-5), pytest.approx(0.84841, abs=1e-5))
+        assert (found.seeds, found.reason) == (3, "")
+
+    def test_two_seeds_by_hand(self) -> None:
+        # s / sqrt(2) = |b - a| / 2 = 0.5, t(0.975, 1) = 12.7062
+        assert estimate([1.0, 2.0]).interval == pytest.approx(6.3531, abs=1e-4)
+
+    def test_one_seed_has_no_interval(self) -> None:
+        found = estimate([0.5, NAN])
+        assert (found.mean, found.seeds, found.reason) == (0.5, 1, ONE_SEED)
+        assert math.isnan(found.interval)
+
+    def test_no_seed_has_no_mean(self) -> None:
+        found = estimate([NAN], missing="diverged")
+        assert math.isnan(found.mean)
+        assert (found.seeds, found.reason) == (0, "diverged")
+
+    def test_equal_values_have_no_interval(self) -> None:
+        found = estimate([0.1 + 0.2, 0.3, 0.3])  # unlike in the last bit only
+        assert math.isnan(found.interval)
+        assert found.reason == SAME
+
+    def test_infinite_values_have_no_mean(self) -> None:
+        assert math.isnan(estimate([1.0, math.inf]).mean)
+
+    @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=8, unique=True), st.integers(-50, 50))
+    def test_shift_moves_the_mean_only(self, values: list[int], shift: int) -> None:
+        plain, moved = estimate(values), estimate([value + shift for value in values])
+        assert moved.mean == pytest.approx(plain.mean + shift)
+        assert moved.interval == pytest.approx(plain.interval)
+        assert plain.interval > statistics.stdev(values) / math.sqrt(len(values))
+
+
+class TestSummary:
+    def test_paired_gain_by_hand(self) -> None:
+        # The scores vary by 0.1 between seeds, but the differences are 0.02, 0.03, 0.04: mean 0.03, s = 0.01,
+        # half-width 4.3027 * 0.01 / sqrt(3) = 0.024841. Paired, so much narrower than either method's own interval.
+        scores = both_stages({"scratch": [0.4, 0.5, 0.6], "ensemble": [0.42, 0.53, 0.64]})
+        row = row_of(summary(make_comparison(scores=scores)), method="ensemble")
+        assert row["tuned"] == pytest.approx(0.53)
+        assert row["tuned_gain"] == pytest.approx(0.03)
+        assert row["tuned_gain_interval"] == pytest.approx(0.024841, abs=1e-6)
+        assert row["tuned_interval"] > 0.2
+
+    def test_pairs_are_matched_by_seed_not_by_place(self) -> None:
+        scores = both_stages({"scratch": [0.4, 0.5, 0.6], "ensemble": [0.42, 0.53, 0.64]})
+        shuffled = scores.sample(frac=1, random_state=3)
+        pd.testing.assert_frame_equal(
+            summary(make_comparison(scores=scores)), summary(make_comparison(scores=shuffled)), check_exact=False
+        )
+
+    def test_a_missing_score_drops_its_pair_and_says_why(self) -> None:
+        scores = both_stages({"scratch": [0.4, NAN, 0.6], "ensemble": [0.42, 0.53, 0.66]})
+        table_ = summary(make_comparison(scores=scores))
+        ensemble, scratch = row_of(table_, method="ensemble"), row_of(table_, method="scratch")
+        assert (scratch["tuned"], scratch["tuned_seeds"]) == (pytest.approx(0.5), 2)
+        assert scratch["tuned_reason"] == "seed 1: training diverged"
+        assert (ensemble["tuned_gain"], ensemble["tuned_gain_seeds"]) == (pytest.approx(0.04), 2)
+        assert ensemble["tuned_seeds"] == 3
+
+    def test_scratch_gains_nothing_over_itself(self) -> None:
+        row = row_of(summary(make_comparison()), method="scratch")
+        assert math.isnan(row["tuned_gain"])  # type: ignore[arg-type]
+
+    def test_methods_keep_their_order_and_absent_ones_are_shown(self) -> None:
+        table_ = summary(make_comparison(scores=both_stages({"ensemble": [0.5, 0.6], "mine": [0.5, 0.7]})))
+        assert table_["method"].tolist() == [*METHODS, "mine"]
+        assert row_of(table_, method="average")["tuned_reason"] == "average was not run"
+
+    def test_steps_to_scratch_by_hand(self) -> None:
+        # Scratch's best: 0.6 at step 40 (seed 0) and 0.5 at step 20 (seed 1).
+        # The ensemble has 0.6 at step 20 (seed 0; equal counts) and 0.5 at step 0 (seed 1): median 10.
+        # The average gets there in seed 0 only: its median lies beyond every step.
+        curves = {
+            ("scratch", 0): [0.4, 0.5, 0.6],
+            ("scratch", 1): [0.3, 0.5, 0.4],
+            ("ensemble", 0): [0.5, 0.6, 0.7],
+            ("ensemble", 1): [0.5, NAN, 0.9],
+            ("average", 0): [0.5, 0.5, 0.6],
+            ("average", 1): [0.2, 0.2, 0.2],
+            ("best single", 0): [0.1, 0.1, 0.1],
+        }
+        table_ = summary(make_comparison(curves=curves_frame(curves, steps=(0, 20, 40))))
+        steps = table_.set_index("method")["steps_to_scratch"]
+        assert steps.drop(["average", "best single"]).to_dict() == {"scratch": 30.0, "ensemble": 10.0}
+        assert steps[["average", "best single"]].isna().all()
+        assert row_of(table_, method="average")["steps_to_scratch_reason"] == "1 of 2 seeds got there"
+        assert row_of(table_, method="best single")["steps_to_scratch_reason"] == "none of 1 seeds got there"
+
+    def test_without_curves_there_are_no_steps(self) -> None:
+        row = row_of(summary(make_comparison(curves=curves_frame({}))), method="ensemble")
+        assert math.isnan(row["steps_to_scratch"])  # type: ignore[arg-type]
+        assert "no learning curve" in str(row["steps_to_scratch_reason"])
+
+
+class TestDifferencesAndVerdict:
+    scores = both_stages(
+        {
+            "scratch": [0.40, 0.50, 0.60],
+            "average": [0.50, 0.50, 0.66],
+            "best single": [0.50, 0.61, 0.72],
+            "ensemble": [0.42, 0.53, 0.64],
+        }
+    )
+
+    def test_outcomes(self) -> None:
+        # against scratch 0.02, 0.03, 0.04 (0.03 ± 0.0248); average -0.08, 0.03, -0.02 (s 0.055: ± 0.137);
+        # best single -0.08, -0.08, -0.08: no spread, so no interval and no claim
+        table_ = differences(make_comparison(scores=self.scores))
+        outcomes = table_[table_["stage"] == "tuned"].set_index("other")["outcome"].to_dict()
+        assert outcomes == {
+            "scratch": "better",
+            "average": "no difference shown",
+            "best single": "no difference shown",
+        }
+
+    def test_verdict_claims_only_what_is_shown(self) -> None:
+        text = verdict(make_comparison(scores=self.scores))
+        assert "After tuning, the ensemble beats scratch by 0.0300 (95 % interval 0.00516 to 0.0548)" in text
+        assert "no difference shown between it and the average (interval −0.160 to 0.113)" in text
+        assert f"the best single module (mean difference −0.0800; no interval: {SAME})" in text
+
+    def test_verdict_says_when_the_ensemble_is_behind(self) -> None:
+        text = verdict(
+            make_comparison(scores=both_stages({"scratch": [0.42, 0.53, 0.64], "ensemble": [0.4, 0.5, 0.6]}))
+        )
+        assert "the ensemble is behind scratch by 0.0300 (95 % interval −0.0548 to −0.00516)" in text
+        assert "it could not be compared with the average (average was not run)" in text
+        assert "beats" not in text
+
+    def test_one_seed_claims_nothing(self) -> None:
+        text = verdict(
+            make_comparison(scores=both_stages({method: [0.1 * place] for place, method in enumerate(METHODS)}))
+        )
+        assert text.startswith("On rte (accuracy, 1 seed):")
+        assert "beats" not in text
+        assert "scratch (mean difference 0.300; no interval: one seed)" in text
+
+    def test_steps_sentence(self) -> None:
+        curves = {("scratch", 0): [0.4, 0.5], ("ensemble", 0): [0.5, 0.6]}
+        text = verdict(make_comparison(curves=curves_frame(curves)))
+        assert text.endswith(
+            "Scratch reaches its best dev score at step 20, the ensemble the same score before any tuning "
+            "(medians over seeds)."
+        )
+        never = {("scratch", 0): [0.4, 0.5], ("ensemble", 0): [0.1, 0.2]}
+        assert verdict(make_comparison(curves=curves_frame(never))).endswith(
+            "of the ensemble, none of 1 seeds got there."
+        )
+
+    def test_all_empty(self) -> None:
+        empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in FRAMES.items()}
+        text = verdict(make_comparison(**empty))
+        assert "could not be compared with scratch (ensemble was not run)" in text
+
+
+class TestOtherTables:
+    def test_main_metric(self) -> None:
+        assert main_metric(make_comparison()) == "accuracy"
+        renamed = make_comparison().scores.assign(metric="EM")
+        assert main_metric(make_comparison(scores=renamed)) == "EM"
+        with pytest.raises(CardError, match=r"'rte' has the metric 'accuracy', .*measured: EM, F1"):
+            main_metric(make_comparison(scores=pd.concat([renamed, renamed.assign(metric="F1")])))
+
+    def test_ranking_is_sorted_by_the_chosen_indicator_missing_last(self) -> None:
+        ranking = pd.DataFrame(
+            {
+                "seed": [0, 0, 0, 1, 1],
+                "module": ["a", "b", "c", "a", "b"],
+                **dict.fromkeys(["task", "family", "license"], "x"),
+                "weight": [0.5, 0.5, 0.0, 0.7, 0.3],
+                "el2n": [1.0, 2.0, NAN, 3.0, 4.0],
+            }
+        )
+        table_ = ranking_table(make_comparison(ranking=ranking))
+        assert table_["module"].tolist() == ["b", "a", "c"]
+        assert table_["el2n"].tolist()[:2] == [3.0, 2.0]
+        assert math.isnan(table_["el2n"][2])
+        assert table_["weight"].tolist() == [0.4, 0.6, 0.0]
+        assert table_["seeds"].tolist() == [2, 2, 1]
+        by_weight = ranking_table(make_comparison(ranking=ranking, settings={"indicator": "fisher"}))
+        assert by_weight["module"].tolist() == ["a", "b", "c"]
+
+    def test_effective_modules_by_hand(self) -> None:
+        # 1 / (0.5² + 0.5²) = 2; 1 / 1² = 1; no weights: unknown
+        ranking = pd.DataFrame(
+            {
+                "seed": [0, 0, 1, 2],
+                "module": ["a", "b", "a", "a"],
+                **dict.fromkeys(["task", "family", "license"], "x"),
+                "weight": [0.5, 0.5, 1.0, NAN],
+            }
+        )
+        table_ = effective_modules(make_comparison(ranking=ranking))
+        np.testing.assert_allclose(table_["effective"], [2.0, 1.0, NAN])
+
+    def test_curve_table_marks_steps_that_lack_a_seed(self) -> None:
+        curves = curves_frame({("scratch", 0): [0.4, 0.6, 0.8], ("scratch", 1): [0.5, 0.7]}, steps=(0, 10, 20))
+        table_ = curve_table(make_comparison(curves=curves))
+        assert table_["dev_score"].tolist() == pytest.approx([0.45, 0.65, 0.8])
+        assert table_["dev_loss"].tolist() == pytest.approx([0.55, 0.35, 0.2])
+        assert table_["complete"].tolist() == [True, True, False]
+        # t(0.975, 1) * s / sqrt(2) = 12.7062 * 0.05
+        assert table_["dev_score_interval"][0] == pytest.approx(0.63531, abs=1e-5)
+        assert math.isnan(table_["dev_score_interval"][2])
+
+    def test_settings_are_flat(self) -> None:
+        settings = {"backbone": "b", "recipe": {"lr": 0.1, "warm": {"up": 3}}, "seeds": (0, 1), "space": None}
+        table_ = settings_table(make_comparison(settings=settings))
+        assert table_["setting"].tolist() == ["backbone", "recipe.lr", "recipe.warm.up", "seeds", "space"]
+        assert table_["value"].tolist() == ["b", 0.1, 3, "0, 1", None]
+
+
+class TestCells:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (0.123456, "0.1235"),
+            (0.5, "0.5000"),
+            (1234.0, "1234"),
+            (65536.0, "65536"),
+            (-12.345, "−12.35"),
+            (0.0, "0"),
+            (0.00001234, "1.234e−05"),
+            (NAN, DASH),
+            (math.inf, "∞"),
+        ],
+    )
+    def test_number_text(self, value: float, text: str) -> None:
+        assert number_text(value) == text
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(None, DASH), (pd.NA, DASH), (np.float32(0.5), "0.5000"), (np.True_, "yes"), (7, "7"), ("", "")],
+    )
+    def test_cell_text(self, value: object, text: str) -> None:
+        assert cell_text(value) == text
+
+    def test_what_is_not_zero_never_reads_as_zero(self) -> None:
+        assert fixed_text(0.00004, 3) == "4e−05"
+        assert fixed_text(-0.0126, 3) == "−0.013"
+
+    def test_summary_cells_mark_their_reasons(self) -> None:
+        scores = both_stages({"scratch": [40.0], "ensemble": [50.25]})
+        notes = Footnotes()
+        cells = summary_cells(summary(make_comparison(scores=scores)), notes)
+        row = row_of(cells, Method="ensemble")
+        assert str(row["Tuned"]).startswith("50.25")
+        numbers = {line.split(" ", 1)[1]: line.split(" ", 1)[0] for line in notes.lines()}
+        assert str(row["Tuned"]) == f"50.25\N{NO-BREAK SPACE}{numbers[ONE_SEED]}"
+        assert row_of(cells, Method="average")["Tuned"] == f"{DASH}\N{NO-BREAK SPACE}{numbers['average was not run']}"
+
+
+class TestConsole:
+    def test_table_shows_markup_as_it_is_and_missing_as_a_dash(self) -> None:
+        frame = pd.DataFrame({"module": ["[red]x", None], "score": [0.123456, NAN]})
+        text = render(table(frame, title="[b]"))
+        assert "[red]x" in text
+        assert "[b]" in text
+        assert "0.1235" in text
+        assert text.count(DASH) == 2
+
+    def test_numbers_stand_on_the_right(self) -> None:
+        frame = pd.DataFrame({"name": ["a"], "float": [0.5], "mixed": pd.Series([None], dtype=object)})
+        assert [column.justify for column in table(frame).columns] == ["left", "right", "left"]
+
+    def test_print_summary(self) -> None:
+        console = Console(file=io.StringIO(), width=160)
+        print_summary(make_comparison(), console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert text.startswith("On rte (accuracy, 3 seeds): Before tuning, the ensemble beats scratch by")
+        for part in ("best single", "lora-mnli-r8", "Refused: 2", "Note: Merge error", "Effective number of modules"):
+            assert part in text
+
+    def test_print_summary_of_nothing(self) -> None:
+        empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in FRAMES.items()}
+        console = Console(file=io.StringIO(), width=160)
+        print_summary(make_comparison(**empty), console)
+        assert "ensemble was not run" in console.file.getvalue()  # type: ignore[attr-defined]
