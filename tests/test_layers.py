@@ -27,6 +27,7 @@ LAYERS = (
     "tuning",
     "comparison",
     "pipeline",
+    "comparing",
     "reports",
     "testing",
     "cli",

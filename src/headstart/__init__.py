@@ -1,3 +1,80 @@
-"""Headstart finds, blends and tunes parameter-efficient modules to give a new task a head start."""
+"""Headstart finds, blends and tunes parameter-efficient modules to give a new task a head start.
+
+>>> import headstart as hs                                   # doctest: +SKIP
+>>> backbone = hs.Backbone.load("smollm2-135m")              # doctest: +SKIP
+>>> start = hs.ensemble(hs.Task.load("task.jsonl"), hs.Hub.open("my-hub"), backbone)  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.backbone import Backbone
+    from headstart.comparing import Blend, compare
+    from headstart.comparison import Comparison
+    from headstart.errors import HeadstartError
+    from headstart.evaluation import evaluate
+    from headstart.hub import Hub
+    from headstart.kinds import load_module, save_module
+    from headstart.merging import merge
+    from headstart.pipeline import ensemble, fits, rank
+    from headstart.recipes import Recipe
+    from headstart.reports import write_report
+    from headstart.scoring import score
+    from headstart.tasks import Task
+    from headstart.tuning import tune
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Blend",
+    "Comparison",
+    "HeadstartError",
+    "Hub",
+    "Recipe",
+    "Task",
+    "compare",
+    "ensemble",
+    "evaluate",
+    "fits",
+    "load_module",
+    "merge",
+    "rank",
+    "save_module",
+    "score",
+    "tune",
+    "write_report",
+]
+
+_HOMES = {
+    "Backbone": "backbone",
+    "Blend": "comparing",
+    "Comparison": "comparison",
+    "HeadstartError": "errors",
+    "Hub": "hub",
+    "Recipe": "recipes",
+    "Task": "tasks",
+    "compare": "comparing",
+    "ensemble": "pipeline",
+    "evaluate": "evaluation",
+    "fits": "pipeline",
+    "load_module": "kinds",
+    "merge": "merging",
+    "rank": "pipeline",
+    "save_module": "kinds",
+    "score": "scoring",
+    "tune": "tuning",
+    "write_report": "reports",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import headstart` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headstart' has no attribute '{name}'")
+    return getattr(import_module(f"headstart.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""What a module scores on a task: predictions by likelihood over options or by greedy decoding, then the task's metric."""
+"""What a module scores on a task: it chooses among options or decodes greedily, and the task's metric judges."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from headstart.tasks import METRICS, Example
 __all__ = ["DECODINGS", "Evaluation", "evaluate", "evaluate_attached"]
 
 DECODINGS = ("auto", "options", "generate")
+MOST_LOGIT_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,21 @@ def _decoding(decoding: str, examples: Sequence[Example]) -> str:
         raise TaskError("there are no examples to evaluate on; give the task a test split or more rows")
     listed = all(example.options for example in examples)
     if decoding == "options" and not listed:
-        raise TaskError("this task's examples list no options; use decoding 'generate', or give its card labels or options")
+        raise TaskError(
+            "this task's examples list no options; use decoding 'generate', or give its card labels or options"
+        )
     return ("options" if listed else "generate") if decoding == "auto" else decoding
 
 
 def _losses(backbone: Backbone, examples: Sequence[Example], style: TextFormat, modules: int) -> list[float]:
     items = backbone.encode([(example.input, example.target) for example in examples], style)
     lengths = [len(item.prompt) + len(item.target) for item in items]
-    plan = plan_batches(lengths, budget=backbone.token_budget // modules, targets=[len(item.target) for item in items])
+    plan = plan_batches(
+        lengths,
+        budget=backbone.token_budget // modules,
+        targets=[len(item.target) for item in items],
+        most_targets=MOST_LOGIT_ROWS // modules,
+    )
     total = torch.zeros(modules, dtype=torch.float64)
     for indices in plan:
         batch = backbone.batch(items, indices)
@@ -135,12 +143,18 @@ def _by_options(
     ids = {text: backbone.encoder.target(text, style) for texts in listed for text in texts}
     answers = [[""] * len(examples) for _ in range(modules)]
     total = [0.0] * modules
-    for indices in plan_batches([len(prompt) for prompt in prompts], budget=backbone.token_budget // modules):
+    plan = plan_batches(
+        [len(prompt) for prompt in prompts],
+        budget=backbone.token_budget // modules,
+        targets=[sum(len(ids[text]) for text in texts) for texts in listed],
+        most_targets=MOST_LOGIT_ROWS // modules,
+    )
+    for indices in plan:
         options = [[ids[text] for text in listed[index]] for index in indices]
         scores = backbone.option_scores([prompts[index] for index in indices], options, modules=modules)
         for module, rows in enumerate(scores):
             for index, row in zip(indices, rows, strict=True):
-                offered = examples[index].options or ()
+                offered = dict.fromkeys(examples[index].options or ())
                 answers[module][index] = max(zip(row, offered, strict=False), key=lambda pair: pair[0])[1]
                 total[module] -= row[listed[index].index(examples[index].target)]
     tokens = sum(len(ids[example.target]) for example in examples)

@@ -1,5 +1,9 @@
 """How a module is tuned: every number of the training in one frozen record, and the papers' own as named presets."""
 
+import math
+
+from pydantic import ValidationError
+
 from headstart.errors import SettingError
 from headstart.records import Record
 from headstart.registry import Registry
@@ -12,8 +16,8 @@ class Recipe(Record):
 
     `patience`: evaluations without a better dev score before the run stops early. `clip`: largest gradient norm, 0 for
     none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
-    steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all. `rank`, `alpha`, `targets` shape a fresh module;
-    a given start keeps its own.
+    steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
+    `rank`, `alpha`, `targets` shape a fresh module; a given start keeps its own.
     """
 
     name: str
@@ -39,10 +43,17 @@ class Recipe(Record):
         """The same recipe with some settings changed. Raises `SettingError` for an unknown name or a bad value."""
         unknown = settings.keys() - type(self).model_fields.keys()
         if unknown:
-            raise SettingError(f"a recipe has no setting '{min(unknown)}'; it has: {', '.join(type(self).model_fields)}")
-        changed = type(self).model_validate({**self.model_dump(), **settings})
+            known = ", ".join(type(self).model_fields)
+            raise SettingError(f"a recipe has no setting '{min(unknown)}'; it has: {known}")
+        try:
+            changed = type(self).model_validate({**self.model_dump(), **settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingError(
+                f"recipe setting {first['loc'][0]}={first['input']!r}: {first['msg']}; correct it"
+            ) from error
         for field in ("lr", "batch_size", "max_steps", "eval_every", "patience", "rank", "alpha"):
-            if getattr(changed, field) <= 0:
+            if not 0 < getattr(changed, field) < math.inf:
                 raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be above 0; correct it")
         if changed.select not in ("score", "loss"):
             raise SettingError(f"unknown select '{changed.select}'; choose one of: score, loss")

@@ -18,9 +18,9 @@ from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from headstart.backbone import Backbone, Encoded, TextFormat
-from headstart.errors import OutputError, SettingError
+from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluation import evaluate_attached
-from headstart.kinds import LoraModule, LoraSettings, Module, Stack
+from headstart.kinds import LoraModule, LoraSettings, Module, PeftModule, Stack
 from headstart.recipes import RECIPES, Recipe
 from headstart.tasks import Task
 
@@ -80,13 +80,14 @@ def tune(
         seed: of the fresh module and the order of the rows.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
-        checkpoint: file that a killed run continues from; it is written at every evaluation and removed at the end.
+        checkpoint: file that a killed run continues from; it is written at every evaluation. It is the caller's to
+            remove once the module is saved.
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
         progress: called after every step.
 
     Raises:
         SettingError: unknown recipe, optimizer or schedule, or a checkpoint of another run.
-        ModuleError: the start does not fit the backbone.
+        ModuleError: the start does not fit the backbone, or is a variant that only PEFT itself can tune.
         TaskError: a split is missing or empty.
     """
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
@@ -94,8 +95,12 @@ def tune(
     if start is None:
         settings = LoraSettings(recipe.rank, recipe.alpha, recipe.targets)
         start = LoraModule.fresh(backbone, settings, name=name, seed=seed)
+    if isinstance(start, PeftModule):
+        raise ModuleError(
+            f"'{start.name}' is a LoRA variant ({start.variant}) that Headstart cannot tune; start from plain LoRA"
+        )
     start.check(backbone)
-    run = _Run(task, backbone, start, recipe, seed=seed, checkpoint=checkpoint, tracker=tracker)
+    run = _Run(task, backbone, start, recipe=recipe, seed=seed, checkpoint=checkpoint, tracker=tracker)
     began = time.monotonic()
     with run.stack.attach(backbone):
         run.begin()
@@ -117,12 +122,22 @@ class _Run:
     """The state of one tuning run; everything in it is restored from a checkpoint."""
 
     def __init__(
-        self, task: Task, backbone: Backbone, start: Module, recipe: Recipe, *, seed: int, checkpoint: Path | None, tracker: str | None
+        self,
+        task: Task,
+        backbone: Backbone,
+        start: Module,
+        *,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Path | None,
+        tracker: str | None,
     ) -> None:
         self.task, self.backbone, self.start, self.recipe, self.seed = task, backbone, start, recipe, seed
         self.style = style_of(recipe)
         self.dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
         self.items = backbone.encode([(example.input, example.target) for example in task.train], self.style)
+        if not self.items or not self.dev:
+            raise TaskError(f"task '{task.name}' has an empty train or dev split; add rows to it")
         self.stack: Stack = type(start).stack([start], backbone, dtype=torch.float32)
         self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
         self.accelerator = Accelerator(cpu=backbone.device.type == "cpu", log_with=tracker, project_dir=".")
@@ -168,7 +183,8 @@ class _Run:
         point = CurvePoint(self.step, train_loss, found.loss, found.score)
         self.losses = []
         self.curve.append(point)
-        self.accelerator.log({"train_loss": point.train_loss, "dev_loss": point.dev_loss, "dev_score": point.dev_score}, step=self.step)
+        logged = {"train_loss": train_loss, "dev_loss": found.loss, "dev_score": found.score}
+        self.accelerator.log(logged, step=self.step)
         if self.best is None or self._worth(point) > self._worth(self.best):
             self.best, self.stale = point, 0
             self.best_values = [value.detach().clone() for value in self.parameters]
@@ -193,7 +209,9 @@ class _Run:
             os.replace(staging, self.checkpoint)  # noqa: PTH105 - atomic on every system
         except (OSError, RuntimeError) as error:
             staging.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {self.checkpoint}: {error}; free some space and run the command again") from error
+            raise OutputError(
+                f"cannot write {self.checkpoint}: {error}; free some space and run the command again"
+            ) from error
 
     def finish(self, *, name: str, license_name: str) -> Module:
         """The best module with its card; the checkpoint is not needed any more once the module is saved."""
@@ -209,13 +227,14 @@ class _Run:
                 "score": self.best.dev_score, "train_rows": len(self.task.train), "license": license_name,
                 "dataset_license": self.task.card.license, "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
-                "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; best at step {self.best.step} of {self.step}.",
+                "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "
+                f"best at step {self.best.step} of {self.step}.",
             }
         )  # fmt: skip
         return replace(module, card=card)
 
     def _batch_at(self, step: int) -> list[int]:
-        """The rows of a step: each epoch is shuffled, cut into batches of like lengths, and these are shuffled again."""
+        """The rows of a step: an epoch is shuffled, cut into batches of like lengths, and these are shuffled again."""
         size = min(self.recipe.batch_size, len(self.items))
         per_epoch = math.ceil(len(self.items) / size)
         epoch, place = divmod(step, per_epoch)
@@ -231,7 +250,7 @@ class _Run:
         parts = [
             self.recipe.to_json(), str(self.seed), self.task.fingerprint("train"), self.task.fingerprint("dev"),
             self.backbone.fingerprint.weights, str(self.backbone.dtype),
-            *(hashlib.sha256(value.numpy().tobytes()).hexdigest() for value in self.start.arrays().values()),
+            self.start.digest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -277,9 +296,10 @@ def _optimizer(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimize
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adafactor":
-        return Adafactor(
+        adafactor: torch.optim.Optimizer = Adafactor(
             parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, scale_parameter=False, relative_step=False
         )
+        return adafactor
     raise SettingError(f"unknown optimizer '{recipe.optimizer}'; choose one of: adamw, adafactor")
 
 
@@ -289,4 +309,6 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
             recipe.schedule, optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.max_steps
         )
     except ValueError as error:
-        raise SettingError(f"unknown schedule '{recipe.schedule}'; one of transformers' names, such as linear") from error
+        raise SettingError(
+            f"unknown schedule '{recipe.schedule}'; choose one of transformers' names, such as linear"
+        ) from error

@@ -40,7 +40,9 @@ class Backbone:
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> Self:
+    def load(
+        cls, source: str | Path, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+    ) -> Self:
         """Load a backbone from a local folder, a GGUF file or a hub id.
 
         Args:
@@ -53,18 +55,27 @@ class Backbone:
             BackboneError: not found, not readable, or of an architecture that Headstart does not run.
         """
         chosen = loading.choose_device(device)
-        model, tokenizer = loading.load(source, dtype=loading.choose_dtype(dtype, chosen), revision=revision)
-        return cls(model.to(chosen), tokenizer, name=loading.name_of(source))
+        wanted = loading.choose_dtype(dtype, chosen)
+        # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
+        exact = torch.float32 if wanted == torch.float16 else wanted
+        model, tokenizer = loading.load(source, dtype=exact, revision=revision)
+        backbone = cls(model, tokenizer, name=loading.name_of(source))
+        if wanted != exact:
+            backbone.fingerprint = fingerprint(model, name=backbone.name)
+        model.to(chosen, wanted)
+        return backbone
 
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -136,6 +147,9 @@ class Backbone:
         config = GenerationConfig(
             do_sample=False,
             num_beams=1,
+            # A model's own generation settings fill what is left open here, and these two change a greedy answer.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad_id,
             eos_token_id=self.tokenizer.eos_token_id,
@@ -163,7 +177,7 @@ class Backbone:
             first = self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True)
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         log_p = first.logits.view(ids.shape[0], -1).float().log_softmax(-1)[index]
-        scores = log_p.gather(1, gold[:, :1]).squeeze(1)
+        scores: Tensor = log_p.gather(1, gold[:, :1]).squeeze(1)
         if gold.shape[1] == 1:
             return scores
         cache = first.past_key_values

@@ -49,8 +49,15 @@ class Encoder:
         start = self._start()
         room = style.max_input - len(suffix) - len(start)
         if room < 1:
-            raise TaskError(f"max_input={style.max_input} leaves no room for the input; raise it above {len(suffix) + 1}")
-        return (*start, *self._plain(text)[:room], *suffix)
+            raise TaskError(
+                f"max_input={style.max_input} leaves no room for the input; raise it above {len(suffix) + 1}"
+            )
+        ids = (*start, *self._plain(text)[:room], *suffix)
+        if not ids:
+            raise TaskError(
+                "an input without text and without a suffix leaves nothing to read; give the task longer inputs"
+            )
+        return ids
 
     def target(self, text: str, style: TextFormat) -> tuple[int, ...]:
         """Ids of a target with end-of-sequence, at most `style.max_target` long."""

@@ -1,4 +1,4 @@
-"""The identity of a backbone, the same in whatever dtype it was loaded."""
+"""The identity of a backbone, the same whether it was loaded in float32 or in bfloat16."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -28,5 +28,5 @@ def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
 
 
 def _digest(values: torch.Tensor) -> bytes:
-    rounded = values.detach().to("cpu", torch.bfloat16).contiguous()
-    return hashlib.sha256(rounded.view(torch.uint8).numpy()).digest()
+    rounded = values.detach().to("cpu", torch.bfloat16).contiguous().flatten()
+    return hashlib.sha256(rounded.view(torch.uint8).numpy().data).digest()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
@@ -86,7 +88,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
     try:
         with _quiet():
             return _load(place, dtype, extra)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
             f"cannot load the backbone {source}: {first_line}; check the name, the files and, for a hub id, the network"
@@ -94,7 +96,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
 
 
 def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTrainedModel, Any]:
-    config = AutoConfig.from_pretrained(place, **extra)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False, **extra)
     if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.is_encoder_decoder:
         family = AutoModelForSeq2SeqLM
     elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _is_encoder(config):
@@ -106,16 +108,23 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
     # A packed GGUF has no plain weight matrices to attach a module to.
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in extra else {}
     loading_dtype = torch.float32 if unpack else dtype
-    model = family.from_pretrained(place, dtype=loading_dtype, **extra, **unpack).to(dtype)
-    tokenizer = AutoTokenizer.from_pretrained(place, **extra)
+    model, found = family.from_pretrained(place, dtype=loading_dtype, output_loading_info=True, **extra, **unpack)
+    if found["missing_keys"]:
+        raise BackboneError(
+            f"the weights of {place} lack {min(found['missing_keys'])}, which would be random; use a complete checkpoint"
+        )
+    model.to(dtype)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **extra)
     if tokenizer.eos_token_id is None:
-        raise BackboneError(f"the tokenizer of {place} has no end-of-sequence token; set eos_token in its configuration")
+        raise BackboneError(
+            f"the tokenizer of {place} has no end-of-sequence token; set eos_token in its configuration"
+        )
     return model, tokenizer
 
 
 def _is_encoder(config: Any) -> bool:
-    names = config.architectures or ()
-    return any("MaskedLM" in name or name in {"BertModel", "RobertaModel"} for name in names)
+    """BERT and its like have a causal class too, which reads both ways unless the configuration says is_decoder."""
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
 @contextlib.contextmanager

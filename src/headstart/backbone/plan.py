@@ -67,7 +67,9 @@ def plan_batches(
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
     """Stack id lists into one (B, T) tensor, filled up with `value` on the right or the left."""
     width = max(len(row) for row in rows)
-    padded = [[value] * (width - len(row)) + list(row) if left else list(row) + [value] * (width - len(row)) for row in rows]
+    padded = [
+        [value] * (width - len(row)) + list(row) if left else list(row) + [value] * (width - len(row)) for row in rows
+    ]
     return torch.tensor(padded, dtype=torch.long)
 
 
@@ -79,9 +81,7 @@ def causal_batch(items: Sequence[Encoded], indices: Sequence[int], *, pad_id: in
     return _batch(indices, chosen, {"input_ids": ids}, starts)
 
 
-def seq2seq_batch(
-    items: Sequence[Encoded], indices: Sequence[int], *, pad_id: int, start_id: int
-) -> TargetBatch:
+def seq2seq_batch(items: Sequence[Encoded], indices: Sequence[int], *, pad_id: int, start_id: int) -> TargetBatch:
     """Encoder inputs with their mask, decoder inputs shifted by the start token."""
     chosen = [items[index] for index in indices]
     decoder = pad([(start_id, *item.target[:-1]) for item in chosen], pad_id)
@@ -96,7 +96,9 @@ def seq2seq_batch(
 def _batch(
     indices: Sequence[int], chosen: Sequence[Encoded], inputs: dict[str, Tensor], starts: Sequence[int]
 ) -> TargetBatch:
-    rows = torch.cat([torch.arange(start, start + len(item.target)) for start, item in zip(starts, chosen, strict=True)])
+    rows = torch.cat(
+        [torch.arange(start, start + len(item.target)) for start, item in zip(starts, chosen, strict=True)]
+    )
     gold = torch.tensor([token for item in chosen for token in item.target], dtype=torch.long)
     owner = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor([len(item.target) for item in chosen]))
     return TargetBatch(tuple(indices), inputs, rows, gold, owner)

@@ -1,9 +1,89 @@
-"""stub to be replaced."""
+"""`headstart compare`."""
+
+import shutil
+from typing import Annotated
+
 import typer
-app = typer.Typer()
-@app.command()
-def compare() -> None:
-    """x."""
-@app.command("y")
-def y() -> None:
-    """x."""
+
+from headstart.atomic import refuse_existing
+from headstart.cli.ensemble import IndicatorOption, RankToOption, SpaceOption, TemperatureOption, TopOption
+from headstart.cli.options import (
+    AsJson,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    HubOption,
+    MetricOption,
+    OutputOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    ShotsOption,
+    TaskArgument,
+    console,
+    load_backbone,
+    load_recipe,
+    load_task,
+    print_json,
+    steps_bar,
+)
+from headstart.cli.rank import ReductionOption
+
+__all__ = ["compare"]
+
+
+def compare(
+    task: TaskArgument,
+    hub: HubOption,
+    backbone: BackboneOption,
+    output: OutputOption,
+    seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
+    shots: ShotsOption = None,
+    indicator: IndicatorOption = "cosine",
+    also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
+    temperature: TemperatureOption = None,
+    top_k: TopOption = None,
+    space: SpaceOption = "parameters",
+    rank_to: RankToOption = None,
+    reduction: ReductionOption = "mean",
+    recipe: RecipeOption = "few-shot",
+    settings: SetOption = None,
+    test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None,
+    decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
+    metric: MetricOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare scratch, average, best single and ensemble on TASK, before and after tuning, and write a report.
+
+    A killed comparison continues with the same command; finished units lie beside the report until it is done.
+    """
+    refuse_existing(output)
+    from headstart.hub import Hub
+
+    chosen = load_recipe(recipe, settings)
+    opened = Hub.open(hub)
+    data = load_task(task, metric, seed=seed)
+    data = data.take("test", test_rows, seed=seed) if test_rows is not None else data
+    model = load_backbone(backbone, device, dtype)
+    from headstart.comparing import Blend
+    from headstart.comparing import compare as run
+    from headstart.reports import write_report
+    from headstart.reports.console import print_summary
+
+    work = output.with_name(f"{output.name}.partial")
+    with steps_bar() as show:
+        comparison = run(
+            data, opened, model, seeds=seeds, shots=shots,
+            blend=Blend(indicator, temperature, top_k, space, rank_to, reduction),
+            indicators=also or (), recipe=chosen, decoding=decoding, work=work, progress=show,
+        )  # fmt: skip
+    write_report(comparison, output)
+    shutil.rmtree(work, ignore_errors=True)
+    if as_json:
+        print_json({"report": str(output / "report.html"), "comparison": comparison.to_json()})
+        return
+    print_summary(comparison, console())
+    console().print(f"Report: {output / 'report.html'}", highlight=False)

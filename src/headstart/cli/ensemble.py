@@ -1,9 +1,95 @@
-"""stub to be replaced."""
+"""`headstart ensemble`."""
+
+from typing import Annotated
+
 import typer
-app = typer.Typer()
-@app.command()
-def ensemble() -> None:
-    """x."""
-@app.command("y")
-def y() -> None:
-    """x."""
+
+from headstart.atomic import refuse_existing
+from headstart.cli.options import (
+    AsJson,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    HubOption,
+    MetricOption,
+    OutputOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    ShotsOption,
+    TaskArgument,
+    console,
+    error_console,
+    load_backbone,
+    load_recipe,
+    load_task,
+    print_json,
+    steps_bar,
+)
+from headstart.cli.rank import ReductionOption
+
+__all__ = ["IndicatorOption", "RankToOption", "SpaceOption", "TemperatureOption", "TopOption", "ensemble"]
+
+IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")]
+TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
+TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules.")]
+SpaceOption = Annotated[str, typer.Option(help="parameters (as the papers), exact (ΔW kept) or svd (cut to --rank).")]
+RankToOption = Annotated[int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")]
+
+
+def ensemble(
+    task: TaskArgument,
+    hub: HubOption,
+    backbone: BackboneOption,
+    output: OutputOption,
+    indicator: IndicatorOption = "cosine",
+    temperature: TemperatureOption = None,
+    top_k: TopOption = None,
+    space: SpaceOption = "parameters",
+    rank_to: RankToOption = None,
+    reduction: ReductionOption = "mean",
+    shots: ShotsOption = None,
+    recipe: RecipeOption = "few-shot",
+    settings: SetOption = None,
+    metric: MetricOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Blend a hub into a start for TASK, Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
+    refuse_existing(output)
+    from headstart.hub import Hub
+
+    chosen = load_recipe(recipe, settings)
+    opened = Hub.open(hub)
+    data = load_task(task, metric, seed=seed)
+    data = data.few_shot(k=shots, seed=seed) if shots is not None else data
+    model = load_backbone(backbone, device, dtype)
+    from headstart.kinds import save_module
+    from headstart.pipeline import blend_note, weight_table
+    from headstart.pipeline import ensemble as run
+
+    with steps_bar() as show:
+        start = run(
+            data, opened, model, indicator=indicator, temperature=temperature, top_k=top_k, space=space, rank_to=rank_to,
+            reduction=reduction, recipe=chosen, seed=seed, name=output.name, progress=show,
+        )  # fmt: skip
+    saved = save_module(start.module, output)
+    frame = weight_table(start)
+    if as_json:
+        print_json(
+            {
+                "card": saved.card.model_dump(mode="json"), "indicator": start.indicator,
+                "temperature": start.temperature, "space": start.merged.space, "effective": start.merged.effective,
+                "error": start.merged.error, "refused": [vars(module) for module in start.ranking.refused],
+            }
+        )  # fmt: skip
+        return
+    from headstart.reports.console import table
+
+    shown = frame[frame["weight"] > 0].drop(columns=["task", "license"])
+    console().print(table(shown, title=f"{data.name}: what the start is made of"))
+    console().print(f"{blend_note(start)}. Saved {output}.", highlight=False)
+    for module in start.ranking.refused:
+        error_console().print(f"refused {module.name}: {module.reason}", highlight=False, markup=False)

@@ -1,9 +1,145 @@
-"""stub to be replaced."""
+"""`headstart hub …`: none of these imports torch unless a backbone is given to check against."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
 import typer
-app = typer.Typer()
+
+from headstart.cli.options import (
+    AsJson,
+    DeviceOption,
+    DtypeOption,
+    console,
+    error_console,
+    load_backbone,
+    print_json,
+    progress_bar,
+    rows_table,
+)
+from headstart.errors import HubError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Keep modules: add, list, show, check, remove.")
+
+HubArgument = Annotated[Path, typer.Argument(help="Hub folder.")]
+NameArgument = Annotated[str, typer.Argument(help="Module's name in the hub.")]
+
+
 @app.command()
-def hub() -> None:
-    """x."""
-@app.command("y")
-def y() -> None:
-    """x."""
+def add(
+    hub: HubArgument,
+    folders: Annotated[list[Path], typer.Argument(help="PEFT folders.")],
+    backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Check against this backbone too.")] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Validate PEFT folders and take them into HUB, which is created if need be. Exit code 1 when any was refused."""
+    from headstart.hub import Hub
+
+    check = None
+    if backbone is not None:
+        model = load_backbone(backbone, device, dtype)
+        from headstart.pipeline import fits
+
+        check = fits(model)
+    with progress_bar("adding") as show:
+        admissions = Hub.create(hub).add_all(folders, check=check, progress=show)
+    rows = [
+        {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason or "", "folder": str(a.path)}
+        for a in admissions
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        console().print(rows_table(rows, ("module", "result", "reason"), whole=("module", "result")))
+    if any(row["result"] == "refused" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(hub: HubArgument, as_json: AsJson = False) -> None:
+    """Show what is in HUB."""
+    from headstart.hub import Hub
+
+    opened = Hub.open(hub)
+    cards = [card.model_dump(mode="json") for card in opened.cards()]
+    if as_json:
+        print_json(cards)
+        return
+    rows = [
+        card
+        | {"score": "" if card["score"] is None else f"{card['score']:.3f}", "parameters": f"{card['parameters']:,}"}
+        | {"family": card["family"].rsplit("/", 1)[-1].strip()}
+        for card in cards
+    ]
+    columns = ("name", "kind", "rank", "parameters", "family", "metric", "score")
+    console().print(rows_table(rows, columns, whole=("name", "kind", "parameters", "score")))
+    _warn(opened.problems())
+
+
+@app.command()
+def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
+    """Show one module's card."""
+    from headstart.hub import Hub
+
+    card = Hub.open(hub).card(name).model_dump(mode="json")
+    if as_json:
+        print_json(card)
+        return
+    facts = card | {
+        "targets": _shortened(card["targets"]),
+        "donors": ", ".join(f"{donor['name']} {donor['weight']:.3f}" for donor in card["donors"]),
+        "backbone": _identity(card["backbone"]),
+    }
+    rows = [{"field": key, "value": value} for key, value in facts.items() if value not in (None, "")]
+    console().print(rows_table(rows, ("field", "value"), whole=("field",)))
+
+
+@app.command()
+def check(hub: HubArgument, as_json: AsJson = False) -> None:
+    """Read every module of HUB again and compare it with the catalogue. Exit code 1 when something is wrong."""
+    from headstart.hub import Hub
+
+    opened = Hub.open(hub)
+    with progress_bar("checking") as bar:
+        problems = opened.check(bar)
+    rows = [{"module": problem.name, "problem": problem.reason} for problem in problems]
+    if as_json:
+        print_json({"modules": len(opened), "problems": rows})
+    elif rows:
+        console().print(rows_table(rows, ("module", "problem"), whole=("module",)))
+    else:
+        console().print(f"All {len(opened)} modules are as catalogued.")
+    if rows:
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(hub: HubArgument, names: Annotated[list[str], typer.Argument(help="Modules to remove.")]) -> None:
+    """Remove modules, folder and catalogue entry."""
+    from headstart.hub import Hub
+
+    opened = Hub.open(hub)
+    known = {*opened.names(), *(problem.name for problem in opened.problems())}
+    for name in names:
+        if name not in known:
+            raise HubError(f"{hub} has no module '{name}'; nothing was removed; see headstart hub list {hub}")
+    for name in names:
+        opened.remove(name)
+    console().print(f"Removed {', '.join(names)}; {len(opened)} modules are left.")
+
+
+def _warn(problems: Sequence[object]) -> None:
+    if problems:
+        error_console().print(f"{len(problems)} more cannot be used; see headstart hub check", highlight=False)
+
+
+def _shortened(targets: list[str]) -> str:
+    return ", ".join(targets) if len(targets) <= 6 else f"{', '.join(targets[:6])} … {len(targets)} in all"
+
+
+def _identity(backbone: dict[str, str] | None) -> str:
+    return "" if backbone is None else f"{backbone['name']} ({backbone['architecture']}, weights {backbone['weights'][:12]})"

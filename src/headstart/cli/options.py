@@ -2,14 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from headstart.errors import SettingError
 
@@ -29,13 +32,17 @@ __all__ = [
     "RecipeOption",
     "SeedOption",
     "SetOption",
+    "ShotsOption",
     "TaskArgument",
+    "console",
     "error_console",
     "load_backbone",
     "load_recipe",
     "load_task",
     "print_json",
     "progress_bar",
+    "rows_table",
+    "steps_bar",
 ]
 
 TaskArgument = Annotated[
@@ -52,7 +59,14 @@ RecipeOption = Annotated[str, typer.Option(help="Named recipe: few-shot, full, t
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change one setting of the recipe, as name=value; repeatable.")
 ]
+ShotsOption = Annotated[
+    int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+NUMBERS = frozenset({"rank", "parameters", "score"})
+"""Columns of `rows_table` that are set flush right."""
 
 
 def console() -> Console:
@@ -101,6 +115,16 @@ def load_recipe(name: str, settings: list[str] | None) -> "Recipe":
     return RECIPES[name].change(**changes)
 
 
+def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> Table:
+    """A plain table of the named columns; those in `whole` are never broken, the others wrap at words."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in whole, overflow="fold", justify="right" if column in NUMBERS else "left")
+    for row in rows:
+        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
+    return table
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
     """A bar on standard error; yields a function of (done, total, note)."""
@@ -108,3 +132,10 @@ def progress_bar(what: str) -> Iterator[Any]:
     with Progress(*columns, console=error_console(), transient=True) as bar:
         row = bar.add_task(what, total=None, note="")
         yield lambda done, total, note="": bar.update(row, completed=done, total=total, note=note)
+
+
+@contextmanager
+def steps_bar() -> Iterator[Any]:
+    """A bar for work in several phases; yields a function of (what, done, total)."""
+    with progress_bar("starting") as show:
+        yield lambda what, done, total: show(done, total, what)

@@ -1,9 +1,84 @@
-"""stub to be replaced."""
+"""`headstart rank`."""
+
+from typing import Annotated
+
 import typer
-app = typer.Typer()
-@app.command()
-def rank() -> None:
-    """x."""
-@app.command("y")
-def y() -> None:
-    """x."""
+
+from headstart.cli.options import (
+    AsJson,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    HubOption,
+    MetricOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    ShotsOption,
+    TaskArgument,
+    console,
+    error_console,
+    load_backbone,
+    load_recipe,
+    load_task,
+    print_json,
+    steps_bar,
+)
+
+__all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "rank"]
+
+IndicatorsOption = Annotated[
+    list[str] | None, typer.Option("--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; repeatable.")
+]
+ReductionOption = Annotated[str, typer.Option(help="mean or sum over target tokens.")]
+RowsOption = Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")]
+
+
+def rank(
+    task: TaskArgument,
+    hub: HubOption,
+    backbone: BackboneOption,
+    indicators: IndicatorsOption = None,
+    reduction: ReductionOption = "mean",
+    rows: RowsOption = None,
+    shots: ShotsOption = None,
+    recipe: RecipeOption = "few-shot",
+    settings: SetOption = None,
+    metric: MetricOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score every module of a hub on TASK by all asked indicators in one pass; higher is better."""
+    from headstart.hub import Hub
+
+    chosen = load_recipe(recipe, settings)
+    opened = Hub.open(hub)
+    data = load_task(task, metric, seed=seed)
+    data = data.few_shot(k=shots, seed=seed) if shots is not None else data
+    model = load_backbone(backbone, device, dtype)
+    from headstart.pipeline import rank as run
+
+    with steps_bar() as show:
+        ranking = run(
+            data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
+            seed=seed, progress=show,
+        )  # fmt: skip
+    frame = ranking.frame()
+    if as_json:
+        refused = [vars(module) for module in ranking.refused]
+        print_json(
+            {
+                "task": data.name, "examples": ranking.scores.examples, "tokens": ranking.scores.tokens,
+                "reduction": reduction, "modules": frame.astype(object).where(frame.notna(), None).to_dict("records"),
+                "refused": refused, "reasons": ranking.scores.reasons,
+            }
+        )  # fmt: skip
+        return
+    from headstart.reports.console import table
+
+    title = f"{data.name}: {len(frame)} modules on {ranking.scores.examples} dev rows, {reduction} over {ranking.scores.tokens} target tokens"
+    console().print(table(frame.drop(columns=["task", "license"]), title=title))
+    for module in ranking.refused:
+        error_console().print(f"refused {module.name}: {module.reason}", highlight=False, markup=False)

@@ -16,6 +16,7 @@ from headstart.cli.options import (
     RecipeOption,
     SeedOption,
     SetOption,
+    ShotsOption,
     TaskArgument,
     console,
     load_backbone,
@@ -35,7 +36,7 @@ def tune(
     recipe: RecipeOption = "few-shot",
     settings: SetOption = None,
     start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Tune on a few-shot draw of K rows per class (4K without classes).")] = None,
+    shots: ShotsOption = None,
     train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
@@ -78,9 +79,9 @@ def tune(
     if as_json:
         print_json({"module": saved.card.model_dump(mode="json"), "curve": [vars(point) for point in tuned.curve]})
         return
-    from headstart.reports.console import table
-
     import pandas as pd
+
+    from headstart.reports.console import table
 
     out = console()
     out.print(table(pd.DataFrame([vars(point) for point in tuned.curve]), title=f"Tuning on {data.name}"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -56,6 +58,10 @@ class Module(ABC):
         """The same module with other parameter values of the same names and shapes."""
 
     @abstractmethod
+    def reset(self, *, seed: int) -> Module:
+        """A module of the same shape with fresh random parameters, as before any tuning."""
+
+    @abstractmethod
     def check(self, backbone: Backbone) -> None:
         """Raise `ModuleError` unless every part of this module has its place, of the right shape, in `backbone`."""
 
@@ -79,6 +85,14 @@ class Module(ABC):
         Raises `ModuleError` when the layers do not hold equally many parameters.
         """
 
+    def digest(self) -> str:
+        """SHA-256 over configuration and tensors: equal digest, equal function. For cache keys."""
+        whole = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True, default=str).encode())
+        for name, value in sorted(self.tensors().items()):
+            whole.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            whole.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
     def aligned_to(self, other: Module) -> Module:
         """The same function, written in `other`'s terms so that `arrays` can be averaged with its own.
 
@@ -87,7 +101,9 @@ class Module(ABC):
         mine = {name: tuple(value.shape) for name, value in self.arrays().items()}
         theirs = {name: tuple(value.shape) for name, value in other.arrays().items()}
         if self.kind != other.kind:
-            raise MergeError(f"'{self.name}' is a {self.kind} and '{other.name}' a {other.kind}; merge modules of one kind")
+            raise MergeError(
+                f"'{self.name}' is a {self.kind} and '{other.name}' a {other.kind}; merge modules of one kind"
+            )
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name):
                 raise MergeError(

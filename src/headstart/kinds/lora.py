@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from headstart.backbone import Backbone
-from headstart.errors import ModuleError, SettingError
+from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
 from headstart.kinds.tensors import to_torch
@@ -76,25 +76,31 @@ class LoraModule(Module):
         targets = settings.targets or _default_targets(backbone)
         layers = {path: layer for path, layer in _linear_layers(backbone) if _ends_with(path, targets)}
         if not layers:
-            raise SettingError(f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets")
+            raise SettingError(
+                f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
+            )
         generator = torch.Generator().manual_seed(seed)
         factors = {}
         for path, layer in layers.items():
             inputs, outputs = layer_widths(layer)
-            bound = 1 / math.sqrt(inputs)
-            a = torch.empty(settings.rank, inputs).uniform_(-bound, bound, generator=generator)
-            factors[path] = Factors(a, torch.zeros(outputs, settings.rank), settings.alpha / settings.rank)
+            factors[path] = _fresh_factors(settings.rank, inputs, outputs, settings.alpha / settings.rank, generator)
         return cls.build(factors, name=name, backbone=backbone, targets=targets)
 
     @classmethod
     def build(
-        cls, factors: Mapping[str, Factors], *, name: str, backbone: Backbone | None, targets: Sequence[str] | None = None
+        cls,
+        factors: Mapping[str, Factors],
+        *,
+        name: str,
+        backbone: Backbone | None,
+        targets: Sequence[str] | None = None,
     ) -> LoraModule:
         """A module out of factors, with a PEFT configuration that states their ranks and scalings exactly."""
-        task_type = "SEQ_2_SEQ_LM" if backbone is not None and backbone.seq2seq else "CAUSAL_LM"
-        config = _peft_config(factors, targets=targets, task_type=task_type, base=backbone.name if backbone else None)
+        # The file keeps α, not α/r: the scaling is what α gives back, or the card would contradict the file by a bit.
+        factors = {path: f._replace(scaling=_alpha(f) / f.a.shape[0]) for path, f in factors.items()}
+        config = _peft_config(factors, targets=targets, backbone=backbone)
         card = _card(factors, name=name, backbone=backbone)
-        return cls(card, config, dict(factors))
+        return cls(card, config, factors)
 
     def tensors(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`."""
@@ -106,9 +112,7 @@ class LoraModule(Module):
 
     def arrays(self) -> dict[str, Tensor]:
         """`<layer>.a` and `<layer>.b`, raw as tuned."""
-        return {
-            f"{path}.{part}": value for path, f in self.factors.items() for part, value in (("a", f.a), ("b", f.b))
-        }
+        return {f"{path}.{part}": value for path, f in self.factors.items() for part, value in (("a", f.a), ("b", f.b))}
 
     def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
         """The same module with other factors of the same shapes."""
@@ -120,18 +124,31 @@ class LoraModule(Module):
     def aligned_to(self, other: Module) -> Module:
         """The same ΔW with `other`'s scaling in every layer: the difference moves into B."""
         super().aligned_to(other)
-        theirs = other.factors if isinstance(other, LoraModule) else {}
+        if not isinstance(other, LoraModule):
+            raise MergeError(
+                f"'{other.name}' is no plain LoRA module, so '{self.name}' cannot be merged with it; leave it out"
+            )
+        factors = {}
+        for path, f in self.factors.items():
+            scaling = other.factors[path].scaling
+            factors[path] = f if f.scaling == scaling else Factors(f.a, f.b * (f.scaling / scaling), scaling)
+        card = self.card.model_copy(update={"scaling": other.card.scaling})
+        return replace(self, factors=factors, config=other.config, card=card)
+
+    def reset(self, *, seed: int) -> LoraModule:
+        """The same layers, ranks and scalings with ΔW = 0; see `fresh`."""
+        generator = torch.Generator().manual_seed(seed)
         factors = {
-            path: f if f.scaling == theirs[path].scaling
-            else Factors(f.a, f.b * (f.scaling / theirs[path].scaling), theirs[path].scaling)
+            path: _fresh_factors(f.a.shape[0], f.a.shape[1], f.b.shape[0], f.scaling, generator)
             for path, f in self.factors.items()
-        }  # fmt: skip
+        }
         return replace(self, factors=factors)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers."""
         require_backbone_of(self.card, backbone)
-        check_layers({path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}, self.config, self.name, backbone)
+        widths = {path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}
+        check_layers(widths, self.config, self.name, backbone)
 
     @property
     def stack_key(self) -> Hashable:
@@ -144,7 +161,7 @@ class LoraModule(Module):
         return LoraStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
 
     def layer_vectors(self) -> Tensor:
-        """Rows: layers in order of their number in the path (encoder before decoder); columns: A and B, flattened."""
+        """Rows: layers by the path before their number, then by the number; columns: A and B, flattened."""
         rows: dict[tuple[str, int], list[Tensor]] = {}
         for path in sorted(self.factors):
             where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
@@ -195,16 +212,22 @@ class LoraStack(Stack):
     def _add_update(self, path: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = (self.parameters[f"{path}.{part}"].to(args[0].dtype) for part in "ab")
         rows = args[0].reshape(self.size, -1, a.shape[2])
-        hidden = torch.bmm(rows, a.transpose(1, 2)) * self.scaling[path].to(rows.dtype)
+        # The scaling stays float32: rounded to bfloat16 it would make every update up to 0.4 % too large or small.
+        hidden = (torch.bmm(rows, a.transpose(1, 2)) * self.scaling[path]).to(rows.dtype)
         update = torch.baddbmm(output.reshape(self.size, -1, b.shape[1]), hidden, b.transpose(1, 2))
         return update.view(output.shape)
 
 
+def _fresh_factors(rank: int, inputs: int, outputs: int, scaling: float, generator: torch.Generator) -> Factors:
+    bound = 1 / math.sqrt(inputs)
+    a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
+    return Factors(a, torch.zeros(outputs, rank), scaling)
+
+
 def layer_widths(layer: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer; GPT-2's Conv1D holds its weight transposed."""
-    if isinstance(layer, Conv1D):
-        return int(layer.weight.shape[0]), int(layer.weight.shape[1])
-    return int(layer.weight.shape[1]), int(layer.weight.shape[0])
+    first, second = layer.get_parameter("weight").shape
+    return (first, second) if isinstance(layer, Conv1D) else (second, first)
 
 
 def check_layers(
@@ -222,9 +245,11 @@ def check_layers(
             raise ModuleError(
                 f"{path} is {inputs}→{outputs} in module '{name}' but {here} in {backbone.name}; it was made for another backbone"
             )
-    matcher = LoraConfig(
-        **{key: config.get(key) for key in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")}
-    )
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    try:
+        matcher = LoraConfig(**{key: config.get(key) for key in fields})
+    except ValueError as error:
+        raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
     named = {path for path in layers if check_target_module_exists(matcher, path)} if matcher.target_modules else set()
     for path in sorted(named - widths.keys()):
         raise ModuleError(
@@ -250,22 +275,29 @@ def _default_targets(backbone: Backbone) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _alpha(factor: Factors) -> float:
+    return factor.scaling * factor.a.shape[0]
+
+
 def _peft_config(
-    factors: Mapping[str, Factors], *, targets: Sequence[str] | None, task_type: str, base: str | None
+    factors: Mapping[str, Factors], *, targets: Sequence[str] | None, backbone: Backbone | None
 ) -> dict[str, Any]:
     """PEFT's configuration for these factors: the commonest rank and alpha, and patterns for the others."""
     ranks = {path: f.a.shape[0] for path, f in factors.items()}
-    alphas = {path: f.scaling * ranks[path] for path, f in factors.items()}
+    alphas = {path: _alpha(f) for path, f in factors.items()}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
     alpha = max(set(alphas.values()), key=list(alphas.values()).count)
+    layers = dict(_linear_layers(backbone)) if backbone is not None else {}
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         rank_pattern={path: r for path, r in ranks.items() if r != rank},
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
         target_modules=sorted(targets if targets is not None else factors),
-        task_type=task_type,
-        base_model_name_or_path=base,
+        # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
+        fan_in_fan_out=all(isinstance(layers.get(path), Conv1D) for path in factors),
+        task_type="SEQ_2_SEQ_LM" if backbone is not None and backbone.seq2seq else "CAUSAL_LM",
+        base_model_name_or_path=backbone.name if backbone is not None else None,
         inference_mode=True,
     )
     plain = config.to_dict()

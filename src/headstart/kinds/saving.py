@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import save
 
 from headstart.atomic import refuse_existing, staged_folder
 from headstart.formats import read_safetensors, tensor_hash
@@ -27,8 +28,8 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
     refuse_existing(folder)
     with staged_folder(folder) as staging:
         weights = staging / "adapter_model.safetensors"
-        save_file({name: value.contiguous() for name, value in module.tensors().items()}, weights, metadata={"format": "pt"})
-        weights.chmod(0o644)
+        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in module.tensors().items()}
+        weights.write_bytes(save(tensors, metadata={"format": "pt"}))
         card = module.card.model_copy(update={"tensor_hash": tensor_hash(read_safetensors(weights))})
         (staging / "adapter_config.json").write_text(json.dumps(dict(module.config), indent=1, sort_keys=True) + "\n")
         (staging / CARD_FILE).write_text(card.to_json())
@@ -54,7 +55,8 @@ def readme(card: ModuleCard) -> str:
         "Backbone": card.base_model,
         "Data licence": card.dataset_license,
     }
-    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items() if value not in (None, ""))]
+    stated = [f"| {key} | {value} |" for key, value in facts.items() if value not in (None, "")]
+    lines += ["| | |", "|---|---|", *stated]
     if card.donors:
         lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
         lines += [f"| {donor.name} | {donor.weight:.4f} | {donor.license or '—'} |" for donor in card.donors]

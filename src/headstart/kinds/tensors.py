@@ -21,7 +21,9 @@ DTYPES = {
 def to_torch(stored: StoredTensor) -> Tensor:
     """A tensor with the stored dtype and shape, in memory of its own."""
     if stored.dtype not in DTYPES:
-        raise ModuleError(f"tensor {stored.name} has dtype {stored.dtype}, which modules do not use; save it as F32 or BF16")
+        raise ModuleError(
+            f"tensor {stored.name} has dtype {stored.dtype}, which modules do not use; save it as F32 or BF16"
+        )
     if 0 in stored.shape:
         return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
     return torch.frombuffer(stored.data, dtype=DTYPES[stored.dtype]).view(stored.shape).clone()

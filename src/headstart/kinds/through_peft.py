@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
 
@@ -58,6 +58,13 @@ class PeftModule(Module):
             )
         return self
 
+    def reset(self, *, seed: int) -> PeftModule:
+        """Not offered: PEFT draws such parameters only while it injects them into a backbone."""
+        del seed
+        raise ModuleError(
+            f"'{self.name}' is a LoRA variant ({self.variant}) that cannot be drawn afresh; shape it after plain LoRA"
+        )
+
     def check(self, backbone: Backbone) -> None:
         """As for LoRA."""
         require_backbone_of(self.card, backbone)
@@ -76,7 +83,9 @@ class PeftModule(Module):
 
     def layer_vectors(self) -> Tensor:
         """Not defined: these variants hold parameters of several natures."""
-        raise ModuleError(f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator")
+        raise ModuleError(
+            f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator"
+        )
 
 
 class PeftStack(Stack):
@@ -90,11 +99,11 @@ class PeftStack(Stack):
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
         """Inject, load, yield, and put every layer, bias and flag of the backbone back."""
-        kept = {name: value.detach().clone() for name, value in backbone.model.named_parameters() if name.endswith("bias")}
-        config = PEFT_TYPE_TO_CONFIG_MAPPING[self._module.config["peft_type"]](
-            **{key: value for key, value in self._module.config.items() if key not in {"auto_mapping", "peft_version"}}
-        )
-        wrapped = PeftModel(backbone.model, config, autocast_adapter_dtype=False)
+        biases = {name: value for name, value in backbone.model.named_parameters() if name.endswith("bias")}
+        kept = {name: value.detach().clone() for name, value in biases.items()}
+        # PEFT draws random parameters before ours replace them; the caller's random numbers stay the same.
+        with torch.random.fork_rng(devices=[]):
+            wrapped = PeftModel(backbone.model, self._config(), autocast_adapter_dtype=False)
         try:
             set_peft_model_state_dict(wrapped, {name: value[0].detach() for name, value in self.parameters.items()})
             wrapped.to(backbone.device).eval()
@@ -103,9 +112,8 @@ class PeftStack(Stack):
         finally:
             wrapped.unload()
             with torch.no_grad():
-                for name, value in backbone.model.named_parameters():
-                    if name in kept:
-                        value.copy_(kept[name])
+                for name, value in biases.items():
+                    value.copy_(kept[name])
             backbone.model.requires_grad_(False)
 
     def module(self, index: int) -> PeftModule:
@@ -116,9 +124,9 @@ class PeftStack(Stack):
 
     @contextlib.contextmanager
     def gradients(self) -> Iterator[None]:
-        """PEFT's own parameters collect the gradients while attached."""
+        """PEFT's own parameters, the tuned biases among them, collect the gradients while attached."""
         for name, value in self._wrapped.named_parameters():
-            value.requires_grad_("lora_" in name)
+            value.requires_grad_("lora_" in name or name in self.parameters)
         try:
             yield
         finally:
@@ -127,8 +135,12 @@ class PeftStack(Stack):
                 value.requires_grad_(False)
 
     def squared_gradients(self) -> dict[str, Tensor]:
-        """Per parameter under PEFT's names, (1,)."""
-        saved = get_peft_model_state_dict(
-            self._wrapped, state_dict={n: p.grad for n, p in self._wrapped.named_parameters() if p.grad is not None}
-        )
-        return {name: value.float().pow(2).sum().cpu().view(1) for name, value in saved.items()}
+        """Per parameter of PEFT's model, (1,)."""
+        found = {name: value.grad for name, value in self._wrapped.named_parameters() if value.grad is not None}
+        return {name: value.float().pow(2).sum().cpu().view(1) for name, value in found.items()}
+
+    def _config(self) -> Any:
+        """PEFT's configuration; what this PEFT does not know was empty, or the module would have been refused."""
+        made = PEFT_TYPE_TO_CONFIG_MAPPING[self._module.config["peft_type"]]
+        known = {field.name for field in fields(made)} - {"auto_mapping", "peft_version"}
+        return made(**{key: value for key, value in self._module.config.items() if key in known})

@@ -85,24 +85,11 @@ def score(
     _check_request(chosen, examples, reduction, reference)
     items = backbone.encode([(example.input, example.target) for example in examples], style or TextFormat())
     run = _Pass(backbone, items, chosen, budget=budget, modules=len(modules))
-    reference_log_p = run.reference_log_p(reference) if any(i.name == "kl" for i in chosen) and reference else None
-    groups = stacks(modules, most=run.width)
-    found: dict[str, list[float]] = {indicator.name: [math.nan] * len(modules) for indicator in chosen}
-    for done, members in enumerate(groups):
-        report = (lambda part, base=done: progress(base * len(run.batches) + part, len(groups) * len(run.batches))) if progress else None
-        totals = run.totals([modules[index] for index in members], reference_log_p, reduction, report)
-        for name, values in totals.items():
-            for index, value in zip(members, values.tolist(), strict=True):
-                found[name][index] = value
-    reasons = _from_weights(chosen, modules, reference, found)
-    return Scores(
-        tuple(module.name for module in modules),
-        {name: tuple(values) for name, values in found.items()},
-        reduction,
-        len(items),
-        run.tokens,
-        reasons,
-    )
+    found = run.over(modules, reference, scale=1 / run.tokens if reduction == "mean" else 1.0, progress=progress)
+    reasons = _without_value(found, modules) | _from_weights(chosen, modules, reference, found)
+    names = tuple(module.name for module in modules)
+    values = {indicator.name: tuple(found[indicator.name]) for indicator in chosen}
+    return Scores(names, values, reduction, len(items), run.tokens, reasons)
 
 
 def _check_request(
@@ -123,7 +110,13 @@ class _Pass:
     """The batches of one scoring run, and the sums over them for one stack at a time."""
 
     def __init__(
-        self, backbone: Backbone, items: Sequence[Encoded], chosen: Sequence[Indicator], *, budget: int | None, modules: int
+        self,
+        backbone: Backbone,
+        items: Sequence[Encoded],
+        chosen: Sequence[Indicator],
+        *,
+        budget: int | None,
+        modules: int,
     ) -> None:
         self.backbone = backbone
         self.by_token = [indicator for indicator in chosen if isinstance(indicator, TokenIndicator)]
@@ -141,33 +134,48 @@ class _Pass:
         )
         self.batches = [backbone.batch(items, indices) for indices in plan] if self.by_token or self.by_gradient else []
 
-    def reference_log_p(self, reference: Module) -> list[Tensor]:
-        """log p of the reference module at every target token, one (M, V) per batch."""
+    def over(
+        self, modules: Sequence[Module], reference: Module | None, *, scale: float, progress: Progress | None
+    ) -> dict[str, list[float]]:
+        """Every token and gradient indicator of every module: the sums over target tokens times `scale`."""
+        found = {indicator.name: [math.nan] * len(modules) for indicator in (*self.by_token, *self.by_gradient)}
+        compared = self._reference_log_p(reference)
+        groups = stacks(modules, most=self.width) if found else []
+        steps = len(groups) * len(self.batches)
+        done = iter(range(1, steps + 1))
+        report = (lambda: progress(next(done), steps)) if progress else (lambda: None)
+        for members in groups:
+            chosen = [modules[index] for index in members]
+            for name, values in self._totals(chosen, compared, scale=scale, report=report).items():
+                for index, value in zip(members, values.tolist(), strict=True):
+                    found[name][index] = value
+        return found
+
+    def _reference_log_p(self, reference: Module | None) -> Sequence[Tensor | None]:
+        """log p of the reference module at every target token, (M, V) per batch; `None` where nobody asks for it."""
+        if reference is None or not any(indicator.needs_reference for indicator in self.by_token):
+            return [None] * len(self.batches)
         stack = type(reference).stack([reference], self.backbone)
         with torch.inference_mode(), stack.attach(self.backbone):
             return [self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu() for batch in self.batches]
 
-    def totals(
+    def _totals(
         self,
         modules: Sequence[Module],
-        reference_log_p: list[Tensor] | None,
-        reduction: str,
-        progress: Callable[[int], None] | None,
+        reference_log_p: Sequence[Tensor | None],
+        *,
+        scale: float,
+        report: Callable[[], None],
     ) -> dict[str, Tensor]:
-        """Every token and gradient indicator over all batches, (N,) each."""
-        if not self.batches:
-            return {}
+        """Every token and gradient indicator of one stack over all batches, (N,) each."""
         stack = type(modules[0]).stack(modules, self.backbone)
         sums = {indicator.name: torch.zeros(len(modules), dtype=torch.float64) for indicator in self.by_token}
         with contextlib.ExitStack() as open_blocks:
             open_blocks.enter_context(stack.attach(self.backbone))
             open_blocks.enter_context(stack.gradients() if self.by_gradient else torch.inference_mode())
-            for number, batch in enumerate(self.batches):
-                reference = reference_log_p[number] if reference_log_p else None
+            for batch, reference in zip(self.batches, reference_log_p, strict=True):
                 self._add(batch, stack, reference, sums)
-                if progress:
-                    progress(number + 1)
-            scale = 1 / self.tokens if reduction == "mean" else 1.0
+                report()
             squared = stack.squared_gradients() if self.by_gradient else {}
         totals = {name: value * scale for name, value in sums.items()}
         for indicator in self.by_gradient:
@@ -180,10 +188,21 @@ class _Pass:
         logits = self.backbone.target_logits(batch, modules=len(stack))
         tokens = TokenStatistics(logits, batch.gold.to(logits.device), reference)
         if self.by_gradient:
-            (-tokens.gold_log_p.sum()).backward()
+            torch.autograd.backward(-tokens.gold_log_p.sum())
         with torch.no_grad():
             for indicator in self.by_token:
                 sums[indicator.name] += indicator.per_token(tokens).double().sum(1).cpu()
+
+
+def _without_value(found: dict[str, list[float]], modules: Sequence[Module]) -> dict[str, dict[str, str]]:
+    """Turn infinities into NaN; returns the reasons of the missing values."""
+    reasons: dict[str, dict[str, str]] = {}
+    for name, values in found.items():
+        for index, value in enumerate(values):
+            if not math.isfinite(value):
+                values[index] = math.nan
+                reasons.setdefault(name, {})[modules[index].name] = "its predictions are not finite numbers"
+    return reasons
 
 
 def _from_weights(
@@ -193,6 +212,7 @@ def _from_weights(
     reasons: dict[str, dict[str, str]] = {}
     for indicator in chosen:
         if isinstance(indicator, WeightIndicator) and reference is not None:
+            found[indicator.name] = [math.nan] * len(modules)
             for index, value in enumerate(indicator.from_modules(modules, reference)):
                 if isinstance(value, str):
                     reasons.setdefault(indicator.name, {})[modules[index].name] = value

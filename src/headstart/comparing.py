@@ -1,0 +1,246 @@
+"""The guarded comparison: scratch, average, best single and ensemble, before and after tuning, over several seeds."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import headstart
+from headstart.atomic import write_text
+from headstart.backbone import Backbone
+from headstart.comparison import METHODS, SCRATCH, Comparison
+from headstart.errors import SettingError
+from headstart.evaluation import evaluate
+from headstart.hub import Hub
+from headstart.kinds import Module
+from headstart.merging import merge, one_hot, uniform
+from headstart.pipeline import Progress, Ranking, Refused, Start, blend_note, ensemble, load_modules, rank, weight_table
+from headstart.recipes import RECIPES, Recipe
+from headstart.tasks import Task
+from headstart.tuning import style_of, tune
+
+__all__ = ["Blend", "compare"]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How the compared ensemble is made; see `headstart.ensemble`. `temperature` `None`: the indicator's own."""
+
+    indicator: str = "cosine"
+    temperature: float | None = None
+    top_k: int | None = None
+    space: str = "parameters"
+    rank_to: int | None = None
+    reduction: str = "mean"
+
+
+def compare(
+    task: Task,
+    hub: Hub | Sequence[Module],
+    backbone: Backbone,
+    *,
+    seeds: int = 3,
+    shots: int | None = None,
+    blend: Blend | None = None,
+    indicators: Sequence[str] = (),
+    recipe: Recipe | str = "few-shot",
+    decoding: str = "auto",
+    work: Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Tune from four starts on few-shot draws of a task and test each, before and after.
+
+    Every seed is another draw of training and dev rows, another fresh module and another order; all four methods of a
+    seed share them. The test split is used for nothing but the reported scores.
+
+    Args:
+        task: with train and test splits (and a dev split, or enough training rows to draw one from).
+        hub: a hub, or modules that were loaded before.
+        backbone: the frozen model.
+        seeds: how many, from 0.
+        shots: rows per class (four times as many without classes); `None` is [PEWE]'s 16 and 64.
+        blend: how the ensemble is made.
+        indicators: further indicators to show in the ranking.
+        recipe: how each start is tuned.
+        decoding: as in `evaluate`.
+        work: folder of finished units, from which a killed comparison continues; `None` keeps none.
+        progress: called with (what, done, total).
+
+    Raises:
+        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`.
+    """
+    if seeds < 1:
+        raise SettingError(f"seeds {seeds} must be at least 1")
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    began = time.monotonic()
+    modules, refused = load_modules(hub, backbone, progress=progress) if isinstance(hub, Hub) else (list(hub), [])
+    run = _Run(backbone, modules, blend or Blend(), recipe, decoding, _Units(work, backbone), progress, seeds)
+    for seed in range(seeds):
+        run.seed(task.few_shot(k=shots, seed=seed), seed, indicators)
+    settings = run.settings(task, shots=shots, seconds=time.monotonic() - began)
+    return run.result(task, settings, refused)
+
+
+class _Units:
+    """Results by content hash, kept as small JSON files: a unit that is there is not computed again."""
+
+    def __init__(self, folder: Path | None, backbone: Backbone) -> None:
+        self.folder = folder
+        self._common = [backbone.fingerprint.weights, str(backbone.dtype), headstart.__version__]
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def key(self, *parts: str) -> str:
+        """The hash that names a unit."""
+        return hashlib.sha256(json.dumps([*self._common, *parts]).encode()).hexdigest()[:24]
+
+    def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The unit's result, computed at most once."""
+        path = self.folder / f"{key}.json" if self.folder else None
+        if key not in self._known and path is not None and path.exists():
+            self._known[key] = json.loads(path.read_text(encoding="utf-8"))
+        if key not in self._known:
+            self._known[key] = compute()
+            if path is not None:
+                write_text(path, json.dumps(self._known[key]))
+        return self._known[key]
+
+    def checkpoint(self, key: str) -> Path | None:
+        """Where a tuning unit keeps its state until it is done."""
+        return self.folder / f"{key}.checkpoint" if self.folder else None
+
+
+class _Run:
+    """One comparison as it grows, seed by seed."""
+
+    def __init__(
+        self, backbone: Backbone, modules: Sequence[Module], blend: Blend, recipe: Recipe, decoding: str, units: _Units,
+        progress: Progress | None, seeds: int,
+    ) -> None:  # fmt: skip
+        self.backbone, self.modules, self.blend, self.recipe = backbone, modules, blend, recipe
+        self.decoding, self.units, self.progress, self.seeds = decoding, units, progress, seeds
+        self.rankings: list[pd.DataFrame] = []
+        self.scores: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+
+    def seed(self, task: Task, seed: int, indicators: Sequence[str]) -> None:
+        """Rank, blend, test, tune and test again on one draw."""
+        wanted = tuple(dict.fromkeys((self.blend.indicator, *indicators)))
+        ranking = rank(
+            task, self.modules, self.backbone, indicators=wanted, reduction=self.blend.reduction, recipe=self.recipe,
+            seed=seed, progress=self.progress,
+        )  # fmt: skip
+        start = self._ensemble(task, ranking, seed)
+        self.rankings.append(weight_table(start).assign(seed=seed))
+        self.notes.append(f"seed {seed}: {blend_note(start)}")
+        for method, module in self._starts(start, seed).items():
+            self._one(task, method, module, seed)
+
+    def _ensemble(self, task: Task, ranking: Ranking, seed: int) -> Start:
+        blend = self.blend
+        return ensemble(
+            task, ranking.modules, self.backbone, indicator=blend.indicator, temperature=blend.temperature,
+            top_k=blend.top_k, space=blend.space, rank_to=blend.rank_to, ranking=ranking, seed=seed,
+        )  # fmt: skip
+
+    def _starts(self, start: Start, seed: int) -> dict[str, Module]:
+        """The four starts of a seed, in the order of `METHODS`."""
+        modules, best = start.ranking.modules, start.ranking.scores.best(start.indicator)
+        average = merge(modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to).module
+        single = merge(modules, one_hot(best, len(modules))).module
+        return dict(zip(METHODS, (modules[best].reset(seed=seed), average, single, start.module), strict=True))
+
+    def _one(self, task: Task, method: str, module: Module, seed: int) -> None:
+        """Both tests and the curve of one method of one seed."""
+        done = len({(row["method"], row["seed"]) for row in self.scores})
+        if self.progress:
+            self.progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS))
+        before = self._test(task, None if method == SCRATCH else module)
+        self._add(method, seed, "zero-shot", task, before, math.nan, before["seconds"])
+        tuned = self._tune(task, module, seed)
+        self._add(method, seed, "tuned", task, tuned["test"], tuned["best"]["step"], tuned["seconds"])
+        self.curves += [
+            {"method": method, "seed": seed, "step": point["step"]}
+            | {key: math.nan if point[key] is None else point[key] for key in ("dev_score", "dev_loss")}
+            for point in tuned["curve"]
+        ]
+
+    def _test(self, task: Task, module: Module | None) -> dict[str, Any]:
+        identity = module.digest() if module else "bare backbone"
+        style = style_of(self.recipe)
+        key = self.units.key("test", identity, task.fingerprint("test"), self.decoding, repr(style))
+
+        def compute() -> dict[str, Any]:
+            began = time.monotonic()
+            (found,) = evaluate(
+                [module], task.test, self.backbone, metric=task.card.metric, decoding=self.decoding, style=style
+            )
+            return {"score": _json_number(found.score), "decoding": found.decoding, "seconds": time.monotonic() - began}
+
+        return self.units.get(key, compute)
+
+    def _tune(self, task: Task, start: Module, seed: int) -> dict[str, Any]:
+        prints = [task.fingerprint(split) for split in ("train", "dev", "test")]
+        key = self.units.key("tune", start.digest(), self.recipe.to_json(), str(seed), self.decoding, *prints)
+        checkpoint = self.units.checkpoint(key)
+
+        def compute() -> dict[str, Any]:
+            tuned = tune(task, self.backbone, start=start, recipe=self.recipe, seed=seed, checkpoint=checkpoint)
+            test = self._test(task, tuned.module)
+            curve = [{k: _json_number(v) for k, v in asdict(point).items()} for point in tuned.curve]
+            return {"curve": curve, "best": asdict(tuned.best), "seconds": tuned.seconds, "test": test}
+
+        result = self.units.get(key, compute)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return result
+
+    def _add(
+        self, method: str, seed: int, stage: str, task: Task, found: dict[str, Any], steps: float, seconds: float
+    ) -> None:
+        missing = found["score"] is None
+        self.scores.append(
+            {
+                "method": method, "seed": seed, "stage": stage, "split": "test", "metric": task.card.metric,
+                "score": math.nan if missing else found["score"],
+                "reason": f"{task.card.metric} is undefined for these predictions" if missing else "",
+                "steps_to_best": steps, "seconds": seconds, "decoding": found["decoding"],
+            }
+        )  # fmt: skip
+
+    def settings(self, task: Task, *, shots: int | None, seconds: float) -> dict[str, Any]:
+        """Everything that a repetition needs."""
+        return {
+            "backbone": self.backbone.name, "fingerprint": self.backbone.fingerprint.weights,
+            "modules": len(self.modules), **asdict(self.blend), "shots": shots, "seeds": self.seeds,
+            "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
+            "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),
+            "dtype": str(self.backbone.dtype).removeprefix("torch."), "headstart": headstart.__version__,
+            "seconds": round(seconds, 1),
+        }  # fmt: skip
+
+    def result(self, task: Task, settings: dict[str, Any], refused: Sequence[Refused]) -> Comparison:
+        """The finished record."""
+        seen = [module.name for module in self.modules if module.card.task == task.name]
+        notes = [*self.notes, "The test split was used for the reported scores only; states were chosen on the dev draw."]
+        if seen:
+            notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
+        return Comparison(
+            task.card,
+            settings,
+            pd.concat(self.rankings, ignore_index=True),
+            pd.DataFrame([{"module": r.name, "reason": r.reason} for r in refused], columns=["module", "reason"]),
+            pd.DataFrame(self.scores).drop(columns="decoding"),
+            pd.DataFrame(self.curves),
+            tuple(notes),
+        )
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,105 @@
+"""Σ w_i O_i with everything that a reader needs beside it: the space, the error, the donors."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from headstart.errors import MergeError
+from headstart.kinds import LoraModule, Module
+from headstart.merging.low_rank import combination, relative_error
+from headstart.merging.spaces.exact import exact
+from headstart.merging.spaces.parameters import parameters
+from headstart.merging.spaces.svd import svd
+from headstart.merging.weights import effective_number
+from headstart.records import Donor
+from headstart.registry import Registry
+
+__all__ = ["SPACES", "Merged", "merge"]
+
+Space = Callable[[Sequence[Module], Sequence[float], int | None], Module]
+SPACES: Registry[Space] = Registry("merge space", group="headstart.spaces")
+for _space in (parameters, exact, svd):
+    SPACES.add(_space.__name__, _space)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged module. `weights` follow the given modules; `effective` is 1/Σw².
+
+    `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers, or `None` for kinds that have no ΔW.
+    """
+
+    module: Module
+    weights: tuple[float, ...]
+    space: str
+    effective: float
+    error: float | None
+
+
+def merge(
+    modules: Sequence[Module],
+    weights: Sequence[float],
+    *,
+    space: str = "parameters",
+    rank: int | None = None,
+    name: str = "merged",
+) -> Merged:
+    """The weighted sum of modules. One module with weight 1 is that module, in every space (svd: at its own rank).
+
+    Args:
+        modules: at least one; those of weight 0 take no part and need not fit.
+        weights: one per module, non-negative, summing to 1.
+        space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i) or "svd" (cut to `rank`).
+        rank: for "svd".
+        name: of the result.
+
+    Raises:
+        MergeError: no modules, weights that are none, or modules that do not go together in this space.
+        SettingError: unknown space or a bad rank.
+    """
+    if not modules:
+        raise MergeError("there is no module to merge; add modules to the hub")
+    if len(weights) != len(modules) or any(not w >= 0 for w in weights) or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
+        raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
+    chosen = SPACES[space]
+    kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
+    donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
+    module = chosen(donors, shares, rank)
+    return Merged(
+        _with_donors(module, donors, shares, name=name, space=space),
+        tuple(weights),
+        space,
+        effective_number(weights),
+        _error(module, donors, shares),
+    )
+
+
+def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) -> float | None:
+    if len(donors) == 1 and module is donors[0]:
+        return 0.0
+    loras = [donor for donor in donors if isinstance(donor, LoraModule)]
+    if not isinstance(module, LoraModule) or len(loras) < len(donors):
+        return None
+    return relative_error(combination([module], [1.0]), combination(loras, shares))
+
+
+def _with_donors(module: Module, donors: Sequence[Module], shares: Sequence[float], *, name: str, space: str) -> Module:
+    """The module with a card that names what it is made of."""
+    first = donors[0].card
+    licenses = sorted({donor.card.license or "unstated" for donor in donors})
+    data = sorted({donor.card.dataset_license for donor in donors if donor.card.dataset_license})
+    card = module.card.model_copy(
+        update={
+            "name": name, "backbone": first.backbone, "base_model": first.base_model, "task": "", "family": "",
+            "metric": "", "score": None, "train_rows": None, "tensor_hash": "",
+            "license": licenses[0] if len(licenses) == 1 else "mixed: " + "; ".join(licenses),
+            "dataset_license": "; ".join(data),
+            "donors": tuple(
+                Donor(name=d.name, tensor_hash=d.card.tensor_hash, weight=w, license=d.card.license)
+                for d, w in zip(donors, shares, strict=True)
+            ),
+            "notes": f"Merged in space '{space}'.",
+        }
+    )  # fmt: skip
+    config = {**module.config, "base_model_name_or_path": first.base_model or None, "task_type": donors[0].config.get("task_type")}
+    return replace(module, card=card, config=config)

@@ -1,0 +1,1 @@
+"""Merge spaces, one file each: what the weighted sum is taken of."""

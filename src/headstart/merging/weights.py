@@ -1,0 +1,48 @@
+"""Weights over modules: non-negative, summing to 1. Pure Python."""
+
+import math
+from collections.abc import Sequence
+
+from headstart.errors import MergeError, SettingError
+
+__all__ = ["effective_number", "one_hot", "softmax", "uniform"]
+
+
+def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = None) -> tuple[float, ...]:
+    """softmax(S_i / τ) over the `top_k` highest scores, or over all (Lv et al., 2023, eq. 1).
+
+    A missing score (NaN) gets weight 0; of equal scores at the edge of the top k the earlier stays. Raises
+    `SettingError` for τ ≤ 0 or k < 1, `MergeError` when no score is there.
+
+    >>> [round(weight, 3) for weight in softmax([1.0, 2.0, 3.0], temperature=1.0)]
+    [0.09, 0.245, 0.665]
+    """
+    if not temperature > 0:
+        raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use top_k=1")
+    if top_k is not None and top_k < 1:
+        raise SettingError(f"top_k {top_k} must be at least 1")
+    known = [index for index, value in enumerate(scores) if not math.isnan(value)]
+    if not known:
+        raise MergeError("no module has a score to weigh by; use another indicator or add modules that fit the backbone")
+    kept = sorted(known, key=lambda index: (-scores[index], index))[: top_k or len(known)]
+    highest = scores[kept[0]]
+    raw = {index: math.exp((scores[index] - highest) / temperature) for index in kept}
+    total = math.fsum(raw.values())
+    return tuple(raw[index] / total if index in raw else 0.0 for index in range(len(scores)))
+
+
+def uniform(count: int) -> tuple[float, ...]:
+    """1/n each. Raises `MergeError` for none."""
+    if count < 1:
+        raise MergeError("there is no module to merge; add modules to the hub")
+    return (1 / count,) * count
+
+
+def one_hot(index: int, count: int) -> tuple[float, ...]:
+    """All weight on one module."""
+    return tuple(1.0 if place == index else 0.0 for place in range(count))
+
+
+def effective_number(weights: Sequence[float]) -> float:
+    """1 / Σ w²: n for uniform weights over n modules, 1 when one module has all."""
+    return 1 / math.fsum(weight**2 for weight in weights)

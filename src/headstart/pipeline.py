@@ -1,0 +1,243 @@
+"""The main job in its steps: rank a hub for a task, blend a start, and compare what starts are worth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.backbone import Backbone, TextFormat
+from headstart.errors import HubError, ModuleError
+from headstart.formats import StoredModule
+from headstart.hub import Hub
+from headstart.kinds import LoraModule, Module, load_module
+from headstart.merging import Merged, effective_number, merge, softmax
+from headstart.recipes import RECIPES, Recipe
+from headstart.scoring import INDICATORS, Scores, score
+from headstart.tasks import Example, Task
+from headstart.tuning import tune
+
+__all__ = ["Ranking", "Refused", "Start", "ensemble", "fits", "load_modules", "rank", "reference_module"]
+
+Progress = Callable[[str, int, int], None]
+
+SCORING_ROWS = {"classification": 30, "other": 50}
+"""Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A module of the hub that took no part, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The hub's modules scored for one task. `modules` and `scores.names` have one order."""
+
+    modules: tuple[Module, ...]
+    scores: Scores
+    refused: tuple[Refused, ...]
+    reference: Module | None
+
+    def frame(self) -> pd.DataFrame:
+        """One row per module: module, task, family, license, then one column per indicator; best first."""
+        rows = [
+            {"module": m.name, "task": m.card.task, "family": m.card.family, "license": m.card.license}
+            | {name: values[index] for name, values in self.scores.values.items()}
+            for index, m in enumerate(self.modules)
+        ]
+        return pd.DataFrame(rows).sort_values(next(iter(self.scores.values)), ascending=False, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Start:
+    """An initialization made for a task: the merged module, the ranking behind it and how it was weighed."""
+
+    merged: Merged
+    ranking: Ranking
+    indicator: str
+    temperature: float
+
+    @property
+    def module(self) -> Module:
+        """The module to tune from."""
+        return self.merged.module
+
+
+def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
+    """A check for `Hub.add_all`: raises `ModuleError` unless the stored module fits the backbone."""
+    return lambda stored: load_module(stored).check(backbone)
+
+
+def load_modules(hub: Hub, backbone: Backbone, *, progress: Progress | None = None) -> tuple[list[Module], list[Refused]]:
+    """Read every module of a hub; those that are broken or do not fit are named with the reason.
+
+    Raises `HubError` when none is left.
+    """
+    modules: list[Module] = []
+    refused = [Refused(problem.name, problem.reason) for problem in hub.problems()]
+    names = hub.names()
+    for done, name in enumerate(names):
+        try:
+            module = load_module(hub.read(name))
+            module.check(backbone)
+            modules.append(module)
+        except ModuleError as error:
+            refused.append(Refused(name, str(error)))
+        if progress:
+            progress("reading modules", done + 1, len(names))
+    if not modules:
+        why = f"; the first of {len(refused)} refused: {refused[0].reason}" if refused else "; add some with headstart hub add"
+        raise HubError(f"the hub {hub.path} has no module that fits {backbone.name}{why}")
+    return modules, refused
+
+
+def rank(
+    task: Task,
+    hub: Hub | Sequence[Module],
+    backbone: Backbone,
+    *,
+    indicators: Sequence[str] = ("cosine",),
+    reduction: str = "mean",
+    rows: int | None = None,
+    recipe: Recipe | str = "few-shot",
+    style: TextFormat | None = None,
+    seed: int = 0,
+    reference: Module | None = None,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Score every module of a hub on a task's dev split by every asked indicator, in one pass.
+
+    Args:
+        task: with a dev split; a train split too where an indicator needs the reference module.
+        hub: a hub, or modules that were loaded before.
+        backbone: the frozen model.
+        indicators: names in `INDICATORS`.
+        reduction: "mean" or "sum" over target tokens.
+        rows: dev examples to score on; `None` is 30 for a classification task and 50 for others, as in [PEWE].
+        recipe: what the reference module is tuned with, cut to 200 steps.
+        style: text layout; `None` is that of the recipe.
+        seed: of the draw of examples and of the reference module.
+        reference: a module tuned on the task, where there is one already.
+        progress: called with (what, done, total).
+
+    Raises:
+        HubError: no module fits.
+        SettingError: an unknown name.
+        TaskError: the dev split is missing or empty.
+    """
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    style = style or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+    needs_reference = any(INDICATORS[name].needs_reference for name in indicators)
+    examples = scoring_examples(task, rows=rows, seed=seed)
+    modules, refused = load_modules(hub, backbone, progress=progress) if isinstance(hub, Hub) else (list(hub), [])
+    if needs_reference and reference is None:
+        reference = reference_module(task, backbone, like=modules, recipe=recipe, seed=seed, progress=progress)
+    scores = score(
+        modules,
+        examples,
+        backbone,
+        indicators=indicators,
+        reduction=reduction,
+        reference=reference,
+        style=style,
+        progress=(lambda done, total: progress("scoring", done, total)) if progress else None,
+    )
+    return Ranking(tuple(modules), scores, tuple(refused), reference)
+
+
+def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
+    """The dev examples that modules are scored on."""
+    wanted = rows or SCORING_ROWS["classification" if task.card.labels else "other"]
+    return tuple(task.take("dev", wanted, seed=seed).dev)
+
+
+def reference_module(
+    task: Task,
+    backbone: Backbone,
+    *,
+    like: Sequence[Module],
+    recipe: Recipe,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Module:
+    """Õ: a fresh module of the hub's commonest shape, 200 steps on the task, evaluated every 50, the best kept.
+
+    (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
+    """
+    shapes = [module.stack_key for module in like if isinstance(module, LoraModule)]
+    pattern = next((m for m in like if isinstance(m, LoraModule) and m.stack_key == max(shapes, key=shapes.count)), None)
+    if pattern is None:
+        raise ModuleError("no plain LoRA module to shape the reference module after; use indicators that need none")
+    start = pattern.reset(seed=seed)
+    steps = min(200, recipe.max_steps)
+    short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
+    report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
+    return tune(task, backbone, start=start, recipe=short, seed=seed, name="reference", progress=report).module
+
+
+def ensemble(
+    task: Task,
+    hub: Hub | Sequence[Module],
+    backbone: Backbone,
+    *,
+    indicator: str = "cosine",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    space: str = "parameters",
+    rank_to: int | None = None,
+    ranking: Ranking | None = None,
+    name: str | None = None,
+    reduction: str = "mean",
+    recipe: Recipe | str = "few-shot",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Start:
+    """Blend a hub into a start for a task: Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
+
+    Args:
+        task: with a dev split.
+        hub: a hub, or modules that were loaded before.
+        backbone: the frozen model.
+        indicator: whose scores are the S_i.
+        temperature: τ; `None` is the indicator's own default.
+        top_k: blend only the k best.
+        space: "parameters", "exact" or "svd"; see `merge`.
+        rank_to: the rank that "svd" cuts to.
+        ranking: a ranking made before, instead of scoring again.
+        name: of the start; `None` is "<task>-start".
+        reduction: "mean" or "sum" over target tokens.
+        recipe: of the reference module, where the indicator needs one.
+        seed: of the draw of examples.
+        progress: called with (what, done, total).
+
+    Raises:
+        HubError, MergeError, SettingError, TaskError: see `rank` and `merge`.
+    """
+    temperature = INDICATORS[indicator].temperature if temperature is None else temperature
+    if ranking is None:
+        ranking = rank(
+            task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed, progress=progress
+        )
+    weights = softmax(ranking.scores.values[indicator], temperature=temperature, top_k=top_k)
+    merged = merge(ranking.modules, weights, space=space, rank=rank_to, name=name or f"{task.name}-start")
+    return Start(merged, ranking, indicator, temperature)
+
+
+def weight_table(start: Start) -> pd.DataFrame:
+    """The ranking with a `weight` column after the indicators."""
+    weights = dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
+    frame = start.ranking.frame().sort_values(start.indicator, ascending=False, ignore_index=True)
+    return frame.assign(weight=frame["module"].map(weights))
+
+
+def blend_note(start: Start) -> str:
+    """One line: how many modules share the weight, and what the merge changed."""
+    error = "" if start.merged.error is None else f", ΔW error {start.merged.error:.3g}"
+    return (
+        f"{start.indicator} at τ = {start.temperature:g}: effective number of modules "
+        f"{effective_number(start.merged.weights):.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"
+    )
