@@ -4,7 +4,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ os.environ.update(
 import hypothesis
 import numpy as np
 import pytest
+
+from hub_standin import HubStandin, serving
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -83,6 +85,13 @@ def refuse_remote_name(getaddrinfo: Callable[..., Any]) -> Callable[..., Any]:
         return getaddrinfo(host, *args, **kwargs)
 
     return guarded
+
+
+@pytest.fixture
+def hub_standin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]:
+    """A server that this process takes for the Hugging Face Hub; nobody is logged in."""
+    with serving(monkeypatch, tmp_path / "huggingface") as standin:
+        yield standin
 
 
 @pytest.fixture(scope="session")

@@ -11,25 +11,37 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "panda
 
 def heavy_after(statement: str) -> list[str]:
     """Which of `HEAVY` are loaded after `statement` ran in a new process."""
-    code = f"import sys\n{statement}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    loaded = loaded_after(statement)
+    return [name for name in HEAVY if name in loaded]
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The modules that are loaded after `statement` ran in a new process."""
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1].split()
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_the_check_sees_a_heavy_import() -> None:
     assert heavy_after("import pandas") == ["pandas"]
 
 
-@pytest.mark.parametrize("module", ["headstart", "headstart.records", "headstart.registry", "headstart.atomic"])
+@pytest.mark.parametrize(
+    "module", ["headstart", "headstart.records", "headstart.registry", "headstart.atomic", "headstart.hub.remote"]
+)
 def test_light_modules_stay_light(module: str) -> None:
     assert heavy_after(f"import {module}") == []
 
 
 def test_the_command_line_starts_light() -> None:
     assert heavy_after("import headstart.cli") == []
+
+
+def test_a_hub_of_folders_needs_no_network_library() -> None:
+    assert not {"huggingface_hub", "httpx2", "httpx"} & loaded_after("import headstart.hub")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"]])

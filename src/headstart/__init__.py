@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headstart.merging import merge
     from headstart.pipeline import ensemble, fits, rank
     from headstart.recipes import Recipe
-    from headstart.reports import write_report
+    from headstart.reports.html import write_report
     from headstart.scoring import score
     from headstart.tasks import Task
     from headstart.tuning import tune
@@ -65,7 +65,7 @@ _HOMES = {
     "save_module": "kinds",
     "score": "scoring",
     "tune": "tuning",
-    "write_report": "reports",
+    "write_report": "reports.html",
 }
 
 

@@ -6,26 +6,42 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import headstart
 from headstart.atomic import write_text
 from headstart.backbone import Backbone
 from headstart.comparison import METHODS, SCRATCH, Comparison
-from headstart.errors import SettingError
-from headstart.evaluation import evaluate
+from headstart.errors import OutputError, SettingError, TaskError
+from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module
 from headstart.merging import merge, one_hot, uniform
-from headstart.pipeline import Progress, Ranking, Refused, Start, blend_note, ensemble, load_modules, rank, weight_table
+from headstart.pipeline import (
+    Progress,
+    Ranking,
+    Refused,
+    Start,
+    blend_note,
+    blend_temperature,
+    ensemble,
+    load_modules,
+    rank,
+    weight_table,
+)
 from headstart.recipes import RECIPES, Recipe
+from headstart.scoring import INDICATORS, Scores
 from headstart.tasks import Task
+from headstart.tuning import Progress as TuningProgress
 from headstart.tuning import style_of, tune
 
 __all__ = ["Blend", "compare"]
+
+
+TEST_NOTE = "The test split was used for the reported scores only; states were chosen on the dev draw."
 
 
 @dataclass(frozen=True)
@@ -69,22 +85,39 @@ def compare(
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
-        work: folder of finished units, from which a killed comparison continues; `None` keeps none.
+        work: folder of finished units, from which a killed comparison continues; `None` keeps none. It is the
+            caller's to remove once the comparison is saved.
         progress: called with (what, done, total).
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`.
+        OutputError: `work` cannot be written, or holds a broken unit.
     """
-    if seeds < 1:
-        raise SettingError(f"seeds {seeds} must be at least 1")
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    blend = blend or Blend()
+    wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
+    _check_request(blend, wanted, seeds=seeds, decoding=decoding)
     began = time.monotonic()
-    modules, refused = load_modules(hub, backbone, progress=progress) if isinstance(hub, Hub) else (list(hub), [])
-    run = _Run(backbone, modules, blend or Blend(), recipe, decoding, _Units(work, backbone), progress, seeds)
-    for seed in range(seeds):
-        run.seed(task.few_shot(k=shots, seed=seed), seed, indicators)
+    if not task.test:
+        raise TaskError(f"task '{task.name}' has an empty test split; add rows to it")
+    draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
+    modules, refused = load_modules(hub, backbone, progress=progress)
+    run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)
+    for seed, draw in enumerate(draws):
+        run.seed(draw, seed, wanted)
     settings = run.settings(task, shots=shots, seconds=time.monotonic() - began)
     return run.result(task, settings, refused)
+
+
+def _check_request(blend: Blend, indicators: Sequence[str], *, seeds: int, decoding: str) -> None:
+    """Raise `SettingError` for what would otherwise be found wrong after minutes of work."""
+    if seeds < 1:
+        raise SettingError(f"seeds {seeds} must be at least 1")
+    if decoding not in DECODINGS:
+        raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
+    for name in indicators:
+        INDICATORS[name]
+    blend_temperature(blend.indicator, blend.temperature, top_k=blend.top_k, space=blend.space)
 
 
 class _Units:
@@ -92,7 +125,7 @@ class _Units:
 
     def __init__(self, folder: Path | None, backbone: Backbone) -> None:
         self.folder = folder
-        self._common = [backbone.fingerprint.weights, str(backbone.dtype), headstart.__version__]
+        self._common = [backbone.fingerprint.weights, str(backbone.dtype), version("headstart")]
         self._known: dict[str, dict[str, Any]] = {}
 
     def key(self, *parts: str) -> str:
@@ -103,7 +136,7 @@ class _Units:
         """The unit's result, computed at most once."""
         path = self.folder / f"{key}.json" if self.folder else None
         if key not in self._known and path is not None and path.exists():
-            self._known[key] = json.loads(path.read_text(encoding="utf-8"))
+            self._known[key] = _read_unit(path)
         if key not in self._known:
             self._known[key] = compute()
             if path is not None:
@@ -128,19 +161,34 @@ class _Run:
         self.scores: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self.digests = [module.digest() for module in modules]
 
     def seed(self, task: Task, seed: int, indicators: Sequence[str]) -> None:
         """Rank, blend, test, tune and test again on one draw."""
-        wanted = tuple(dict.fromkeys((self.blend.indicator, *indicators)))
-        ranking = rank(
-            task, self.modules, self.backbone, indicators=wanted, reduction=self.blend.reduction, recipe=self.recipe,
-            seed=seed, progress=self.progress,
-        )  # fmt: skip
-        start = self._ensemble(task, ranking, seed)
+        start = self._ensemble(task, self._rank(task, seed, indicators), seed)
         self.rankings.append(weight_table(start).assign(seed=seed))
         self.notes.append(f"seed {seed}: {blend_note(start)}")
         for method, module in self._starts(start, seed).items():
             self._one(task, method, module, seed)
+
+    def _rank(self, task: Task, seed: int, indicators: Sequence[str]) -> Ranking:
+        prints = [task.fingerprint(split) for split in ("train", "dev")]
+        reduction = self.blend.reduction
+        key = self.units.key("rank", *self.digests, *indicators, reduction, self.recipe.to_json(), str(seed), *prints)
+
+        def compute() -> dict[str, Any]:
+            scores = rank(
+                task, self.modules, self.backbone, indicators=indicators, reduction=reduction, recipe=self.recipe,
+                seed=seed, progress=self.progress,
+            ).scores  # fmt: skip
+            values = {name: [_json_number(value) for value in found] for name, found in scores.values.items()}
+            return {"values": values, "examples": scores.examples, "tokens": scores.tokens, "reasons": scores.reasons}
+
+        unit = self.units.get(key, compute)
+        values = {name: tuple(map(_number, found)) for name, found in unit["values"].items()}
+        names = tuple(module.name for module in self.modules)
+        scores = Scores(names, values, reduction, unit["examples"], unit["tokens"], unit["reasons"])
+        return Ranking(tuple(self.modules), scores, (), None)
 
     def _ensemble(self, task: Task, ranking: Ranking, seed: int) -> Start:
         blend = self.blend
@@ -163,13 +211,17 @@ class _Run:
             self.progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS))
         before = self._test(task, None if method == SCRATCH else module)
         self._add(method, seed, "zero-shot", task, before, math.nan, before["seconds"])
-        tuned = self._tune(task, module, seed)
-        self._add(method, seed, "tuned", task, tuned["test"], tuned["best"]["step"], tuned["seconds"])
+        tuned = self._tune(task, module, seed, report=self._reporter(f"seed {seed}, {method}", done))
+        self._add(method, seed, "tuned", task, tuned["test"], tuned["best_step"], tuned["seconds"])
         self.curves += [
             {"method": method, "seed": seed, "step": point["step"]}
-            | {key: math.nan if point[key] is None else point[key] for key in ("dev_score", "dev_loss")}
+            | {key: _number(point[key]) for key in ("dev_score", "dev_loss")}
             for point in tuned["curve"]
         ]
+
+    def _reporter(self, what: str, done: int) -> Callable[[TuningProgress], None] | None:
+        show, total = self.progress, self.seeds * len(METHODS)
+        return (lambda p: show(f"{what}: step {p.step} of {p.max_steps}", done, total)) if show else None
 
     def _test(self, task: Task, module: Module | None) -> dict[str, Any]:
         identity = module.digest() if module else "bare backbone"
@@ -185,16 +237,20 @@ class _Run:
 
         return self.units.get(key, compute)
 
-    def _tune(self, task: Task, start: Module, seed: int) -> dict[str, Any]:
+    def _tune(
+        self, task: Task, start: Module, seed: int, *, report: Callable[[TuningProgress], None] | None
+    ) -> dict[str, Any]:
         prints = [task.fingerprint(split) for split in ("train", "dev", "test")]
         key = self.units.key("tune", start.digest(), self.recipe.to_json(), str(seed), self.decoding, *prints)
         checkpoint = self.units.checkpoint(key)
 
         def compute() -> dict[str, Any]:
-            tuned = tune(task, self.backbone, start=start, recipe=self.recipe, seed=seed, checkpoint=checkpoint)
+            tuned = tune(
+                task, self.backbone, start=start, recipe=self.recipe, seed=seed, checkpoint=checkpoint, progress=report
+            )
             test = self._test(task, tuned.module)
             curve = [{k: _json_number(v) for k, v in asdict(point).items()} for point in tuned.curve]
-            return {"curve": curve, "best": asdict(tuned.best), "seconds": tuned.seconds, "test": test}
+            return {"curve": curve, "best_step": tuned.best.step, "seconds": tuned.seconds, "test": test}
 
         result = self.units.get(key, compute)
         if checkpoint is not None:
@@ -204,12 +260,12 @@ class _Run:
     def _add(
         self, method: str, seed: int, stage: str, task: Task, found: dict[str, Any], steps: float, seconds: float
     ) -> None:
-        missing = found["score"] is None
+        score = _number(found["score"])
+        reason = f"{task.card.metric} is undefined for these predictions" if math.isnan(score) else ""
         self.scores.append(
             {
                 "method": method, "seed": seed, "stage": stage, "split": "test", "metric": task.card.metric,
-                "score": math.nan if missing else found["score"],
-                "reason": f"{task.card.metric} is undefined for these predictions" if missing else "",
+                "score": score, "reason": reason,
                 "steps_to_best": steps, "seconds": seconds, "decoding": found["decoding"],
             }
         )  # fmt: skip
@@ -221,14 +277,14 @@ class _Run:
             "modules": len(self.modules), **asdict(self.blend), "shots": shots, "seeds": self.seeds,
             "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
             "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),
-            "dtype": str(self.backbone.dtype).removeprefix("torch."), "headstart": headstart.__version__,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
             "seconds": round(seconds, 1),
         }  # fmt: skip
 
     def result(self, task: Task, settings: dict[str, Any], refused: Sequence[Refused]) -> Comparison:
         """The finished record."""
         seen = [module.name for module in self.modules if module.card.task == task.name]
-        notes = [*self.notes, "The test split was used for the reported scores only; states were chosen on the dev draw."]
+        notes = [*self.notes, TEST_NOTE]
         if seen:
             notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
         return Comparison(
@@ -242,5 +298,21 @@ class _Run:
         )
 
 
+def _read_unit(path: Path) -> dict[str, Any]:
+    try:
+        unit = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"cannot read the finished unit {path} ({error}); remove it to have it computed again"
+        ) from error
+    if not isinstance(unit, dict):
+        raise OutputError(f"{path} is no finished unit; remove it to have it computed again")
+    return unit
+
+
 def _json_number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,25 +1,41 @@
-"""The main job in its steps: rank a hub for a task, blend a start, and compare what starts are worth."""
+"""The main job in its steps: rank a hub for a task, and blend a start for it."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from headstart.backbone import Backbone, TextFormat
-from headstart.errors import HubError, ModuleError
+from headstart.errors import HubError, ModuleError, SettingError
 from headstart.formats import StoredModule
 from headstart.hub import Hub
 from headstart.kinds import LoraModule, Module, load_module
-from headstart.merging import Merged, effective_number, merge, softmax
+from headstart.merging import SPACES, Merged, check_softmax, merge, softmax
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores, score
+from headstart.scoring.engine import REDUCTIONS
 from headstart.tasks import Example, Task
 from headstart.tuning import tune
 
-__all__ = ["Ranking", "Refused", "Start", "ensemble", "fits", "load_modules", "rank", "reference_module"]
+__all__ = [
+    "Progress",
+    "Ranking",
+    "Refused",
+    "Start",
+    "blend_note",
+    "blend_temperature",
+    "ensemble",
+    "fits",
+    "load_modules",
+    "rank",
+    "reference_module",
+    "scoring_examples",
+    "weight_table",
+]
 
 Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
 
 SCORING_ROWS = {"classification": 30, "other": 50}
 """Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
@@ -49,7 +65,7 @@ class Ranking:
             | {name: values[index] for name, values in self.scores.values.items()}
             for index, m in enumerate(self.modules)
         ]
-        return pd.DataFrame(rows).sort_values(next(iter(self.scores.values)), ascending=False, ignore_index=True)
+        return _best_first(pd.DataFrame(rows), next(iter(self.scores.values)))
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,16 @@ def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
     return lambda stored: load_module(stored).check(backbone)
 
 
-def load_modules(hub: Hub, backbone: Backbone, *, progress: Progress | None = None) -> tuple[list[Module], list[Refused]]:
+def load_modules(
+    hub: Hub | Sequence[Module], backbone: Backbone, *, progress: Progress | None = None
+) -> tuple[list[Module], list[Refused]]:
     """Read every module of a hub; those that are broken or do not fit are named with the reason.
 
-    Raises `HubError` when none is left.
+    Modules that were loaded before are only checked, and the first that does not fit is an error: who gave it meant it.
+    Raises `HubError` when none is left or two have one name, `ModuleError` for a given module that does not fit.
     """
+    if not isinstance(hub, Hub):
+        return _given(hub, backbone), []
     modules: list[Module] = []
     refused = [Refused(problem.name, problem.reason) for problem in hub.problems()]
     names = hub.names()
@@ -90,9 +111,24 @@ def load_modules(hub: Hub, backbone: Backbone, *, progress: Progress | None = No
         if progress:
             progress("reading modules", done + 1, len(names))
     if not modules:
-        why = f"; the first of {len(refused)} refused: {refused[0].reason}" if refused else "; add some with headstart hub add"
-        raise HubError(f"the hub {hub.path} has no module that fits {backbone.name}{why}")
+        why = (
+            f"the first of {len(refused)} refused: {refused[0].reason}"
+            if refused
+            else "add some with headstart hub add"
+        )
+        raise HubError(f"the hub {hub.path} has no module that fits {backbone.name}; {why}")
     return modules, refused
+
+
+def _given(modules: Sequence[Module], backbone: Backbone) -> list[Module]:
+    if not modules:
+        raise HubError("there is no module to rank; give at least one")
+    name, count = Counter(module.name for module in modules).most_common(1)[0]
+    if count > 1:
+        raise HubError(f"{count} of the modules are named '{name}'; give each its own name on its card")
+    for module in modules:
+        module.check(backbone)
+    return list(modules)
 
 
 def rank(
@@ -126,14 +162,17 @@ def rank(
 
     Raises:
         HubError: no module fits.
+        ModuleError: a module that was loaded before does not fit.
         SettingError: an unknown name.
         TaskError: the dev split is missing or empty.
     """
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     style = style or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
     needs_reference = any(INDICATORS[name].needs_reference for name in indicators)
+    if reduction not in REDUCTIONS:
+        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
     examples = scoring_examples(task, rows=rows, seed=seed)
-    modules, refused = load_modules(hub, backbone, progress=progress) if isinstance(hub, Hub) else (list(hub), [])
+    modules, refused = load_modules(hub, backbone, progress=progress)
     if needs_reference and reference is None:
         reference = reference_module(task, backbone, like=modules, recipe=recipe, seed=seed, progress=progress)
     scores = score(
@@ -150,9 +189,9 @@ def rank(
 
 
 def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
-    """The dev examples that modules are scored on."""
-    wanted = rows or SCORING_ROWS["classification" if task.card.labels else "other"]
-    return tuple(task.take("dev", wanted, seed=seed).dev)
+    """The dev examples that modules are scored on: `rows` of them, by default as many as [PEWE] takes."""
+    usual = SCORING_ROWS["classification" if task.card.labels else "other"]
+    return task.take("dev", usual if rows is None else rows, seed=seed).dev
 
 
 def reference_module(
@@ -168,11 +207,13 @@ def reference_module(
 
     (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
     """
-    shapes = [module.stack_key for module in like if isinstance(module, LoraModule)]
-    pattern = next((m for m in like if isinstance(m, LoraModule) and m.stack_key == max(shapes, key=shapes.count)), None)
-    if pattern is None:
+    shapes: dict[Hashable, list[LoraModule]] = {}
+    for module in like:
+        if isinstance(module, LoraModule):
+            shapes.setdefault(module.stack_key, []).append(module)
+    if not shapes:
         raise ModuleError("no plain LoRA module to shape the reference module after; use indicators that need none")
-    start = pattern.reset(seed=seed)
+    start = max(shapes.values(), key=len)[0].reset(seed=seed)
     steps = min(200, recipe.max_steps)
     short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
     report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
@@ -217,20 +258,35 @@ def ensemble(
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank` and `merge`.
     """
-    temperature = INDICATORS[indicator].temperature if temperature is None else temperature
+    temperature = blend_temperature(indicator, temperature, top_k=top_k, space=space)
     if ranking is None:
         ranking = rank(
-            task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed, progress=progress
-        )
+            task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     weights = softmax(ranking.scores.values[indicator], temperature=temperature, top_k=top_k)
     merged = merge(ranking.modules, weights, space=space, rank=rank_to, name=name or f"{task.name}-start")
     return Start(merged, ranking, indicator, temperature)
 
 
+def blend_temperature(indicator: str, temperature: float | None, *, top_k: int | None, space: str) -> float:
+    """The τ of a blend, the indicator's own where `None`; raises `SettingError` before any work that would be lost."""
+    own = INDICATORS[indicator].temperature
+    chosen = own if temperature is None else temperature
+    check_softmax(chosen, top_k)
+    SPACES[space]
+    return chosen
+
+
+def _best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows by falling `column`; equals keep their order, and what has no value comes last."""
+    return frame.sort_values(column, ascending=False, kind="stable", ignore_index=True)
+
+
 def weight_table(start: Start) -> pd.DataFrame:
     """The ranking with a `weight` column after the indicators."""
     weights = dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
-    frame = start.ranking.frame().sort_values(start.indicator, ascending=False, ignore_index=True)
+    frame = _best_first(start.ranking.frame(), start.indicator)
     return frame.assign(weight=frame["module"].map(weights))
 
 
@@ -239,5 +295,5 @@ def blend_note(start: Start) -> str:
     error = "" if start.merged.error is None else f", ΔW error {start.merged.error:.3g}"
     return (
         f"{start.indicator} at τ = {start.temperature:g}: effective number of modules "
-        f"{effective_number(start.merged.weights):.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"
+        f"{start.merged.effective:.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"
     )

@@ -115,7 +115,8 @@ class ModuleCard(Record):
 
     `rank` is the largest over the targets; `scaling` the common factor of the update (LoRA: α/r or α/√r), or `None`
     where patterns give unequal ones. `targets` are backbone layer names. `tensor_hash` is a hash over all tensor names,
-    dtypes, shapes and bytes: equal hash, equal module. What is not known is `None` or empty, never 0.
+    dtypes, shapes and bytes: equal hash, equal module. `origin` is the remote reference that these tensors were fetched
+    from, pinned to the commit ("hf://owner/name@commit"). What is not known is `None` or empty, never 0.
     """
 
     schema_version: int = 1
@@ -137,3 +138,4 @@ class ModuleCard(Record):
     dataset_license: str = ""
     donors: tuple[Donor, ...] = ()
     notes: str = ""
+    origin: str = ""

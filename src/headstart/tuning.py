@@ -1,5 +1,6 @@
 """Tuning one module on one task: a loop that reads from top to bottom."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -208,7 +209,8 @@ class _Run:
             torch.save(state, staging)
             os.replace(staging, self.checkpoint)  # noqa: PTH105 - atomic on every system
         except (OSError, RuntimeError) as error:
-            staging.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                staging.unlink()
             raise OutputError(
                 f"cannot write {self.checkpoint}: {error}; free some space and run the command again"
             ) from error
@@ -257,9 +259,10 @@ class _Run:
     def _restore(self, path: Path) -> None:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
+            run = state["run"]
         except Exception as error:
             raise OutputError(f"{path} cannot be read as a checkpoint; remove it to start over") from error
-        if state.get("run") != self._identity():
+        if run != self._identity():
             raise SettingError(
                 f"{path} is the checkpoint of a run with other settings, data or backbone; "
                 "remove it to start over, or repeat the settings to continue"
@@ -281,7 +284,9 @@ def style_of(recipe: Recipe) -> TextFormat:
     return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
 
 
-def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random, *, window: int = 16) -> list[list[int]]:
+def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random) -> list[list[int]]:
+    # Sorting all the rows by length would put the same ones together in every epoch, so few rows make small windows.
+    window = max(1, min(16, len(items) // (4 * size)))
     order = list(range(len(items)))
     rng.shuffle(order)
     batches = []

@@ -111,7 +111,8 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
     model, found = family.from_pretrained(place, dtype=loading_dtype, output_loading_info=True, **extra, **unpack)
     if found["missing_keys"]:
         raise BackboneError(
-            f"the weights of {place} lack {min(found['missing_keys'])}, which would be random; use a complete checkpoint"
+            f"the weights of {place} lack {min(found['missing_keys'])}, which would be random; "
+            "give a complete checkpoint"
         )
     model.to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **extra)

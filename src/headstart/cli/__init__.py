@@ -1,5 +1,5 @@
 """The command line: parse, make one library call, print. Light commands never import torch."""
 
-from headstart.cli.app import main
+from headstart.cli.program import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

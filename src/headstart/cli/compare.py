@@ -1,5 +1,6 @@
 """`headstart compare`."""
 
+import json
 import shutil
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from headstart.cli.options import (
     load_recipe,
     load_task,
     print_json,
+    print_line,
     steps_bar,
 )
 from headstart.cli.rank import ReductionOption
@@ -70,8 +72,8 @@ def compare(
     model = load_backbone(backbone, device, dtype)
     from headstart.comparing import Blend
     from headstart.comparing import compare as run
-    from headstart.reports import write_report
     from headstart.reports.console import print_summary
+    from headstart.reports.html import write_report
 
     work = output.with_name(f"{output.name}.partial")
     with steps_bar() as show:
@@ -83,7 +85,7 @@ def compare(
     write_report(comparison, output)
     shutil.rmtree(work, ignore_errors=True)
     if as_json:
-        print_json({"report": str(output / "report.html"), "comparison": comparison.to_json()})
+        print_json({"report": str(output / "report.html"), "comparison": json.loads(comparison.to_json())})
         return
     print_summary(comparison, console())
-    console().print(f"Report: {output / 'report.html'}", highlight=False)
+    print_line(f"Report: {output / 'report.html'}")

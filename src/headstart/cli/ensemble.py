@@ -19,14 +19,14 @@ from headstart.cli.options import (
     ShotsOption,
     TaskArgument,
     console,
-    error_console,
     load_backbone,
     load_recipe,
     load_task,
     print_json,
+    print_line,
     steps_bar,
 )
-from headstart.cli.rank import ReductionOption
+from headstart.cli.rank import ReductionOption, print_gaps
 
 __all__ = ["IndicatorOption", "RankToOption", "SpaceOption", "TemperatureOption", "TopOption", "ensemble"]
 
@@ -34,7 +34,9 @@ IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose s
 TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
 TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules.")]
 SpaceOption = Annotated[str, typer.Option(help="parameters (as the papers), exact (ΔW kept) or svd (cut to --rank).")]
-RankToOption = Annotated[int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")]
+RankToOption = Annotated[
+    int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
+]
 
 
 def ensemble(
@@ -72,8 +74,8 @@ def ensemble(
 
     with steps_bar() as show:
         start = run(
-            data, opened, model, indicator=indicator, temperature=temperature, top_k=top_k, space=space, rank_to=rank_to,
-            reduction=reduction, recipe=chosen, seed=seed, name=output.name, progress=show,
+            data, opened, model, indicator=indicator, temperature=temperature, top_k=top_k, space=space,
+            rank_to=rank_to, reduction=reduction, recipe=chosen, seed=seed, name=output.name, progress=show,
         )  # fmt: skip
     saved = save_module(start.module, output)
     frame = weight_table(start)
@@ -90,6 +92,5 @@ def ensemble(
 
     shown = frame[frame["weight"] > 0].drop(columns=["task", "license"])
     console().print(table(shown, title=f"{data.name}: what the start is made of"))
-    console().print(f"{blend_note(start)}. Saved {output}.", highlight=False)
-    for module in start.ranking.refused:
-        error_console().print(f"refused {module.name}: {module.reason}", highlight=False, markup=False)
+    print_line(f"{blend_note(start)}. Saved {output}.")
+    print_gaps(start.ranking)

@@ -11,9 +11,9 @@ from headstart.cli.options import (
     DeviceOption,
     DtypeOption,
     console,
-    error_console,
     load_backbone,
     print_json,
+    print_line,
     progress_bar,
     rows_table,
 )
@@ -21,7 +21,7 @@ from headstart.errors import HubError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Keep modules: add, list, show, check, remove.")
+app = typer.Typer(no_args_is_help=True, help="Keep modules: add, list, show, check, remove, push.")
 
 HubArgument = Annotated[Path, typer.Argument(help="Hub folder.")]
 NameArgument = Annotated[str, typer.Argument(help="Module's name in the hub.")]
@@ -30,13 +30,13 @@ NameArgument = Annotated[str, typer.Argument(help="Module's name in the hub.")]
 @app.command()
 def add(
     hub: HubArgument,
-    folders: Annotated[list[Path], typer.Argument(help="PEFT folders.")],
+    sources: Annotated[list[str], typer.Argument(help="PEFT folders, or remote modules: hf://owner/name[@revision].")],
     backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Check against this backbone too.")] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Validate PEFT folders and take them into HUB, which is created if need be. Exit code 1 when any was refused."""
+    """Validate modules and take them into HUB, which is created if need be. Exit code 1 when any was refused."""
     from headstart.hub import Hub
 
     check = None
@@ -46,9 +46,9 @@ def add(
 
         check = fits(model)
     with progress_bar("adding") as show:
-        admissions = Hub.create(hub).add_all(folders, check=check, progress=show)
+        admissions = Hub.create(hub).add_all(sources, check=check, progress=show)
     rows = [
-        {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason or "", "folder": str(a.path)}
+        {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}
         for a in admissions
     ]
     if as_json:
@@ -112,29 +112,62 @@ def check(hub: HubArgument, as_json: AsJson = False) -> None:
     elif rows:
         console().print(rows_table(rows, ("module", "problem"), whole=("module",)))
     else:
-        console().print(f"All {len(opened)} modules are as catalogued.")
+        print_line(f"All {len(opened)} modules are as catalogued.")
     if rows:
         raise typer.Exit(1)
 
 
 @app.command()
-def remove(hub: HubArgument, names: Annotated[list[str], typer.Argument(help="Modules to remove.")]) -> None:
+def remove(
+    hub: HubArgument,
+    names: Annotated[list[str], typer.Argument(help="Modules to remove.")],
+    as_json: AsJson = False,
+) -> None:
     """Remove modules, folder and catalogue entry."""
     from headstart.hub import Hub
 
     opened = Hub.open(hub)
     known = {*opened.names(), *(problem.name for problem in opened.problems())}
-    for name in names:
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
         if name not in known:
             raise HubError(f"{hub} has no module '{name}'; nothing was removed; see headstart hub list {hub}")
-    for name in names:
+    for name in wanted:
         opened.remove(name)
-    console().print(f"Removed {', '.join(names)}; {len(opened)} modules are left.")
+    if as_json:
+        print_json({"removed": wanted, "left": len(opened)})
+    else:
+        print_line(f"Removed {', '.join(wanted)}; {len(opened)} modules are left.")
+
+
+@app.command()
+def push(
+    hub: HubArgument,
+    name: NameArgument,
+    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub, as owner/name; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; made if need be.")] = None,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Licence of a module whose card states none, such as apache-2.0.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Upload one module with its card and a README. Log in first with `hf auth login`, or set HF_TOKEN."""
+    from headstart.hub import Hub
+    from headstart.hub.remote import push as upload
+
+    module = Hub.open(hub).read(name)
+    with progress_bar("pushing"):
+        pushed = upload(module, repo, license_id=license_id, private=private, branch=revision)
+    if as_json:
+        print_json({"module": name, "repo": pushed.repo, "commit": pushed.revision, "reference": str(pushed)})
+    else:
+        print_line(f"Pushed {name}; others add it with headstart hub add HUB {pushed}")
 
 
 def _warn(problems: Sequence[object]) -> None:
     if problems:
-        error_console().print(f"{len(problems)} more cannot be used; see headstart hub check", highlight=False)
+        print_line(f"{len(problems)} more cannot be used; see headstart hub check", error=True)
 
 
 def _shortened(targets: list[str]) -> str:
@@ -142,4 +175,6 @@ def _shortened(targets: list[str]) -> str:
 
 
 def _identity(backbone: dict[str, str] | None) -> str:
-    return "" if backbone is None else f"{backbone['name']} ({backbone['architecture']}, weights {backbone['weights'][:12]})"
+    if backbone is None:
+        return ""
+    return f"{backbone['name']} ({backbone['architecture']}, weights {backbone['weights'][:12]})"

@@ -1,11 +1,12 @@
 """Options that several commands share, and the consoles they print on."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -40,6 +41,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "print_json",
+    "print_line",
     "progress_bar",
     "rows_table",
     "steps_bar",
@@ -48,7 +50,9 @@ __all__ = [
 TaskArgument = Annotated[
     str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
 ]
-BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")
+]
 HubOption = Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -63,7 +67,6 @@ ShotsOption = Annotated[
     int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 
 NUMBERS = frozenset({"rank", "parameters", "score"})
 """Columns of `rows_table` that are set flush right."""
@@ -80,8 +83,13 @@ def error_console() -> Console:
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    """Print one strict JSON document on standard output; NaN and infinity become null."""
+    sys.stdout.write(json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_line(text: str, *, error: bool = False) -> None:
+    """Print `text` as it is, never broken into lines, on standard output or standard error."""
+    (error_console() if error else console()).print(Text(text), soft_wrap=True)
 
 
 def load_task(source: str, metric: str | None, *, seed: int = 0) -> "Task":
@@ -93,7 +101,7 @@ def load_task(source: str, metric: str | None, *, seed: int = 0) -> "Task":
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
     """The backbone a command runs; this is where torch is first imported."""
-    with error_console().status(f"loading the backbone {source}"):
+    with error_console().status(Text(f"loading the backbone {source}")):
         from headstart.backbone import Backbone
 
         return Backbone.load(source, device=device, dtype=dtype)
@@ -119,7 +127,8 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
     """A plain table of the named columns; those in `whole` are never broken, the others wrap at words."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column in whole, overflow="fold", justify="right" if column in NUMBERS else "left")
+        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
+        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
     return table
@@ -128,8 +137,10 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
     """A bar on standard error; yields a function of (done, total, note)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=error_console(), transient=True) as bar:
+    what_column, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+    columns = (what_column, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), note)
+    screen = error_console()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         row = bar.add_task(what, total=None, note="")
         yield lambda done, total, note="": bar.update(row, completed=done, total=total, note=note)
 
@@ -139,3 +150,12 @@ def steps_bar() -> Iterator[Any]:
     """A bar for work in several phases; yields a function of (what, done, total)."""
     with progress_bar("starting") as show:
         yield lambda what, done, total: show(done, total, what)
+
+
+def _finite(data: Any) -> Any:
+    """`data` with null for every number that JSON has no word for."""
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,6 +1,6 @@
 """`headstart rank`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,15 +17,18 @@ from headstart.cli.options import (
     ShotsOption,
     TaskArgument,
     console,
-    error_console,
     load_backbone,
     load_recipe,
     load_task,
     print_json,
+    print_line,
     steps_bar,
 )
 
-__all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "rank"]
+if TYPE_CHECKING:
+    from headstart.pipeline import Ranking
+
+__all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "print_gaps", "rank"]
 
 IndicatorsOption = Annotated[
     list[str] | None, typer.Option("--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; repeatable.")
@@ -71,14 +74,25 @@ def rank(
         print_json(
             {
                 "task": data.name, "examples": ranking.scores.examples, "tokens": ranking.scores.tokens,
-                "reduction": reduction, "modules": frame.astype(object).where(frame.notna(), None).to_dict("records"),
+                "reduction": reduction, "modules": frame.to_dict("records"),
                 "refused": refused, "reasons": ranking.scores.reasons,
             }
         )  # fmt: skip
         return
     from headstart.reports.console import table
 
-    title = f"{data.name}: {len(frame)} modules on {ranking.scores.examples} dev rows, {reduction} over {ranking.scores.tokens} target tokens"
+    found = ranking.scores
+    title = (
+        f"{data.name}: {len(frame)} modules on {found.examples} dev rows, {reduction} over {found.tokens} target tokens"
+    )
     console().print(table(frame.drop(columns=["task", "license"]), title=title))
+    print_gaps(ranking)
+
+
+def print_gaps(ranking: "Ranking") -> None:
+    """Say on standard error which modules took no part or have no value, and why."""
     for module in ranking.refused:
-        error_console().print(f"refused {module.name}: {module.reason}", highlight=False, markup=False)
+        print_line(f"refused {module.name}: {module.reason}", error=True)
+    for indicator, reasons in ranking.scores.reasons.items():
+        for name, reason in reasons.items():
+            print_line(f"no {indicator} of {name}: {reason}", error=True)

@@ -23,6 +23,7 @@ from headstart.cli.options import (
     load_recipe,
     load_task,
     print_json,
+    print_line,
     progress_bar,
 )
 
@@ -55,11 +56,11 @@ def tune(
         data = data.few_shot(k=shots, seed=seed)
     if train_rows is not None:
         data = data.take("train", train_rows, seed=seed)
-    model = load_backbone(backbone, device, dtype)
     from headstart.kinds import load_module, save_module
     from headstart.tuning import tune as run
 
     begin = load_module(start) if start else None
+    model = load_backbone(backbone, device, dtype)
     checkpoint = output.with_name(f"{output.name}.partial")
     with progress_bar(f"tuning on {data.name}") as show:
         tuned = run(
@@ -83,9 +84,10 @@ def tune(
 
     from headstart.reports.console import table
 
-    out = console()
-    out.print(table(pd.DataFrame([vars(point) for point in tuned.curve]), title=f"Tuning on {data.name}"))
-    out.print(
+    frame = pd.DataFrame([vars(point) for point in tuned.curve])
+    console().print(table(frame, title=f"Tuning on {data.name}"))
+    print_line(
         f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} (loss {tuned.best.dev_loss:.4f}) "
-        f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in {str(model.dtype).removeprefix('torch.')}."
+        f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in "
+        f"{str(model.dtype).removeprefix('torch.')}."
     )

@@ -3,6 +3,7 @@
 from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
 from headstart.formats.peft_folder import (
     CONFIG_FILE,
+    PICKLES,
     WEIGHTS_FILE,
     StoredModule,
     module_name,
@@ -13,6 +14,7 @@ from headstart.formats.safetensors_file import StoredTensor, check_finite, read_
 
 __all__ = [
     "CONFIG_FILE",
+    "PICKLES",
     "WEIGHTS_FILE",
     "LoraLayout",
     "LoraTarget",

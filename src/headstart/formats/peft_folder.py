@@ -16,11 +16,12 @@ from headstart.formats.safetensors_file import StoredTensor, check_finite, read_
 from headstart.formats.strict_json import strict_json
 from headstart.records import CARD_FILE, ModuleCard
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "StoredModule", "module_name", "read_module", "regular_file"]
+__all__ = ["CONFIG_FILE", "PICKLES", "WEIGHTS_FILE", "StoredModule", "module_name", "read_module", "regular_file"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""Suffixes of files that are or may be pickled, and are never opened."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 LayoutReader = Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], LoraLayout]

@@ -10,11 +10,13 @@ from headstart.errors import HubError
 from headstart.formats import CONFIG_FILE, WEIGHTS_FILE, regular_file
 from headstart.records import CARD_FILE
 
-__all__ = ["check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
+__all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
 
 WATCHED = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
 REMOVED = ".removed"
-KEPT = (*WATCHED, "README.md", "LICENSE")
+KEPT = (*WATCHED, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
+"""The files of a module that a hub keeps, and takes from a remote one."""
+
 MAX_NAME_BYTES = 200
 """Staging puts a prefix and a suffix round the name, and file systems end at 255 bytes."""
 

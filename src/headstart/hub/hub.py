@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import os
 import shutil
+import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Self
 
 from headstart.atomic import staged_folder
-from headstart.errors import HeadstartError, HubError, ModuleError
+from headstart.errors import HeadstartError, HubError, ModuleError, OutputError
 from headstart.formats import CONFIG_FILE, StoredModule, module_name, read_module
 from headstart.hub.catalogue import CATALOGUE_FILE, Catalogue
 from headstart.hub.folder import check_name, copy_module, is_hub, stamp, stamps, sweep, take_out
+from headstart.hub.reference import is_reference, parse_reference
 from headstart.hub.rows import (
     CHANGED,
     Entry,
@@ -43,9 +46,9 @@ GONE = ""
 
 @dataclass(frozen=True)
 class Admission:
-    """What became of one folder that was offered to a hub: its card, or the reason why it was refused."""
+    """What became of one folder or reference that was offered to a hub: its card, or the reason for refusing it."""
 
-    path: Path
+    path: Path | str
     name: str
     card: ModuleCard | None
     reason: str | None
@@ -152,30 +155,52 @@ class Hub:
         return None if stated is None else stated[1]
 
     def add(
-        self, folder: Path, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
+        self, source: Path | str, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
     ) -> ModuleCard:
-        """Validate the module in `folder` and copy it into the hub.
+        """Validate a module and copy it into the hub.
 
         Args:
-            folder: a PEFT folder; it stays as it is.
-            name: what the hub calls it; by default the folder's name.
+            source: a PEFT folder, which stays as it is, or a remote module, "hf://owner/name[@revision]", whose commit
+                will stand on the card as its `origin`.
+            name: what the hub calls it; by default the folder's name, or the last part of the remote one.
             check: raises `ModuleError` when the module does not fit, for instance a backbone at hand.
 
         Raises:
-            HubError: the name is taken or impossible.
+            HubError: the name is taken or impossible, or the remote module cannot be fetched.
             ModuleError: the module is broken, unsupported, in the hub already or made for another backbone.
             OutputError: the hub cannot be written.
         """
-        folder = Path(folder)
-        name = module_name(folder) if name is None else name
+        name = _name_of(source) if name is None else name
         check_name(name)
+        if not is_reference(source):
+            return self._add(Path(source), name=name, check=check)
+        with self._catalogue.reading() as connection:
+            self._refuse_taken(connection, name)  # rather than after the download
+        return self._add_remote(source, name=name, check=check)
+
+    def _add_remote(self, reference: str, *, name: str, check: Callable[[StoredModule], None] | None) -> ModuleCard:
+        # Brings the network library, which a hub of local folders does without.
+        from headstart.hub.remote import fetch
+
+        try:
+            with tempfile.TemporaryDirectory(prefix=".fetched.", suffix=".staging", dir=self.path) as staging:
+                folder = Path(staging) / name
+                try:
+                    fetch(reference, folder)
+                    return self._add(folder, name=name, check=check)
+                except ModuleError as error:
+                    # The folder will be gone when the message is read.
+                    raise ModuleError(str(error).replace(str(folder), reference)) from error
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+
+    def _add(self, folder: Path, *, name: str, check: Callable[[StoredModule], None] | None) -> ModuleCard:
         module = read_module(folder)
         if check is not None:
             check(module)
         entry, target = entry_of(module, name), self.path / name
         with self._catalogue.writing() as connection:
-            if known_row(connection, name) or target.exists() or target.is_symlink():
-                raise HubError(f"the hub {self.path} already has a module '{name}'; choose another name or remove it")
+            self._refuse_taken(connection, name)
             refuse_conflict(connection, entry)
             with staged_folder(target) as staging:
                 copy_module(folder, staging)
@@ -187,23 +212,27 @@ class Hub:
 
     def add_all(
         self,
-        folders: Iterable[Path],
+        sources: Iterable[Path | str],
         *,
         check: Callable[[StoredModule], None] | None = None,
         progress: Progress | None = None,
     ) -> list[Admission]:
-        """Add every folder; one that is refused does not stop the rest. One `Admission` each, in the given order."""
-        folders = [Path(folder) for folder in folders]
+        """Add every folder or remote module, as `add` does; one that is refused does not stop the rest.
+
+        One `Admission` each, in the given order.
+        """
+        sources = [source if is_reference(source) else Path(source) for source in sources]
         admissions = []
-        for done, folder in enumerate(folders, start=1):
-            card, reason = None, None
+        for done, source in enumerate(sources, start=1):
+            name, card, reason = str(source), None, None
             try:
-                card = self.add(folder, check=check)
+                name = _name_of(source)
+                card = self.add(source, name=name, check=check)
             except HeadstartError as error:
                 reason = str(error)
-            admissions.append(Admission(folder, module_name(folder), card, reason))
+            admissions.append(Admission(source, name, card, reason))
             if progress is not None:
-                progress(done, len(folders))
+                progress(done, len(sources))
         return admissions
 
     def remove(self, name: str) -> None:
@@ -239,6 +268,11 @@ class Hub:
             connection.execute("DELETE FROM modules")
             connection.execute("DELETE FROM layers")
         return self.check(progress)
+
+    def _refuse_taken(self, connection: sqlite3.Connection, name: str) -> None:
+        target = self.path / name
+        if known_row(connection, name) or target.exists() or target.is_symlink():
+            raise HubError(f"the hub {self.path} already has a module '{name}'; choose another name or remove it")
 
     def _known(self) -> dict[str, Known]:
         with self._catalogue.reading() as connection:
@@ -279,6 +313,10 @@ class Hub:
             return entry_of(read_module(self.path / name), name)
         except HeadstartError as error:
             return str(error)
+
+
+def _name_of(source: Path | str) -> str:
+    return parse_reference(source).name if is_reference(source) else module_name(Path(source))
 
 
 def _stale(now: dict[str, str], known: dict[str, str], *, everything: bool) -> list[str]:

@@ -34,7 +34,7 @@ def load_module(source: StoredModule | str | Path) -> Module:
 
 
 def stacks(modules: Sequence[Module], *, most: int) -> list[list[int]]:
-    """Group positions 0…n-1 into stacks of at most `most` modules that compute together, in order of first appearance."""
+    """Group positions 0…n-1 into stacks of at most `most` modules that compute together, first come first."""
     groups: dict[object, list[int]] = {}
     for index, module in enumerate(modules):
         groups.setdefault((type(module), module.stack_key), []).append(index)

@@ -107,8 +107,8 @@ class Module(ABC):
         for name in sorted(mine.keys() | theirs.keys()):
             if mine.get(name) != theirs.get(name):
                 raise MergeError(
-                    f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in '{other.name}'; "
-                    "merge them with space 'exact' or 'svd', or leave one out"
+                    f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in "
+                    f"'{other.name}'; merge them with space 'exact' or 'svd', or leave one out"
                 )
         return self
 
@@ -165,7 +165,8 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
     """Raise `ModuleError` when the card states another backbone than this one. No statement is no refusal."""
     if card.backbone is not None and not card.backbone.same_as(backbone.fingerprint):
         raise ModuleError(
-            f"module '{card.name}' was made for another backbone ({card.backbone.name or card.backbone.architecture}, weights "
-            f"{card.backbone.weights[:12]}) than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
+            f"module '{card.name}' was made for another backbone "
+            f"({card.backbone.name or card.backbone.architecture}, weights {card.backbone.weights[:12]}) "
+            f"than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
             "load the backbone it was tuned on, or leave it out"
         )

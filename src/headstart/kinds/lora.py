@@ -238,12 +238,14 @@ def check_layers(
     for path, (inputs, outputs) in widths.items():
         if path not in layers:
             raise ModuleError(
-                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; it was made for another backbone"
+                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
+                "load the backbone it was tuned on, or leave it out"
             )
         if layer_widths(layers[path]) != (inputs, outputs):
             here = "→".join(map(str, layer_widths(layers[path])))
             raise ModuleError(
-                f"{path} is {inputs}→{outputs} in module '{name}' but {here} in {backbone.name}; it was made for another backbone"
+                f"{path} is {inputs}→{outputs} in module '{name}' but {here} in {backbone.name}; "
+                "load the backbone it was tuned on, or leave it out"
             )
     fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     try:
@@ -253,7 +255,8 @@ def check_layers(
     named = {path for path in layers if check_target_module_exists(matcher, path)} if matcher.target_modules else set()
     for path in sorted(named - widths.keys()):
         raise ModuleError(
-            f"module '{name}' names {path} in target_modules but holds no tensors for it; it was made for a smaller backbone"
+            f"module '{name}' names {path} in target_modules but holds no tensors for it; "
+            "it was made for a smaller backbone: load that one, or leave the module out"
         )
 
 

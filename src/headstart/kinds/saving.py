@@ -10,8 +10,9 @@ from safetensors.torch import save
 
 from headstart.atomic import refuse_existing, staged_folder
 from headstart.formats import read_safetensors, tensor_hash
+from headstart.hub.model_card import readme
 from headstart.kinds.contract import Module
-from headstart.records import CARD_FILE, ModuleCard
+from headstart.records import CARD_FILE
 
 __all__ = ["save_module"]
 
@@ -30,36 +31,11 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
         weights = staging / "adapter_model.safetensors"
         tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in module.tensors().items()}
         weights.write_bytes(save(tensors, metadata={"format": "pt"}))
-        card = module.card.model_copy(update={"tensor_hash": tensor_hash(read_safetensors(weights))})
+        written = tensor_hash(read_safetensors(weights))
+        # Tensors that differ from those that were fetched come from here, not from there.
+        origin = module.card.origin if written == module.card.tensor_hash else ""
+        card = module.card.model_copy(update={"tensor_hash": written, "origin": origin})
         (staging / "adapter_config.json").write_text(json.dumps(dict(module.config), indent=1, sort_keys=True) + "\n")
         (staging / CARD_FILE).write_text(card.to_json())
         (staging / "README.md").write_text(readme(card))
     return replace(module, card=card)
-
-
-def readme(card: ModuleCard) -> str:
-    """A model card with the metadata block that hubs read, then the facts as prose and tables."""
-    head = ["---", "library_name: peft"]
-    if card.base_model:
-        head.append(f"base_model: {json.dumps(card.base_model)}")
-    if card.license:
-        head.append(f"license: {json.dumps(card.license)}")
-    lines = [*head, "tags: [headstart]", "---", f"# {card.name}", "", f"A {card.kind} module made with Headstart.", ""]
-    facts = {
-        "Task": card.task,
-        "Family": card.family,
-        "Training rows": card.train_rows,
-        f"Dev {card.metric}": None if card.score is None else f"{card.score:.4f}",
-        "Rank": card.rank,
-        "Parameters": f"{card.parameters:,}",
-        "Backbone": card.base_model,
-        "Data licence": card.dataset_license,
-    }
-    stated = [f"| {key} | {value} |" for key, value in facts.items() if value not in (None, "")]
-    lines += ["| | |", "|---|---|", *stated]
-    if card.donors:
-        lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
-        lines += [f"| {donor.name} | {donor.weight:.4f} | {donor.license or '—'} |" for donor in card.donors]
-    if card.notes:
-        lines += ["", card.notes]
-    return "\n".join(lines) + "\n"

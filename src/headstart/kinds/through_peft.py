@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -54,7 +55,8 @@ class PeftModule(Module):
         """Only itself: an average of such parameters is not the average of the updates."""
         if other is not self:
             raise MergeError(
-                f"'{self.name}' is a LoRA variant ({self.variant}) whose parameters have no exact merge with others; leave it out"
+                f"'{self.name}' is a LoRA variant ({self.variant}) whose parameters have no exact merge with others; "
+                "leave it out"
             )
         return self
 
@@ -101,11 +103,19 @@ class PeftStack(Stack):
         """Inject, load, yield, and put every layer, bias and flag of the backbone back."""
         biases = {name: value for name, value in backbone.model.named_parameters() if name.endswith("bias")}
         kept = {name: value.detach().clone() for name, value in biases.items()}
-        # PEFT draws random parameters before ours replace them; the caller's random numbers stay the same.
-        with torch.random.fork_rng(devices=[]):
+        # PEFT draws random parameters before ours replace them, and advises those who want to train or merge: neither
+        # the caller's random numbers nor the user is to notice.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             wrapped = PeftModel(backbone.model, self._config(), autocast_adapter_dtype=False)
         try:
-            set_peft_model_state_dict(wrapped, {name: value[0].detach() for name, value in self.parameters.items()})
+            values = {name: value[0].detach() for name, value in self.parameters.items()}
+            unknown = set_peft_model_state_dict(wrapped, values).unexpected_keys
+            if unknown:
+                raise ModuleError(
+                    f"PEFT has no place for tensor {unknown[0]} of module '{self._module.name}'; "
+                    "save it again with PEFT's save_pretrained"
+                )
             wrapped.to(backbone.device).eval()
             self._wrapped = wrapped
             yield

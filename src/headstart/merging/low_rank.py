@@ -1,5 +1,6 @@
 """Low-rank updates and their norms, always through the factors: no full ΔW where the factors suffice."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -57,7 +58,9 @@ def combination(modules: Sequence[LoraModule], weights: Sequence[float]) -> dict
 
 
 def relative_error(approximate: Mapping[str, LowRank], exact: Mapping[str, LowRank]) -> float:
-    """‖ΔŴ − ΔW‖_F / ‖ΔW‖_F over all layers together; 0 when both are 0."""
+    """‖ΔŴ − ΔW‖_F / ‖ΔW‖_F over all layers together; 0 when both are 0, infinite when only ΔW is."""
     wanted = sum(update.norm() ** 2 for update in exact.values())
     missed = sum(approximate[path].minus(update).norm() ** 2 for path, update in exact.items())
-    return (missed / wanted) ** 0.5 if wanted else float(missed > 0)
+    if not wanted:
+        return math.inf if missed else 0.0
+    return math.sqrt(missed / wanted)

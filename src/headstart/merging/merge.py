@@ -59,14 +59,16 @@ def merge(
     """
     if not modules:
         raise MergeError("there is no module to merge; add modules to the hub")
-    if len(weights) != len(modules) or any(not w >= 0 for w in weights) or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
+    sound = len(weights) == len(modules) and all(weight >= 0 for weight in weights)
+    if not sound or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
         raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
     chosen = SPACES[space]
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
+    home = _home(donors)
     module = chosen(donors, shares, rank)
     return Merged(
-        _with_donors(module, donors, shares, name=name, space=space),
+        _with_donors(module, donors, shares, name=name, space=space, home=home),
         tuple(weights),
         space,
         effective_number(weights),
@@ -83,17 +85,32 @@ def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) ->
     return relative_error(combination([module], [1.0]), combination(loras, shares))
 
 
-def _with_donors(module: Module, donors: Sequence[Module], shares: Sequence[float], *, name: str, space: str) -> Module:
+def _home(donors: Sequence[Module]) -> Module:
+    """The first donor that states its backbone (else the first); raises `MergeError` when two state different ones."""
+    stated = [(donor, donor.card.backbone) for donor in donors if donor.card.backbone is not None]
+    if not stated:
+        return donors[0]
+    home, backbone = stated[0]
+    for donor, other in stated:
+        if not other.same_as(backbone):
+            raise MergeError(
+                f"'{home.name}' and '{donor.name}' were made for different backbones; merge modules of one backbone"
+            )
+    return home
+
+
+def _with_donors(
+    module: Module, donors: Sequence[Module], shares: Sequence[float], *, name: str, space: str, home: Module
+) -> Module:
     """The module with a card that names what it is made of."""
-    first = donors[0].card
-    licenses = sorted({donor.card.license or "unstated" for donor in donors})
+    licenses = sorted({donor.card.license for donor in donors})
+    mixed = "mixed: " + "; ".join(text or "unstated" for text in licenses)
     data = sorted({donor.card.dataset_license for donor in donors if donor.card.dataset_license})
     card = module.card.model_copy(
         update={
-            "name": name, "backbone": first.backbone, "base_model": first.base_model, "task": "", "family": "",
+            "name": name, "backbone": home.card.backbone, "base_model": home.card.base_model, "task": "", "family": "",
             "metric": "", "score": None, "train_rows": None, "tensor_hash": "",
-            "license": licenses[0] if len(licenses) == 1 else "mixed: " + "; ".join(licenses),
-            "dataset_license": "; ".join(data),
+            "license": licenses[0] if len(licenses) == 1 else mixed, "dataset_license": "; ".join(data),
             "donors": tuple(
                 Donor(name=d.name, tensor_hash=d.card.tensor_hash, weight=w, license=d.card.license)
                 for d, w in zip(donors, shares, strict=True)
@@ -101,5 +118,10 @@ def _with_donors(module: Module, donors: Sequence[Module], shares: Sequence[floa
             "notes": f"Merged in space '{space}'.",
         }
     )  # fmt: skip
-    config = {**module.config, "base_model_name_or_path": first.base_model or None, "task_type": donors[0].config.get("task_type")}
-    return replace(module, card=card, config=config)
+    # What belongs to the backbone, and a module built from factors alone cannot know.
+    kept = {
+        "base_model_name_or_path": home.card.base_model or None,
+        "task_type": home.config.get("task_type"),
+        "fan_in_fan_out": home.config.get("fan_in_fan_out", False),
+    }
+    return replace(module, card=card, config={**module.config, **kept})

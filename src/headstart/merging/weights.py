@@ -5,30 +5,37 @@ from collections.abc import Sequence
 
 from headstart.errors import MergeError, SettingError
 
-__all__ = ["effective_number", "one_hot", "softmax", "uniform"]
+__all__ = ["check_softmax", "effective_number", "one_hot", "softmax", "uniform"]
 
 
 def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = None) -> tuple[float, ...]:
     """softmax(S_i / τ) over the `top_k` highest scores, or over all (Lv et al., 2023, eq. 1).
 
-    A missing score (NaN) gets weight 0; of equal scores at the edge of the top k the earlier stays. Raises
-    `SettingError` for τ ≤ 0 or k < 1, `MergeError` when no score is there.
+    A missing score (NaN or infinite) gets weight 0; of equal scores at the edge of the top k the earlier stays.
+    Raises `SettingError` for τ ≤ 0 or k < 1, `MergeError` when no score is there.
 
     >>> [round(weight, 3) for weight in softmax([1.0, 2.0, 3.0], temperature=1.0)]
     [0.09, 0.245, 0.665]
     """
-    if not temperature > 0:
-        raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use top_k=1")
-    if top_k is not None and top_k < 1:
-        raise SettingError(f"top_k {top_k} must be at least 1")
-    known = [index for index, value in enumerate(scores) if not math.isnan(value)]
+    check_softmax(temperature, top_k)
+    known = [index for index, value in enumerate(scores) if math.isfinite(value)]
     if not known:
-        raise MergeError("no module has a score to weigh by; use another indicator or add modules that fit the backbone")
+        raise MergeError(
+            "no module has a score to weigh by; use another indicator or add modules that fit the backbone"
+        )
     kept = sorted(known, key=lambda index: (-scores[index], index))[: top_k or len(known)]
     highest = scores[kept[0]]
     raw = {index: math.exp((scores[index] - highest) / temperature) for index in kept}
     total = math.fsum(raw.values())
     return tuple(raw[index] / total if index in raw else 0.0 for index in range(len(scores)))
+
+
+def check_softmax(temperature: float, top_k: int | None) -> None:
+    """Raise `SettingError` for τ ≤ 0 or k < 1: what `softmax` would refuse, known before any score is."""
+    if not temperature > 0:
+        raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use top_k=1")
+    if top_k is not None and top_k < 1:
+        raise SettingError(f"top_k {top_k} must be at least 1; leave it out to blend all modules")
 
 
 def uniform(count: int) -> tuple[float, ...]:

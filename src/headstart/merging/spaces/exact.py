@@ -12,7 +12,8 @@ __all__ = ["exact"]
 
 
 def exact(modules: Sequence[Module], weights: Sequence[float], rank: int | None = None) -> Module:
-    """A module of rank Σ r_i with ΔW = Σ w_i ΔW_i: A stacked, w_i s_i/s B_i beside each other, s the first scaling.
+    """A module of rank Σ r_i with ΔW = Σ w_i ΔW_i: A stacked, w_i s_i/s B_i beside each other, s the first scaling
+    (1 where that is 0).
 
     Ranks and layers may differ. Raises `MergeError` for kinds and variants without such a form.
     """
@@ -23,7 +24,7 @@ def exact(modules: Sequence[Module], weights: Sequence[float], rank: int | None 
     merged: dict[str, Factors] = {}
     for path in dict.fromkeys(path for module in loras for path in module.factors):
         found = [(w, m.factors[path]) for w, m in zip(weights, loras, strict=True) if path in m.factors]
-        scaling = found[0][1].scaling
+        scaling = found[0][1].scaling or 1.0
         a = torch.cat([factor.a for _, factor in found], 0)
         b = torch.cat([factor.b * (weight * factor.scaling / scaling) for weight, factor in found], 1)
         merged[path] = Factors(a, b, scaling)

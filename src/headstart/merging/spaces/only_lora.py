@@ -12,5 +12,7 @@ def only_lora(modules: Sequence[Module], *, space: str) -> list[LoraModule]:
     """The modules as LoRA; raises `MergeError` naming the first that is not plain LoRA."""
     for module in modules:
         if not isinstance(module, LoraModule):
-            raise MergeError(f"'{module.name}' is not a plain LoRA module, so space '{space}' does not apply; leave it out")
+            raise MergeError(
+                f"'{module.name}' is not a plain LoRA module, so space '{space}' does not apply; leave it out"
+            )
     return [module for module in modules if isinstance(module, LoraModule)]

@@ -21,8 +21,9 @@ def svd(modules: Sequence[Module], weights: Sequence[float], rank: int | None = 
     largest = max(factor.a.shape[0] for module in loras for factor in module.factors.values())
     keep = largest if rank is None else rank
     if keep < 1:
-        raise SettingError(f"rank {keep} must be at least 1")
-    scalings = {path: factor.scaling for module in reversed(loras) for path, factor in module.factors.items()}
+        raise SettingError(f"rank {keep} must be at least 1; leave it out to keep the largest rank among the modules")
+    # What a root is taken of must be positive, and PEFT allows any α; singular values carry no sign.
+    scalings = {path: abs(f.scaling) or 1.0 for module in reversed(loras) for path, f in module.factors.items()}
     merged = {}
     for path, update in combination(loras, weights).items():
         u, values, v = update.truncated(keep)

@@ -4,12 +4,16 @@ import os
 import sys
 
 import typer
+from rich.text import Text
 
 from headstart.cli import compare, ensemble, hub, rank, tune
 from headstart.cli.options import error_console
 from headstart.errors import HeadstartError
 
 __all__ = ["app", "main"]
+
+STOPPED = 130
+"""Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
 
 app = typer.Typer(
     name="headstart",
@@ -33,12 +37,12 @@ def main() -> None:
     try:
         app()
     except HeadstartError as error:
-        error_console().print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        error_console().print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        error_console().print("stopped; nothing was half-written, and the same command continues where it can")
-        sys.exit(130)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    except (KeyboardInterrupt, SystemExit) as end:
+        # typer turns Ctrl-C inside a command into an exit with this code, without a word.
+        if isinstance(end, SystemExit) and end.code != STOPPED:
+            raise
+        said = "stopped; nothing was half-written, and the same command continues where it can"
+        error_console().print(said, soft_wrap=True)
+        sys.exit(STOPPED)

@@ -1,0 +1,388 @@
+"""Scoring many LoRA modules on SmolLM2-135M in one pass, against a loop over PEFT: `python benchmarks/scoring.py`.
+
+64 modules (r = 8, q_proj and v_proj) and 32 examples of ARC-Easy in file order. Both sides get the same token ids and
+find the loss and the cosine of every module, a mean over target tokens; both times include reading the modules from
+disk. Each measurement runs in a process of its own, so that no side's memory or caches help or burden another.
+"""
+
+import argparse
+import gc
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone.loading import choose_device, choose_dtype
+from headstart.kinds import LoraModule, LoraSettings, load_module, save_module
+from headstart.kinds.lora import Factors
+from headstart.scoring import score
+from headstart.tasks import Example, Task
+
+ROOT = Path(__file__).parents[1]
+sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part of the package
+from benchmarks.machine import machine_kind, matrix_ceiling, synchronized  # noqa: E402
+from fetch import fetch_backbone, fetch_task  # noqa: E402
+
+RANK = 8
+TARGETS = ("q_proj", "v_proj")
+PEFT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every measurement gets: where things lie, and what to compute with."""
+
+    backbone: Path
+    folders: tuple[Path, ...]
+    examples: tuple[Example, ...]
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One side's times in seconds and, per module, mean loss (nats) and mean cosine over target tokens."""
+
+    reading: float
+    passing: float
+    losses: tuple[float, ...]
+    cosines: tuple[float, ...]
+    ceiling: float | None = None
+    share: float | None = None
+    peak_extra_gb: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.reading + self.passing
+
+
+# --- the modules
+
+
+def write_modules(backbone: Backbone, hub: Path, root: Path, *, count: int) -> tuple[tuple[Path, ...], str]:
+    """Write `count` distinct modules as PEFT folders; returns them and where they come from."""
+    donors = [load_module(path.parent) for path in sorted(hub.glob("*/adapter_config.json"))]
+    usable = [donor for donor in donors if isinstance(donor, LoraModule) and _paths(donor) == _paths(donors[0])]
+    pairs = [pair for pair in combinations(usable, 2) if _rank(pair[0]) + _rank(pair[1]) == RANK]
+    random.Random(0).shuffle(pairs)  # so that every donor has a part in the first few dozen
+    generator = torch.Generator().manual_seed(0)
+    if pairs:
+        made = [mixed(pairs[n % len(pairs)], generator, name=f"mix-{n:03d}", backbone=backbone) for n in range(count)]
+        source = f"mixed pairs of {len(usable)} tuned modules"
+    else:
+        made = [random_module(backbone, name=f"random-{n:03d}", strength=(n + 1) / count, seed=n) for n in range(count)]
+        source = "random factors"
+    for module in made:
+        save_module(module, root / module.name)
+    return tuple(root / module.name for module in made), source
+
+
+def mixed(
+    pair: tuple[LoraModule, LoraModule], generator: torch.Generator, *, name: str, backbone: Backbone
+) -> LoraModule:
+    """w·ΔW₁ + (1 - w)·ΔW₂ as one module of the summed rank, w drawn from 0 to 1."""
+    weight = float(torch.rand((), generator=generator))
+    first, second = pair
+    factors = {
+        path: Factors(
+            torch.cat([f.a, second.factors[path].a]),
+            torch.cat(
+                [weight * f.b * f.scaling, (1 - weight) * second.factors[path].b * second.factors[path].scaling], 1
+            ),
+            1.0,
+        )
+        for path, f in first.factors.items()
+    }
+    return LoraModule.build(factors, name=name, backbone=backbone, targets=TARGETS)
+
+
+def random_module(backbone: Backbone, *, name: str, strength: float, seed: int) -> LoraModule:
+    """Random factors; the strengths differ from module to module, and with them the losses."""
+    fresh = LoraModule.fresh(backbone, LoraSettings(RANK, 16.0, TARGETS), name=name, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    arrays = {
+        key: torch.randn(value.shape, generator=generator) * 0.1 * strength if key.endswith(".b") else value
+        for key, value in fresh.arrays().items()
+    }
+    return fresh.with_arrays(arrays)
+
+
+def _paths(module: Any) -> set[str]:
+    return set(module.factors) if isinstance(module, LoraModule) else set()
+
+
+def _rank(module: LoraModule) -> int:
+    return module.card.rank or 0
+
+
+# --- Headstart
+
+
+def headstart_pass(setting: Setting) -> Found:
+    """Read the modules, score them in one pass, and measure what the machine could reach at most."""
+    backbone = Backbone.load(setting.backbone, device=setting.device, dtype=setting.dtype)
+    _ = backbone.fingerprint  # reads every weight: what is mapped from the file is resident from here on
+    indicators = ("loss", "cosine")
+    warm = load_module(setting.folders[0])
+    with peak_memory(backbone.device) as peak:
+        score([warm], setting.examples[:1], backbone, indicators=indicators)
+        started = synchronized(backbone.device)
+        modules = [load_module(folder) for folder in setting.folders]
+        for module in modules:
+            module.check(backbone)
+        read = synchronized(backbone.device)
+        scores = score(modules, setting.examples, backbone, indicators=indicators)
+        done = synchronized(backbone.device)
+    ceiling = matrix_ceiling(backbone.dtype, backbone.device)
+    flops = needed_flops(backbone, encode(backbone, setting.examples), modules)
+    return Found(
+        reading=read - started,
+        passing=done - read,
+        losses=tuple(-value for value in scores.values["loss"]),
+        cosines=scores.values["cosine"],
+        ceiling=ceiling,
+        share=flops / (done - read) / 1e9 / ceiling,
+        peak_extra_gb=peak() / 1e9,
+    )
+
+
+def needed_flops(backbone: Backbone, items: Sequence[Encoded], modules: Sequence[Any]) -> float:
+    """Floating-point operations of the matrix products without which the scores cannot be had; no padding.
+
+    The layers' linear weights at every token, the lower triangle of the attention products, the low-rank updates at
+    every token, and the head at the target positions. Elementwise work counts as time, not as operations.
+    """
+    lengths = [len(item.prompt) + len(item.target) - 1 for item in items]
+    layers = [m for m in backbone.model.modules() if isinstance(m, nn.Linear) and m is not backbone.head]
+    config = backbone.model.config
+    width = int(config.num_attention_heads * config.head_dim)
+    linear = sum(layer.weight.numel() for layer in layers) * sum(lengths)
+    attention = int(config.num_hidden_layers) * width * sum(length * (length + 1) for length in lengths)
+    head = sum(value.numel() for value in backbone.head.parameters()) * sum(len(item.target) for item in items)
+    updates = sum(module.card.parameters for module in modules) * sum(lengths)
+    return float(2 * (len(modules) * (linear + attention + head) + updates))
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Bytes beyond those held at the start: resident memory sampled every 5 ms, or what CUDA's allocator counted."""
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    process = psutil.Process()
+    base = most = process.memory_info().rss
+    stop = threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not stop.wait(0.005):
+            most = max(most, process.memory_info().rss)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield lambda: most - base
+    finally:
+        stop.set()
+        sampler.join()
+
+
+def encode(backbone: Backbone, examples: Sequence[Example]) -> list[Encoded]:
+    """The ids that both sides see."""
+    return backbone.encode([(example.input, example.target) for example in examples], TextFormat())
+
+
+# --- the loop that a user of PEFT writes
+
+
+def peft_loop(setting: Setting) -> Found:
+    """One module after the other: load the adapter, forward in padded batches of 8, gather, delete the adapter.
+
+    PEFT's defaults throughout, with two kindnesses: softmax only where there are labels, and one adapter and one
+    forward pass of warming up that are not timed.
+    """
+    helper = Backbone.load(setting.backbone, device="cpu", dtype="float32")
+    batches = padded_batches(encode(helper, setting.examples), pad_id=helper.pad_id)
+    del helper
+    device = choose_device(setting.device)
+    dtype = choose_dtype(setting.dtype, device)
+    backbone = AutoModelForCausalLM.from_pretrained(setting.backbone, dtype=dtype).to(device)
+    model = PeftModel.from_pretrained(backbone, setting.folders[0], adapter_name="warm").eval()
+    reading = passing = 0.0
+    losses, cosines = [], []
+    with torch.inference_mode():
+        mean_loss_and_cosine(model, batches[:1], device)
+        for folder in setting.folders:
+            started = synchronized(device)
+            model.load_adapter(folder, "current")
+            model.set_adapter("current")
+            read = synchronized(device)
+            loss, cosine = mean_loss_and_cosine(model, batches, device)
+            scored = synchronized(device)
+            model.set_adapter("warm")
+            model.delete_adapter("current")
+            reading += read - started + synchronized(device) - scored
+            passing += scored - read
+            losses.append(loss)
+            cosines.append(cosine)
+    return Found(reading, passing, tuple(losses), tuple(cosines))
+
+
+def padded_batches(items: Sequence[Encoded], *, pad_id: int) -> list[dict[str, torch.Tensor]]:
+    """Batches of 8 in file order, padded on the right; labels are -100 wherever there is no target."""
+    batches = []
+    for start in range(0, len(items), PEFT_BATCH):
+        chosen = items[start : start + PEFT_BATCH]
+        rows = [(*item.prompt, *item.target) for item in chosen]
+        width = max(map(len, rows))
+        labels = [[-100] * len(item.prompt) + list(item.target) for item in chosen]
+        batches.append(
+            {
+                "input_ids": torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows]),
+                "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+                "labels": torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
+            }
+        )
+    return batches
+
+
+def mean_loss_and_cosine(
+    model: Any, batches: Sequence[dict[str, torch.Tensor]], device: torch.device
+) -> tuple[float, float]:
+    """Means over all target tokens of -log p[gold] and of p[gold] / ‖p‖."""
+    losses, cosines = [], []
+    for batch in batches:
+        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        labels = batch["labels"][:, 1:].to(device)
+        log_p = logits[labels != -100].float().log_softmax(-1)
+        gold = log_p.gather(1, labels[labels != -100].unsqueeze(1)).squeeze(1)
+        losses.append(-gold)
+        cosines.append(gold.exp() / log_p.exp().norm(dim=1))
+    return float(torch.cat(losses).double().mean()), float(torch.cat(cosines).double().mean())
+
+
+# --- the comparison
+
+
+def compare(setting: Setting, *, baseline_modules: int, skip_fp32: bool) -> dict[str, Any]:
+    """All measurements, one after the other, as one JSON object; None where something was not measured.
+
+    `ratio_default` sets our default dtype against PEFT in float32, which is what PEFT's own instructions load a float32
+    checkpoint in; `ratio_same_dtype` is the ratio when the loop, too, runs in our default dtype.
+    """
+    default = choose_dtype("auto", choose_device(setting.device))
+    name = str(default).removeprefix("torch.")
+    part = Setting(**{**vars(setting), "folders": setting.folders[:baseline_modules]})
+    scale = len(setting.folders) / len(part.folders)
+    both = name == "float32"
+    ours = apart(headstart_pass, setting, name)
+    theirs = apart(peft_loop, part, name)
+    ours_fp32 = None if skip_fp32 else ours if both else apart(headstart_pass, setting, "float32")
+    peft_fp32 = None if skip_fp32 else theirs if both else apart(peft_loop, part, "float32")
+    facts: dict[str, Any] = {
+        "ratio_fp32": None, "ratio_default": None, "ratio_same_dtype": scale * theirs.seconds / ours.seconds,
+        "max_abs_diff": None, "same_top1": None, "ceiling_share": ours.share, "peak_extra_gb": ours.peak_extra_gb,
+        "ceiling_share_fp32": None, "ceiling_gflops": ours.ceiling, "ceiling_gflops_fp32": None,
+        "seconds": ours.seconds, "seconds_reading": ours.reading, "seconds_fp32": None,
+        "seconds_peft": scale * theirs.seconds, "seconds_peft_loading": scale * theirs.reading,
+        "seconds_peft_fp32": None, "seconds_peft_fp32_loading": None,
+    }  # fmt: skip
+    if ours_fp32 and peft_fp32:
+        seconds = scale * peft_fp32.seconds
+        facts |= {
+            "ratio_fp32": seconds / ours_fp32.seconds, "ratio_default": seconds / ours.seconds,
+            "max_abs_diff": max(abs(a - b) for a, b in zip(ours_fp32.losses, peft_fp32.losses, strict=False)),
+            "same_top1": same_top1(ours, peft_fp32), "ceiling_share_fp32": ours_fp32.share,
+            "ceiling_gflops_fp32": ours_fp32.ceiling, "seconds_fp32": ours_fp32.seconds,
+            "seconds_peft_fp32": seconds, "seconds_peft_fp32_loading": scale * peft_fp32.reading,
+            "loss_range": [min(peft_fp32.losses), max(peft_fp32.losses)],
+            "top1_margin_loss": margin([-loss for loss in peft_fp32.losses]),
+            "top1_margin_cosine": margin(peft_fp32.cosines),
+        }  # fmt: skip
+    if baseline_modules < len(setting.folders):
+        facts["baseline_modules"] = len(part.folders)
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in facts.items()} | {
+        "modules": len(setting.folders),
+        "examples": len(setting.examples),
+        "dtype": name,
+    }
+
+
+def apart(measure: Callable[[Setting], Found], setting: Setting, dtype: str) -> Found:
+    """Measure in a fresh process, and say on the terminal what is under way."""
+    print(f"{measure.__name__} in {dtype}, {len(setting.folders)} modules ...", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, Setting(**{**vars(setting), "dtype": dtype})).result()
+
+
+def same_top1(ours: Found, theirs: Found) -> bool:
+    """Whether both call the same module best, by loss and by cosine, among those that both scored."""
+    count = len(theirs.losses)
+    best = [
+        (min(range(count), key=f.losses.__getitem__), max(range(count), key=f.cosines.__getitem__))
+        for f in (ours, theirs)
+    ]
+    return best[0] == best[1]
+
+
+def margin(values: Sequence[float]) -> float | None:
+    """How far the best lies above the second best."""
+    first, *rest = sorted(values, reverse=True)
+    return first - rest[0] if rest else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Score LoRA modules in one pass, against a loop over PEFT.")
+    parser.add_argument("--modules", type=int, default=64)
+    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--baseline-modules", type=int, help="time the loop on so many modules and scale (all)")
+    parser.add_argument("--skip-fp32", action="store_true", help="only the default dtype; what needs float32 is null")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".cache", help="where fetched data lies (.cache)")
+    parser.add_argument("--hub", type=Path, default=ROOT / "demo" / "hub", help="tuned modules to mix (demo/hub)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", action="store_true", help="print one JSON line")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    place = fetch_backbone(options.cache)
+    task = Task.load(fetch_task(options.cache, "arc_easy"))
+    examples = (*task.splits["dev"], *task.splits["test"])[: options.examples]
+    with tempfile.TemporaryDirectory() as root:
+        backbone = Backbone.load(place, device="cpu", dtype="float32")
+        folders, source = write_modules(backbone, options.hub, Path(root), count=options.modules)
+        tokens = sum(len(item.prompt) + len(item.target) - 1 for item in encode(backbone, examples))
+        del backbone
+        setting = Setting(place, folders, examples, options.device, "auto")
+        found = compare(setting, baseline_modules=options.baseline_modules or len(folders), skip_fp32=options.skip_fp32)
+    found |= {"tokens": tokens, "device": choose_device(options.device).type, "module_source": source}
+    found["seconds_benchmark"] = round(time.perf_counter() - started)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for key, value in (machine_kind() | found).items():
+        print(f"{key:26} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

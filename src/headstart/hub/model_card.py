@@ -1,0 +1,71 @@
+"""A module's README.md, which remote hubs call its model card: written from our card, and its licence read back."""
+
+import json
+import re
+from pathlib import Path
+
+from headstart.records import ModuleCard
+
+__all__ = ["readme", "stated_license"]
+
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*$", re.DOTALL | re.MULTILINE)
+LICENSE_LINE = re.compile(rf"""^(license|license_name):[ \t]*["']?({IDENTIFIER.pattern})["']?[ \t]*$""", re.MULTILINE)
+MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
+def readme(card: ModuleCard) -> str:
+    """A model card with the metadata block that hubs read, then the facts as prose and tables."""
+    lines = ["---", *_metadata(card), "---", f"# {_cell(card.name)}", ""]
+    lines += [f"A {card.kind} module made with Headstart.", ""]
+    facts = {
+        "Task": card.task,
+        "Family": card.family,
+        "Training rows": card.train_rows,
+        f"Dev {card.metric}": None if card.score is None else f"{card.score:.4f}",
+        "Rank": card.rank,
+        "Parameters": f"{card.parameters:,}",
+        "Backbone": card.base_model,
+        "Licence": card.license,
+        "Data licence": card.dataset_license,
+    }
+    stated = [f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value not in (None, "")]
+    lines += ["| | |", "|---|---|", *stated]
+    if card.donors:
+        lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
+        lines += [f"| {_cell(d.name)} | {d.weight:.4f} | {_cell(d.license or '—')} |" for d in card.donors]
+    if card.notes:
+        lines += ["", card.notes]
+    return "\n".join(lines) + "\n"
+
+
+def stated_license(folder: Path) -> str:
+    """The licence in the metadata block of the folder's README.md; empty when none is stated there."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+    block = METADATA.match(text)
+    stated = dict(LICENSE_LINE.findall(block[1])) if block else {}
+    found: str = stated.get("license", "")
+    return str(stated.get("license_name", found)) if found == "other" else found
+
+
+def _metadata(card: ModuleCard) -> list[str]:
+    """The lines of the YAML block. JSON strings are YAML strings, whatever is in them."""
+    lines = ["library_name: peft"]
+    # A path on somebody's machine is no model that a hub could link to.
+    if MODEL_ID.fullmatch(card.base_model):
+        lines.append(f"base_model: {json.dumps(card.base_model)}")
+    if IDENTIFIER.fullmatch(card.license.lower()):
+        lines.append(f"license: {json.dumps(card.license.lower())}")
+    elif card.license:
+        # Hubs take identifiers only; other terms, such as those of a blend, go by a name of their own.
+        name = re.sub(r"[^a-z0-9.]+", "-", card.license.lower()).strip("-")
+        lines += ["license: other", f"license_name: {json.dumps(name)}"]
+    return [*lines, f"tags: [headstart, {card.kind}]"]
+
+
+def _cell(value: object) -> str:
+    """The value on one line and without a column's end, so that a table stays a table."""
+    return " ".join(str(value).split()).replace("|", r"\|")

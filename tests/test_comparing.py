@@ -1,0 +1,330 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from headstart import comparing, pipeline
+from headstart.backbone import Backbone
+from headstart.comparing import Blend, compare
+from headstart.comparison import FRAMES, METHODS, STAGES, Comparison
+from headstart.errors import HubError, MergeError, OutputError, SettingError, TaskError
+from headstart.hub import Hub
+from headstart.merging import softmax
+from headstart.tasks import Example, Task
+from small_hub import RECIPE, misfit, module, write_hub, write_task
+
+SEEDS, SHOTS = 2, 3
+BLEND = Blend(temperature=0.5)
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llama: Path) -> Backbone:
+    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("comparing")
+
+
+@pytest.fixture(scope="module")
+def hub(folder: Path, backbone: Backbone) -> Hub:
+    return write_hub(folder / "hub", backbone)
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return Task.load(write_task(folder / "task"))
+
+
+def run(task: Task, hub: Any, backbone: Backbone, **settings: Any) -> Comparison:
+    return compare(
+        task, hub, backbone, **({"seeds": SEEDS, "shots": SHOTS, "blend": BLEND, "recipe": RECIPE} | settings)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(task: Task, hub: Hub, backbone: Backbone) -> Comparison:
+    """A comparison that nothing disturbed and that kept nothing on disk."""
+    return run(task, hub, backbone)
+
+
+@pytest.fixture
+def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The digest of every start that was tuned, and "reference" for the reference module."""
+    from headstart.tuning import tune
+
+    calls: list[str] = []
+
+    def counted(mark: Callable[..., str]) -> Callable[..., Any]:
+        def call(*args: Any, **settings: Any) -> Any:
+            calls.append(mark(**settings))
+            return tune(*args, **settings)
+
+        return call
+
+    monkeypatch.setattr(comparing, "tune", counted(lambda *, start, seed, **_: f"{seed}/{start.digest()}"))
+    monkeypatch.setattr(pipeline, "tune", counted(lambda **_: "reference"))
+    return calls
+
+
+def assert_same(one: Comparison, other: Comparison) -> None:
+    """Equal in all but the time it took."""
+    for name in FRAMES:
+        left, right = (getattr(side, name).drop(columns="seconds", errors="ignore") for side in (one, other))
+        assert_frame_equal(left, right, check_exact=True)
+    assert one.settings | {"seconds": 0} == other.settings | {"seconds": 0}
+    assert (one.task, one.notes) == (other.task, other.notes)
+
+
+class Stop:
+    """A progress function that presses Ctrl-C when `what` is shown for the `times`-th time."""
+
+    def __init__(self, what: str, times: int = 1) -> None:
+        self.what, self.left = what, times
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.what in what:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+
+def test_every_method_of_every_seed_is_there_before_and_after_tuning(whole: Comparison) -> None:
+    rows = whole.scores.set_index(["seed", "method", "stage"]).sort_index()
+    wanted = pd.MultiIndex.from_product([range(SEEDS), sorted(METHODS), sorted(STAGES)])
+    assert sorted(rows.index) == sorted(wanted)
+    assert set(whole.scores["split"]) == {"test"}
+    assert set(whole.scores["metric"]) == {"ACC"}
+    assert whole.scores["score"].between(0, 1).all()
+    tuned = whole.scores[whole.scores["stage"] == "tuned"]
+    assert tuned["steps_to_best"].isin([0, 2, 4]).all()
+    assert rows.xs("zero-shot", level=2)["steps_to_best"].isna().all()
+
+
+def test_the_curves_begin_before_tuning(whole: Comparison) -> None:
+    for _, curve in whole.curves.groupby(["method", "seed"]):
+        assert list(curve["step"]) == [0, 2, 4]
+        assert curve[["dev_score", "dev_loss"]].notna().all(axis=None)
+
+
+def test_the_rankings_hold_the_weights_of_each_draw(whole: Comparison) -> None:
+    for seed in range(SEEDS):
+        rows = whole.ranking[whole.ranking["seed"] == seed].sort_values("module")
+        assert list(rows["module"]) == ["ada", "bob", "cyd", "dan"]
+        assert list(rows["weight"]) == pytest.approx(softmax(list(rows["cosine"]), temperature=0.5), rel=1e-9)
+    draws = [whole.ranking[whole.ranking["seed"] == seed].set_index("module")["cosine"] for seed in range(SEEDS)]
+    assert (draws[0] - draws[1]).abs().max() > 0, "every seed draws its own rows"
+
+
+def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, backbone: Backbone) -> None:
+    from headstart.evaluation import evaluate
+
+    (bare,) = evaluate([None], task.test, backbone, metric="ACC")
+    scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
+    assert list(scratch["score"]) == [bare.score] * SEEDS
+
+
+def test_the_settings_say_what_a_repetition_needs(whole: Comparison, backbone: Backbone) -> None:
+    settings = whole.settings
+    expected = {
+        "backbone": "tiny-llama", "fingerprint": backbone.fingerprint.weights, "modules": 4, "indicator": "cosine",
+        "temperature": 0.5, "top_k": None, "space": "parameters", "shots": SHOTS, "seeds": SEEDS, "test_rows": 12,
+        "decoding": "options", "device": "cpu", "dtype": "float32",
+    }  # fmt: skip
+    assert {key: settings[key] for key in expected} == expected
+    assert settings["recipe"]["max_steps"] == 4
+
+
+def test_a_module_tuned_on_the_very_task_is_named(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
+    assert "Tuned on a task of this very name, so not unseen: dan." in whole.notes
+    unseen = [module(backbone, "new", seed=9)]
+    notes = run(task, unseen, backbone, seeds=1).notes
+    assert not [note for note in notes if "not unseen" in note]
+    assert comparing.TEST_NOTE in notes
+
+
+def test_it_survives_json(whole: Comparison) -> None:
+    after = Comparison.from_json(whole.to_json())
+    assert json.loads(after.to_json()) == json.loads(whole.to_json())
+    for name in FRAMES:
+        assert_frame_equal(getattr(after, name), getattr(whole, name), check_exact=True)
+
+
+def test_the_same_call_gives_the_same_result(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
+    assert_same(run(task, hub, backbone), whole)
+
+
+def test_a_work_folder_changes_nothing_and_is_not_computed_twice(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
+) -> None:
+    assert_same(run(task, hub, backbone, work=tmp_path / "work"), whole)
+    assert len(tunes) == len(set(tunes)) == SEEDS * len(METHODS)
+    assert_same(run(task, hub, backbone, work=tmp_path / "work"), whole)
+    assert len(tunes) == SEEDS * len(METHODS)
+    assert {path.suffix for path in (tmp_path / "work").iterdir()} == {".json"}, "checkpoints are gone"
+
+
+@pytest.mark.parametrize(
+    ("stop", "finished"),
+    [
+        (Stop("seed 0, scratch"), 0),
+        (Stop("seed 0, best single: step 3"), 2),
+        (Stop("seed 1, average: step 1 "), 5),
+        (Stop("seed 1, ensemble: step 4"), 7),
+    ],
+    ids=["at-once", "after-a-checkpoint", "before-a-checkpoint", "at-the-end"],
+)
+def test_a_killed_comparison_continues(
+    stop: Stop, finished: int, whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path,
+    tunes: list[str],
+) -> None:  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        run(task, hub, backbone, work=tmp_path / "work", progress=stop)
+    before = list(tunes)
+    tunes.clear()
+    assert_same(run(task, hub, backbone, work=tmp_path / "work"), whole)
+    assert len(tunes) == SEEDS * len(METHODS) - finished
+    assert len({*before, *tunes}) == SEEDS * len(METHODS)
+    assert {*before} & {*tunes} == {*before[finished:]}, "only the one that was running is taken up again"
+
+
+def test_a_run_continues_within_a_tuning(task: Task, hub: Hub, backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(task, hub, backbone, work=tmp_path, progress=Stop("seed 0, scratch: step 3"))
+    steps: list[str] = []
+    run(task, hub, backbone, work=tmp_path, seeds=1, progress=lambda what, *_: steps.append(what))
+    assert [step for step in steps if "scratch: step" in step] == [
+        "seed 0, scratch: step 3 of 4",
+        "seed 0, scratch: step 4 of 4",
+    ]
+
+
+def test_the_ranking_is_a_unit_too(
+    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"seeds": 1, "indicators": ("kl", "tupate"), "work": tmp_path / "work"}
+    first = run(task, hub, backbone, **asked)
+    assert tunes.count("reference") == 1
+    monkeypatch.setattr(comparing, "rank", lambda *_, **__: pytest.fail("ranked again"))
+    assert_same(run(task, hub, backbone, **asked), first)
+    assert first.indicators == ("cosine", "kl", "tupate")
+    assert first.ranking[["kl", "tupate"]].notna().all(axis=None)
+
+
+def test_more_seeds_reuse_what_is_there(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
+) -> None:
+    run(task, hub, backbone, work=tmp_path / "work", seeds=1)
+    tunes.clear()
+    assert_same(run(task, hub, backbone, work=tmp_path / "work"), whole)
+    assert len(tunes) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"recipe": RECIPE.change(lr=0.5)}, {"shots": 4}, {"blend": Blend(temperature=9.0)}]
+)
+def test_other_settings_do_not_meet_in_one_work_folder(
+    changed: dict[str, Any], whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+) -> None:
+    run(task, hub, backbone, work=tmp_path / "work", seeds=1, **changed)
+    assert_same(run(task, hub, backbone, work=tmp_path / "work"), whole)
+
+
+def test_the_test_split_makes_scores_and_nothing_else(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone
+) -> None:
+    flipped = {"negative": "positive", "positive": "negative"}
+    test = tuple(Example(row.input, (flipped[row.target],), row.options) for row in task.test)
+    other = run(replace(task, splits={**task.splits, "test": test}), hub, backbone)
+    for name in ("ranking", "curves", "refused"):
+        assert_frame_equal(getattr(other, name), getattr(whole, name), check_exact=True)
+    steps = ["method", "seed", "stage", "steps_to_best"]
+    assert_frame_equal(other.scores[steps], whole.scores[steps])
+    # What was right is wrong now, and the other way round.
+    assert list(other.scores["score"]) == pytest.approx(list(1 - whole.scores["score"]))
+    assert not (whole.scores["score"] == 0.5).all(), "or the line before would prove nothing"
+
+
+def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, tmp_path: Path) -> None:
+    from headstart.kinds import save_module
+
+    hub = write_hub(tmp_path / "hub", backbone)
+    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+    hub.add(tmp_path / "eve")
+    found = run(task, hub, backbone, seeds=1)
+    assert list(found.refused["module"]) == ["eve"]
+    assert found.settings["modules"] == 4
+
+
+def test_an_undefined_score_is_missing_with_the_reason(
+    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.evaluation import evaluate
+
+    def undefined(*args: Any, **settings: Any) -> Any:
+        return [replace(found, score=float("nan")) for found in evaluate(*args, **settings)]
+
+    monkeypatch.setattr(comparing, "evaluate", undefined)
+    found = run(task, hub, backbone, seeds=1, work=tmp_path)
+    assert found.scores["score"].isna().all()
+    assert set(found.scores["reason"]) == {"ACC is undefined for these predictions"}
+    assert "NaN" not in "".join(path.read_text() for path in tmp_path.glob("*.json"))
+    assert_same(run(task, hub, backbone, seeds=1, work=tmp_path), found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"seeds": 0}, SettingError, "seeds 0 must be at least 1"),
+        ({"decoding": "beam"}, SettingError, "unknown decoding 'beam'; choose one of: auto"),
+        ({"indicators": ("cosin",)}, SettingError, "unknown indicator 'cosin'"),
+        ({"blend": Blend("loss", 0.0)}, SettingError, "temperature 0.0 must be above 0"),
+        ({"blend": Blend(space="tie")}, SettingError, "unknown merge space 'tie'"),
+        ({"blend": Blend(reduction="median")}, SettingError, "unknown reduction 'median'"),
+        ({"recipe": "fast"}, SettingError, "unknown recipe 'fast'"),
+        ({"shots": 7}, TaskError, "class 'negative' has 6 distinct rows in split 'train', 7 are needed"),
+    ],
+)
+def test_a_wrong_wish_costs_no_work(
+    settings: dict[str, Any], error: type[Exception], message: str, task: Task, hub: Hub, backbone: Backbone,
+    tmp_path: Path, tunes: list[str],
+) -> None:  # fmt: skip
+    with pytest.raises(error, match=message):
+        run(task, hub, backbone, work=tmp_path / "work", **settings)
+    assert tunes == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_modules_that_cannot_be_averaged_are_refused_before_tuning(
+    task: Task, backbone: Backbone, tunes: list[str]
+) -> None:
+    mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
+    with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd'"):
+        run(task, mixed, backbone)
+    assert tunes == []
+    assert len(run(task, mixed, backbone, seeds=1, blend=Blend(space="exact")).scores) == 8
+    with pytest.raises(HubError, match="no module to rank"):
+        run(task, [], backbone)
+
+
+def test_a_task_needs_test_rows(task: Task, hub: Hub, backbone: Backbone) -> None:
+    without = replace(task, splits={key: rows for key, rows in task.splits.items() if key != "test"})
+    with pytest.raises(TaskError, match="no split 'test'"):
+        run(without, hub, backbone)
+    with pytest.raises(TaskError, match="task 'reviews' has an empty test split; add rows"):
+        run(replace(task, splits={**task.splits, "test": ()}), hub, backbone)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_broken_unit_is_named(content: bytes, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path) -> None:
+    run(task, hub, backbone, seeds=1, work=tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_bytes(content)
+    with pytest.raises(OutputError, match=r"\.json.*; remove it to have it computed again|\.json is no finished unit"):
+        run(task, hub, backbone, seeds=1, work=tmp_path)

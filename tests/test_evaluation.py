@@ -1,0 +1,147 @@
+"""Predictions, metric and loss of modules on examples."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.errors import SettingError, TaskError
+from headstart.evaluation import evaluate, evaluate_attached
+from headstart.kinds import LoraModule
+from headstart.scoring import score
+from headstart.tasks import Example
+from naive import BACKBONES, REVIEWS, Merged, assert_untouched, load, photograph, random_lora
+
+OPEN = tuple(replace(example, options=None) for example in REVIEWS)
+STYLE = TextFormat(max_target=8)
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return load(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Backbone:
+    return load(tiny_llama)
+
+
+def naive_choice(backbone: Backbone, module: LoraModule | None, example: Example) -> str:
+    merged = Merged(backbone, module)
+    prompt = backbone.encoder.prompt(example.input, STYLE)
+    losses = {
+        option: merged.cross_entropy([Encoded(prompt, backbone.encoder.target(option, STYLE))]).item()
+        for option in example.options or ()
+    }
+    return min(losses, key=lambda option: losses[option])
+
+
+def test_options_are_chosen_by_likelihood(backbone: Backbone) -> None:
+    modules: list[LoraModule | None] = [None, random_lora(backbone, seed=1), random_lora(backbone, seed=2, rank=2)]
+    before = photograph(backbone)
+    found = evaluate(modules, REVIEWS, backbone, metric="ACC", style=STYLE)
+    assert_untouched(backbone, before)
+    for module, result in zip(modules, found, strict=True):
+        expected = tuple(naive_choice(backbone, module, example) for example in REVIEWS)
+        assert result.predictions == expected
+        right = sum(answer == example.target for answer, example in zip(expected, REVIEWS, strict=True))
+        assert result.score == pytest.approx(right / len(REVIEWS))
+        assert (result.metric, result.decoding) == ("ACC", "options")
+
+
+def test_open_answers_are_generated(backbone: Backbone) -> None:
+    modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
+    found = evaluate(modules, OPEN, backbone, metric="EM", style=STYLE)
+    for module, result in zip(modules, found, strict=True):
+        assert result.decoding == "generate"
+        with torch.inference_mode(), LoraModule.stack([module], backbone).attach(backbone):
+            for example, answer in zip(OPEN, result.predictions, strict=True):
+                prompt = backbone.encoder.prompt(example.input, STYLE)
+                assert backbone.generate([prompt], max_new_tokens=8) == [[answer]]
+    assert found[0].predictions != found[1].predictions
+
+
+def test_the_loss_is_the_one_that_scoring_finds(backbone: Backbone) -> None:
+    modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
+    wanted = [-value for value in score(modules, REVIEWS, backbone, indicators=["loss"], style=STYLE).values["loss"]]
+    for examples in (REVIEWS, OPEN):
+        found = evaluate(modules, examples, backbone, metric="ACC", style=STYLE)
+        assert [result.loss for result in found] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_bare_backbone_is_a_module_of_zeros(backbone: Backbone) -> None:
+    empty = random_lora(backbone, seed=1).reset(seed=0)
+    bare, zeros, again = evaluate([None, empty, None], REVIEWS, backbone, metric="ACC", style=STYLE)
+    assert bare.predictions == zeros.predictions
+    assert bare.loss == pytest.approx(zeros.loss, abs=1e-5)
+    assert again == bare
+
+
+def test_results_stand_in_the_order_of_the_modules(llama: Backbone) -> None:
+    modules = [None, *(random_lora(llama, seed=seed, rank=1 + seed % 3) for seed in range(11)), None]
+    found = evaluate(modules, REVIEWS[:3], llama, metric="ACC", style=STYLE)
+    alone = [evaluate([module], REVIEWS[:3], llama, metric="ACC", style=STYLE)[0] for module in modules]
+    assert [result.predictions for result in found] == [result.predictions for result in alone]
+    assert [result.loss for result in found] == pytest.approx([result.loss for result in alone], abs=1e-4)
+    assert evaluate([], REVIEWS, llama, metric="ACC") == []
+
+
+def test_of_equal_options_the_first_wins(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def equal(self: Backbone, prompts: list[object], options: list[list[object]], *, modules: int = 1) -> object:
+        return [[[-1.0] * len(listed) for listed in options] for _ in range(modules)]
+
+    monkeypatch.setattr(Backbone, "option_scores", equal)
+    (found,) = evaluate([None], REVIEWS, llama, metric="ACC")
+    assert found.predictions == ("negative",) * len(REVIEWS)
+
+
+def test_an_option_listed_twice_does_not_move_the_others(llama: Backbone) -> None:
+    once = [Example(example.input, ("x",), ("yes", "positive", "no", "negative")) for example in REVIEWS]
+    twice = [replace(example, options=("yes", "yes", "positive", "no", "negative")) for example in once]
+    first, second = (evaluate([None], examples, llama, metric="ACC")[0].predictions for examples in (once, twice))
+    assert first == second
+    assert len(set(first)) > 1
+
+
+def test_a_gold_answer_outside_the_options_is_never_chosen_but_has_a_loss(llama: Backbone) -> None:
+    outside = [replace(example, outputs=("not_entailment",)) for example in REVIEWS]
+    (found,) = evaluate([None], outside, llama, metric="ACC", style=STYLE)
+    assert set(found.predictions) <= {"positive", "negative"}
+    items = llama.encode([(example.input, example.target) for example in outside], STYLE)
+    wanted = Merged(llama, None).cross_entropy(items).item() / sum(len(item.target) for item in items)
+    assert found.loss == pytest.approx(wanted, abs=1e-4)
+
+
+def test_decoding_can_be_chosen(llama: Backbone) -> None:
+    (found,) = evaluate([None], REVIEWS, llama, metric="ACC", decoding="generate", style=STYLE)
+    (opened,) = evaluate([None], OPEN, llama, metric="ACC", style=STYLE)
+    assert found == opened
+    mixed = (*REVIEWS[:2], *OPEN[2:])
+    assert evaluate([None], mixed, llama, metric="ACC", style=STYLE)[0].decoding == "generate"
+
+
+def test_an_undefined_metric_is_not_a_zero(llama: Backbone) -> None:
+    same = [replace(example, outputs=("positive",)) for example in REVIEWS]
+    (found,) = evaluate([None], same, llama, metric="Matthew-Correlation")
+    assert math.isnan(found.score)
+
+
+def test_progress(llama: Backbone) -> None:
+    seen: list[tuple[int, int]] = []
+    modules = [random_lora(llama, seed=1, rank=2), random_lora(llama, seed=1, rank=3)]
+    evaluate(modules, REVIEWS[:2], llama, metric="ACC", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_errors(llama: Backbone) -> None:
+    with pytest.raises(TaskError, match="there are no examples to evaluate on; give the task a test split"):
+        evaluate([None], [], llama, metric="ACC")
+    with pytest.raises(TaskError, match="this task's examples list no options; use decoding 'generate'"):
+        evaluate([None], OPEN, llama, metric="ACC", decoding="options")
+    with pytest.raises(SettingError, match="unknown decoding 'beam'; choose one of: auto, options, generate"):
+        evaluate_attached(llama, REVIEWS, metric="ACC", decoding="beam")
+    with pytest.raises(SettingError, match="unknown metric 'luck'"):
+        evaluate([None], REVIEWS, llama, metric="luck")

@@ -1,0 +1,445 @@
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from headstart.backbone import Backbone, TextFormat
+from headstart.errors import MergeError, SettingError
+from headstart.kinds import LoraModule, LoraSettings, PeftModule, load_module, save_module
+from headstart.kinds.lora import Factors, layer_widths
+from headstart.merging import SPACES, check_softmax, effective_number, merge, one_hot, softmax, uniform
+from headstart.merging.low_rank import LowRank, combination, relative_error
+from headstart.records import Fingerprint, ModuleCard
+from small_hub import filled
+
+SHAPES = {"one": (5, 4, 2), "two": (3, 6, 2)}
+"""out, in, rank of each layer."""
+FINITE = st.floats(-50, 50)
+
+
+def full(module: LoraModule) -> dict[str, Tensor]:
+    """ΔW of every layer, float64, as one writes it down."""
+    return {path: f.scaling * (f.b.double() @ f.a.double()) for path, f in module.factors.items()}
+
+
+def weighted(modules: Sequence[LoraModule], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Σ w_i ΔW_i by full matrices."""
+    total: dict[str, Tensor] = {}
+    for module, weight in zip(modules, weights, strict=True):
+        for path, update in full(module).items():
+            total[path] = total[path] + weight * update if path in total else weight * update
+    return total
+
+
+def norm(updates: dict[str, Tensor]) -> float:
+    return math.sqrt(sum(float(update.pow(2).sum()) for update in updates.values()))
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return norm({path: one[path] - other[path] for path in one})
+
+
+def number_module(a: float, b: float, *, scaling: float = 1.0, name: str = "m") -> LoraModule:
+    """One layer of width 1 → 1 and rank 1."""
+    factors = {"layer": Factors(torch.tensor([[a]]), torch.tensor([[b]]), scaling)}
+    return LoraModule.build(factors, name=name, backbone=None)
+
+
+def stated(module: LoraModule, **card: object) -> LoraModule:
+    return replace(module, card=module.card.model_copy(update=card))
+
+
+def dora(name: str = "dora") -> PeftModule:
+    card = ModuleCard(name=name, kind="lora", parameters=1, tensor_hash="")
+    return PeftModule(card, {}, {"base_model.model.one.lora_A.weight": torch.ones(2, 4)}, {"one": (4, 5)}, "DoRA")
+
+
+# ---- weights
+
+
+def test_softmax_is_as_worked_by_hand() -> None:
+    # τ = ½: exp(2·(S − 3)) of 1, 2, 3 = e⁻⁴, e⁻², 1; sum 1.153651…
+    found = softmax([1.0, 2.0, 3.0], temperature=0.5)
+    total = math.exp(-4) + math.exp(-2) + 1
+    assert found == pytest.approx([math.exp(-4) / total, math.exp(-2) / total, 1 / total], rel=1e-15)
+
+
+def test_a_vanishing_temperature_takes_the_best_and_an_infinite_one_takes_all() -> None:
+    assert softmax([0.1, 0.3, 0.2], temperature=1e-300) == (0.0, 1.0, 0.0)
+    assert softmax([0.1, 0.3, 0.2], temperature=math.inf) == pytest.approx(uniform(3))
+
+
+def test_ties_share_and_the_earlier_stays_at_the_edge_of_the_top_k() -> None:
+    assert softmax([1.0, 1.0, 0.0], temperature=1e-9) == (0.5, 0.5, 0.0)
+    assert softmax([2.0, 1.0, 1.0], temperature=math.inf, top_k=2) == (0.5, 0.5, 0.0)
+    assert softmax([1.0, 1.0], temperature=1.0, top_k=1) == (1.0, 0.0)
+    assert softmax([1.0, 2.0], temperature=1.0, top_k=9) == softmax([1.0, 2.0], temperature=1.0)
+
+
+def test_a_missing_score_gets_no_weight() -> None:
+    assert softmax([math.nan, 1.0, math.inf, 1.0], temperature=0.1) == (0.0, 0.5, 0.0, 0.5)
+    assert softmax([math.nan, 1.0], temperature=0.1, top_k=2) == (0.0, 1.0)
+    with pytest.raises(MergeError, match=r"no module has a score to weigh by; use another indicator"):
+        softmax([math.nan, math.nan], temperature=0.1)
+    with pytest.raises(MergeError, match="no module has a score"):
+        softmax([], temperature=0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(SettingError, match=r"temperature .* must be above 0; for the best module alone use top_k=1"):
+        softmax([1.0], temperature=temperature)
+
+
+def test_a_top_k_must_be_positive() -> None:
+    with pytest.raises(SettingError, match=r"top_k 0 must be at least 1; leave it out"):
+        check_softmax(1.0, 0)
+
+
+def test_uniform_one_hot_and_the_effective_number() -> None:
+    assert uniform(4) == (0.25,) * 4
+    assert one_hot(1, 3) == (0.0, 1.0, 0.0)
+    assert effective_number(uniform(4)) == pytest.approx(4)
+    assert effective_number(one_hot(0, 7)) == 1
+    assert effective_number([0.5, 0.25, 0.25]) == pytest.approx(1 / 0.375)
+    with pytest.raises(MergeError, match="no module to merge; add modules"):
+        uniform(0)
+
+
+@given(scores=st.lists(FINITE, min_size=1, max_size=12), temperature=st.floats(0.01, 100), data=st.data())
+def test_softmax_properties(scores: list[float], temperature: float, data: st.DataObject) -> None:
+    top_k = data.draw(st.none() | st.integers(1, 14))
+    weights = softmax(scores, temperature=temperature, top_k=top_k)
+    assert math.fsum(weights) == pytest.approx(1, abs=1e-12)
+    assert all(weight >= 0 for weight in weights)
+    assert sum(weight > 0 for weight in weights) <= (top_k or len(scores))
+    assert 1 - 1e-9 <= effective_number(weights) <= len(scores) + 1e-9
+    shifted = softmax([score + 8.0 for score in scores], temperature=temperature, top_k=top_k)
+    assume(len({score + 8.0 for score in scores}) == len(set(scores)))  # a shift may round two scores into one
+    assert shifted == pytest.approx(weights, abs=1e-9)
+    for (one, left), (other, right) in zip(
+        zip(scores, weights, strict=True), list(zip(scores, weights, strict=True))[1:], strict=False
+    ):
+        assert one <= other or left >= right
+
+
+@given(
+    scores=st.lists(FINITE, min_size=1, max_size=8, unique=True),
+    top_k=st.none() | st.integers(1, 8),
+    data=st.data(),
+)
+def test_softmax_follows_a_permutation(scores: list[float], top_k: int | None, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(scores))))
+    weights = softmax(scores, temperature=2.0, top_k=top_k)
+    permuted = softmax([scores[index] for index in order], temperature=2.0, top_k=top_k)
+    assert permuted == pytest.approx([weights[index] for index in order], abs=1e-12)
+
+
+# ---- spaces
+
+
+@pytest.mark.parametrize("space", ["parameters", "exact"])
+def test_one_module_with_weight_1_is_that_module_to_the_bit(space: str) -> None:
+    module, other = filled(SHAPES, seed=1, scaling=0.7), filled({"three": (2, 2, 1)}, seed=2)
+    merged = merge([other, module], [0.0, 1.0], space=space)
+    assert isinstance(merged.module, LoraModule)
+    assert merged.module.factors.keys() == module.factors.keys()
+    for path, factor in module.factors.items():
+        found = merged.module.factors[path]
+        assert torch.equal(found.a, factor.a)
+        assert torch.equal(found.b, factor.b)
+        assert found.scaling == factor.scaling
+    assert (merged.error, merged.effective, merged.weights, merged.space) == (0.0, 1.0, (0.0, 1.0), space)
+
+
+def test_svd_of_one_module_at_its_own_rank_is_that_module() -> None:
+    module = filled(SHAPES, seed=1, scaling=0.7)
+    merged = merge([module], [1.0], space="svd")
+    assert distance(full(merged.module), full(module)) <= 1e-6 * norm(full(module))
+    assert merged.error is not None
+    assert merged.error < 1e-6
+    assert {f.a.shape[0] for f in merged.module.factors.values()} == {2}
+
+
+def test_parameters_has_the_cross_terms() -> None:
+    # A: ½·1 + ½·3 = 2, B: ½·1 + ½·5 = 3, so ΔW = 6 = ¼·1·1 + ¼·(1·3 + 5·1) + ¼·5·3, but ½·1 + ½·15 = 8.
+    modules = [number_module(1, 1), number_module(3, 5)]
+    merged = merge(modules, [0.5, 0.5])
+    factor = merged.module.factors["layer"]
+    assert (float(factor.a), float(factor.b)) == (2.0, 3.0)
+    assert merged.error == pytest.approx(2 / 8, rel=1e-12)
+    assert merge(modules, [0.5, 0.5], space="exact").error == pytest.approx(0, abs=1e-7)
+
+
+def test_parameters_moves_another_scaling_into_b() -> None:
+    # The second has s = 3; in the terms of the first (s = 1) its B is 15. B: ½·1 + ½·15 = 8; A: 2.
+    merged = merge([number_module(1, 1), number_module(3, 5, scaling=3.0)], [0.5, 0.5]).module
+    factor = merged.factors["layer"]
+    assert (float(factor.a), float(factor.b), factor.scaling) == (2.0, 8.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parameters_reports_the_naive_error(seed: int) -> None:
+    modules = [filled(SHAPES, seed=10 * seed + index) for index in range(3)]
+    weights = softmax([0.1, 0.5, 0.3], temperature=0.2)
+    merged = merge(modules, weights)
+    wanted = weighted(modules, weights)
+    assert merged.error == pytest.approx(distance(full(merged.module), wanted) / norm(wanted), rel=1e-9)
+
+
+UNLIKE = (
+    filled({"one": (5, 4, 2), "two": (3, 6, 1)}, seed=1, scaling=2.0, name="a"),
+    filled({"one": (5, 4, 3)}, seed=2, scaling=0.25, name="b"),
+    filled({"two": (3, 6, 2), "three": (9, 8, 2)}, seed=3, scaling=-1.5, name="c"),
+)
+"""Modules of unequal ranks, scalings and layers."""
+
+
+def test_exact_is_the_weighted_sum_of_updates() -> None:
+    weights = (0.2, 0.5, 0.3)
+    merged = merge(UNLIKE, weights, space="exact")
+    wanted = weighted(UNLIKE, weights)
+    assert distance(full(merged.module), wanted) <= 1e-6 * norm(wanted)
+    ranks = {path: f.a.shape[0] for path, f in merged.module.factors.items()}
+    assert ranks == {"one": 2 + 3, "two": 1 + 2, "three": 2}
+    assert merged.error is not None
+    assert merged.error < 1e-6
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 4))
+def test_exact_is_exact_for_any_shapes(seed: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda most: int(torch.randint(1, most + 1, (), generator=generator))  # noqa: E731
+    widths = {path: (draw(7), draw(7)) for path in "ab"}
+    modules = [
+        filled({path: (*size, draw(4)) for path, size in widths.items()}, seed=seed + index, scaling=draw(3) / 2)
+        for index in range(count)
+    ]
+    weights = softmax([float(draw(9)) for _ in modules], temperature=3.0)
+    wanted = weighted(modules, weights)
+    found = merge(modules, weights, space="exact")
+    assert distance(full(found.module), wanted) <= 2e-6 * norm(wanted)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 50])
+@pytest.mark.parametrize(("outer", "inner"), [(12, 10), (10, 12), (4, 3)], ids=["tall", "wide", "small"])
+def test_svd_misses_what_eckart_and_young_say(rank: int, outer: int, inner: int) -> None:
+    modules = [filled({"one": (outer, inner, 2), "two": (9, 9, 3)}, seed=seed, scaling=0.5) for seed in (1, 2)]
+    weights = (0.25, 0.75)
+    merged = merge(modules, weights, space="svd", rank=rank)
+    wanted = weighted(modules, weights)
+    tails = [torch.linalg.svdvals(update)[rank:].pow(2).sum() for update in wanted.values()]
+    least = math.sqrt(float(sum(tails))) / norm(wanted)
+    assert merged.error == pytest.approx(least, abs=1e-6)
+    assert distance(full(merged.module), wanted) / norm(wanted) == pytest.approx(least, abs=1e-6)
+    assert all(f.a.shape[0] <= rank for f in merged.module.factors.values())
+
+
+def test_svd_keeps_the_largest_rank_by_default_and_shares_the_singular_values() -> None:
+    merged = merge(UNLIKE, (0.2, 0.5, 0.3), space="svd").module
+    assert {path: f.a.shape[0] for path, f in merged.factors.items()} == {
+        "one": 3,
+        "two": 3,
+        "three": 2,
+    }  # ΔW of three has rank 2
+    for factor in merged.factors.values():
+        torch.testing.assert_close(factor.a.norm(dim=1), factor.b.norm(dim=0))
+
+
+def test_a_module_that_does_nothing_may_take_part() -> None:
+    idle = filled({"one": (5, 4, 2)}, seed=1, scaling=0.0, name="idle")
+    busy = filled({"one": (5, 4, 2)}, seed=2, name="busy")
+    for space in ("exact", "svd"):
+        merged = merge([idle, busy], (0.5, 0.5), space=space, rank=2 if space == "svd" else None)
+        assert distance(full(merged.module), weighted([busy], [0.5])) < 1e-5
+    assert merge([idle], [1.0], space="svd").error == 0.0
+
+
+def rotated(module: LoraModule) -> LoraModule:
+    """The same ΔW from other factors: B → B R⁻¹, A → R A with a rotation R."""
+    turn = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(5)))[0]
+    factors = {path: Factors(turn @ f.a, f.b @ turn.T, f.scaling) for path, f in module.factors.items()}
+    return LoraModule.build(factors, name="rotated", backbone=None)
+
+
+def test_a_rotation_inside_a_module_changes_parameters_but_not_exact() -> None:
+    one, two = filled(SHAPES, seed=1), filled(SHAPES, seed=2)
+    same = rotated(two)
+    assert distance(full(same), full(two)) < 1e-5
+    results = {
+        space: [full(merge([one, other], (0.5, 0.5), space=space).module) for other in (two, same)]
+        for space in ("parameters", "exact")
+    }
+    assert distance(*results["exact"]) < 1e-5
+    assert distance(*results["parameters"]) > 0.1 * norm(results["parameters"][0])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_weights_need_not_follow_an_order(space: str) -> None:
+    modules, weights = [filled(SHAPES, seed=seed) for seed in range(3)], (0.2, 0.3, 0.5)
+    forward = merge(modules, weights, space=space)
+    backward = merge(modules[::-1], weights[::-1], space=space)
+    assert distance(full(forward.module), full(backward.module)) <= 1e-5 * norm(full(forward.module))
+
+
+# ---- errors of a sum
+
+
+def test_norms_agree_with_full_matrices_where_terms_nearly_cancel() -> None:
+    left, right = torch.randn(30, 3).double(), torch.randn(3, 20).double()
+    near = LowRank(left, right * (1 + 1e-9))
+    assert LowRank(left, right).norm() == pytest.approx(float((left @ right).norm()), rel=1e-12)
+    assert near.minus(LowRank(left, right)).norm() == pytest.approx(1e-9 * float((left @ right).norm()), rel=1e-5)
+
+
+def test_the_error_of_nothing_is_zero_and_of_something_for_nothing_infinite() -> None:
+    nothing = combination([number_module(1, 0)], [1.0])
+    assert relative_error(nothing, nothing) == 0
+    assert relative_error(combination([number_module(1, 1)], [1.0]), nothing) == math.inf
+
+
+# ---- refusals
+
+
+def test_mixed_shapes_name_the_tensor_and_the_remedy() -> None:
+    with pytest.raises(
+        MergeError, match=r"one\.a is 3×4 in 'b' and 2×4 in 'a'; merge them with space 'exact' or 'svd'"
+    ):
+        merge(UNLIKE[:2], (0.5, 0.5))
+
+
+@pytest.mark.parametrize("space", ["exact", "svd"])
+def test_a_variant_is_refused_by_name(space: str) -> None:
+    with pytest.raises(MergeError, match=rf"'dora' is not a plain LoRA module, so space '{space}' does not apply"):
+        merge([UNLIKE[0], dora()], (0.5, 0.5), space=space)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["last", "first"])
+def test_a_variant_is_refused_in_parameters_wherever_it_stands(order: int) -> None:
+    with pytest.raises(MergeError, match=r"'dora' is a LoRA variant \(DoRA\) whose parameters have no exact merge"):
+        merge([UNLIKE[0], dora()][::order], (0.5, 0.5))
+
+
+def test_a_variant_alone_is_itself_in_parameters() -> None:
+    merged = merge([dora(), UNLIKE[0]], (1.0, 0.0))
+    assert isinstance(merged.module, PeftModule)
+    assert merged.error == 0.0
+
+
+@pytest.mark.parametrize("weights", [(0.5,), (0.5, 0.6), (1.5, -0.5), (math.nan, 1.0), (math.inf, 0.0), (0.0, 0.0)])
+def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:
+    with pytest.raises(MergeError, match="the weights must be 2 numbers of at least 0 that sum to 1; normalize them"):
+        merge([number_module(1, 1), number_module(2, 2)], weights)
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(MergeError, match="there is no module to merge; add modules to the hub"):
+        merge([], [])
+    with pytest.raises(SettingError, match="unknown merge space 'ties'; choose one of: parameters, exact, svd"):
+        merge([number_module(1, 1)], [1.0], space="ties")
+    with pytest.raises(SettingError, match="rank 0 must be at least 1; leave it out"):
+        merge([number_module(1, 1)], [1.0], space="svd", rank=0)
+
+
+def test_modules_of_two_backbones_do_not_merge() -> None:
+    prints = [Fingerprint(architecture="A", shapes="s", weights=weights) for weights in ("w", "v")]
+    one = stated(number_module(1, 1), name="one", backbone=prints[0])
+    two = stated(number_module(2, 1), name="two", backbone=prints[1])
+    silent = stated(number_module(3, 1), name="silent")
+    with pytest.raises(MergeError, match="'one' and 'two' were made for different backbones"):
+        merge([silent, one, two], uniform(3))
+    assert merge([silent, one], uniform(2)).module.card.backbone == prints[0]
+    assert merge([one, two], (1.0, 0.0)).module.card.backbone == prints[0]
+
+
+# ---- the card, and what other tools read
+
+
+def test_the_card_names_the_donors() -> None:
+    one = stated(number_module(1, 1), name="one", license="mit", tensor_hash="h1", dataset_license="cc-by")
+    two = stated(number_module(2, 1), name="two", task="t", score=0.5, tensor_hash="h2")
+    card = merge([one, two, number_module(9, 9)], (0.25, 0.75, 0.0), name="blend", space="exact").module.card
+    assert (card.name, card.kind, card.task, card.score, card.tensor_hash) == ("blend", "lora", "", None, "")
+    assert [(d.name, d.weight, d.license, d.tensor_hash) for d in card.donors] == [
+        ("one", 0.25, "mit", "h1"),
+        ("two", 0.75, "", "h2"),
+    ]
+    assert (card.license, card.dataset_license) == ("mixed: unstated; mit", "cc-by")
+    assert "exact" in card.notes
+
+
+def test_a_licence_that_all_donors_share_is_the_licence() -> None:
+    both = [stated(number_module(value, 1), license="mit") for value in (1.0, 2.0)]
+    assert merge(both, uniform(2)).module.card.license == "mit"
+    assert merge([number_module(1, 1), number_module(2, 1)], uniform(2)).module.card.license == ""
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("space", SPACES)
+def test_peft_computes_the_saved_result_alike(
+    name: str, space: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder = request.getfixturevalue(name)
+    backbone = Backbone.load(folder, device="cpu", dtype="float32")
+    targets = {"tiny_llama": ("q_proj", "down_proj"), "tiny_gpt2": ("c_attn", "mlp.c_proj")}[name]
+    unlike = space != "parameters"
+    modules = [
+        drawn(backbone, LoraSettings(2, 4.0, targets), seed=1),
+        drawn(backbone, LoraSettings(3 if unlike else 2, 9.0, targets[:1] if unlike else targets), seed=2),
+    ]
+    merged = merge(modules, (0.4, 0.6), space=space, rank=4 if space == "svd" else None, name="blend")
+    saved = save_module(merged.module, tmp_path / "blend")
+    module = load_module(tmp_path / "blend")
+    module.check(backbone)
+    assert module.card == saved.card
+    (item,) = backbone.encode([("the film is warm", "positive")], TextFormat())
+    batch = backbone.batch([item], [0])
+    with torch.inference_mode():
+        with type(module).stack([module], backbone).attach(backbone):
+            ours = backbone.target_logits(batch)[0]
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        ids = torch.tensor([item.prompt + item.target[:-1]])
+        theirs = PeftModel.from_pretrained(model, tmp_path / "blend")(input_ids=ids).logits[0, len(item.prompt) - 1 :]
+        bare = backbone.target_logits(batch)[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert (ours - bare).abs().max() > 0.05, "the module must matter"
+    if space == "exact":
+        by_hand = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with torch.inference_mode():
+            for path, update in weighted(modules, (0.4, 0.6)).items():
+                layer = by_hand.get_submodule(path)
+                transposed = layer.weight.shape != update.shape or type(layer).__name__ == "Conv1D"
+                layer.weight += (update.T if transposed else update).float()
+            naive = by_hand(input_ids=ids).logits[0, len(item.prompt) - 1 :]
+        torch.testing.assert_close(ours, naive, rtol=1e-4, atol=1e-4)
+
+
+def drawn(backbone: Backbone, settings: LoraSettings, *, seed: int) -> LoraModule:
+    """A fresh module with values that matter, and widths as the backbone has them."""
+    fresh = LoraModule.fresh(backbone, settings, name=f"m{seed}", seed=seed)
+    for path, factor in fresh.factors.items():
+        assert layer_widths(backbone.model.get_submodule(path)) == (factor.a.shape[1], factor.b.shape[0])
+    generator = torch.Generator().manual_seed(seed)
+    arrays = {key: torch.randn(value.shape, generator=generator) * 0.2 for key, value in fresh.arrays().items()}
+    return fresh.with_arrays(arrays)
+
+
+def test_the_folder_states_what_peft_needs(tiny_gpt2: Path, tmp_path: Path) -> None:
+    backbone = Backbone.load(tiny_gpt2, device="cpu", dtype="float32")
+    modules = [drawn(backbone, LoraSettings(2, 4.0, ("c_attn",)), seed=seed) for seed in (1, 2)]
+    save_module(merge(modules, uniform(2), space="exact").module, tmp_path / "blend")
+    config = json.loads((tmp_path / "blend" / "adapter_config.json").read_text())
+    assert config["fan_in_fan_out"] is True
+    assert config["task_type"] == "CAUSAL_LM"
+    assert config["base_model_name_or_path"] == "tiny-gpt2"

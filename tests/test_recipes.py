@@ -1,0 +1,45 @@
+"""Recipes: the papers' own numbers, and changes to them."""
+
+import math
+from typing import Any
+
+import pytest
+
+from headstart.errors import SettingError
+from headstart.recipes import RECIPES, Recipe
+
+
+def test_the_papers_own_recipes() -> None:
+    few, full, tupate = (RECIPES[name] for name in ("few-shot", "full", "tupate"))
+    assert (few.lr, few.batch_size, few.patience, few.eval_every) == (5e-4, 8, 10, 100)
+    assert (full.lr, full.batch_size, full.patience, full.eval_every) == (5e-4, 16, 20, 1000)
+    for recipe in (few, full):
+        assert (recipe.optimizer, recipe.schedule, recipe.warmup_steps) == ("adafactor", "constant_with_warmup", 200)
+        assert (recipe.clip, recipe.rank, recipe.alpha, recipe.max_input, recipe.max_target) == (0.1, 10, 16.0, 512, 64)
+    assert (tupate.rank, tupate.alpha, tupate.batch_size) == (8, 8.0, 32)
+    assert list(RECIPES) == ["few-shot", "full", "tupate", "quick"]
+    assert all(RECIPES[name].name == name for name in RECIPES)
+
+
+def test_a_changed_recipe_is_a_new_one() -> None:
+    changed = RECIPES["quick"].change(lr=0.5, targets=("q",))
+    assert (changed.lr, changed.targets, changed.rank) == (0.5, ("q",), RECIPES["quick"].rank)
+    assert RECIPES["quick"].lr == 1e-3
+    assert Recipe.from_json(changed.to_json(), source="memory") == changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 1}, "a recipe has no setting 'learning_rate'; it has: name, lr, batch_size"),
+        ({"lr": 0}, r"recipe setting lr=0\.0 must be above 0; correct it"),
+        ({"lr": math.nan}, "recipe setting lr=nan must be above 0"),
+        ({"max_steps": -1}, "recipe setting max_steps=-1 must be above 0"),
+        ({"lr": "fast"}, r"recipe setting lr='fast': Input should be a valid number.*; correct it"),
+        ({"batch_size": 1.5}, r"recipe setting batch_size=1\.5: Input should be a valid integer"),
+        ({"select": "luck"}, "unknown select 'luck'; choose one of: score, loss"),
+    ],
+)
+def test_a_change_that_makes_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        RECIPES["quick"].change(**settings)

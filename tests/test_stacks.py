@@ -1,0 +1,41 @@
+"""Which modules compute together, and what a stack says of each of its members."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from headstart.backbone import Backbone
+from headstart.kinds import LoraModule, stacks
+from naive import load, random_lora
+
+Q0 = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Backbone:
+    return load(tiny_llama)
+
+
+def test_stacks_group_equal_shapes_in_order(llama: Backbone) -> None:
+    two, three = (random_lora(llama, seed=1, rank=rank) for rank in (2, 3))
+    assert stacks([two, three, two, two, three], most=2) == [[0, 2], [3], [1, 4]]
+    assert stacks([], most=2) == []
+
+
+def test_squared_gradients_are_per_module(llama: Backbone) -> None:
+    stack = LoraModule.stack([random_lora(llama, seed=1), random_lora(llama, seed=2)], llama)
+    name = f"{Q0}.a"
+    with stack.gradients():
+        (stack.parameters[name] * torch.tensor([1.0, 2.0]).view(2, 1, 1)).sum().backward()
+        squared = stack.squared_gradients()
+    # The gradient is 1 in the first module and 2 in the second, at each of 3 × 32 places.
+    assert squared[name].tolist() == [96.0, 384.0]
+    assert squared[f"{Q0}.b"].tolist() == [0.0, 0.0]
+
+
+def test_the_digest_is_that_of_the_function(llama: Backbone) -> None:
+    one = random_lora(llama, seed=1)
+    assert one.digest() == random_lora(llama, seed=1).digest()
+    others = [random_lora(llama, seed=2), random_lora(llama, seed=1, alpha=7.0), random_lora(llama, seed=1, rank=2)]
+    assert len({one.digest(), *(other.digest() for other in others)}) == 4

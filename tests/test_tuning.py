@@ -1,0 +1,374 @@
+"""The tuning loop: against a plain loop over a PEFT model, killed and continued, stopped early."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import made_by_peft
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError, OutputError, SettingError, TaskError
+from headstart.evaluation import evaluate
+from headstart.kinds import LoraModule, load_module, save_module
+from headstart.recipes import Recipe
+from headstart.records import TaskCard
+from headstart.scoring import score
+from headstart.tasks import Task
+from headstart.tuning import CurvePoint, Tuned, style_of, tune
+from naive import (
+    REVIEWS,
+    assert_close,
+    assert_same_arrays,
+    assert_untouched,
+    load,
+    photograph,
+    plain_logits,
+    random_lora,
+)
+
+CARD = TaskCard(name="reviews", family="sentiment", metric="ACC", labels=("positive", "negative"), license="cc0-1.0")
+TASK = Task(CARD, {"train": REVIEWS, "dev": REVIEWS[:4]})
+RECIPE = Recipe(
+    name="tiny", lr=5e-3, batch_size=2, max_steps=12, eval_every=4, patience=9, optimizer="adamw", schedule="linear",
+    warmup_steps=2, clip=1.0, max_input=64, max_target=8, rank=2, alpha=4.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Backbone:
+    return load(tiny_llama)
+
+
+class PowerCut(BaseException):
+    """The run ends here, past every `except Exception`."""
+
+
+def kill_at(step: int) -> Callable[[Any], None]:
+    def progress(state: Any) -> None:
+        if state.step == step:
+            raise PowerCut
+
+    return progress
+
+
+def assert_same_run(actual: Tuned, expected: Tuned) -> None:
+    assert repr(actual.curve) == repr(expected.curve)  # by repr, because NaN is not equal to itself
+    assert actual.best == expected.best
+    assert_same_arrays(actual.module, expected.module)
+    assert actual.module.card == expected.module.card
+
+
+# The loop
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "tiny_t5"])
+def test_it_learns_and_leaves_the_backbone_alone(name: str, request: pytest.FixtureRequest) -> None:
+    backbone = load(request.getfixturevalue(name))
+    before = photograph(backbone)
+    tuned = tune(TASK, backbone, recipe=RECIPE.change(max_steps=24, eval_every=8, lr=2e-2, select="loss"))
+    assert_untouched(backbone, before)
+    assert [point.step for point in tuned.curve] == [0, 8, 16, 24]
+    assert math.isnan(tuned.curve[0].train_loss)
+    losses = [point.dev_loss for point in tuned.curve]
+    assert min(losses) < 0.7 * losses[0]
+    assert tuned.curve[-1].train_loss < tuned.curve[1].train_loss
+    assert tuned.best.dev_loss == min(losses)
+    assert tuned.seconds > 0
+
+
+def test_the_curve_tells_what_evaluation_and_scoring_find(llama: Backbone) -> None:
+    tuned = tune(TASK, llama, recipe=RECIPE)
+    (found,) = evaluate([tuned.module], TASK.dev, llama, metric="ACC", style=style_of(RECIPE))
+    assert found.score == tuned.best.dev_score
+    assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
+    (loss,) = score([tuned.module], TASK.dev, llama, indicators=["loss"], style=style_of(RECIPE)).values["loss"]
+    assert -loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
+
+
+def plain_loop(backbone: Backbone, folder: Path, start: Path, *, lr: float, steps: int, clip: float) -> dict[str, Any]:
+    """Textbook PyTorch over a PEFT model: all rows in every batch, one row a forward pass, AdamW."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    model = PeftModel.from_pretrained(made_by_peft.fresh_model(folder), start, is_trainable=True).eval()
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
+    items = backbone.encode([(row.input, row.target) for row in TASK.train], style_of(RECIPE))
+    tokens = sum(len(item.target) for item in items)
+    for _ in range(steps):
+        for item in items:
+            logits = plain_logits(model, item)
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(item.target), reduction="sum") / tokens
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "tiny_t5"])
+def test_it_is_a_plain_loop_over_a_peft_model(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(name)
+    backbone = load(folder)
+    start = save_module(random_lora(backbone, seed=1, size=0.1), tmp_path / "start")
+    recipe = RECIPE.change(
+        lr=1e-3, batch_size=len(REVIEWS), max_steps=4, eval_every=4, schedule="constant", warmup_steps=0,
+        weight_decay=0.01, clip=0.5, select="loss",
+    )  # fmt: skip
+    tuned = tune(TASK, backbone, start=start, recipe=recipe)
+    assert tuned.best.step == 4, "the state compared must be the last one"
+    expected = plain_loop(backbone, folder, tmp_path / "start", lr=1e-3, steps=4, clip=0.5)
+    found, began = tuned.module.tensors(), start.tensors()
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        assert_close(value, expected[key], within=1e-5)
+    assert max((found[key] - began[key]).abs().max().item() for key in found) > 1e-3, "it must have moved"
+
+
+def test_the_seed_decides(llama: Backbone) -> None:
+    first, again, other = (tune(TASK, llama, recipe=RECIPE, seed=seed) for seed in (1, 1, 2))
+    assert_same_run(first, again)
+    with pytest.raises(AssertionError):
+        assert_same_run(first, other)
+
+
+def test_a_run_does_not_depend_on_the_state_of_the_generators(llama: Backbone) -> None:
+    first = tune(TASK, llama, recipe=RECIPE)
+    torch.manual_seed(99)
+    assert_same_run(tune(TASK, llama, recipe=RECIPE), first)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("schedule", ["linear", "constant_with_warmup", "cosine"])
+def test_optimizers_and_schedules(llama: Backbone, optimizer: str, schedule: str) -> None:
+    recipe = RECIPE.change(optimizer=optimizer, schedule=schedule, max_steps=8, select="loss", lr=1e-2)
+    tuned = tune(TASK, llama, recipe=recipe)
+    assert tuned.best.step == 8
+    assert tuned.best.dev_loss < tuned.curve[0].dev_loss
+
+
+def test_bfloat16_backbone_float32_module(tiny_llama: Path) -> None:
+    backbone = load(tiny_llama, "bfloat16")
+    tuned = tune(TASK, backbone, recipe=RECIPE.change(select="loss", lr=1e-2))
+    assert all(value.dtype == torch.float32 for value in tuned.module.arrays().values())
+    assert tuned.best.dev_loss < tuned.curve[0].dev_loss
+    tuned.module.check(load(tiny_llama))
+
+
+# The best state, and stopping
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]) -> list[dict[str, torch.Tensor]]:
+    """Let the dev evaluations give these (score, loss) in turn; returns what the module was at each."""
+    from headstart import tuning
+    from headstart.evaluation import Evaluation
+
+    script, states = iter(points), []
+    begin = tuning._Run.evaluate
+
+    def remember(self: Any) -> None:
+        states.append({name: value.detach()[0].clone() for name, value in self.stack.parameters.items()})
+        begin(self)
+
+    def given(*_: Any, **__: Any) -> list[Evaluation]:
+        dev_score, loss = next(script)
+        return [Evaluation("ACC", dev_score, loss, (), "options")]
+
+    monkeypatch.setattr(tuning._Run, "evaluate", remember)
+    monkeypatch.setattr(tuning, "evaluate_attached", given)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("select", "points", "best"),
+    [
+        ("score", [(0.1, 9.0), (0.5, 2.0), (0.3, 1.0), (0.4, 0.5)], 1),
+        ("score", [(0.5, 9.0), (0.5, 2.0), (0.5, 3.0), (0.2, 0.5)], 1),  # ties go to the lower loss
+        ("score", [(math.nan, 1.0), (0.0, 9.0), (math.nan, 0.1), (0.0, 9.0)], 1),  # undefined is below 0
+        ("loss", [(0.9, 9.0), (0.1, 2.0), (0.1, 1.0), (0.9, 1.5)], 2),
+        ("score", [(0.9, 1.0), (0.1, 2.0), (0.1, 2.0), (0.1, 2.0)], 0),
+    ],
+)
+def test_the_best_state_is_kept(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch, select: str, points: list[tuple[float, float]], best: int
+) -> None:
+    states = scripted(monkeypatch, points)
+    tuned = tune(TASK, llama, recipe=RECIPE.change(select=select))
+    assert tuned.best.step == 4 * best
+    assert len(states) == 4
+    assert_same_arrays(tuned.module, tuned.module.with_arrays(states[best]))
+    assert not torch.equal(*(states[index][min(states[0])] for index in (best, best - 1)))
+
+
+def test_patience_counts_evaluations_without_a_better_score(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0.1, then 0.2 is better, then two that are not: with patience 2 the run ends at the fourth evaluation.
+    scripted(monkeypatch, [(0.1, 1.0), (0.2, 1.0), (0.2, 1.0), (0.1, 1.0), (0.9, 0.1)])
+    tuned = tune(TASK, llama, recipe=RECIPE.change(max_steps=40, patience=2))
+    assert [point.step for point in tuned.curve] == [0, 4, 8, 12]
+    assert tuned.best == CurvePoint(4, tuned.curve[1].train_loss, 1.0, 0.2)
+
+
+def test_the_last_step_is_always_evaluated(llama: Backbone) -> None:
+    assert [point.step for point in tune(TASK, llama, recipe=RECIPE.change(max_steps=6)).curve] == [0, 4, 6]
+
+
+# PowerCut and continued
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("step", [3, 4, 7, 11])
+def test_a_killed_run_continues_as_if_nothing_had_happened(
+    llama: Backbone, tmp_path: Path, step: int, optimizer: str
+) -> None:
+    recipe, checkpoint = RECIPE.change(optimizer=optimizer), tmp_path / "below" / "run.partial"
+    before = photograph(llama)
+    whole = tune(TASK, llama, recipe=recipe)
+    with pytest.raises(PowerCut):
+        tune(TASK, llama, recipe=recipe, checkpoint=checkpoint, progress=kill_at(step))
+    assert_untouched(llama, before)
+    assert checkpoint.exists() is (step >= 4)
+    steps: list[int] = []
+    continued = tune(TASK, llama, recipe=recipe, checkpoint=checkpoint, progress=lambda state: steps.append(state.step))
+    assert steps[0] == step // 4 * 4 + 1
+    assert_same_run(continued, whole)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["run.partial"]
+
+
+def test_the_best_state_outlives_a_power_cut(llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Best at step 4; the power goes at step 10, after the evaluation at step 8; the rest is worse.
+    states = scripted(monkeypatch, [(0.1, 1.0), (0.9, 1.0), (0.2, 1.0), (0.1, 1.0)])
+    with pytest.raises(PowerCut):
+        tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial", progress=kill_at(10))
+    tuned = tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial")
+    assert tuned.best.step == 4
+    assert_same_arrays(tuned.module, tuned.module.with_arrays(states[1]))
+
+
+def test_a_finished_run_is_not_run_again(llama: Backbone, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.partial"
+    whole = tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint)
+    assert_same_run(tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint, progress=kill_at(12)), whole)
+
+
+def test_the_checkpoint_of_another_run_is_refused(llama: Backbone, tiny_llama: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.partial"
+    start = random_lora(llama, seed=1)
+    with pytest.raises(PowerCut):
+        tune(TASK, llama, start=start, recipe=RECIPE, checkpoint=checkpoint, progress=kill_at(5))
+    kept = checkpoint.read_bytes()
+    fewer = replace(TASK, splits={"train": REVIEWS[:-1], "dev": REVIEWS[:4]})
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"recipe": RECIPE.change(lr=1e-9)},
+        {"start": random_lora(llama, seed=2)},
+        {"start": random_lora(llama, seed=1, alpha=7.0)},
+        {"task": fewer},
+        {"backbone": load(tiny_llama, "bfloat16")},
+    ]
+    for other in others:
+        settings = {"task": TASK, "backbone": llama, "start": start, "recipe": RECIPE} | other
+        with pytest.raises(SettingError, match=r"run\.partial is the checkpoint of a run with other settings, data"):
+            tune(settings.pop("task"), settings.pop("backbone"), checkpoint=checkpoint, **settings)
+    assert checkpoint.read_bytes() == kept
+    tune(TASK, llama, start=start, recipe=RECIPE, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_broken_checkpoint_is_named(llama: Backbone, tmp_path: Path, content: bytes | None) -> None:
+    checkpoint = tmp_path / "run.partial"
+    if content is None:
+        torch.save([1, 2], checkpoint)
+    else:
+        checkpoint.write_bytes(content)
+    with pytest.raises(OutputError, match=r"run\.partial cannot be read as a checkpoint; remove it to start over"):
+        tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_that_cannot_be_written(llama: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cannot write .*file.*free some space and run the command again"):
+        tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "file" / "run.partial")
+
+
+# The result
+
+
+def test_the_card_tells_where_the_module_comes_from(llama: Backbone, tmp_path: Path) -> None:
+    tuned = tune(TASK, llama, recipe=RECIPE, name="mine", license="mit", seed=3)
+    card = tuned.module.card
+    assert (card.name, card.task, card.family, card.metric) == ("mine", "reviews", "sentiment", "ACC")
+    assert (card.score, card.train_rows) == (tuned.best.dev_score, len(REVIEWS))
+    assert (card.license, card.dataset_license, card.base_model) == ("mit", "cc0-1.0", "tiny-llama")
+    assert card.backbone == llama.fingerprint
+    assert (card.rank, card.scaling) == (2, 2.0)
+    assert card.notes == f"Tuned with recipe 'tiny', seed 3; best at step {tuned.best.step} of 12."
+    saved = save_module(tuned.module, tmp_path / "mine")
+    assert load_module(tmp_path / "mine").card == saved.card
+    assert tune(TASK, llama, recipe=RECIPE).module.name == "reviews"
+
+
+def test_a_given_start_keeps_its_shape_and_is_not_changed(llama: Backbone) -> None:
+    start = random_lora(llama, seed=1, rank=3)
+    kept = {name: value.clone() for name, value in start.arrays().items()}
+    tuned = tune(TASK, llama, start=start, recipe=RECIPE)
+    assert tuned.module.card.rank == 3
+    assert_same_arrays(start, start.with_arrays(kept))
+    zero = evaluate([start], TASK.dev, llama, metric="ACC", style=style_of(RECIPE))[0]
+    assert (tuned.curve[0].dev_score, tuned.curve[0].dev_loss) == (zero.score, pytest.approx(zero.loss, abs=1e-5))
+
+
+def test_max_dev_looks_at_the_first_rows(llama: Backbone) -> None:
+    start = random_lora(llama, seed=1)
+    tuned = tune(TASK, llama, start=start, recipe=RECIPE.change(max_dev=2, max_steps=1, eval_every=1))
+    (found,) = evaluate([start], TASK.dev[:2], llama, metric="ACC", style=style_of(RECIPE))
+    assert tuned.curve[0].dev_loss == pytest.approx(found.loss, abs=1e-5)
+
+
+def test_every_row_is_used_once_an_epoch(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    batch = Backbone.batch
+
+    def watch(self: Backbone, items: Any, indices: Any) -> Any:
+        seen.append(tuple(indices))
+        return batch(self, items, indices)
+
+    monkeypatch.setattr(Backbone, "batch", watch)
+    tune(TASK, llama, recipe=RECIPE.change(batch_size=4, max_steps=8, eval_every=8))
+    # Six rows in batches of at most 4: two steps an epoch, four epochs.
+    assert [len(indices) for indices in seen if len(indices) in (2, 4)] == [len(indices) for indices in seen]
+    epochs = [sorted(seen[first] + seen[first + 1]) for first in range(0, 8, 2)]
+    assert epochs == [[0, 1, 2, 3, 4, 5]] * 4
+    assert len({seen[first] for first in range(8)}) > 2, "the order must change"
+
+
+# What is refused
+
+
+def test_errors(llama: Backbone, tiny_llama: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="unknown recipe 'secret'; choose one of: few-shot, full, tupate, quick"):
+        tune(TASK, llama, recipe="secret")
+    with pytest.raises(SettingError, match="unknown optimizer 'luck'; choose one of: adamw, adafactor"):
+        tune(TASK, llama, recipe=RECIPE.change(optimizer="luck"))
+    with pytest.raises(SettingError, match="unknown schedule 'whenever'; choose one of transformers' names"):
+        tune(TASK, llama, recipe=RECIPE.change(schedule="whenever"))
+    with pytest.raises(TaskError, match="has no split 'dev'"):
+        tune(replace(TASK, splits={"train": REVIEWS}), llama, recipe=RECIPE)
+    for splits in ({"train": (), "dev": REVIEWS}, {"train": REVIEWS, "dev": ()}):
+        with pytest.raises(TaskError, match="task 'reviews' has an empty train or dev split; add rows to it"):
+            tune(replace(TASK, splits=splits), llama, recipe=RECIPE)
+    with pytest.raises(ModuleError, match="another backbone"):
+        tune(TASK, llama, start=random_lora(load(tiny_gpt2), seed=1), recipe=RECIPE)
+    dora = load_module(made_by_peft.make(tiny_llama, tmp_path / "dora", use_dora=True))
+    with pytest.raises(ModuleError, match=r"'dora' is a LoRA variant \(DoRA\) that Headstart cannot tune; start from"):
+        tune(TASK, llama, start=dora, recipe=RECIPE)
+
+
+def test_a_fresh_start_has_the_recipe_s_shape(llama: Backbone) -> None:
+    recipe = RECIPE.change(rank=5, alpha=10.0, targets=("v_proj",), max_steps=1, eval_every=1)
+    module = tune(TASK, llama, recipe=recipe).module
+    assert isinstance(module, LoraModule)
+    assert {path.rpartition(".")[2] for path in module.factors} == {"v_proj"}
+    assert {(f.a.shape[0], f.scaling) for f in module.factors.values()} == {(5, 2.0)}
