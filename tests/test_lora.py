@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import made_by_peft
 from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.kinds import LoraModule, LoraSettings, load_module, save_module
 from headstart.kinds.lora import Factors, layer_widths
@@ -346,12 +347,25 @@ def test_layer_vectors_by_hand() -> None:
     pairs = {0: ([[1.0, 2.0]], [[3.0]]), 1: ([[4.0, 5.0]], [[6.0]])}
     made = {f"layers.{number}.q": Factors(torch.tensor(a), torch.tensor(b), 1.0) for number, (a, b) in pairs.items()}
     module = LoraModule.build(made, name="m", backbone=None)
-    assert module.layer_vectors().tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    (vectors,) = module.layer_vectors()
+    assert vectors.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def test_each_stack_of_layers_has_its_own_vectors() -> None:
+    # An encoder-decoder's decoder layers hold more (cross-attention): (1, 2) for the encoder, (1, 4) for the decoder,
+    # and the embedding puts them side by side, the stacks and the paths in order of name.
+    def pair(low: float) -> Factors:
+        return Factors(torch.tensor([[low]]), torch.tensor([[low + 1]]), 1.0)
+
+    made = {"encoder.block.0.q": pair(1.0), "decoder.block.0.q": pair(3.0), "decoder.block.0.cross.q": pair(5.0)}
+    module = LoraModule.build(made, name="m", backbone=None)
+    assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[5.0, 6.0, 3.0, 4.0]], [[1.0, 2.0]]]
+    assert tuned_parameters(module).tolist() == [5.0, 6.0, 3.0, 4.0, 1.0, 2.0]
 
 
 def test_layers_are_ordered_by_number(llama: Backbone) -> None:
     made = {f"layers.{n}.q": Factors(torch.full((1, 1), n), torch.full((1, 1), n), 1.0) for n in (10, 9, 1)}
-    vectors = LoraModule.build(made, name="m", backbone=None).layer_vectors()
+    (vectors,) = LoraModule.build(made, name="m", backbone=None).layer_vectors()
     assert vectors[:, 0].tolist() == [1, 9, 10]
 
 

@@ -152,7 +152,7 @@ def test_a_module_tells_itself_from_the_reference(llama: Backbone, modules: list
 
 
 def test_the_embedding_is_the_mean_over_layers(llama: Backbone, modules: list[LoraModule]) -> None:
-    vectors = modules[0].layer_vectors()
+    (vectors,) = modules[0].layer_vectors()
     assert vectors.shape == (2, sum(value.numel() for value in modules[0].arrays().values()) // 2)
     expected = [(first + second) / 2 for first, second in zip(*vectors.double().tolist(), strict=True)]
     assert tuned_parameters(modules[0]).tolist() == pytest.approx(expected)

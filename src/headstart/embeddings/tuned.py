@@ -1,5 +1,6 @@
 """TuPaTE: the tuned parameters themselves."""
 
+import torch
 from torch import Tensor
 
 from headstart.kinds import Module
@@ -10,7 +11,8 @@ __all__ = ["tuned_parameters"]
 def tuned_parameters(module: Module) -> Tensor:
     """e(O) = (1/L) Σ_l concat(θ_l), (D,), float64 (Zhou et al., 2022, §3.2); heads are not part of it.
 
-    Averaging over the layers first is what makes the cosine meaningful. Raises `ModuleError` when the layers do not
-    hold equally many parameters.
+    Averaging over the layers first is what makes the cosine meaningful. The papers' encoders have one stack of layers;
+    for an encoder-decoder the average is taken in each stack and the two stand side by side. Raises `ModuleError` when
+    the layers of a stack do not hold equally many parameters.
     """
-    return module.layer_vectors().double().mean(0)
+    return torch.cat([layers.double().mean(0) for layers in module.layer_vectors()])

@@ -1,5 +1,6 @@
 """Formats of module folders: read, validated and hashed without torch."""
 
+from headstart.formats.layout import Layout
 from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
 from headstart.formats.peft_folder import (
     CONFIG_FILE,
@@ -16,6 +17,7 @@ __all__ = [
     "CONFIG_FILE",
     "PICKLES",
     "WEIGHTS_FILE",
+    "Layout",
     "LoraLayout",
     "LoraTarget",
     "StoredModule",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
@@ -82,15 +83,29 @@ class LoraTarget:
 
 
 @dataclass(frozen=True)
-class LoraLayout:
+class LoraLayout(Layout):
     """The targets by backbone layer ("model.layers.0.self_attn.q_proj"), in order of name.
 
-    `through_peft` names the variants for which A, B and the factor are not the whole function, so that the module
-    must run through PEFT itself; `None` for plain LoRA.
+    Where `through_peft` names variants, A, B and the factor are not the whole function.
     """
 
     targets: dict[str, LoraTarget]
-    through_peft: str | None
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of every target."""
+        return {layer: (target.in_features, target.out_features) for layer, target in self.targets.items()}
+
+    @property
+    def rank(self) -> int | None:
+        """The largest rank."""
+        return max((target.rank for target in self.targets.values()), default=None)
+
+    @property
+    def scaling(self) -> float | None:
+        """The common factor, or `None` where patterns give several."""
+        scalings = {target.scaling for target in self.targets.values()}
+        return scalings.pop() if len(scalings) == 1 else None
 
 
 def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> LoraLayout:
@@ -116,7 +131,7 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
                 raise ModuleError(
                     f"{source}: tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
                 )
-    return LoraLayout(targets, " + ".join(variants) or None)
+    return LoraLayout(" + ".join(variants) or None, targets)
 
 
 def _check_fields(config: Mapping[str, object], source: str) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import CardError, ModuleError
-from headstart.formats.lora import LoraLayout, lora_layout
+from headstart.formats.layout import Layout
+from headstart.formats.lora import lora_layout
 from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
 from headstart.formats.strict_json import strict_json
 from headstart.records import CARD_FILE, ModuleCard
@@ -24,7 +25,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that are or may be pickled, and are never opened."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
-LayoutReader = Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], LoraLayout]
+LayoutReader = Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], Layout]
 KINDS: dict[str, tuple[str, LayoutReader]] = {"LORA": ("lora", lora_layout)}
 """By PEFT's `peft_type`: the kind as Headstart names it, and the reader of its layout."""
 
@@ -36,7 +37,7 @@ class StoredModule:
     folder: Path
     config: dict[str, object]
     tensors: dict[str, StoredTensor]
-    layout: LoraLayout
+    layout: Layout
     card: ModuleCard
 
 
@@ -61,7 +62,7 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
         if tensor.dtype not in FLOATS:
             raise ModuleError(f"{weights}: tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
     layout = layout_reader(config, {name: tensor.shape for name, tensor in tensors.items()}, str(folder))
-    if not layout.targets:
+    if not tensors:
         raise ModuleError(f"{weights} holds no tensors, so the module does nothing; save or train it again")
     if check_values:
         check_finite(tensors, str(weights))
@@ -144,16 +145,15 @@ def _derived_card(
     kind: str,
     config: Mapping[str, object],
     tensors: Mapping[str, StoredTensor],
-    layout: LoraLayout,
+    layout: Layout,
 ) -> ModuleCard:
-    scalings = {target.scaling for target in layout.targets.values()}
     base_model = config.get("base_model_name_or_path")
     return ModuleCard(
         name=module_name(folder),
         kind=kind,
-        rank=max(target.rank for target in layout.targets.values()),
-        scaling=scalings.pop() if len(scalings) == 1 else None,
-        targets=tuple(sorted(layout.targets)),
+        rank=layout.rank,
+        scaling=layout.scaling,
+        targets=tuple(sorted(layout.widths)),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         tensor_hash=tensor_hash(tensors),
         base_model=base_model if isinstance(base_model, str) else "",

@@ -51,8 +51,7 @@ class Known:
 
 def entry_of(module: StoredModule, name: str) -> Entry:
     """The entry of `module` under the hub's name for it."""
-    widths = {layer: (target.in_features, target.out_features) for layer, target in module.layout.targets.items()}
-    return Entry(module.card.model_copy(update={"name": name}), widths)
+    return Entry(module.card.model_copy(update={"name": name}), module.layout.widths)
 
 
 def known_rows(connection: sqlite3.Connection) -> dict[str, Known]:

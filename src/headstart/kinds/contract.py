@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["Module", "Stack"]
+__all__ = ["Module", "Stack", "require_backbone_of", "rows_by_layer"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Module(ABC):
         """
 
     @abstractmethod
-    def layer_vectors(self) -> Tensor:
-        """All tuned parameters of each layer in one row, (L, D), for task embeddings (Zhou et al., 2022, §3.2).
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """All tuned parameters of each layer in one row, for task embeddings (Zhou et al., 2022, §3.2).
 
-        Raises `ModuleError` when the layers do not hold equally many parameters.
+        One (L, D) for each stack of layers: one for most backbones, encoder and decoder for an encoder-decoder. Raises
+        `ModuleError` when the layers of one stack do not hold equally many parameters.
         """
 
     def digest(self) -> str:
@@ -170,3 +172,26 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
             f"than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
             "load the backbone it was tuned on, or leave it out"
         )
+
+
+def rows_by_layer(named: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """Vectors by path in the backbone ("decoder.block.3.layer.0.SelfAttention.q"), gathered into rows by layer.
+
+    What stands before the first number in a path names the stack of layers, the number the layer. `name` is the
+    module's, for the error.
+    """
+    stacks: dict[str, dict[int, list[Tensor]]] = {}
+    for path, vector in named.items():
+        where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
+        stack, layer = (where[1], int(where[2])) if where else (path, 0)
+        stacks.setdefault(stack, {}).setdefault(layer, []).append(vector)
+    found = []
+    for _, layers in sorted(stacks.items()):
+        rows = [torch.cat(parts) for _, parts in sorted(layers.items())]
+        if len({len(row) for row in rows}) > 1:
+            raise ModuleError(
+                f"the layers of '{name}' do not hold equally many parameters, so their average is not defined; "
+                "use an indicator that does not compare parameters"
+            )
+        found.append(torch.stack(rows))
+    return tuple(found)

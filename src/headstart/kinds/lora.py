@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.formats import StoredModule
-from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.formats import LoraLayout, StoredModule
+from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -61,9 +60,11 @@ class LoraModule(Module):
     @classmethod
     def from_stored(cls, stored: StoredModule) -> LoraModule:
         """The module that a validated PEFT folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, LoraLayout)  # `load_module` chose this class by the kind on the card
         factors = {
             path: Factors(to_torch(stored.tensors[t.a]).float(), to_torch(stored.tensors[t.b]).float(), t.scaling)
-            for path, t in stored.layout.targets.items()
+            for path, t in layout.targets.items()
         }
         return cls(stored.card, stored.config, factors)
 
@@ -160,20 +161,13 @@ class LoraModule(Module):
         """Hold the modules' factors side by side on the backbone's device."""
         return LoraStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
 
-    def layer_vectors(self) -> Tensor:
-        """Rows: layers by the path before their number, then by the number; columns: A and B, flattened."""
-        rows: dict[tuple[str, int], list[Tensor]] = {}
-        for path in sorted(self.factors):
-            where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
-            key = (where[1], int(where[2])) if where else (path, 0)
-            rows.setdefault(key, []).extend([self.factors[path].a.flatten(), self.factors[path].b.flatten()])
-        vectors = [torch.cat(parts) for _, parts in sorted(rows.items())]
-        if len({len(vector) for vector in vectors}) > 1:
-            raise ModuleError(
-                f"the layers of '{self.name}' do not hold equally many parameters, so their average is not defined; "
-                "use an indicator that does not compare parameters"
-            )
-        return torch.stack(vectors)
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """Rows: the layers of one stack by their number; columns: A and B by path, flattened."""
+        named = {
+            path: torch.cat([self.factors[path].a.flatten(), self.factors[path].b.flatten()])
+            for path in sorted(self.factors)
+        }
+        return rows_by_layer(named, self.name)
 
 
 class LoraStack(Stack):

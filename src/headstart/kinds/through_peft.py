@@ -35,7 +35,7 @@ class PeftModule(Module):
     @classmethod
     def from_stored(cls, stored: StoredModule) -> PeftModule:
         """The module that a validated PEFT folder holds."""
-        widths = {path: (t.in_features, t.out_features) for path, t in stored.layout.targets.items()}
+        widths = stored.layout.widths
         values = {name: to_torch(tensor) for name, tensor in stored.tensors.items()}
         return cls(stored.card, stored.config, values, widths, stored.layout.through_peft or "")
 
@@ -83,7 +83,7 @@ class PeftModule(Module):
         (module,) = modules
         return PeftStack(module, device=backbone.device, dtype=dtype or backbone.dtype)
 
-    def layer_vectors(self) -> Tensor:
+    def layer_vectors(self) -> tuple[Tensor, ...]:
         """Not defined: these variants hold parameters of several natures."""
         raise ModuleError(
             f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator"

@@ -1,0 +1,32 @@
+"""What every kind's layout tells the layers above, whatever its tensors are called."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """Where the tensors of one validated module belong.
+
+    `through_peft` names the variants whose function only PEFT itself computes, so that the module runs through it one
+    by one; `None` for what a stack computes.
+    """
+
+    through_peft: str | None
+
+    @property
+    @abstractmethod
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of every adapted layer by its path in the backbone, as far as the tensors show them."""
+
+    @property
+    def rank(self) -> int | None:
+        """The largest rank (LoRA), bottleneck size (adapter) or length in tokens (prefix, prompt); else `None`."""
+        return None
+
+    @property
+    def scaling(self) -> float | None:
+        """The one factor of all updates, or `None` where there are several or none."""
+        return None
