@@ -203,7 +203,7 @@ def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Back
     reference = reference_module(task, backbone, like=like, recipe=RECIPE)
     assert isinstance(reference, LoraModule)
     assert reference.stack_key == like[1].stack_key
-    with pytest.raises(ModuleError, match="no plain LoRA module to shape the reference module after"):
+    with pytest.raises(ModuleError, match="no module here can shape the reference module"):
         reference_module(task, backbone, like=[], recipe=RECIPE)
 
 

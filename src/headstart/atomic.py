@@ -59,7 +59,9 @@ def write_text(path: Path, text: str) -> None:
         Path(staging).replace(path)
         staging = None
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
     finally:
         if staging is not None:
             Path(staging).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from headstart.backbone import Backbone, TextFormat
 from headstart.errors import HubError, ModuleError, SettingError
 from headstart.formats import StoredModule
 from headstart.hub import Hub
-from headstart.kinds import LoraModule, Module, load_module
+from headstart.kinds import Module, PeftModule, load_module
 from headstart.merging import SPACES, Merged, check_softmax, merge, softmax
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores, score
@@ -207,12 +207,12 @@ def reference_module(
 
     (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
     """
-    shapes: dict[Hashable, list[LoraModule]] = {}
+    shapes: dict[Hashable, list[Module]] = {}
     for module in like:
-        if isinstance(module, LoraModule):
-            shapes.setdefault(module.stack_key, []).append(module)
+        if not isinstance(module, PeftModule):
+            shapes.setdefault((module.kind, module.stack_key), []).append(module)
     if not shapes:
-        raise ModuleError("no plain LoRA module to shape the reference module after; use indicators that need none")
+        raise ModuleError("no module here can shape the reference module; use indicators that need none")
     start = max(shapes.values(), key=len)[0].reset(seed=seed)
     steps = min(200, recipe.max_steps)
     short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)

@@ -17,7 +17,11 @@ class Recipe(Record):
     `patience`: evaluations without a better dev score before the run stops early. `clip`: largest gradient norm, 0 for
     none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
     steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
-    `rank`, `alpha`, `targets` shape a fresh module; a given start keeps its own.
+
+    `kind` and what follows it shape a fresh module; a given start keeps its own shape. Each kind reads the settings
+    that it has and takes its own default where one is `None`: `rank`, `alpha` and `targets` (LoRA), `length` in tokens
+    (prefix, prompt), `bottleneck` in units, `placement`, `activation` and `biases` (adapter), `reparametrized` and
+    `cross_attention` (prefix).
     """
 
     name: str
@@ -35,9 +39,17 @@ class Recipe(Record):
     max_target: int = 64
     select: str = "score"
     max_dev: int | None = None
+    kind: str = "lora"
     rank: int = 10
     alpha: float = 16.0
     targets: tuple[str, ...] | None = None
+    length: int | None = None
+    bottleneck: int | None = None
+    placement: str | None = None
+    activation: str | None = None
+    biases: bool | None = None
+    reparametrized: bool | None = None
+    cross_attention: bool | None = None
 
     def change(self, **settings: object) -> "Recipe":
         """The same recipe with some settings changed. Raises `SettingError` for an unknown name or a bad value."""

@@ -21,7 +21,7 @@ from transformers.optimization import Adafactor
 from headstart.backbone import Backbone, Encoded, TextFormat
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluation import evaluate_attached
-from headstart.kinds import LoraModule, LoraSettings, Module, PeftModule, Stack
+from headstart.kinds import Module, PeftModule, Stack, fresh_module
 from headstart.recipes import RECIPES, Recipe
 from headstart.tasks import Task
 
@@ -76,7 +76,7 @@ def tune(
     Args:
         task: with train and dev splits.
         backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
-        start: where to begin; `None` is a fresh LoRA module of the recipe's shape.
+        start: where to begin; `None` is a fresh module of the recipe's kind and shape.
         recipe: a `Recipe` or the name of one.
         seed: of the fresh module and the order of the rows.
         name: of the tuned module; `None` is the task's name.
@@ -94,8 +94,7 @@ def tune(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     name = name or task.name
     if start is None:
-        settings = LoraSettings(recipe.rank, recipe.alpha, recipe.targets)
-        start = LoraModule.fresh(backbone, settings, name=name, seed=seed)
+        start = fresh_module(recipe.kind, backbone, recipe.model_dump(), name=name, seed=seed)
     if isinstance(start, PeftModule):
         raise ModuleError(
             f"'{start.name}' is a LoRA variant ({start.variant}) that Headstart cannot tune; start from plain LoRA"

@@ -1,8 +1,11 @@
 """The kinds of modules, one file each, and the one place that turns folders into modules and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from headstart.backbone import Backbone
 from headstart.formats import StoredModule, read_module
 from headstart.kinds.contract import Module, Stack
 from headstart.kinds.lora import LoraModule, LoraSettings
@@ -17,6 +20,7 @@ __all__ = [
     "Module",
     "PeftModule",
     "Stack",
+    "fresh_module",
     "load_module",
     "save_module",
     "stacks",
@@ -24,6 +28,14 @@ __all__ = [
 
 KINDS: Registry[type[Module]] = Registry("kind", group="headstart.kinds")
 KINDS.add("lora", LoraModule)
+
+
+def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, name: str, seed: int) -> Module:
+    """A fresh module of a kind; of `shape` the settings that this kind has are read, `None` being its own default."""
+    family = KINDS[kind]
+    own = {field.name for field in fields(family.settings)}
+    settings = family.settings(**{key: value for key, value in shape.items() if key in own and value is not None})
+    return family.fresh(backbone, settings, name=name, seed=seed)
 
 
 def load_module(source: StoredModule | str | Path) -> Module:

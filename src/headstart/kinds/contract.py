@@ -41,6 +41,17 @@ class Module(ABC):
         """The name on the card."""
         return self.card.name
 
+    settings: ClassVar[type]
+    """Frozen dataclass of what shapes a fresh module, every field with a default; its fields are named as a recipe's."""
+
+    @classmethod
+    @abstractmethod
+    def fresh(cls, backbone: Backbone, settings: Any, *, name: str, seed: int) -> Module:
+        """A module as before any tuning, which leaves the backbone's function as it is where the kind allows that.
+
+        Raises `SettingError` when the backbone has no place for one of this shape.
+        """
+
     @classmethod
     @abstractmethod
     def from_stored(cls, stored: StoredModule) -> Module:

@@ -55,6 +55,7 @@ class LoraModule(Module):
     """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU."""
 
     kind = "lora"
+    settings = LoraSettings
     factors: Mapping[str, Factors]
 
     @classmethod

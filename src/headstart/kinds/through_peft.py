@@ -17,7 +17,7 @@ from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
-from headstart.kinds.lora import check_layers
+from headstart.kinds.lora import LoraSettings, check_layers
 from headstart.kinds.tensors import to_torch
 
 __all__ = ["PeftModule", "PeftStack"]
@@ -28,9 +28,15 @@ class PeftModule(Module):
     """A module that PEFT runs: `values` under PEFT's names; `variant` says why ("DoRA")."""
 
     kind = "lora"
+    settings = LoraSettings
     values: Mapping[str, Tensor]
     widths: Mapping[str, tuple[int, int]]
     variant: str
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: LoraSettings, *, name: str, seed: int) -> PeftModule:
+        """Not offered: PEFT draws such parameters only while it injects them into a backbone."""
+        raise ModuleError(f"'{name}' would be a LoRA variant that cannot be drawn afresh; begin from plain LoRA")
 
     @classmethod
     def from_stored(cls, stored: StoredModule) -> PeftModule:

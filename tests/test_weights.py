@@ -1,0 +1,88 @@
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from headstart.errors import MergeError, SettingError
+from headstart.merging import check_softmax, effective_number, one_hot, softmax, uniform
+
+FINITE = st.floats(-50, 50)
+
+
+def test_softmax_is_as_worked_by_hand() -> None:
+    # τ = ½: exp(2·(S − 3)) of 1, 2, 3 = e⁻⁴, e⁻², 1; sum 1.153651…
+    found = softmax([1.0, 2.0, 3.0], temperature=0.5)
+    total = math.exp(-4) + math.exp(-2) + 1
+    assert found == pytest.approx([math.exp(-4) / total, math.exp(-2) / total, 1 / total], rel=1e-15)
+
+
+def test_a_vanishing_temperature_takes_the_best_and_an_infinite_one_takes_all() -> None:
+    assert softmax([0.1, 0.3, 0.2], temperature=1e-300) == (0.0, 1.0, 0.0)
+    assert softmax([0.1, 0.3, 0.2], temperature=math.inf) == pytest.approx(uniform(3))
+
+
+def test_ties_share_and_the_earlier_stays_at_the_edge_of_the_top_k() -> None:
+    assert softmax([1.0, 1.0, 0.0], temperature=1e-9) == (0.5, 0.5, 0.0)
+    assert softmax([2.0, 1.0, 1.0], temperature=math.inf, top_k=2) == (0.5, 0.5, 0.0)
+    assert softmax([1.0, 1.0], temperature=1.0, top_k=1) == (1.0, 0.0)
+    assert softmax([1.0, 2.0], temperature=1.0, top_k=9) == softmax([1.0, 2.0], temperature=1.0)
+
+
+def test_a_missing_score_gets_no_weight() -> None:
+    assert softmax([math.nan, 1.0, math.inf, 1.0], temperature=0.1) == (0.0, 0.5, 0.0, 0.5)
+    assert softmax([math.nan, 1.0], temperature=0.1, top_k=2) == (0.0, 1.0)
+    with pytest.raises(MergeError, match=r"no module has a score to weigh by; use another indicator"):
+        softmax([math.nan, math.nan], temperature=0.1)
+    with pytest.raises(MergeError, match="no module has a score"):
+        softmax([], temperature=0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(SettingError, match=r"temperature .* must be above 0; for the best module alone use top_k=1"):
+        softmax([1.0], temperature=temperature)
+
+
+def test_a_top_k_must_be_positive() -> None:
+    with pytest.raises(SettingError, match=r"top_k 0 must be at least 1; leave it out"):
+        check_softmax(1.0, 0)
+
+
+def test_uniform_one_hot_and_the_effective_number() -> None:
+    assert uniform(4) == (0.25,) * 4
+    assert one_hot(1, 3) == (0.0, 1.0, 0.0)
+    assert effective_number(uniform(4)) == pytest.approx(4)
+    assert effective_number(one_hot(0, 7)) == 1
+    assert effective_number([0.5, 0.25, 0.25]) == pytest.approx(1 / 0.375)
+    with pytest.raises(MergeError, match="no module to merge; add modules"):
+        uniform(0)
+
+
+@given(scores=st.lists(FINITE, min_size=1, max_size=12), temperature=st.floats(0.01, 100), data=st.data())
+def test_softmax_properties(scores: list[float], temperature: float, data: st.DataObject) -> None:
+    top_k = data.draw(st.none() | st.integers(1, 14))
+    weights = softmax(scores, temperature=temperature, top_k=top_k)
+    assert math.fsum(weights) == pytest.approx(1, abs=1e-12)
+    assert all(weight >= 0 for weight in weights)
+    assert sum(weight > 0 for weight in weights) <= (top_k or len(scores))
+    assert 1 - 1e-9 <= effective_number(weights) <= len(scores) + 1e-9
+    shifted = softmax([score + 8.0 for score in scores], temperature=temperature, top_k=top_k)
+    assume(len({score + 8.0 for score in scores}) == len(set(scores)))  # a shift may round two scores into one
+    assert shifted == pytest.approx(weights, abs=1e-9)
+    for (one, left), (other, right) in zip(
+        zip(scores, weights, strict=True), list(zip(scores, weights, strict=True))[1:], strict=False
+    ):
+        assert one <= other or left >= right
+
+
+@given(
+    scores=st.lists(FINITE, min_size=1, max_size=8, unique=True),
+    top_k=st.none() | st.integers(1, 8),
+    data=st.data(),
+)
+def test_softmax_follows_a_permutation(scores: list[float], top_k: int | None, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(scores))))
+    weights = softmax(scores, temperature=2.0, top_k=top_k)
+    permuted = softmax([scores[index] for index in order], temperature=2.0, top_k=top_k)
+    assert permuted == pytest.approx([weights[index] for index in order], abs=1e-12)
