@@ -42,7 +42,7 @@ class Module(ABC):
         return self.card.name
 
     settings: ClassVar[type]
-    """Frozen dataclass of what shapes a fresh module, every field with a default; its fields are named as a recipe's."""
+    """Frozen dataclass of what shapes a fresh module, every field with a default and named as in recipes."""
 
     @classmethod
     @abstractmethod

@@ -36,6 +36,7 @@ class PeftModule(Module):
     @classmethod
     def fresh(cls, backbone: Backbone, settings: LoraSettings, *, name: str, seed: int) -> PeftModule:
         """Not offered: PEFT draws such parameters only while it injects them into a backbone."""
+        del backbone, settings, seed
         raise ModuleError(f"'{name}' would be a LoRA variant that cannot be drawn afresh; begin from plain LoRA")
 
     @classmethod
