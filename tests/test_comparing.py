@@ -14,6 +14,7 @@ from headstart.comparing import Blend, compare
 from headstart.comparison import FRAMES, METHODS, STAGES, Comparison
 from headstart.errors import HubError, MergeError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
+from headstart.kinds import load_module, save_module
 from headstart.merging import softmax
 from headstart.tasks import Example, Task
 from small_hub import RECIPE, misfit, module, write_hub, write_task
@@ -170,6 +171,14 @@ def test_a_work_folder_changes_nothing_and_is_not_computed_twice(
     assert {path.suffix for path in (tmp_path / "work").iterdir()} == {".json"}, "checkpoints are gone"
 
 
+def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, backbone: Backbone, tunes: list[str]) -> None:
+    ranking = run(task, hub, backbone).ranking
+    for seed, start in enumerate(tunes[:: len(METHODS)]):
+        rows = ranking[ranking["seed"] == seed]
+        best = load_module(hub.read(rows.loc[rows["cosine"].idxmax(), "module"]))
+        assert start == f"{seed}/{best.reset(seed=seed).digest()}"
+
+
 @pytest.mark.parametrize(
     ("stop", "finished"),
     [
@@ -252,8 +261,6 @@ def test_the_test_split_makes_scores_and_nothing_else(
 
 
 def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, tmp_path: Path) -> None:
-    from headstart.kinds import save_module
-
     hub = write_hub(tmp_path / "hub", backbone)
     save_module(misfit(backbone, "eve"), tmp_path / "eve")
     hub.add(tmp_path / "eve")

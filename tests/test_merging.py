@@ -85,13 +85,13 @@ def test_svd_of_one_module_at_its_own_rank_is_that_module() -> None:
 
 
 def test_parameters_has_the_cross_terms() -> None:
-    # A: ½·1 + ½·3 = 2, B: ½·1 + ½·5 = 3, so ΔW = 6 = ¼·1·1 + ¼·(1·3 + 5·1) + ¼·5·3, but ½·1 + ½·15 = 8.
-    modules = [number_module(1, 1), number_module(3, 5)]
-    merged = merge(modules, [0.5, 0.5])
+    # A: ¼·1 + ¾·3 = 2.5, B: ¼·1 + ¾·5 = 4, so ΔW = 10 = 1/16·1·1 + 3/16·(1·3 + 5·1) + 9/16·5·3; but ¼·1 + ¾·15 = 11.5.
+    modules, weights = [number_module(1, 1), number_module(3, 5)], (0.25, 0.75)
+    merged = merge(modules, weights)
     factor = merged.module.factors["layer"]
-    assert (float(factor.a), float(factor.b)) == (2.0, 3.0)
-    assert merged.error == pytest.approx(2 / 8, rel=1e-12)
-    assert merge(modules, [0.5, 0.5], space="exact").error == pytest.approx(0, abs=1e-7)
+    assert (float(factor.a), float(factor.b)) == (2.5, 4.0)
+    assert merged.error == pytest.approx(1.5 / 11.5, rel=1e-12)
+    assert merge(modules, weights, space="exact").error == pytest.approx(0, abs=1e-7)
 
 
 def test_parameters_moves_another_scaling_into_b() -> None:
