@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_the_hub_commands_print_tables(run: Run, room: Path, tmp_path: Path) -> 
 
 
 def test_hub_add_refuses_row_by_row(run: Run, room: Path, tmp_path: Path) -> None:
-    again = run("hub", "add", tmp_path / "hub", room / "made" / "ada", room / "made" / "ada", room / "none", "--json")
+    other = shutil.copytree(room / "made" / "bob", tmp_path / "elsewhere" / "ada")
+    again = run("hub", "add", tmp_path / "hub", room / "made" / "ada", other, room / "none", "--json")
     assert again.code == 1
     assert [row["result"] for row in again.data] == ["accepted", "refused", "refused"]
     assert "already has a module 'ada'" in again.data[1]["reason"]

@@ -15,10 +15,10 @@ import pandas as pd
 from headstart.atomic import write_text
 from headstart.backbone import Backbone
 from headstart.comparison import METHODS, SCRATCH, Comparison
-from headstart.errors import OutputError, SettingError, TaskError
+from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
-from headstart.kinds import Module
+from headstart.kinds import Module, PeftModule
 from headstart.merging import merge, one_hot, uniform
 from headstart.pipeline import (
     Progress,
@@ -102,6 +102,16 @@ def compare(
         raise TaskError(f"task '{task.name}' has an empty test split; add rows to it")
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     modules, refused = load_modules(hub, backbone, progress=progress)
+    refused += [
+        Refused(m.name, f"a LoRA variant ({m.variant}), which can be ranked but not merged or tuned")
+        for m in modules
+        if isinstance(m, PeftModule)
+    ]
+    modules = [module for module in modules if not isinstance(module, PeftModule)]
+    if not modules:
+        raise HubError(
+            f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
+        )
     run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)
     for seed, draw in enumerate(draws):
         run.seed(draw, seed, wanted)

@@ -1,5 +1,6 @@
 """The main job in its steps: rank a hub for a task, and blend a start for it."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -239,6 +240,8 @@ def ensemble(
 ) -> Start:
     """Blend a hub into a start for a task: Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
 
+    Variants that only PEFT computes (DoRA, …) are ranked with the others but have no exact merge: their weight is 0.
+
     Args:
         task: with a dev split.
         hub: a hub, or modules that were loaded before.
@@ -264,7 +267,9 @@ def ensemble(
             task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
             progress=progress,
         )  # fmt: skip
-    weights = softmax(ranking.scores.values[indicator], temperature=temperature, top_k=top_k)
+    values = zip(ranking.modules, ranking.scores.values[indicator], strict=True)
+    blendable = [math.nan if isinstance(module, PeftModule) else value for module, value in values]
+    weights = softmax(blendable, temperature=temperature, top_k=top_k)
     merged = merge(ranking.modules, weights, space=space, rank=rank_to, name=name or f"{task.name}-start")
     return Start(merged, ranking, indicator, temperature)
 

@@ -225,7 +225,8 @@ class _Run:
         card = module.card.model_copy(
             update={
                 "name": name, "task": self.task.name, "family": self.task.card.family, "metric": self.task.card.metric,
-                "score": self.best.dev_score, "train_rows": len(self.task.train), "license": license_name,
+                "score": None if math.isnan(self.best.dev_score) else self.best.dev_score,
+                "train_rows": len(self.task.train), "license": license_name,
                 "dataset_license": self.task.card.license, "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
                 "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "

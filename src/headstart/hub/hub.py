@@ -157,7 +157,7 @@ class Hub:
     def add(
         self, source: Path | str, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
     ) -> ModuleCard:
-        """Validate a module and copy it into the hub.
+        """Validate a module and copy it into the hub; the very module that is there under this name stays as it is.
 
         Args:
             source: a PEFT folder, which stays as it is, or a remote module, "hf://owner/name[@revision]", whose commit
@@ -200,6 +200,9 @@ class Hub:
             check(module)
         entry, target = entry_of(module, name), self.path / name
         with self._catalogue.writing() as connection:
+            known = known_row(connection, name)
+            if known and known.card and not known.reason and not changed(known.card, entry.card):
+                return known.card
             self._refuse_taken(connection, name)
             refuse_conflict(connection, entry)
             with staged_folder(target) as staging:

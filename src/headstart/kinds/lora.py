@@ -133,6 +133,8 @@ class LoraModule(Module):
         factors = {}
         for path, f in self.factors.items():
             scaling = other.factors[path].scaling
+            if scaling == 0 != f.scaling:
+                raise MergeError(f"'{other.name}' has scaling 0 at {path}, so it does nothing there; leave it out")
             factors[path] = f if f.scaling == scaling else Factors(f.a, f.b * (f.scaling / scaling), scaling)
         card = self.card.model_copy(update={"scaling": other.card.scaling})
         return replace(self, factors=factors, config=other.config, card=card)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from headstart.errors import MergeError
+from headstart.errors import MergeError, SettingError
 from headstart.kinds import LoraModule, Module
 from headstart.merging.low_rank import combination, relative_error
 from headstart.merging.spaces.exact import exact
@@ -63,6 +63,8 @@ def merge(
     if not sound or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
         raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
     chosen = SPACES[space]
+    if rank is not None and space != "svd":
+        raise SettingError(f"rank {rank} is for space 'svd'; leave it out, or merge in that space")
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
     home = _home(donors)
