@@ -76,40 +76,38 @@ class Found:
 # --- the modules
 
 
-def write_modules(backbone: Backbone, hub: Path, root: Path, *, count: int) -> tuple[tuple[Path, ...], str]:
-    """Write `count` distinct modules as PEFT folders; returns them and where they come from."""
+def write_modules(backbone: Backbone, hub: Path, root: Path, *, count: int, seed: int) -> tuple[tuple[Path, ...], str]:
+    """Write `count` distinct modules as PEFT folders; returns them and where they come from.
+
+    Their strengths fall evenly from 1 to 1/count, so that losses differ by more than the rounding of bfloat16.
+    """
     donors = [load_module(path.parent) for path in sorted(hub.glob("*/adapter_config.json"))]
     usable = [donor for donor in donors if isinstance(donor, LoraModule) and _paths(donor) == _paths(donors[0])]
     pairs = [pair for pair in combinations(usable, 2) if _rank(pair[0]) + _rank(pair[1]) == RANK]
-    random.Random(0).shuffle(pairs)  # so that every donor has a part in the first few dozen
-    generator = torch.Generator().manual_seed(0)
-    if pairs:
-        made = [mixed(pairs[n % len(pairs)], generator, name=f"mix-{n:03d}", backbone=backbone) for n in range(count)]
-        source = f"mixed pairs of {len(usable)} tuned modules"
-    else:
-        made = [random_module(backbone, name=f"random-{n:03d}", strength=(n + 1) / count, seed=n) for n in range(count)]
-        source = "random factors"
-    for module in made:
-        save_module(module, root / module.name)
-    return tuple(root / module.name for module in made), source
+    draw = random.Random(seed)
+    draw.shuffle(pairs)  # so that every donor has a part in the first few dozen
+    for number in range(count):
+        strength = 1 - number / count
+        name = f"module-{number:03d}"
+        if pairs:
+            weights = (share := draw.random(), 1 - share)
+            module = mixed(pairs[number % len(pairs)], [strength * w for w in weights], name=name, backbone=backbone)
+        else:
+            module = random_module(backbone, name=name, strength=strength, seed=seed + number)
+        save_module(module, root / name)
+    source = f"mixed pairs of {len(usable)} tuned modules" if pairs else "random factors"
+    return tuple(root / f"module-{number:03d}" for number in range(count)), source
 
 
 def mixed(
-    pair: tuple[LoraModule, LoraModule], generator: torch.Generator, *, name: str, backbone: Backbone
+    pair: tuple[LoraModule, LoraModule], weights: Sequence[float], *, name: str, backbone: Backbone
 ) -> LoraModule:
-    """w·ΔW₁ + (1 - w)·ΔW₂ as one module of the summed rank, w drawn from 0 to 1."""
-    weight = float(torch.rand((), generator=generator))
-    first, second = pair
-    factors = {
-        path: Factors(
-            torch.cat([f.a, second.factors[path].a]),
-            torch.cat(
-                [weight * f.b * f.scaling, (1 - weight) * second.factors[path].b * second.factors[path].scaling], 1
-            ),
-            1.0,
-        )
-        for path, f in first.factors.items()
-    }
+    """w₁·ΔW₁ + w₂·ΔW₂ as one module of the summed rank, exactly."""
+    factors = {}
+    for path in pair[0].factors:
+        found = [module.factors[path] for module in pair]
+        up = [weight * f.scaling * f.b for weight, f in zip(weights, found, strict=True)]
+        factors[path] = Factors(torch.cat([f.a for f in found]), torch.cat(up, dim=1), 1.0)
     return LoraModule.build(factors, name=name, backbone=backbone, targets=TARGETS)
 
 
@@ -360,6 +358,7 @@ def main() -> int:
     parser.add_argument("--skip-fp32", action="store_true", help="only the default dtype; what needs float32 is null")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache", help="where fetched data lies (.cache)")
     parser.add_argument("--hub", type=Path, default=ROOT / "demo" / "hub", help="tuned modules to mix (demo/hub)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mixture of modules")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON line")
     options = parser.parse_args()
@@ -369,7 +368,7 @@ def main() -> int:
     examples = (*task.splits["dev"], *task.splits["test"])[: options.examples]
     with tempfile.TemporaryDirectory() as root:
         backbone = Backbone.load(place, device="cpu", dtype="float32")
-        folders, source = write_modules(backbone, options.hub, Path(root), count=options.modules)
+        folders, source = write_modules(backbone, options.hub, Path(root), count=options.modules, seed=options.seed)
         tokens = sum(len(item.prompt) + len(item.target) - 1 for item in encode(backbone, examples))
         del backbone
         setting = Setting(place, folders, examples, options.device, "auto")

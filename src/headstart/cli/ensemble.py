@@ -38,6 +38,8 @@ RankToOption = Annotated[
     int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
 ]
 
+LEAST_SHOWN = 0.0001
+
 
 def ensemble(
     task: TaskArgument,
@@ -90,7 +92,9 @@ def ensemble(
         return
     from headstart.reports.console import table
 
-    shown = frame[frame["weight"] > 0].drop(columns=["task", "license"])
-    console().print(table(shown, title=f"{data.name}: what the start is made of"))
+    shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
+    less = len(frame) - len(shown)
+    rest = f"; {less} more weigh less than {LEAST_SHOWN} each" if less else ""
+    console().print(table(shown, title=f"{data.name}: what the start is made of{rest}"))
     print_line(f"{blend_note(start)}. Saved {output}.")
     print_gaps(start.ranking)

@@ -92,11 +92,11 @@ def print_line(text: str, *, error: bool = False) -> None:
     (error_console() if error else console()).print(Text(text), soft_wrap=True)
 
 
-def load_task(source: str, metric: str | None, *, seed: int = 0) -> "Task":
+def load_task(source: str, metric: str | None, *, seed: int = 0, family: str | None = None) -> "Task":
     """The task a command is about."""
     from headstart.tasks import Task
 
-    return Task.load(source, metric=metric, seed=seed)
+    return Task.load(source, metric=metric, family=family, seed=seed)
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":

@@ -41,6 +41,7 @@ def tune(
     train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
+    family: Annotated[str | None, typer.Option(help="Family that replaces the task card's.")] = None,
     metric: MetricOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -51,7 +52,7 @@ def tune(
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
     refuse_existing(output)
     chosen = load_recipe(recipe, settings)
-    data = load_task(task, metric, seed=seed)
+    data = load_task(task, metric, seed=seed, family=family)
     if shots is not None:
         data = data.few_shot(k=shots, seed=seed)
     if train_rows is not None:

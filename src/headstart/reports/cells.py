@@ -14,6 +14,7 @@ __all__ = [
     "fixed_text",
     "interval_text",
     "number_text",
+    "short_family",
     "summary_cells",
 ]
 
@@ -75,6 +76,15 @@ def interval_text(mean: float, interval: float, *, decimals: int) -> str:
     if math.isnan(mean) or math.isnan(interval):
         return fixed_text(mean, decimals)
     return f"{fixed_text(mean, decimals)} ± {fixed_text(interval, decimals)}"
+
+
+def short_family(family: str) -> str:
+    """The last part of a task family's path.
+
+    >>> short_family("Classification / Nli")
+    'Nli'
+    """
+    return str(family).rsplit(" / ", 1)[-1]
 
 
 def cell_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.comparison import ENSEMBLE, Comparison
-from headstart.reports.cells import Footnotes, cell_text, number_text, summary_cells
+from headstart.reports.cells import Footnotes, cell_text, number_text, short_family, summary_cells
 from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary
 from headstart.reports.verdict import verdict
 
@@ -20,13 +20,18 @@ _TOP = 10
 def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     """`frame` as a rich table: floats to 4 significant digits, a dash for what is missing, numbers on the right.
 
-    The index is not shown. Texts are shown as they are: `[` in a module's name is not markup.
+    The index is not shown; of a family "Classification / Nli" the last part is. Texts are shown as they are: `[` in a
+    module's name is not markup.
     """
     result = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold")
-    columns = [frame.iloc[:, place] for place in range(frame.shape[1])]
-    for column in columns:
+    columns = [
+        column.map(short_family) if column.name == "family" else column
+        for column in (frame.iloc[:, place] for place in range(frame.shape[1]))
+    ]
+    for place, column in enumerate(columns):
         right = pd.api.types.is_numeric_dtype(column) or _all_numbers(column)
-        result.add_column(Text(str(column.name)), justify="right" if right else "left", overflow="fold")
+        whole = right or place == 0
+        result.add_column(Text(str(column.name)), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in zip(*columns, strict=True):
         result.add_row(*(Text(cell_text(value)) for value in row))
     return result
