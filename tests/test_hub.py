@@ -183,7 +183,7 @@ def test_a_newer_catalogue_is_left_alone(hub: Hub) -> None:
     with sqlite3.connect(hub.path / ".catalogue.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(HubError, match=r"schema 99 of a newer Headstart, this one knows 1; upgrade"):
+    with pytest.raises(HubError, match=r"schema 99 of a newer Headstart, this one knows 2; upgrade"):
         Hub.open(hub.path)
 
 

@@ -212,7 +212,8 @@ class _Run:
         modules, best = start.ranking.modules, start.ranking.scores.best(start.indicator)
         average = merge(modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to).module
         single = merge(modules, one_hot(best, len(modules))).module
-        return dict(zip(METHODS, (modules[best].reset(seed=seed), average, single, start.module), strict=True))
+        scratch = modules[best].untuned(self.backbone, seed=seed)
+        return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
 
     def _one(self, task: Task, method: str, module: Module, seed: int) -> None:
         """Both tests and the curve of one method of one seed."""

@@ -214,7 +214,7 @@ def reference_module(
             shapes.setdefault((module.kind, module.stack_key), []).append(module)
     if not shapes:
         raise ModuleError("no module here can shape the reference module; use indicators that need none")
-    start = max(shapes.values(), key=len)[0].reset(seed=seed)
+    start = max(shapes.values(), key=len)[0].untuned(backbone, seed=seed)
     steps = min(200, recipe.max_steps)
     short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
     report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None

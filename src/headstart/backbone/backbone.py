@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from headstart.backbone import loading
 from headstart.backbone.encoding import Encoded, Encoder, TextFormat
 from headstart.backbone.identity import fingerprint
 from headstart.backbone.plan import TargetBatch, causal_batch, pad, seq2seq_batch
+from headstart.errors import BackboneError
 from headstart.records import Fingerprint
 
 __all__ = ["Backbone"]
@@ -92,6 +94,41 @@ class Backbone:
         """The language-model head, from hidden states to logits over the vocabulary."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """What feeds the head: the model below it, in an encoder-decoder the decoder; seen to be so on one token.
+
+        Raises `BackboneError` when the model computes without it.
+        """
+        decoder: nn.Module = self.model.get_decoder()
+        calls: list[nn.Module] = []
+        handle = decoder.register_forward_hook(lambda layer, _, __: calls.append(layer))
+        try:
+            self._read_one_token()
+        finally:
+            handle.remove()
+        if decoder is self.model or len(calls) != 1:
+            raise BackboneError(
+                f"{self.name} ({self.model.config.model_type}) does not compute through a decoder that Headstart "
+                "finds, so virtual tokens have no place; use another kind of module"
+            )
+        return decoder
+
+    @cached_property
+    def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
+        """(heads, head size) of the keys and values that each layer of the decoder caches, seen on one token.
+
+        `None` stands for a layer that caches something else.
+        """
+        cache = self._read_one_token().past_key_values
+        layers = (cache.self_attention_cache if self.seq2seq else cache).layers
+        return tuple(
+            (layer.keys.shape[1], layer.keys.shape[3])
+            if isinstance(layer, DynamicLayer) and layer.is_initialized and layer.keys.shape == layer.values.shape
+            else None
+            for layer in layers
+        )
 
     @property
     def token_budget(self) -> int:
@@ -169,6 +206,11 @@ class Backbone:
         new = produced if self.seq2seq else produced[:, ids.shape[1] :]
         texts = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
         return [texts[start : start + len(prompts)] for start in range(0, len(texts), len(prompts))]
+
+    def _read_one_token(self) -> Any:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            return self.model(input_ids=token, use_cache=True, **({"decoder_input_ids": token} if self.seq2seq else {}))
 
     def _read_causal(
         self, prompts: Sequence[Sequence[int]], flat: Sequence[Sequence[int]], index: Tensor, modules: int

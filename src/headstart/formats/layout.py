@@ -1,6 +1,7 @@
 """What every kind's layout tells the layers above, whatever its tensors are called."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["Layout"]
@@ -18,8 +19,8 @@ class Layout(ABC):
 
     @property
     @abstractmethod
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of every adapted layer by its path in the backbone, as far as the tensors show them."""
+    def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """(in, out) of every adapted layer by its path in the backbone; `None` is a width that no tensor shows."""
 
     @property
     def rank(self) -> int | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
+from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields, targeted
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
@@ -64,10 +65,8 @@ PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal
 """Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
 LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
 
-PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 MAGNITUDE, LORA_BIAS, BASE_BIAS = ".lora_magnitude_vector", ".lora_B.bias", ".base_layer.bias"
-SAVE_AGAIN = "save it again with PEFT's save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,7 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
 
 
 def _check_fields(config: Mapping[str, object], source: str) -> None:
-    known = HARMLESS | HANDLED | THROUGH_PEFT.keys()
-    for field, value in config.items():
-        if field in REFUSED and value:
-            raise ModuleError(f"{source}: field '{field}' is set: {REFUSED[field]}; Headstart cannot use this module")
-        if field not in known and field not in REFUSED and value:
-            raise ModuleError(
-                f"{source}: unknown field '{field}' is set to {value!r} and may change what the module computes; "
-                "use a Headstart that knows it, or remove the field if it has no effect"
-            )
+    refuse_fields(config, source, known=HARMLESS | HANDLED | THROUGH_PEFT.keys(), refused=REFUSED)
     init = config.get("init_lora_weights")
     if str(init).lower() not in PLAIN_INITS:
         raise ModuleError(
@@ -221,7 +212,7 @@ def _target(
     if rank != columns:
         raise ModuleError(f"{source}: tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
     try:
-        if not _targeted(config, layer):
+        if not targeted(config, layer):
             raise ModuleError(
                 f"{source}: the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
                 "correct target_modules, exclude_modules or layers_to_transform"
@@ -251,45 +242,3 @@ def _resolve(config: Mapping[str, object], layer: str, *, field: str, patterns: 
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"field {where} is {value!r}, not a number")
     return value
-
-
-def _targeted(config: Mapping[str, object], layer: str) -> bool:
-    """Whether PEFT adapts `layer`: `check_target_module_exists` of PEFT 0.21, on names alone.
-
-    With `target_modules` missing or "all-linear" PEFT asks the backbone; the tensors' own names then decide.
-    """
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    if excluded and _named(excluded, layer):
-        return False
-    if targets is None or targets == "all-linear":
-        return True
-    if not _named(targets, layer):
-        return False
-    wanted = config.get("layers_to_transform")
-    if isinstance(targets, str) or layer in _strings(targets) or wanted is None or wanted == []:
-        return True
-    index = _layer_index(config.get("layers_pattern"), layer)
-    return index is not None and index in (wanted if isinstance(wanted, list) else [wanted])
-
-
-def _named(patterns: object, layer: str) -> bool:
-    if isinstance(patterns, str):
-        return re.fullmatch(patterns, layer) is not None
-    return any(layer == name or layer.endswith(f".{name}") for name in _strings(patterns))
-
-
-def _strings(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"{value!r} is not a list of names")
-    return value
-
-
-def _layer_index(patterns: object, layer: str) -> int | None:
-    """Index of the first numbered segment, after one of `patterns` where given."""
-    if not patterns:
-        regexes = [r".*?\.[^.]*\.(?P<index>\d+)\."]
-    else:
-        names = [patterns] if isinstance(patterns, str) else _strings(patterns)
-        regexes = [rf"(?:^|.*?\.){name}\.(?P<index>\d+)\." for name in names]
-    found = next((match for regex in regexes if (match := re.match(regex, layer))), None)
-    return int(found["index"]) if found else None

@@ -1,4 +1,4 @@
-"""Reading a PEFT folder: adapter_config.json, adapter_model.safetensors and, where there is one, Headstart's card.
+"""Reading a module folder, PEFT's or AdapterHub's: adapter_config.json, the tensors and, where there is one, our card.
 
 Nothing is unpickled and no link is followed out of the folder. What `read_module` returns is checked; what it cannot
 check it refuses.
@@ -6,27 +6,49 @@ check it refuses.
 
 import math
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import CardError, ModuleError
+from headstart.formats.adapterhub import ADAPTERHUB_WEIGHTS, is_adapterhub, method_of, read_tensors, translated
+from headstart.formats.bitfit import bitfit_layout
+from headstart.formats.ia3 import ia3_layout
 from headstart.formats.layout import Layout
 from headstart.formats.lora import lora_layout
-from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
+from headstart.formats.prefix import prefix_layout
+from headstart.formats.prompt import prompt_layout
+from headstart.formats.safetensors_file import StoredTensor, check_finite, tensor_hash
 from headstart.formats.strict_json import strict_json
 from headstart.records import CARD_FILE, ModuleCard
 
-__all__ = ["CONFIG_FILE", "PICKLES", "WEIGHTS_FILE", "StoredModule", "module_name", "read_module", "regular_file"]
+__all__ = [
+    "CONFIG_FILE",
+    "PICKLES",
+    "WEIGHTS_FILE",
+    "WEIGHTS_FILES",
+    "StoredModule",
+    "module_name",
+    "read_module",
+    "regular_file",
+]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILES = (WEIGHTS_FILE, *ADAPTERHUB_WEIGHTS)
+"""Every name that the file of tensors may have: PEFT's, and AdapterHub's."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-"""Suffixes of files that are or may be pickled, and are never opened."""
+"""Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 LayoutReader = Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], Layout]
-KINDS: dict[str, tuple[str, LayoutReader]] = {"LORA": ("lora", lora_layout)}
+KINDS: dict[str, tuple[str, LayoutReader]] = {
+    "LORA": ("lora", lora_layout),
+    "IA3": ("ia3", ia3_layout),
+    "PREFIX_TUNING": ("prefix", prefix_layout),
+    "PROMPT_TUNING": ("prompt", prompt_layout),
+    "BITFIT": ("bitfit", bitfit_layout),
+}
 """By PEFT's `peft_type`: the kind as Headstart names it, and the reader of its layout."""
 
 
@@ -42,10 +64,10 @@ class StoredModule:
 
 
 def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
-    """Read and validate the PEFT folder `folder`.
+    """Read and validate the folder `folder`, saved by PEFT or by AdapterHub's library `adapters`.
 
     Args:
-        folder: holds adapter_config.json and adapter_model.safetensors, and perhaps headstart.json.
+        folder: holds adapter_config.json and one of `WEIGHTS_FILES`, and perhaps headstart.json.
         check_values: also look at every value and refuse NaN and infinity.
 
     Raises:
@@ -55,13 +77,18 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     if not folder.is_dir():
         raise ModuleError(f"{folder} is not a folder; name the folder that holds {CONFIG_FILE}")
     config = _config(folder)
-    kind, layout_reader = _kind(config, folder / CONFIG_FILE)
-    weights = _weights(folder)
-    tensors = read_safetensors(weights)
+    # What is not supported is said before its tensors are read.
+    kind = method_of(config, str(folder)) if is_adapterhub(config) else _kind(config, folder / CONFIG_FILE)[0]
+    weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
+    tensors = read_tensors(weights)
     for tensor in tensors.values():
         if tensor.dtype not in FLOATS:
             raise ModuleError(f"{weights}: tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
-    layout = layout_reader(config, {name: tensor.shape for name, tensor in tensors.items()}, str(folder))
+    if is_adapterhub(config):
+        config, tensors, layout = translated(config, tensors, str(folder))
+    else:
+        reader = _kind(config, folder / CONFIG_FILE)[1]
+        layout = reader(config, {name: tensor.shape for name, tensor in tensors.items()}, str(folder))
     if not tensors:
         raise ModuleError(f"{weights} holds no tensors, so the module does nothing; save or train it again")
     if check_values:
@@ -126,17 +153,19 @@ def _kind(config: Mapping[str, object], path: Path) -> tuple[str, LayoutReader]:
     return KINDS[peft_type]
 
 
-def _weights(folder: Path) -> Path:
-    path = regular_file(folder, WEIGHTS_FILE)
-    if path is not None:
-        return path
+def _weights(folder: Path, names: Sequence[str]) -> Path:
+    found = [path for name in names if (path := regular_file(folder, name)) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModuleError(f"{folder} holds both {' and '.join(path.name for path in found)}; remove one of them")
     pickle = next((item.name for item in sorted(folder.iterdir()) if item.suffix in PICKLES), None)
     if pickle is not None:
         raise ModuleError(
             f"{folder} holds only the pickle {pickle}, and pickle files can run code; "
             "save it again with safe_serialization=True"
         )
-    raise ModuleError(f"{folder} has no {WEIGHTS_FILE}; download or copy the module again")
+    raise ModuleError(f"{folder} has no {' or '.join(names)}; download or copy the module again")
 
 
 def _derived_card(
@@ -147,7 +176,7 @@ def _derived_card(
     tensors: Mapping[str, StoredTensor],
     layout: Layout,
 ) -> ModuleCard:
-    base_model = config.get("base_model_name_or_path")
+    base_model = config.get("base_model_name_or_path") or config.get("model_name")
     return ModuleCard(
         name=module_name(folder),
         kind=kind,

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from headstart.errors import HubError
-from headstart.formats import CONFIG_FILE, WEIGHTS_FILE, regular_file
+from headstart.formats import CONFIG_FILE, WEIGHTS_FILES, regular_file
 from headstart.records import CARD_FILE
 
 __all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
 
-WATCHED = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, CARD_FILE)
 REMOVED = ".removed"
 KEPT = (*WATCHED, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """The files of a module that a hub keeps, and takes from a remote one."""
@@ -69,7 +69,7 @@ def stamp(folder: Path) -> str:
 
 
 def is_hub(path: Path) -> bool:
-    """Whether the folder may be a hub: empty, or one of its folders holds a PEFT configuration."""
+    """Whether the folder may be a hub: empty, or one of its folders holds a module's configuration."""
     return not any(path.iterdir()) or any((path / name / CONFIG_FILE).exists() for name in stamps(path))
 
 

@@ -53,7 +53,7 @@ def stated_license(folder: Path) -> str:
 
 def _metadata(card: ModuleCard) -> list[str]:
     """The lines of the YAML block. JSON strings are YAML strings, whatever is in them."""
-    lines = ["library_name: peft"]
+    lines = [f"library_name: {'adapters' if card.kind == 'adapter' else 'peft'}"]
     # A path on somebody's machine is no model that a hub could link to.
     if MODEL_ID.fullmatch(card.base_model):
         lines.append(f"base_model: {json.dumps(card.base_model)}")

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from headstart.errors import HubError
-from headstart.formats import CONFIG_FILE, PICKLES, WEIGHTS_FILE, StoredModule, read_module, regular_file
+from headstart.formats import CONFIG_FILE, PICKLES, WEIGHTS_FILE, WEIGHTS_FILES, StoredModule, read_module, regular_file
 from headstart.hub.folder import KEPT
 from headstart.hub.model_card import readme, stated_license
 from headstart.hub.reference import RemoteModule, parse_reference
@@ -59,7 +59,8 @@ def fetch(reference: str, folder: Path, *, cache: Path | None = None) -> RemoteM
             snapshot_download(module.repo, revision=module.revision, cache_dir=cache, allow_patterns=list(KEPT))
         )
         pinned = dataclasses.replace(module, revision=snapshot.name)
-        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (snapshot / name).is_file()]
+        wanted = ((CONFIG_FILE,), WEIGHTS_FILES)
+        missing = [names[0] for names in wanted if not any((snapshot / name).is_file() for name in names)]
         if missing:
             _refuse(pinned, missing[0], HfApi().list_repo_files(pinned.repo, revision=pinned.revision))
         folder.mkdir()

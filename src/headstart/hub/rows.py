@@ -1,6 +1,7 @@
 """The catalogue's rows: what a module must agree on with the others, and how it enters and leaves."""
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
@@ -34,10 +35,10 @@ CHANGED = (
 
 @dataclass(frozen=True)
 class Entry:
-    """What the catalogue keeps of a module: its card, and each target layer's (in, out) widths."""
+    """What the catalogue keeps of a module: its card, and each target layer's (in, out) widths, `None` if not shown."""
 
     card: ModuleCard
-    widths: dict[str, tuple[int, int]]
+    widths: Mapping[str, tuple[int | None, int | None]]
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,17 @@ def _refuse_widths(connection: sqlite3.Connection, entry: Entry) -> None:
     rows = connection.execute("SELECT layer, in_features, out_features FROM layers")
     present = {layer: (inner, outer) for layer, inner, outer in rows}
     for layer, widths in entry.widths.items():
-        if present.get(layer, widths) != widths:
+        others = present.get(layer, widths)
+        if any(None not in (own, other) and own != other for own, other in zip(widths, others, strict=True)):
             raise ModuleError(
                 f"module '{entry.card.name}' was made for another backbone: its layer '{layer}' is "
-                f"{widths[0]}→{widths[1]}, the hub's modules have {present[layer][0]}→{present[layer][1]}; "
+                f"{_arrow(widths)}, the hub's modules have {_arrow(others)}; "
                 "use one hub for each backbone"
             )
+
+
+def _arrow(widths: tuple[int | None, int | None]) -> str:
+    return "→".join("?" if width is None else str(width) for width in widths)
 
 
 def record(connection: sqlite3.Connection, entry: Entry, stamp: str) -> None:
@@ -127,7 +133,9 @@ def record(connection: sqlite3.Connection, entry: Entry, stamp: str) -> None:
     )
     connection.executemany(
         "INSERT INTO layers (layer, in_features, out_features, modules) VALUES (?, ?, ?, 1) "
-        "ON CONFLICT (layer) DO UPDATE SET modules = modules + 1",
+        "ON CONFLICT (layer) DO UPDATE SET modules = modules + 1, "
+        "in_features = coalesce(in_features, excluded.in_features), "
+        "out_features = coalesce(out_features, excluded.out_features)",
         [(layer, *widths) for layer, widths in entry.widths.items()],
     )
 

@@ -7,18 +7,33 @@ from typing import Any
 
 from headstart.backbone import Backbone
 from headstart.formats import StoredModule, read_module
+from headstart.kinds.adapter import AdapterModule, AdapterSettings
+from headstart.kinds.bitfit import BitFitModule, BitFitSettings
 from headstart.kinds.contract import Module, Stack
+from headstart.kinds.ia3 import IA3Module, IA3Settings
 from headstart.kinds.lora import LoraModule, LoraSettings
+from headstart.kinds.prefix import PrefixModule, PrefixSettings
+from headstart.kinds.prompt import PromptModule, PromptSettings
 from headstart.kinds.saving import save_module
 from headstart.kinds.through_peft import PeftModule
 from headstart.registry import Registry
 
 __all__ = [
     "KINDS",
+    "AdapterModule",
+    "AdapterSettings",
+    "BitFitModule",
+    "BitFitSettings",
+    "IA3Module",
+    "IA3Settings",
     "LoraModule",
     "LoraSettings",
     "Module",
     "PeftModule",
+    "PrefixModule",
+    "PrefixSettings",
+    "PromptModule",
+    "PromptSettings",
     "Stack",
     "fresh_module",
     "load_module",
@@ -28,6 +43,11 @@ __all__ = [
 
 KINDS: Registry[type[Module]] = Registry("kind", group="headstart.kinds")
 KINDS.add("lora", LoraModule)
+KINDS.add("prefix", PrefixModule)
+KINDS.add("prompt", PromptModule)
+KINDS.add("ia3", IA3Module)
+KINDS.add("bitfit", BitFitModule)
+KINDS.add("adapter", AdapterModule)
 
 
 def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, name: str, seed: int) -> Module:
@@ -39,7 +59,10 @@ def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, nam
 
 
 def load_module(source: StoredModule | str | Path) -> Module:
-    """The module in a PEFT folder. Raises `ModuleError` when the folder is broken, unsafe or of an unknown variant."""
+    """The module in a folder of PEFT's or AdapterHub's.
+
+    Raises `ModuleError` when the folder is broken, unsafe or of an unknown variant.
+    """
     stored = source if isinstance(source, StoredModule) else read_module(Path(source))
     family: type[Module] = PeftModule if stored.layout.through_peft else KINDS[stored.card.kind]
     return family.from_stored(stored)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError
-from headstart.formats import StoredModule
+from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
 __all__ = ["Module", "Stack", "require_backbone_of", "rows_by_layer"]
@@ -27,11 +27,18 @@ __all__ = ["Module", "Stack", "require_backbone_of", "rows_by_layer"]
 class Module(ABC):
     """One parameter-efficient module in memory, on the CPU. Frozen: work returns a new module.
 
-    `card` says what it is and where it comes from; `config` is the PEFT configuration it is saved with.
+    `card` says what it is and where it comes from; `config` is the configuration it is saved with, PEFT's or, for
+    adapters, AdapterHub's.
     """
 
     kind: ClassVar[str]
     """The name users type."""
+
+    weights_file: ClassVar[str] = WEIGHTS_FILE
+    """Name of the file that the tensors are saved in."""
+
+    unequal_remedy: ClassVar[str] = "leave one out"
+    """What to do with modules of unequal shapes that were to be merged, as the error says it."""
 
     card: ModuleCard
     config: Mapping[str, Any]
@@ -59,7 +66,7 @@ class Module(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors under the names that PEFT saves them with."""
+        """The tensors under the names that they are saved with."""
 
     @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
@@ -72,6 +79,11 @@ class Module(ABC):
     @abstractmethod
     def reset(self, *, seed: int) -> Module:
         """A module of the same shape with fresh random parameters, as before any tuning."""
+
+    def untuned(self, backbone: Backbone, *, seed: int) -> Module:
+        """The module that tuning from scratch begins from: `reset`, unless the kind starts at the backbone's values."""
+        del backbone
+        return self.reset(seed=seed)
 
     @abstractmethod
     def check(self, backbone: Backbone) -> None:
@@ -87,7 +99,7 @@ class Module(ABC):
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
         """Hold N ≥ 1 modules of one `stack_key` as tensors with a leading dimension N on the backbone's device.
 
-        `dtype` is that of the held tensors; `None` takes the backbone's.
+        `dtype` is that of the held tensors; `None` takes what suits the kind, mostly the backbone's.
         """
 
     @abstractmethod
@@ -121,7 +133,7 @@ class Module(ABC):
             if mine.get(name) != theirs.get(name):
                 raise MergeError(
                     f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in "
-                    f"'{other.name}'; merge them with space 'exact' or 'svd', or leave one out"
+                    f"'{other.name}'; {self.unequal_remedy}"
                 )
         return self
 

@@ -55,6 +55,7 @@ class LoraModule(Module):
     """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU."""
 
     kind = "lora"
+    unequal_remedy = "merge them with space 'exact' or 'svd', or leave one out"
     settings = LoraSettings
     factors: Mapping[str, Factors]
 
@@ -76,7 +77,7 @@ class LoraModule(Module):
         Raises `SettingError` when no layer of the backbone matches the targets.
         """
         targets = settings.targets or _default_targets(backbone)
-        layers = {path: layer for path, layer in _linear_layers(backbone) if _ends_with(path, targets)}
+        layers = {path: layer for path, layer in linear_layers(backbone) if ends_with(path, targets)}
         if not layers:
             raise SettingError(
                 f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
@@ -228,20 +229,23 @@ def layer_widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def check_layers(
-    widths: Mapping[str, tuple[int, int]], config: Mapping[str, Any], name: str, backbone: Backbone
+    widths: Mapping[str, tuple[int | None, int | None]], config: Mapping[str, Any], name: str, backbone: Backbone
 ) -> None:
-    """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here."""
-    layers = dict(_linear_layers(backbone))
+    """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
+
+    A width that is `None` is not known and fits.
+    """
+    layers = dict(linear_layers(backbone))
     for path, (inputs, outputs) in widths.items():
         if path not in layers:
             raise ModuleError(
                 f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
                 "load the backbone it was tuned on, or leave it out"
             )
-        if layer_widths(layers[path]) != (inputs, outputs):
-            here = "→".join(map(str, layer_widths(layers[path])))
+        here = layer_widths(layers[path])
+        if inputs not in (None, here[0]) or outputs not in (None, here[1]):
             raise ModuleError(
-                f"{path} is {inputs}→{outputs} in module '{name}' but {here} in {backbone.name}; "
+                f"{path} is {_arrow(inputs, outputs)} in module '{name}' but {_arrow(*here)} in {backbone.name}; "
                 "load the backbone it was tuned on, or leave it out"
             )
     fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -257,13 +261,19 @@ def check_layers(
         )
 
 
-def _linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
+def _arrow(inputs: int | None, outputs: int | None) -> str:
+    return f"{'?' if inputs is None else inputs}→{'?' if outputs is None else outputs}"
+
+
+def linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear layer by its path, GPT-2's Conv1D among them."""
     for path, layer in backbone.model.named_modules():
         if isinstance(layer, nn.Linear | Conv1D):
             yield path, layer
 
 
-def _ends_with(path: str, targets: Sequence[str]) -> bool:
+def ends_with(path: str, targets: Sequence[str]) -> bool:
+    """Whether the path is, or its last parts are, one of the targets."""
     return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
@@ -287,7 +297,7 @@ def _peft_config(
     alphas = {path: _alpha(f) for path, f in factors.items()}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
     alpha = max(set(alphas.values()), key=list(alphas.values()).count)
-    layers = dict(_linear_layers(backbone)) if backbone is not None else {}
+    layers = dict(linear_layers(backbone)) if backbone is not None else {}
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

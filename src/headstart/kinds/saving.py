@@ -1,4 +1,4 @@
-"""Writing a module as a plain PEFT folder with a card, all at once or not at all."""
+"""Writing a module as a plain PEFT (or AdapterHub) folder with a card, all at once or not at all."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ AnyModule = TypeVar("AnyModule", bound=Module)
 
 
 def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
-    """Write `adapter_config.json`, `adapter_model.safetensors`, the card and a README that people read.
+    """Write `adapter_config.json`, the kind's file of tensors, the card and a README that people read.
 
     Returns the module with the tensor hash of what was written on its card. Raises `OutputError` when the folder
     exists or cannot be written; nothing is left behind then.
@@ -28,7 +28,7 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
     folder = Path(folder)
     refuse_existing(folder)
     with staged_folder(folder) as staging:
-        weights = staging / "adapter_model.safetensors"
+        weights = staging / module.weights_file
         tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in module.tensors().items()}
         weights.write_bytes(save(tensors, metadata={"format": "pt"}))
         written = tensor_hash(read_safetensors(weights))

@@ -30,7 +30,7 @@ class PeftModule(Module):
     kind = "lora"
     settings = LoraSettings
     values: Mapping[str, Tensor]
-    widths: Mapping[str, tuple[int, int]]
+    widths: Mapping[str, tuple[int | None, int | None]]
     variant: str
 
     @classmethod

@@ -124,6 +124,7 @@ def _with_donors(
     kept = {
         "base_model_name_or_path": home.card.base_model or None,
         "task_type": home.config.get("task_type"),
-        "fan_in_fan_out": home.config.get("fan_in_fan_out", False),
     }
+    if "fan_in_fan_out" in module.config:
+        kept["fan_in_fan_out"] = home.config.get("fan_in_fan_out", False)
     return replace(module, card=card, config={**module.config, **kept})

@@ -1,0 +1,311 @@
+"""What a bottleneck adapter is, read from AdapterHub's configuration and its tensors' shapes; pure, without torch.
+
+A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds to a sublayer's output h: h + s·(U·act(D·x + d) + u)
+before the model adds it to the residual stream e. In models that normalize before a sublayer AdapterHub's library
+`adapters` 1.3 lets it read x = h ("output"), x = h + e ("sum") or x = e ("residual"), by the fields that name the
+original layer norm. `HANDLED`, `HARMLESS` and `REFUSED` together hold every field of its BnConfig, and a field in none
+of them is refused unless it is empty.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeGuard
+
+from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
+from headstart.formats.peft_config import refuse_fields
+
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "HANDLED",
+    "HARMLESS",
+    "REFUSED",
+    "AdapterLayout",
+    "AdapterPlace",
+    "Family",
+    "Sublayer",
+    "adapter_layout",
+    "bottleneck_size",
+    "without_base",
+]
+
+HARMLESS = frozenset(
+    {
+        # which method this is, and how the parameters began
+        "architecture", "init_weights", "init_weights_seed",
+        # active only while a module is trained
+        "dropout", "stochastic_depth",
+        # without effect unless one of the refused fields is set
+        "adapter_residual_before_ln", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity",
+        "inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range", "phm_rank",
+        "shared_W_phm", "shared_phm_rule",
+    }
+)  # fmt: skip
+"""Fields that leave the function of a saved adapter alone."""
+
+HANDLED = frozenset(
+    {
+        "biases", "cross_adapter", "is_parallel", "leave_out", "mh_adapter", "non_linearity", "original_ln_after",
+        "original_ln_before", "output_adapter", "reduction_factor", "residual_before_ln", "scaling",
+    }
+)  # fmt: skip
+"""Fields that `adapter_layout` computes with. `biases` is Headstart's own: false where no layer has any."""
+
+REFUSED = {
+    "inv_adapter": "it carries an invertible adapter behind the embeddings",
+    "ln_after": "it carries a layer norm of its own behind each adapter",
+    "ln_before": "it carries a layer norm of its own before each adapter",
+    "phm_layer": "Compacter builds its layers from Kronecker products",
+    "use_gating": "it carries a gate beside each adapter",
+}
+"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu")
+"""Activations by AdapterHub's names; "swish" is "silu", "gelu_new" the approximation with tanh."""
+
+TENSORS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
+SAVE_AGAIN = "save it again with save_adapter of the library `adapters`"
+
+
+class Sublayer(NamedTuple):
+    """A place for an adapter in every block of a stack of blocks.
+
+    `part` is the configuration's field that fills it ("mh_adapter"); `blocks` the stack's path, without the base;
+    `output` and `norm` are paths in the block: of what computes h, and of the layer norm that reads the residual
+    stream; `key` is where AdapterHub keeps the adapter.
+    """
+
+    part: str
+    blocks: str
+    output: str
+    norm: str
+    key: str
+
+
+class Family(NamedTuple):
+    """Backbones of one structure. `base` is the path of what lies below the language-model head, with its dot."""
+
+    base: str
+    sublayers: tuple[Sublayer, ...]
+
+
+T5 = Family(
+    "",
+    (
+        Sublayer("mh_adapter", "encoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
+        Sublayer("output_adapter", "encoder.block", "layer.1.DenseReluDense", "layer.1.layer_norm", "layer.1"),
+        Sublayer("mh_adapter", "decoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
+        Sublayer("cross_adapter", "decoder.block", "layer.1.EncDecAttention", "layer.1.layer_norm", "layer.1"),
+        Sublayer("output_adapter", "decoder.block", "layer.2.DenseReluDense", "layer.2.layer_norm", "layer.2"),
+    ),
+)
+LLAMA = Family(
+    "model.",
+    (
+        Sublayer("mh_adapter", "layers", "self_attn", "input_layernorm", "attention_adapters"),
+        Sublayer("output_adapter", "layers", "mlp", "post_attention_layernorm", "output_adapters"),
+    ),
+)
+GPT2 = Family(
+    "transformer.",
+    (
+        Sublayer("mh_adapter", "h", "attn", "ln_1", "attention_adapters"),
+        Sublayer("output_adapter", "h", "mlp", "ln_2", "output_adapters"),
+    ),
+)
+FAMILIES = {"t5": T5, "mt5": T5, "llama": LLAMA, "mistral": LLAMA, "gpt2": GPT2}
+"""By transformers' `model_type`: where adapters stand. All of them normalize before a sublayer."""
+
+
+@dataclass(frozen=True)
+class AdapterPlace:
+    """One adapter: names of its tensors D (size, width), d, U (width, size) and u; `None` for biases it lacks."""
+
+    down: str
+    down_bias: str | None
+    up: str
+    up_bias: str | None
+    size: int
+    width: int
+
+
+@dataclass(frozen=True)
+class AdapterLayout(Layout):
+    """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name.
+
+    `reads`: what goes into the adapter, "output", "sum" or "residual"; `factor`: s. `parts` names the filled sublayers.
+    """
+
+    places: dict[str, AdapterPlace]
+    family: str
+    reads: str
+    activation: str
+    factor: float
+    parts: frozenset[str]
+    leave_out: frozenset[int]
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """(width, width) of every place."""
+        return {path: (place.width, place.width) for path, place in self.places.items()}
+
+    @property
+    def rank(self) -> int | None:
+        """The largest bottleneck."""
+        return max((place.size for place in self.places.values()), default=None)
+
+    @property
+    def scaling(self) -> float | None:
+        """s."""
+        return self.factor
+
+
+def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> AdapterLayout:
+    """Read the layout of a bottleneck adapter from the content of AdapterHub's adapter_config.json.
+
+    `shapes` are those of the stored tensors by name, `source` is the path or name for error messages. Raises
+    `ModuleError` naming the field or tensor: a variant that Headstart does not compute, a tensor that is unknown,
+    missing or misshapen, or a place or size on which configuration and tensors disagree.
+    """
+    family = str(config.get("model_type"))
+    if family not in FAMILIES:
+        raise ModuleError(
+            f"{source}: field 'model_type' is {config.get('model_type')!r}; bottleneck adapters are read for: "
+            f"{', '.join(FAMILIES)}"
+        )
+    method = config.get("config")
+    assert isinstance(method, Mapping)  # `is_adapterhub` says so
+    refuse_fields(method, source, known=HARMLESS | HANDLED, refused=REFUSED)
+    parts = frozenset(field for field in ("mh_adapter", "cross_adapter", "output_adapter") if method.get(field))
+    grouped = _grouped(shapes, str(config.get("name")), family=FAMILIES[family], source=source)
+    places = {}
+    for path in sorted(grouped):
+        part, names = grouped[path]
+        if part not in parts:
+            raise ModuleError(
+                f"{source}: field '{part}' is not set but tensor '{next(iter(names.values()))}' is there; {SAVE_AGAIN}"
+            )
+        places[path] = _place(names, shapes, biases=method.get("biases") is not False, source=source)
+        _check_size(places[path], config, method, source)
+    return AdapterLayout(
+        None, places, family, _reads(method, source), _activation(method, source), _factor(method, source), parts,
+        _leave_out(method, source),
+    )  # fmt: skip
+
+
+def without_base(name: str) -> str:
+    """A tensor's name without the path of the base model, whether it was saved with a head on top or without.
+
+    >>> without_base("model.layers.0.mlp"), without_base("layers.0.mlp")
+    ('layers.0.mlp', 'layers.0.mlp')
+    """
+    return re.sub(r"^(model|transformer|bert|roberta)\.", "", name)
+
+
+def bottleneck_size(width: int, reduction: float) -> int:
+    """The bottleneck that AdapterHub makes of a reduction factor."""
+    return max(int(width // reduction), 1)
+
+
+def _grouped(
+    shapes: Mapping[str, tuple[int, ...]], name: str, *, family: Family, source: str
+) -> dict[str, tuple[str, dict[str, str]]]:
+    """By path: the part, and the names of the tensors by their end."""
+    grouped: dict[str, tuple[str, dict[str, str]]] = {}
+    for tensor in shapes:
+        for part, blocks, output, _, key in family.sublayers:
+            start = rf"{re.escape(blocks)}\.(\d+)\.{re.escape(key)}\.adapters\.{re.escape(name)}\."
+            found = re.match(start, without_base(tensor))
+            if found is not None and without_base(tensor)[found.end() :] in TENSORS:
+                path = f"{family.base}{blocks}.{int(found[1])}.{output}"
+                _, names = grouped.setdefault(path, (part, {}))
+                end = without_base(tensor)[found.end() :]
+                if end in names:
+                    raise ModuleError(f"{source}: tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
+                names[end] = tensor
+                break
+        else:
+            raise ModuleError(f"{source}: tensor '{tensor}' is not part of the bottleneck adapter '{name}'")
+    return grouped
+
+
+def _place(
+    names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool, source: str
+) -> AdapterPlace:
+    some = next(iter(names.values()))
+    for end in TENSORS:
+        if (end in names) != (biases or end.endswith("weight")):
+            wrong = "is there although field 'biases' is false" if end in names else "is missing"
+            raise ModuleError(f"{source}: beside tensor '{some}' its '{end}' {wrong}; {SAVE_AGAIN}")
+    down, down_bias, up, up_bias = (names.get(end) for end in TENSORS)
+    assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
+    if len(shapes[down]) != 2 or 0 in shapes[down]:
+        raise ModuleError(f"{source}: tensor '{down}' has shape {shapes[down]}, not two dimensions; {SAVE_AGAIN}")
+    size, width = shapes[down]
+    for name, wanted in ((up, (width, size)), (down_bias, (size,)), (up_bias, (width,))):
+        if name is not None and shapes[name] != wanted:
+            raise ModuleError(f"{source}: tensor '{name}' has shape {shapes[name]}, not {wanted}; {SAVE_AGAIN}")
+    return AdapterPlace(down, down_bias, up, up_bias, size, width)
+
+
+def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mapping[str, object], source: str) -> None:
+    if config.get("hidden_size") != place.width:
+        raise ModuleError(
+            f"{source}: tensor '{place.down}' is {place.width} wide but field 'hidden_size' is "
+            f"{config.get('hidden_size')!r}; {SAVE_AGAIN}"
+        )
+    stated = method.get("reduction_factor")
+    sizes = set()
+    for factor in stated.values() if isinstance(stated, Mapping) else [stated]:
+        if not _is_number(factor) or factor <= 0:
+            raise ModuleError(f"{source}: field 'reduction_factor' is {stated!r}, not a number above 0; correct it")
+        sizes.add(bottleneck_size(place.width, factor))
+    if place.size not in sizes:
+        raise ModuleError(
+            f"{source}: tensor '{place.down}' has a bottleneck of {place.size} but field 'reduction_factor' makes "
+            f"{' or '.join(map(str, sorted(sizes)))}; {SAVE_AGAIN}"
+        )
+
+
+def _reads(method: Mapping[str, object], source: str) -> str:
+    """What the adapter reads, where the model still adds h and the residual stream exactly once."""
+    before, after = bool(method.get("original_ln_before")), bool(method.get("original_ln_after", True))
+    around = method.get("residual_before_ln", True)
+    parallel = bool(method.get("is_parallel"))
+    if not (after if parallel or around is True else not around and before != after):
+        raise ModuleError(
+            f"{source}: fields original_ln_before={before}, original_ln_after={after} and residual_before_ln={around!r}"
+            " drop the residual stream or add it twice, which Headstart does not compute"
+        )
+    return "residual" if parallel else "sum" if before else "output"
+
+
+def _activation(method: Mapping[str, object], source: str) -> str:
+    name = str(method.get("non_linearity")).lower()
+    if name not in ACTIVATIONS:
+        raise ModuleError(
+            f"{source}: field 'non_linearity' is {method.get('non_linearity')!r}; Headstart computes: "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    return name
+
+
+def _factor(method: Mapping[str, object], source: str) -> float:
+    factor = method.get("scaling", 1.0)
+    if not _is_number(factor):
+        raise ModuleError(f"{source}: field 'scaling' is {factor!r}; Headstart computes constant factors only")
+    return float(factor)
+
+
+def _leave_out(method: Mapping[str, object], source: str) -> frozenset[int]:
+    listed = method.get("leave_out") or []
+    if not isinstance(listed, list) or not all(type(item) is int for item in listed):
+        raise ModuleError(f"{source}: field 'leave_out' is {listed!r}, not a list of layer numbers; correct it")
+    return frozenset(listed)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,168 @@
+"""Folders that AdapterHub's library `adapters` saves, read as modules; pure, without torch.
+
+Their adapter_config.json holds the method's own fields under "config"; the names of the tensors hold the adapter's
+name. Heads that lie beside an adapter are not part of the module and are left where they are.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from headstart.errors import ModuleError
+from headstart.formats.adapter import FAMILIES, GPT2, adapter_layout, without_base
+from headstart.formats.layout import Layout
+from headstart.formats.lora import lora_layout
+from headstart.formats.peft_config import PREFIX, refuse_fields
+from headstart.formats.safetensors_file import StoredTensor, read_safetensors
+from headstart.formats.tensor_pickle import read_torch_zip
+
+__all__ = ["ADAPTERHUB_WEIGHTS", "Translated", "is_adapterhub", "method_of", "read_tensors", "translated"]
+
+ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
+"""Names of the file of tensors: as saved with `use_safetensors=True`, and without."""
+
+BASES = {name: family.base for name, family in FAMILIES.items()} | {"bert": "bert.", "roberta": "roberta."}
+"""By transformers' `model_type`: the path of the base model in the backbone with its head."""
+
+LORA_HANDLED = frozenset(
+    {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}
+)
+LORA_HARMLESS = frozenset({"architecture", "dropout", "dtype", "init_weights", "init_weights_seed", "leave_out"})
+LORA_REFUSED = {
+    "use_dora": "DoRA in AdapterHub's layout is not read",
+    "use_gating": "it carries a gate beside each update",
+    "vera_b": "VeRA shares its factors between layers",
+    "vera_d": "VeRA shares its factors between layers",
+}
+LORA_LAYERS = {
+    "q": ("selfattn_lora", "q"), "q_proj": ("selfattn_lora", "q"), "query": ("selfattn_lora", "q"),
+    "k": ("selfattn_lora", "k"), "k_proj": ("selfattn_lora", "k"), "key": ("selfattn_lora", "k"),
+    "v": ("selfattn_lora", "v"), "v_proj": ("selfattn_lora", "v"), "value": ("selfattn_lora", "v"),
+    "wi": ("intermediate_lora", ""), "wi_1": ("intermediate_lora", ""), "c_fc": ("intermediate_lora", ""),
+    "down_proj": ("intermediate_lora", ""), "intermediate.dense": ("intermediate_lora", ""),
+    "wo": ("output_lora", ""), "mlp.c_proj": ("output_lora", ""), "up_proj": ("output_lora", ""),
+    "output.dense": ("output_lora", ""),
+}  # fmt: skip
+"""By the end of a layer's path: the field that adapts it, and its name in `attn_matrices`."""
+
+VERSION = re.compile(r"adapters\.(\d+)\.(\d+)(\.|$)")
+UNREAD = {
+    "prefix_tuning": "prefix",
+    "prompt_tuning": "prompt",
+    "mtl_lora": "multi-task LoRA",
+    "reft": "ReFT",
+    "union": "a union of methods",
+}
+SAVE_AGAIN = "save it again with the library `adapters` 1.3"
+
+
+class Translated(NamedTuple):
+    """A module in Headstart's words: LoRA with PEFT's configuration and names, an adapter as it was."""
+
+    config: dict[str, object]
+    tensors: dict[str, StoredTensor]
+    layout: Layout
+
+
+def is_adapterhub(config: Mapping[str, object]) -> bool:
+    """Whether an adapter_config.json is AdapterHub's rather than PEFT's."""
+    return "peft_type" not in config and isinstance(config.get("config"), Mapping) and "model_type" in config
+
+
+def method_of(config: Mapping[str, object], source: str) -> str:
+    """The kind that the configuration is of, "adapter" or "lora"; raises `ModuleError` for the others, by name."""
+    version = str(config.get("version"))
+    if VERSION.match(version) is None:
+        raise ModuleError(
+            f"{source}: field 'version' is {config.get('version')!r}: Headstart reads what the library `adapters` "
+            f"saved, not what came before it; {SAVE_AGAIN}"
+        )
+    if not config.get("name") or not isinstance(config.get("name"), str):
+        raise ModuleError(f"{source}: field 'name' is {config.get('name')!r}, not the adapter's name; {SAVE_AGAIN}")
+    method = _method(config)
+    architecture = method.get("architecture")
+    if architecture is None:
+        return "adapter"
+    if architecture != "lora":
+        what = UNREAD.get(str(architecture), repr(architecture))
+        raise ModuleError(f"{source}: {what} in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
+    if method.get("composition_mode", "add") != "add":
+        raise ModuleError(f"{source}: (IA)³ in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
+    return "lora"
+
+
+def read_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one of `ADAPTERHUB_WEIGHTS`, by the file's suffix."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+
+
+def translated(config: dict[str, object], tensors: dict[str, StoredTensor], source: str) -> Translated:
+    """The module that a configuration and its tensors are. Raises `ModuleError` naming the field or tensor."""
+    if method_of(config, source) == "lora":
+        config, tensors = _as_peft(config, tensors, source)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return Translated(config, tensors, lora_layout(config, shapes, source))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Translated(config, tensors, adapter_layout(config, shapes, source))
+
+
+def _method(config: Mapping[str, object]) -> Mapping[str, object]:
+    method = config["config"]
+    assert isinstance(method, Mapping)  # `is_adapterhub` said so
+    return method
+
+
+def _as_peft(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str
+) -> tuple[dict[str, object], dict[str, StoredTensor]]:
+    """A LoRA's configuration and tensors as PEFT would have saved them."""
+    method, family = _method(config), str(config.get("model_type"))
+    refuse_fields(method, source, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
+    if family not in BASES:
+        raise ModuleError(
+            f"{source}: field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(BASES)}"
+        )
+    renamed: dict[str, StoredTensor] = {}
+    for old, tensor in tensors.items():
+        found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
+        if found is None:
+            raise ModuleError(f"{source}: tensor '{old}' is not part of the LoRA '{config['name']}'")
+        _check_layer(found[1], old, method, source)
+        new = f"{PREFIX}{BASES[family]}{found[1]}.{found[2]}.weight"
+        if new in renamed:
+            raise ModuleError(f"{source}: tensor '{old}' has the place of another one; {SAVE_AGAIN}")
+        renamed[new] = dataclasses.replace(tensor, name=new)
+    layers = sorted({name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed})
+    peft: dict[str, object] = {
+        "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method), "target_modules": layers,
+        "init_lora_weights": True, "bias": "none", "fan_in_fan_out": FAMILIES.get(family) is GPT2,
+        "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
+    }  # fmt: skip
+    return peft, renamed
+
+
+def _check_layer(layer: str, tensor: str, method: Mapping[str, object], source: str) -> None:
+    """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
+    field, matrix = next(
+        (LORA_LAYERS[end] for end in LORA_LAYERS if layer == end or layer.endswith(f".{end}")), ("", "")
+    )
+    if not field:
+        raise ModuleError(
+            f"{source}: tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
+            "save the module with PEFT"
+        )
+    matrices = method.get("attn_matrices") or []
+    if not method.get(field) or (matrix and (not isinstance(matrices, list) or matrix not in matrices)):
+        raise ModuleError(
+            f"{source}: tensor '{tensor}' is there but fields '{field}' and 'attn_matrices' do not adapt its layer; "
+            f"{SAVE_AGAIN}"
+        )
+
+
+def _alpha(config: Mapping[str, object], method: Mapping[str, object]) -> object:
+    """α; before version 1.1.0 `adapters` did not multiply by α/r while it trained, so that r stands for α."""
+    version = VERSION.match(str(config["version"]))
+    assert version is not None  # `method_of` said so
+    return method.get("alpha") if (int(version[1]), int(version[2])) >= (1, 1) else method.get("r")

@@ -1,0 +1,78 @@
+"""What a BitFit module is, read from its configuration and its tensors' shapes; pure, without torch.
+
+BitFit (Ben Zaken et al. 2022) tunes the backbone's own bias terms. PEFT has no such type, so the folder is Headstart's
+own, laid out as PEFT would: `peft_type` "BITFIT", and tensors `base_model.model.<layer>.bias` that hold the tuned bias
+terms themselves. `target_modules` lists names of layers as PEFT does; `null` means every bias term of the backbone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
+from headstart.formats.peft_config import PREFIX, refuse_fields, targeted
+
+__all__ = ["HANDLED", "HARMLESS", "BitFitLayout", "bitfit_layout"]
+
+HARMLESS = frozenset(
+    {
+        "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "peft_type", "peft_version",
+        "revision", "task_type",
+    }
+)  # fmt: skip
+"""Fields that leave the function alone."""
+
+HANDLED = frozenset({"target_modules"})
+"""Fields that `bitfit_layout` computes with."""
+
+SUFFIX = ".bias"
+
+
+@dataclass(frozen=True)
+class BitFitLayout(Layout):
+    """Name and length of each bias term's tensor by backbone layer ("transformer.h.0.ln_1"), in order of name."""
+
+    biases: dict[str, tuple[str, int]]
+
+    @property
+    def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """The output's width of every layer; a bias does not show the input's."""
+        return {layer: (None, length) for layer, (_, length) in self.biases.items()}
+
+
+def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> BitFitLayout:
+    """Read the layout of a BitFit module.
+
+    Args:
+        config: the content of adapter_config.json.
+        shapes: shape of each stored tensor by its name.
+        source: path or name for error messages.
+
+    Raises:
+        ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer that the configuration
+            does not target. The message names the field or tensor.
+    """
+    refuse_fields(config, source, known=HARMLESS | HANDLED, refused={})
+    targets = config.get("target_modules")
+    listed = isinstance(targets, list) and bool(targets) and all(isinstance(item, str) for item in targets)
+    if targets is not None and not listed:
+        raise ModuleError(
+            f"{source}: field 'target_modules' is {targets!r}, not a list of layer names, or null for every bias term; "
+            "correct it"
+        )
+    biases = {}
+    for name, shape in sorted(shapes.items()):
+        layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+        if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or not layer:
+            raise ModuleError(
+                f"{source}: tensor '{name}' is not named '{PREFIX}<layer>{SUFFIX}', so it is no bias term; remove it"
+            )
+        if len(shape) != 1 or 0 in shape:
+            raise ModuleError(f"{source}: tensor '{name}' has shape {shape}, not one dimension; save the bias itself")
+        if not targeted(config, layer):
+            raise ModuleError(
+                f"{source}: the configuration does not target layer '{layer}', which has tensor '{name}'; "
+                "correct target_modules"
+            )
+        biases[layer] = (name, shape[0])
+    return BitFitLayout(None, biases)

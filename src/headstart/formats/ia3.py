@@ -1,0 +1,147 @@
+"""What a PEFT IA3 module is, read from its configuration and its tensors' shapes; pure, without torch.
+
+IA3 (Liu et al. 2022, section 3.3) multiplies activations by a learned vector: the output of keys and values, and the
+input of the feed-forward network's last layer. PEFT stores the vector as (out, 1) or (1, in), so that the shape tells
+which. `HARMLESS`, `HANDLED` and `REFUSED` together hold every field of PEFT 0.21's IA3Config, and a field in none of
+them is refused unless it is empty.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
+from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields, targeted
+
+__all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
+
+HARMLESS = frozenset(
+    {
+        # identity and provenance; the backbone is compared by fingerprint, not by these
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
+        "task_type",
+        # how the vectors began
+        "init_ia3_weights",
+        # how the layer stores its own weight: the vector has one orientation either way
+        "fan_in_fan_out",
+    }
+)  # fmt: skip
+"""Fields that leave the function of a saved module alone."""
+
+HANDLED = frozenset({"exclude_modules", "feedforward_modules", "target_modules"})
+"""Fields that `ia3_layout` computes with."""
+
+REFUSED = {"modules_to_save": "it carries whole layers, such as a classification head, beside the IA3 tensors"}
+"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+
+SUFFIX = ".ia3_l"
+
+
+@dataclass(frozen=True)
+class IA3Target:
+    """One scaled layer: the name of its tensor, its width, and whether it scales the layer's input."""
+
+    tensor: str
+    width: int
+    feedforward: bool
+
+
+@dataclass(frozen=True)
+class IA3Layout(Layout):
+    """The targets by backbone layer ("model.layers.0.self_attn.k_proj"), in order of name."""
+
+    targets: dict[str, IA3Target]
+
+    @property
+    def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """The input's width of a feed-forward layer, the output's of any other."""
+        return {
+            layer: (target.width, None) if target.feedforward else (None, target.width)
+            for layer, target in self.targets.items()
+        }
+
+
+def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> IA3Layout:
+    """Read the layout of an IA3 module.
+
+    Args:
+        config: the content of adapter_config.json.
+        shapes: shape of each stored tensor by its name.
+        source: path or name for error messages.
+
+    Raises:
+        ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer on which configuration
+            and tensors disagree. The message names the field or tensor.
+    """
+    refuse_fields(config, source, known=HARMLESS | HANDLED, refused=REFUSED)
+    _check_names(config, source)
+    targets = {}
+    for name in sorted(shapes):
+        layer = _layer(name, source)
+        try:
+            if not targeted(config, layer):
+                raise ModuleError(
+                    f"{source}: the configuration does not target layer '{layer}', so PEFT would ignore tensor "
+                    f"'{name}'; correct target_modules or exclude_modules"
+                )
+            stated = config.get("feedforward_modules")
+            feedforward = None if stated is None else is_feedforward(stated, layer)
+        except (TypeError, ValueError, re.error) as error:
+            raise ModuleError(
+                f"{source}: the configuration for layer '{layer}' is malformed: {error}; correct it"
+            ) from error
+        targets[layer] = _target(name, shapes[name], feedforward, source=source)
+    return IA3Layout(None, targets)
+
+
+def _check_names(config: Mapping[str, object], source: str) -> None:
+    """Refuse what PEFT refuses: a list of feed-forward layers that are not among the list of targets."""
+    targets, feedforward = config.get("target_modules"), config.get("feedforward_modules")
+    if isinstance(targets, list) and isinstance(feedforward, list):
+        extra = next((name for name in feedforward if name not in targets), None)
+        if extra is not None:
+            raise ModuleError(
+                f"{source}: field 'feedforward_modules' names {extra!r}, which 'target_modules' lacks; "
+                "add it there or remove it here"
+            )
+
+
+def _layer(name: str, source: str) -> str:
+    layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+    if not name.startswith(PREFIX):
+        raise ModuleError(f"{source}: tensor '{name}' does not begin with '{PREFIX}'; {SAVE_AGAIN}")
+    if re.search(r"\.ia3_l\.[^.]+$", name):
+        raise ModuleError(f"{source}: tensor '{name}' still carries its adapter's name; {SAVE_AGAIN}")
+    if not name.endswith(SUFFIX) or not layer:
+        raise ModuleError(
+            f"{source}: tensor '{name}' is not part of an IA3 module; train the module without saved heads or "
+            "embeddings"
+        )
+    return layer
+
+
+def is_feedforward(stated: object, layer: str) -> bool:
+    """Whether PEFT 0.21 scales the layer's input when feedforward_modules is `stated`; it compares plain endings.
+
+    Raises `TypeError` when `stated` is neither a regular expression nor a list or tuple of names.
+    """
+    if isinstance(stated, str):
+        return re.fullmatch(stated, layer) is not None
+    if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
+        raise TypeError(f"feedforward_modules {stated!r} is not a list of names")
+    return any(layer.endswith(item) for item in stated)
+
+
+def _target(name: str, shape: tuple[int, ...], feedforward: bool | None, *, source: str) -> IA3Target:
+    if len(shape) != 2 or 1 not in shape or 0 in shape:
+        raise ModuleError(f"{source}: tensor '{name}' has shape {shape}, not (out, 1) or (1, in); {SAVE_AGAIN}")
+    by_shape = shape[0] == 1
+    found = by_shape if feedforward is None else feedforward
+    if found != by_shape and shape != (1, 1):
+        raise ModuleError(
+            f"{source}: tensor '{name}' has shape {shape} and so scales the layer's "
+            f"{'input' if by_shape else 'output'}, but feedforward_modules says its {'input' if found else 'output'}; "
+            "correct feedforward_modules"
+        )
+    return IA3Target(name, max(shape), found)

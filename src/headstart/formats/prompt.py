@@ -1,0 +1,76 @@
+"""What a PEFT prompt tuning module is, read from its configuration and its tensor's shape; pure, without torch.
+
+Prompt tuning (Lester et al., 2021) puts `num_virtual_tokens` rows of width `token_dim` before the embedded input.
+`HARMLESS`, `HANDLED` and `REFUSED` together hold every field of PEFT 0.21's PromptTuningConfig, and a field in none of
+them is refused unless it is empty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
+from headstart.formats.peft_config import refuse_fields
+from headstart.formats.prompt_learning import EMBEDDINGS, IDENTITY, REFUSED, halves, require_shapes, sizes
+
+__all__ = ["HANDLED", "HARMLESS", "REFUSED", "PromptLayout", "prompt_layout"]
+
+HARMLESS = IDENTITY | {
+    # how the rows began
+    "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path",
+    # the backbone's own, which only prefix tuning computes with
+    "num_attention_heads", "num_layers",
+}  # fmt: skip
+"""Fields that leave the function of a saved module alone."""
+
+HANDLED = frozenset({"num_transformer_submodules", "num_virtual_tokens", "task_type", "token_dim"})
+"""Fields that `prompt_layout` computes with."""
+
+
+@dataclass(frozen=True)
+class PromptLayout(Layout):
+    """`length` rows of width `dim` that are used; the tensor may hold as many again that PEFT never reads.
+
+    `seq2seq` says that the rows go before the input of an encoder.
+    """
+
+    length: int
+    dim: int
+    seq2seq: bool
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Empty: no layer is adapted."""
+        return {}
+
+    @property
+    def rank(self) -> int:
+        """The length in tokens."""
+        return self.length
+
+
+def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> PromptLayout:
+    """Read the layout of a prompt tuning module.
+
+    Args:
+        config: the content of adapter_config.json.
+        shapes: shape of each stored tensor by its name.
+        source: path or name for error messages.
+
+    Raises:
+        ModuleError: a field that Headstart does not compute, a size that is none, or a tensor that is unknown,
+            missing or misshapen. The message names the field or tensor.
+    """
+    refuse_fields(config, source, known=HARMLESS | HANDLED, refused=REFUSED)
+    most = halves(config, source)
+    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"), source)
+    stated = config.get("num_transformer_submodules")
+    # For an encoder-decoder PEFT's own default doubles the rows, and then uses the first half, in the encoder.
+    doubled = most if stated is None else stated
+    if isinstance(doubled, bool) or not isinstance(doubled, int) or not 1 <= doubled <= most:
+        raise ModuleError(
+            f"{source}: field 'num_transformer_submodules' is {stated!r} for task type {config['task_type']}, where "
+            f"PEFT expects {most}; correct it"
+        )
+    require_shapes(shapes, {EMBEDDINGS: (length * doubled, dim)}, source, kind="prompt")
+    return PromptLayout(None, length, dim, most == 2)

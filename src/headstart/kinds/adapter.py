@@ -1,0 +1,336 @@
+"""Bottleneck adapters: a small network beside a sublayer (Houlsby et al., 2019), as AdapterHub saves them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headstart.backbone import Backbone
+from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.formats import AdapterLayout, StoredModule
+from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.placement import PLACEMENTS, Placement, adapter_spots, adapterhub_config, backbone_width
+from headstart.kinds.tensors import to_torch
+from headstart.records import ModuleCard
+
+__all__ = ["AdapterModule", "AdapterSettings", "AdapterStack", "Bottleneck", "Computation"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "swish": F.silu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "leakyrelu": F.leaky_relu,
+}
+NAMES = {
+    "down": "adapter_down.0.weight", "down_bias": "adapter_down.0.bias", "up": "adapter_up.weight",
+    "up_bias": "adapter_up.bias",
+}  # fmt: skip
+"""AdapterHub's names of an adapter's tensors by our own."""
+
+
+class Bottleneck(NamedTuple):
+    """One adapter: `down` (m, d), `down_bias` (m,), `up` (d, m), `up_bias` (d,); biases may be missing."""
+
+    down: Tensor
+    down_bias: Tensor | None
+    up: Tensor
+    up_bias: Tensor | None
+
+    def present(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+class Computation(NamedTuple):
+    """h + s·(U·act(D·x + d) + u), with x the sublayer's output h, its sum with the residual stream, or that alone.
+
+    `reads`: x as "output", "sum" or "residual"; `activation`: act by AdapterHub's name; `factor`: s.
+    """
+
+    reads: str
+    activation: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Shape of a fresh adapter: `bottleneck` m in units ([PEWE]: 12) and the name of a `placement`.
+
+    `activation` (a name of AdapterHub's) and `biases` are the placement's own where they are `None`.
+    """
+
+    bottleneck: int = 12
+    placement: str = "pewe"
+    activation: str | None = None
+    biases: bool | None = None
+
+
+@dataclass(frozen=True)
+class AdapterModule(Module):
+    """Bottleneck adapters; `adapters` maps paths of sublayers to theirs, float32 on the CPU.
+
+    `keys` gives the beginning of each one's tensor names, `computation` is the same for all of them.
+    """
+
+    kind = "adapter"
+    settings = AdapterSettings
+    weights_file = "adapter.safetensors"
+    adapters: Mapping[str, Bottleneck]
+    keys: Mapping[str, str]
+    computation: Computation
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> AdapterModule:
+        """The module that a validated AdapterHub folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, AdapterLayout)  # `load_module` chose this class by the kind on the card
+        adapters, keys = {}, {}
+        for path, place in layout.places.items():
+            down, up = (to_torch(stored.tensors[name]).float() for name in (place.down, place.up))
+            biases = (place.down_bias, place.up_bias)
+            low, high = (None if name is None else to_torch(stored.tensors[name]).float() for name in biases)
+            adapters[path] = Bottleneck(down, low, up, high)
+            keys[path] = place.down.removesuffix(f".{NAMES['down']}")
+        computation = Computation(layout.reads, layout.activation, layout.factor)
+        return cls(stored.card, stored.config, adapters, keys, computation)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
+        """A random start: D uniform as PyTorch draws a linear layer, U and the biases zero (He et al., 2022).
+
+        Raises `SettingError` when a setting is unknown or out of range, or the backbone's architecture is not one that
+        adapters are placed in.
+        """
+        placement = _placement(settings)
+        try:
+            spots = adapter_spots(backbone)
+        except ModuleError as error:
+            raise SettingError(str(error)) from error
+        chosen = {path: spot for path, spot in spots.items() if spot.part in placement.parts}
+        config = adapterhub_config(placement, settings.bottleneck, name=name, backbone=backbone)
+        generator, width = torch.Generator().manual_seed(seed), backbone_width(backbone)
+        adapters = {
+            path: _fresh(settings.bottleneck, width, biases=placement.biases, generator=generator) for path in chosen
+        }
+        keys = {path: f"{spot.key}.adapters.{config['name']}" for path, spot in chosen.items()}
+        card = _card(adapters, settings.bottleneck, name=name, backbone=backbone)
+        return cls(card, config, adapters, keys, Computation(placement.reads, placement.activation, 1.0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
+        return {
+            f"{self.keys[path]}.{NAMES[part]}": value
+            for path, adapter in self.adapters.items()
+            for part, value in adapter.present().items()
+        }
+
+    def arrays(self) -> dict[str, Tensor]:
+        """`<sublayer>.down`, `.down_bias`, `.up` and `.up_bias`, raw as tuned."""
+        return {
+            f"{path}.{part}": value
+            for path, adapter in self.adapters.items()
+            for part, value in adapter.present().items()
+        }
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other values of the same shapes."""
+        adapters = {
+            path: old._replace(**{part: arrays[f"{path}.{part}"] for part in old.present()})
+            for path, old in self.adapters.items()
+        }
+        return replace(self, adapters=adapters)
+
+    def aligned_to(self, other: Module) -> Module:
+        """The same function with `other`'s scaling s: the difference moves into U and u.
+
+        Raises `MergeError` when the modules read other inputs or have another activation.
+        """
+        super().aligned_to(other)
+        assert isinstance(other, AdapterModule)  # of one kind, says the line above
+        mine, theirs = self.computation, other.computation
+        if mine.reads != theirs.reads or ACTIVATIONS[mine.activation] != ACTIVATIONS[theirs.activation]:
+            raise MergeError(
+                f"'{self.name}' reads the {mine.reads} through {mine.activation} and '{other.name}' the {theirs.reads} "
+                f"through {theirs.activation}; merge adapters of one design"
+            )
+        if mine.factor == theirs.factor:
+            return self
+        if theirs.factor == 0:
+            raise MergeError(f"'{other.name}' has a scaling of 0, so nothing can be merged into it; leave it out")
+        ratio = mine.factor / theirs.factor
+        adapters = {
+            path: a._replace(up=a.up * ratio, up_bias=None if a.up_bias is None else a.up_bias * ratio)
+            for path, a in self.adapters.items()
+        }
+        card = self.card.model_copy(update={"scaling": other.card.scaling})
+        return replace(self, adapters=adapters, computation=theirs, config=other.config, keys=other.keys, card=card)
+
+    def reset(self, *, seed: int) -> AdapterModule:
+        """The same places and sizes, drawn as in `fresh`."""
+        generator = torch.Generator().manual_seed(seed)
+        adapters = {
+            path: _fresh(*a.down.shape, biases=a.down_bias is not None, generator=generator)
+            for path, a in self.adapters.items()
+        }
+        return replace(self, adapters=adapters)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a sublayer that the backbone lacks, another width, another stated backbone, or too few layers."""
+        require_backbone_of(self.card, backbone)
+        spots, width = adapter_spots(backbone), backbone_width(backbone)
+        for path, adapter in self.adapters.items():
+            if path not in spots:
+                raise ModuleError(
+                    f"module '{self.name}' has tensors for {path}, which {backbone.name} does not have; "
+                    "load the backbone it was tuned on, or leave it out"
+                )
+            if adapter.down.shape[1] != width:
+                raise ModuleError(
+                    f"{path} is {adapter.down.shape[1]} wide in module '{self.name}' but {width} in {backbone.name}; "
+                    "load the backbone it was tuned on, or leave it out"
+                )
+        method = self.config["config"]
+        for path, spot in spots.items():
+            if (
+                path not in self.adapters
+                and method.get(spot.part)
+                and spot.number not in (method.get("leave_out") or ())
+            ):
+                raise ModuleError(
+                    f"module '{self.name}' sets {spot.part} but holds no tensors for {path}; "
+                    "it was made for a smaller backbone: load that one, or leave the module out"
+                )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What is computed, places and sizes; scalings may differ."""
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(self.arrays().items()))
+        return (self.computation.reads, self.computation.activation, shapes)
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> AdapterStack:
+        """Hold the modules' adapters side by side on the backbone's device."""
+        return AdapterStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """Rows: the layers of one stack by their number; columns: D, d, U and u by path, flattened."""
+        named = {
+            path: torch.cat([value.flatten() for value in self.adapters[path].present().values()])
+            for path in sorted(self.adapters)
+        }
+        return rows_by_layer(named, self.name)
+
+
+class AdapterStack(Stack):
+    """N adapters of equal shapes: `<sublayer>.down` (N, m, d), `.down_bias` (N, m), `.up` (N, d, m), `.up_bias`."""
+
+    def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        arrays = [module.arrays() for module in modules]
+        factors = [module.computation.factor for module in modules]
+        self._computation = modules[0].computation
+        self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
+        self._residual: dict[str, Tensor] = {}
+        super().__init__(
+            len(modules), {name: torch.stack([a[name] for a in arrays]).to(device, dtype) for name in arrays[0]}
+        )
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Add every adapter's update to its sublayer's output, module n on its own rows."""
+        spots, handles = adapter_spots(backbone), []
+        try:
+            for path in self._modules[0].adapters:
+                layer = backbone.model.get_submodule(path)
+                handles.append(layer.register_forward_hook(partial(self._change, path)))
+                if self._computation.reads != "output":
+                    norm = backbone.model.get_submodule(spots[path].norm)
+                    handles.append(norm.register_forward_pre_hook(partial(self._keep_residual, path)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._residual.clear()
+
+    def module(self, index: int) -> AdapterModule:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
+
+    def _keep_residual(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._residual[path] = args[0]
+
+    def _change(
+        self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]
+    ) -> Tensor | tuple[Any, ...]:
+        del args  # attention gets its input as a keyword, and the adapter does not read it
+        if isinstance(output, tuple):
+            return (self._adapted(path, output[0]), *output[1:])
+        return self._adapted(path, output)
+
+    def _adapted(self, path: str, h: Tensor) -> Tensor:
+        down, down_bias, up, up_bias = (self._part(path, part, h.dtype) for part in NAMES)
+        assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
+        x = h
+        if self._computation.reads != "output":
+            residual = self._residual.pop(path)
+            x = h + residual if self._computation.reads == "sum" else residual
+        hidden = torch.bmm(x.reshape(self.size, -1, down.shape[2]), down.transpose(1, 2))
+        hidden = hidden if down_bias is None else hidden + down_bias.unsqueeze(1)
+        # Scaled in float32 and where it is small: s·(U·a + u) = U·(s·a) + s·u.
+        hidden = (ACTIVATIONS[self._computation.activation](hidden) * self._factors).to(h.dtype)
+        changed = torch.baddbmm(h.reshape(self.size, -1, up.shape[1]), hidden, up.transpose(1, 2))
+        if up_bias is not None:
+            changed = changed + (up_bias.unsqueeze(1) * self._factors).to(h.dtype)
+        return changed.view(h.shape)
+
+    def _part(self, path: str, part: str, dtype: torch.dtype) -> Tensor | None:
+        value = self.parameters.get(f"{path}.{part}")
+        return None if value is None else value.to(dtype)
+
+
+def _placement(settings: AdapterSettings) -> Placement:
+    """The placement with the settings' own activation and biases; raises `SettingError` on one that is none."""
+    if settings.placement not in PLACEMENTS:
+        raise SettingError(f"unknown placement '{settings.placement}'; choose one of: {', '.join(PLACEMENTS)}")
+    if settings.activation is not None and settings.activation not in ACTIVATIONS:
+        raise SettingError(f"unknown activation '{settings.activation}'; choose one of: {', '.join(ACTIVATIONS)}")
+    if settings.bottleneck < 1:
+        raise SettingError(f"bottleneck {settings.bottleneck} must be at least 1; correct it")
+    placement = PLACEMENTS[settings.placement]
+    return placement._replace(
+        activation=settings.activation or placement.activation,
+        biases=placement.biases if settings.biases is None else settings.biases,
+    )
+
+
+def _fresh(size: int, width: int, *, biases: bool, generator: torch.Generator) -> Bottleneck:
+    bound = 1 / math.sqrt(width)
+    down = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
+    low, high = (torch.zeros(size), torch.zeros(width)) if biases else (None, None)
+    return Bottleneck(down, low, torch.zeros(width, size), high)
+
+
+def _card(adapters: Mapping[str, Bottleneck], size: int, *, name: str, backbone: Backbone) -> ModuleCard:
+    return ModuleCard(
+        name=name,
+        kind="adapter",
+        rank=size,
+        scaling=1.0,
+        targets=tuple(sorted(adapters)),
+        parameters=sum(value.numel() for adapter in adapters.values() for value in adapter.present().values()),
+        tensor_hash="",
+        backbone=backbone.fingerprint,
+        base_model=backbone.name,
+    )

@@ -1,0 +1,244 @@
+"""BitFit: the backbone's own bias terms, tuned (Ben Zaken et al., 2022), in a PEFT-like folder of Headstart's own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError, SettingError
+from headstart.formats import BitFitLayout, StoredModule
+from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.lora import ends_with
+from headstart.kinds.tensors import to_torch
+from headstart.records import ModuleCard
+
+__all__ = ["BitFitModule", "BitFitSettings", "BitFitStack", "bias_terms"]
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class BitFitSettings:
+    """Which bias terms a fresh BitFit module tunes.
+
+    `targets`: names of layers (a layer matches when its path is or ends with one), or `None` for every bias term of
+    the backbone, those of LayerNorm included, as in [TuPaTE].
+    """
+
+    targets: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BitFitModule(Module):
+    """A BitFit module; `biases` maps layer paths to the tuned bias terms themselves, float32 on the CPU.
+
+    They are the bias terms, not what was added to them, because these are what Zhou et al. (2022) embed. A weighted
+    average of either is the same function, since the weights sum to 1.
+    """
+
+    kind = "bitfit"
+    settings = BitFitSettings
+    biases: Mapping[str, Tensor]
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> BitFitModule:
+        """The module that a validated folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, BitFitLayout)  # `load_module` chose this class by the kind on the card
+        biases = {path: to_torch(stored.tensors[name]).float() for path, (name, _) in layout.biases.items()}
+        return cls(stored.card, stored.config, biases)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: BitFitSettings, *, name: str, seed: int) -> BitFitModule:
+        """The backbone's own bias terms, so that its function stays as it is; the seed changes nothing.
+
+        Raises `SettingError` when the backbone has no bias terms, none at the targets, or some that no layer adds to
+        its output and that would stay frozen.
+        """
+        del seed
+        biases = _own_biases(_chosen(backbone, settings.targets))
+        config = {
+            "peft_type": "BITFIT",
+            "task_type": "SEQ_2_SEQ_LM" if backbone.seq2seq else "CAUSAL_LM",
+            "base_model_name_or_path": backbone.name,
+            "inference_mode": True,
+            "target_modules": None if settings.targets is None else sorted(settings.targets),
+        }
+        card = ModuleCard(
+            name=name,
+            kind="bitfit",
+            targets=tuple(sorted(biases)),
+            parameters=sum(bias.numel() for bias in biases.values()),
+            tensor_hash="",
+            backbone=backbone.fingerprint,
+            base_model=backbone.name,
+        )
+        return cls(card, config, biases)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`base_model.model.<layer>.bias`, (out,)."""
+        return {f"{PREFIX}{name}": value for name, value in self.arrays().items()}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """`<layer>.bias`, the tuned bias terms themselves."""
+        return {f"{path}.bias": bias for path, bias in self.biases.items()}
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other bias terms."""
+        return replace(self, biases={path: arrays[f"{path}.bias"] for path in self.biases})
+
+    def reset(self, *, seed: int) -> BitFitModule:
+        """Not offered: without the backbone nobody knows what its bias terms were; see `untuned`."""
+        del seed
+        raise ModuleError(f"'{self.name}' is a bitfit module, which begins from its backbone's biases; use untuned")
+
+    def untuned(self, backbone: Backbone, *, seed: int) -> BitFitModule:
+        """The same layers with the backbone's own bias terms."""
+        del seed
+        layers, _ = bias_terms(backbone.model)
+        self.check(backbone)
+        return replace(self, biases=_own_biases({path: layers[path] for path in self.biases}))
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a bias that the backbone lacks, another length, another stated backbone, or too few of its biases."""
+        require_backbone_of(self.card, backbone)
+        layers, others = bias_terms(backbone.model)
+        targets = self.config.get("target_modules")
+        wanted = [path for path in layers if targets is None or ends_with(path, targets)]
+        for path, bias in self.biases.items():
+            if path not in layers:
+                raise ModuleError(
+                    f"module '{self.name}' has a bias for {path}, which in {backbone.name} "
+                    f"{'has none' if _has(backbone.model, path) else 'does not exist'}; "
+                    "load the backbone it was tuned on, or leave it out"
+                )
+            if len(bias) != len(_bias(layers[path])):
+                raise ModuleError(
+                    f"the bias of {path} has {len(bias)} numbers in module '{self.name}' but "
+                    f"{len(_bias(layers[path]))} in {backbone.name}; load the backbone it was tuned on, or leave it out"
+                )
+        missing = [path for path in wanted if path not in self.biases] + (others if targets is None else [])
+        if missing:
+            stated = "every bias" if targets is None else "its target_modules"
+            raise ModuleError(
+                f"module '{self.name}' stands for {stated} but holds none for {missing[0]}; "
+                "it was made for another backbone: load that one, or leave the module out"
+            )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """Layers and lengths."""
+        return tuple((path, len(bias)) for path, bias in sorted(self.biases.items()))
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> BitFitStack:
+        """Hold the modules' bias terms side by side on the backbone's device; in float32 unless told otherwise.
+
+        What was tuned is often smaller than bfloat16's rounding of the bias term itself.
+        """
+        return BitFitStack(modules, device=backbone.device, dtype=dtype or torch.float32)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """Rows: the layers of one stack by their number; columns: the bias terms by path.
+
+        Bias terms outside of the numbered layers (embeddings, the last norm, heads) are tuned but take no part: they
+        have no counterpart in the other layers that they could be averaged with. BERT-base's rows have 8 448 numbers.
+        """
+        named = {path: self.biases[path] for path in sorted(self.biases) if re.search(r"\.\d+\.", path)}
+        if not named:
+            raise ModuleError(
+                f"'{self.name}' tunes no bias of a numbered layer, so it has no task embedding; use another indicator"
+            )
+        return rows_by_layer(named, self.name)
+
+
+class BitFitStack(Stack):
+    """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
+
+    def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        self.paths = list(modules[0].biases)
+        arrays = [module.arrays() for module in modules]
+        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
+        super().__init__(len(modules), parameters)
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Add to every layer's output what its bias term was changed by, module n on its own rows."""
+        handles = []
+        try:
+            for path in self.paths:
+                layer = backbone.model.get_submodule(path)
+                handles.append(layer.register_forward_hook(partial(self._add_change, path)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def module(self, index: int) -> BitFitModule:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
+
+    def _add_change(self, path: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        change = self.parameters[f"{path}.bias"] - _bias(layer)
+        changed = output.reshape(self.size, -1, output.shape[-1]) + change.unsqueeze(1)
+        return changed.to(output.dtype).view(output.shape)
+
+
+def bias_terms(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
+    """The layers whose bias is added to their output, by path, and the names of all other bias parameters.
+
+    The first are linear layers (GPT-2's Conv1D among them) and LayerNorm.
+    """
+    layers = {
+        path: layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D | nn.LayerNorm) and isinstance(layer.bias, nn.Parameter)
+    }
+    found = {id(_bias(layer)) for layer in layers.values()}
+    everything = model.named_parameters(remove_duplicate=False)
+    return layers, [name for name, value in everything if name.endswith("bias") and id(value) not in found]
+
+
+def _chosen(backbone: Backbone, targets: tuple[str, ...] | None) -> dict[str, nn.Module]:
+    """The layers whose bias a fresh module tunes; raises `SettingError`, see `BitFitModule.fresh`."""
+    layers, others = bias_terms(backbone.model)
+    if not layers and not others:
+        raise SettingError(
+            f"{backbone.name} has no bias terms: none of its linear layers and norms has any, unlike GPT-2 with "
+            "transformer.h.0.attn.c_attn.bias and transformer.h.0.ln_1.bias; tune another kind, such as lora or ia3"
+        )
+    if targets is None and others:
+        raise SettingError(
+            f"{backbone.name} has bias terms that belong to no linear layer or LayerNorm, such as {others[0]}, and "
+            "cannot be tuned; name the layers to tune with targets"
+        )
+    chosen = {path: layer for path, layer in layers.items() if targets is None or ends_with(path, targets)}
+    if not chosen:
+        raise SettingError(
+            f"no layer of {backbone.name} with a bias is called {' or '.join(targets or ())}; name layers such as "
+            f"{', '.join(list(layers)[:3])} with targets"
+        )
+    return chosen
+
+
+def _own_biases(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {path: _bias(layer).detach().float().cpu().clone() for path, layer in layers.items()}
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    return layer.get_parameter("bias")
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    return any(name == path for name, _ in model.named_modules())

@@ -1,0 +1,273 @@
+"""IA3: a learned vector that scales each target layer's output or input (Liu et al., 2022, §3.3), as PEFT saves it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import torch
+from peft import IA3Config
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+)
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headstart.backbone import Backbone
+from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.formats import IA3Layout, StoredModule
+from headstart.formats.ia3 import is_feedforward
+from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.lora import check_layers, ends_with, layer_widths, linear_layers
+from headstart.kinds.tensors import to_torch
+from headstart.records import ModuleCard
+
+__all__ = ["IA3Module", "IA3Settings", "IA3Stack", "Scale"]
+
+PREFIX = "base_model.model."
+
+
+class Scale(NamedTuple):
+    """One target's factors: `vector` (D,), which scales the layer's input if `feedforward`, else its output."""
+
+    vector: Tensor
+    feedforward: bool
+
+
+@dataclass(frozen=True)
+class IA3Settings:
+    """Shape of a fresh IA3 module.
+
+    `targets`: layer names as in PEFT's `target_modules` (a layer matches when its path is or ends with one);
+    `feedforward`: those of them whose input is scaled. `None` is PEFT's default for the architecture; of targets that
+    are given, those that PEFT's default counts as feed-forward.
+    """
+
+    targets: tuple[str, ...] | None = None
+    feedforward: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class IA3Module(Module):
+    """An IA3 module; `scales` maps the backbone's layer paths to their factors, float32 on the CPU."""
+
+    kind = "ia3"
+    settings = IA3Settings
+    scales: Mapping[str, Scale]
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> IA3Module:
+        """The module that a validated PEFT folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, IA3Layout)  # `load_module` chose this class by the kind on the card
+        scales = {
+            path: Scale(to_torch(stored.tensors[t.tensor]).float().flatten(), t.feedforward)
+            for path, t in layout.targets.items()
+        }
+        return cls(stored.card, stored.config, scales)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: IA3Settings, *, name: str, seed: int) -> IA3Module:
+        """All factors 1, as PEFT begins, which leaves the backbone's function as it is; the seed changes nothing.
+
+        Raises `SettingError` when no layer of the backbone matches the targets, or a feed-forward name is no target.
+        """
+        del seed
+        targets, feedforward = _names(backbone, settings)
+        scales = {}
+        for path, layer in linear_layers(backbone):
+            if ends_with(path, targets):
+                scaled = bool(is_feedforward(feedforward, path))
+                scales[path] = Scale(torch.ones(layer_widths(layer)[0 if scaled else 1]), scaled)
+        if not scales:
+            raise SettingError(
+                f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
+            )
+        config = _peft_config(backbone, targets=targets, feedforward=feedforward)
+        return cls(_card(scales, name=name, backbone=backbone), config, scales)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`base_model.model.<layer>.ia3_l`, (1, in) of a feed-forward layer and (out, 1) of any other."""
+        return {
+            f"{PREFIX}{path}.ia3_l": vector.unsqueeze(0 if feedforward else 1)
+            for path, (vector, feedforward) in self.scales.items()
+        }
+
+    def arrays(self) -> dict[str, Tensor]:
+        """`<layer>.l`, the factors themselves, (D,)."""
+        return {f"{path}.l": scale.vector for path, scale in self.scales.items()}
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other factors."""
+        scales = {path: scale._replace(vector=arrays[f"{path}.l"]) for path, scale in self.scales.items()}
+        return replace(self, scales=scales)
+
+    def aligned_to(self, other: Module) -> Module:
+        """Itself; refuses a module that scales the other side of a layer."""
+        super().aligned_to(other)
+        assert isinstance(other, IA3Module)
+        for path, scale in self.scales.items():
+            if scale.feedforward != other.scales[path].feedforward:
+                raise MergeError(
+                    f"'{self.name}' and '{other.name}' scale different sides of {path}, one its input and one its "
+                    "output; leave one out"
+                )
+        return self
+
+    def reset(self, *, seed: int) -> IA3Module:
+        """The same layers with all factors 1."""
+        del seed
+        return self.with_arrays({name: torch.ones_like(value) for name, value in self.arrays().items()})
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a layer that the backbone lacks, another width or side, another stated backbone, or too few layers."""
+        require_backbone_of(self.card, backbone)
+        config = self._closed_config(backbone)
+        widths = {
+            path: (len(vector), None) if feedforward else (None, len(vector))
+            for path, (vector, feedforward) in self.scales.items()
+        }
+        check_layers(widths, config, self.name, backbone)
+        for path, scale in self.scales.items():
+            if self.config.get("target_modules") is None and not ends_with(path, config["target_modules"]):
+                raise ModuleError(
+                    f"module '{self.name}' leaves target_modules open, and PEFT's default for {backbone.name} does not "
+                    f"have {path}; state target_modules in its configuration"
+                )
+            if is_feedforward(config["feedforward_modules"], path) != scale.feedforward:
+                side = "input" if scale.feedforward else "output"
+                raise ModuleError(
+                    f"module '{self.name}' leaves feedforward_modules open, and PEFT's default for {backbone.name} "
+                    f"does not scale the {side} of {path}; state feedforward_modules in its configuration"
+                )
+
+    def _closed_config(self, backbone: Backbone) -> dict[str, Any]:
+        """The configuration with PEFT's defaults for the architecture where it leaves the layers open, as PEFT does."""
+        config = dict(self.config)
+        for field, default in zip(("target_modules", "feedforward_modules"), _defaults(backbone), strict=True):
+            if config.get(field) is None and default is None:
+                raise ModuleError(
+                    f"module '{self.name}' leaves {field} open and PEFT knows no default for "
+                    f"'{backbone.model.config.model_type}'; state {field} in its configuration"
+                )
+            if config.get(field) is None:
+                config[field] = list(default or ())
+        return config
+
+    @property
+    def stack_key(self) -> Hashable:
+        """Layers, widths and sides."""
+        return tuple((path, len(vector), feedforward) for path, (vector, feedforward) in sorted(self.scales.items()))
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> IA3Stack:
+        """Hold the modules' factors side by side on the backbone's device; in float32 unless told otherwise.
+
+        PEFT too keeps them in float32: rounded to bfloat16, every activation would be up to 0.4 % too large or small.
+        """
+        return IA3Stack(modules, device=backbone.device, dtype=dtype or torch.float32)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """Rows: the layers of one stack by their number; columns: the factors by path."""
+        return rows_by_layer({path: self.scales[path].vector for path in sorted(self.scales)}, self.name)
+
+
+class IA3Stack(Stack):
+    """N IA3 modules of equal shapes: `<layer>.l` (N, D)."""
+
+    def __init__(self, modules: Sequence[IA3Module], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        self.sides = {path: scale.feedforward for path, scale in modules[0].scales.items()}
+        arrays = [module.arrays() for module in modules]
+        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
+        super().__init__(len(modules), parameters)
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Scale the output of every target layer, or the input of a feed-forward one, module n on its own rows."""
+        handles = []
+        try:
+            for path, feedforward in self.sides.items():
+                layer = backbone.model.get_submodule(path)
+                if feedforward:
+                    handles.append(layer.register_forward_pre_hook(partial(self._scale_input, path)))
+                else:
+                    handles.append(layer.register_forward_hook(partial(self._scale_output, path)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def module(self, index: int) -> IA3Module:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
+
+    def _scale_input(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._scaled(path, args[0]), *args[1:])
+
+    def _scale_output(self, path: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._scaled(path, output)
+
+    def _scaled(self, path: str, rows: Tensor) -> Tensor:
+        factors = self.parameters[f"{path}.l"].unsqueeze(1)
+        # The product is taken in the wider of the two types and rounded once.
+        scaled = rows.reshape(self.size, -1, rows.shape[-1]) * factors
+        return scaled.to(rows.dtype).view(rows.shape)
+
+
+def _defaults(backbone: Backbone) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """PEFT's own targets and feed-forward layers for this architecture; `None` where it knows none."""
+    family = backbone.model.config.model_type
+    targets = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(family)
+    feedforward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(family)
+    return (
+        None if targets is None else tuple(targets),
+        None if feedforward is None else tuple(feedforward),
+    )
+
+
+def _names(backbone: Backbone, settings: IA3Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The targets and the feed-forward layers among them; raises `SettingError`, see `IA3Module.fresh`."""
+    usual, usual_feedforward = _defaults(backbone)
+    targets = settings.targets or usual
+    if targets is None:
+        family = backbone.model.config.model_type
+        raise SettingError(f"no default IA3 targets are known for '{family}'; name the layers with targets")
+    if settings.feedforward is None:
+        return targets, tuple(target for target in targets if ends_with(target, usual_feedforward or ()))
+    extra = set(settings.feedforward) - set(targets)
+    if extra:
+        raise SettingError(f"'{min(extra)}' is a feed-forward name but no target; add it to targets")
+    return targets, settings.feedforward
+
+
+def _peft_config(backbone: Backbone, *, targets: Sequence[str], feedforward: Sequence[str]) -> dict[str, Any]:
+    layers = [layer for path, layer in linear_layers(backbone) if ends_with(path, targets)]
+    config = IA3Config(
+        target_modules=list(targets),
+        feedforward_modules=list(feedforward),
+        # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
+        fan_in_fan_out=all(isinstance(layer, Conv1D) for layer in layers),
+        task_type="SEQ_2_SEQ_LM" if backbone.seq2seq else "CAUSAL_LM",
+        base_model_name_or_path=backbone.name,
+        inference_mode=True,
+    )
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    return {key: getattr(value, "value", value) for key, value in plain.items()}
+
+
+def _card(scales: Mapping[str, Scale], *, name: str, backbone: Backbone) -> ModuleCard:
+    return ModuleCard(
+        name=name,
+        kind="ia3",
+        targets=tuple(sorted(scales)),
+        parameters=sum(scale.vector.numel() for scale in scales.values()),
+        tensor_hash="",
+        backbone=backbone.fingerprint,
+        base_model=backbone.name,
+    )

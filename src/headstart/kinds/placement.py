@@ -1,0 +1,104 @@
+"""Where bottleneck adapters stand in a backbone, and how AdapterHub writes that down."""
+
+import math
+import re
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError
+from headstart.formats.adapter import FAMILIES, bottleneck_size
+
+__all__ = ["PLACEMENTS", "Placement", "Spot", "adapter_spots", "adapterhub_config", "backbone_width"]
+
+
+class Placement(NamedTuple):
+    """A design of adapters: the sublayers that get one, by AdapterHub's fields; what it reads; and its usual shape."""
+
+    parts: tuple[str, ...]
+    reads: str
+    activation: str
+    biases: bool
+
+
+PLACEMENTS = {
+    "houlsby": Placement(("mh_adapter", "output_adapter"), "output", "swish", biases=True),
+    "pfeiffer": Placement(("output_adapter",), "sum", "relu", biases=True),
+    "pewe": Placement(("mh_adapter", "cross_adapter", "output_adapter"), "output", "swish", biases=False),
+}
+"""By the name that users type: AdapterHub's double_seq_bn and seq_bn, and Lv et al., 2023, whose adapters stand behind
+self-attention, cross-attention and feed-forward and have no biases."""
+
+
+class Spot(NamedTuple):
+    """Where one adapter can stand.
+
+    `part`: AdapterHub's field that fills it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
+    norm that reads the residual stream before the sublayer; `key`: path under which AdapterHub keeps adapters.
+    """
+
+    part: str
+    number: int
+    norm: str
+    key: str
+
+
+def adapter_spots(backbone: Backbone) -> dict[str, Spot]:
+    """Every sublayer that can have an adapter, by its path.
+
+    Raises `ModuleError` when the backbone's architecture is none that adapters are placed in.
+    """
+    family = FAMILIES.get(backbone.model.config.model_type)
+    if family is None:
+        raise ModuleError(
+            f"{backbone.name} is a '{backbone.model.config.model_type}', and bottleneck adapters are placed in: "
+            f"{', '.join(FAMILIES)}; use another kind"
+        )
+    stacks = dict.fromkeys(f"{family.base}{sublayer.blocks}" for sublayer in family.sublayers)
+    counts = {stack: len(list(backbone.model.get_submodule(stack).children())) for stack in stacks}
+    # AdapterHub numbers an encoder-decoder's layers in one row.
+    starts = dict(zip(stacks, accumulate(counts.values(), initial=0), strict=False))
+    spots = {}
+    for part, blocks, output, norm, key in family.sublayers:
+        stack = f"{family.base}{blocks}"
+        for index in range(counts[stack]):
+            block = f"{stack}.{index}"
+            spots[f"{block}.{output}"] = Spot(part, starts[stack] + index, f"{block}.{norm}", f"{block}.{key}")
+    return spots
+
+
+def backbone_width(backbone: Backbone) -> int:
+    """The width of the residual stream."""
+    return int(backbone.model.config.hidden_size)
+
+
+def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: Backbone) -> dict[str, Any]:
+    """AdapterHub's configuration of such adapters."""
+    width, before = backbone_width(backbone), placement.reads == "sum"
+    method: dict[str, Any] = {
+        **{part: part in placement.parts for part in ("mh_adapter", "cross_adapter", "output_adapter")},
+        "reduction_factor": _reduction(width, size), "non_linearity": placement.activation,
+        "original_ln_before": before, "original_ln_after": True, "residual_before_ln": True,
+        "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False, "is_parallel": False,
+        "scaling": 1.0, "init_weights": "mam_adapter", "use_gating": False, "phm_layer": False, "inv_adapter": None,
+        "leave_out": [], "dropout": 0.0,
+    }  # fmt: skip
+    # AdapterHub's adapters always have biases. It keeps fields that it does not know, and begins with biases of zero.
+    return {
+        "config": method if placement.biases else method | {"biases": False},
+        "hidden_size": width,
+        "model_class": type(backbone.model).__name__,
+        "model_name": backbone.name,
+        "model_type": backbone.model.config.model_type,
+        # A part of the tensors' names, where a dot would be a boundary.
+        "name": re.sub(r"\W", "_", name) or "adapter",
+        "version": "adapters.1.3.0",
+    }
+
+
+def _reduction(width: int, size: int) -> float:
+    """The reduction factor that AdapterHub turns into exactly this size."""
+    factor = width / size
+    while bottleneck_size(width, factor) < size:
+        factor = math.nextafter(factor, 0.0)
+    return factor

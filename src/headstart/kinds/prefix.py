@@ -1,0 +1,298 @@
+"""Prefix tuning: tuned keys and values before those of self-attention (Li and Liang, 2021), as PEFT computes it.
+
+A prefix may be tuned through a projection, Linear → tanh → Linear, as in Lv et al., 2023; it is then averaged there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from peft import PrefixTuningConfig
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError, SettingError
+from headstart.formats import PrefixLayout, StoredModule
+from headstart.formats.prefix import PROJECTION
+from headstart.formats.prompt_learning import EMBEDDINGS
+from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.tensors import to_torch
+from headstart.kinds.virtual_tokens import (
+    TASK_TYPES,
+    Place,
+    hooked,
+    is_empty,
+    make_room,
+    per_row,
+    require_length,
+    require_task_type,
+)
+from headstart.records import ModuleCard
+
+__all__ = ["PrefixModule", "PrefixSettings", "PrefixShape", "PrefixStack", "projected"]
+
+DIFFERENT = ("gemma2", "gemma3", "gemma4")
+"""Architectures for which PEFT fills caches of another sort."""
+
+NEAR = 1e-4
+"""How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
+
+
+@dataclass(frozen=True)
+class PrefixSettings:
+    """Shape of a fresh prefix.
+
+    `length` in tokens ([TuPaTE]: 20, [PEWE]: 120). `reparametrized`: tuned through a projection of width `bottleneck`
+    ([PEWE]: 24). `cross_attention` is there to be refused: PEFT computes no prefix of cross-attention.
+    """
+
+    length: int = 20
+    reparametrized: bool = False
+    bottleneck: int = 24
+    cross_attention: bool = False
+
+
+class PrefixShape(NamedTuple):
+    """What is put before the keys of one backbone; `seq2seq`: the keys of a decoder."""
+
+    length: int
+    layers: int
+    heads: int
+    head_dim: int
+    seq2seq: bool
+
+    @property
+    def dim(self) -> int:
+        """Width of the keys of one layer, all heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def pairs(self) -> list[int]:
+        """For every layer, which of the stored pairs of keys and values it reads.
+
+        For encoder-decoders PEFT lays the pairs out twice, for self- and cross-attention, and recomputes the latter:
+        layer i reads pair 2i, counted in a circle. Of an even number of pairs every other one is never read.
+        """
+        step = 2 if self.seq2seq else 1
+        return [step * layer % self.layers for layer in range(self.layers)]
+
+
+@dataclass(frozen=True)
+class PrefixModule(Module):
+    """A prefix, float32 on the CPU.
+
+    `values` holds `prefix` (length, layers·2·dim), or the projection it is tuned through: `tokens` (length, dim),
+    `inner` (bottleneck, dim) with `inner_bias`, `outer` (layers·2·dim, bottleneck) with `outer_bias`.
+    """
+
+    kind = "prefix"
+    settings = PrefixSettings
+    shape: PrefixShape
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> PrefixModule:
+        """The prefix that a validated PEFT folder holds.
+
+        PEFT itself saves no projection, only what it gives: without one the prefix goes on as a plain one. Raises
+        `ModuleError` when a projection does not give the prefix beside it.
+        """
+        layout = stored.layout
+        assert isinstance(layout, PrefixLayout)  # `load_module` chose this class by the kind on the card
+        shape = PrefixShape(layout.length, layout.layers, layout.heads, layout.head_dim, layout.seq2seq)
+        prefix = to_torch(stored.tensors[EMBEDDINGS]).float()
+        if layout.bottleneck is None:
+            return cls(stored.card, {**stored.config, "prefix_projection": False}, shape, {"prefix": prefix})
+        values = {key: to_torch(stored.tensors[name]).float() for key, name in PROJECTION.items()}
+        if (projected(values) - prefix).abs().max() > NEAR * prefix.abs().max():
+            raise ModuleError(
+                f"{stored.folder}: tensor '{EMBEDDINGS}' is not what the projection beside it gives; "
+                f"remove the {PROJECTION['tokens'].split('.')[0]} tensors, or copy the module again"
+            )
+        return cls(stored.card, stored.config, shape, values)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> PrefixModule:
+        """A standard normal prefix, or a standard normal input of a projection as PyTorch begins one: as PEFT's.
+
+        No prefix does nothing. Raises `SettingError` for settings that PEFT has not, or a backbone without place.
+        """
+        require_length(settings.length)
+        if settings.cross_attention:
+            raise SettingError("PEFT computes no prefix of cross-attention; leave cross_attention out")
+        if settings.reparametrized and settings.bottleneck < 1:
+            raise SettingError(f"bottleneck is {settings.bottleneck}; a projection is at least 1 unit wide")
+        try:
+            layers, heads, head_dim = _places(backbone)
+        except ModuleError as error:
+            raise SettingError(str(error)) from error
+        shape = PrefixShape(settings.length, layers, heads, head_dim, backbone.seq2seq)
+        values = _drawn(shape, settings.bottleneck if settings.reparametrized else None, seed=seed)
+        config = _config(shape, settings, backbone)
+        card = ModuleCard(
+            name=name,
+            kind=cls.kind,
+            rank=settings.length,
+            parameters=0,
+            tensor_hash="",
+            backbone=backbone.fingerprint,
+            base_model=backbone.name,
+        )
+        made = cls(card, config, shape, values)
+        count = sum(value.numel() for value in made.tensors().values())
+        return replace(made, card=card.model_copy(update={"parameters": count}))
+
+    @property
+    def reparametrized(self) -> bool:
+        """Whether it is tuned through a projection."""
+        return "tokens" in self.values
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`prompt_embeddings` (length, layers·2·dim), and the projection it comes from where there is one."""
+        named = {PROJECTION[key]: value for key, value in self.values.items()} if self.reparametrized else {}
+        return {EMBEDDINGS: projected(self.values), **named}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """`prefix`, or the tensors of the projection."""
+        return dict(self.values)
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other values."""
+        return replace(self, values={name: arrays[name] for name in self.values})
+
+    def reset(self, *, seed: int) -> PrefixModule:
+        """The same shape, drawn again; see `fresh`."""
+        bottleneck = self.values["inner"].shape[0] if self.reparametrized else None
+        return replace(self, values=_drawn(self.shape, bottleneck, seed=seed))
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""
+        require_backbone_of(self.card, backbone)
+        require_task_type(self.config, self.name, backbone)
+        here, mine = _places(backbone), self.shape[1:4]
+        if here != mine:
+            raise ModuleError(
+                f"module '{self.name}' has a prefix for {_words(mine)}, but {backbone.name} caches {_words(here)}; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The shape, and the width of the projection."""
+        return (self.shape, self.values["inner"].shape[0] if self.reparametrized else None)
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PrefixStack:
+        """Hold the prefixes side by side on the backbone's device."""
+        return PrefixStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """Rows: the layers; columns: the keys and then the values that the layer reads, projected where that is so."""
+        prefix = projected(self.values).view(self.shape.length, self.shape.layers, 2, self.shape.dim)
+        return (prefix.permute(1, 2, 0, 3)[self.shape.pairs].flatten(1),)
+
+
+class PrefixStack(Stack):
+    """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
+
+    def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        self.shape = modules[0].shape
+        parameters = {
+            name: torch.stack([module.values[name] for module in modules]).to(device, dtype)
+            for name in modules[0].values
+        }
+        super().__init__(len(modules), parameters)
+
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Let every pass over an empty cache begin with module n's keys and values in its own rows."""
+        dtype = backbone.dtype
+
+        def read_prefix(inputs: dict[str, Any]) -> dict[str, Any]:
+            changed = make_room(inputs, self.shape.length)
+            if is_empty(inputs.get("past_key_values")):
+                changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
+            return changed
+
+        return hooked(Place(backbone.decoder, read_prefix))
+
+    def module(self, index: int) -> PrefixModule:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
+
+    def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
+        shape = self.shape
+        prefix = projected(self.parameters).to(dtype)
+        prefix = prefix.view(self.size, shape.length, shape.layers, 2, shape.heads, shape.head_dim)
+        pairs = per_row(prefix, rows).permute(2, 3, 0, 4, 1, 5)
+        cache = DynamicCache([(pairs[pair, 0], pairs[pair, 1]) for pair in shape.pairs])
+        return EncoderDecoderCache(cache, DynamicCache()) if shape.seq2seq else cache
+
+
+def projected(values: Mapping[str, Tensor]) -> Tensor:
+    """The prefix (…, length, layers·2·dim) that `values` hold or give: W₂ tanh(W₁ x + b₁) + b₂ for each token x.
+
+    The leading dimensions are those of the values: none for one module, N for a stack.
+    """
+    if "prefix" in values:
+        return values["prefix"]
+    inner = values["tokens"] @ values["inner"].mT + values["inner_bias"].unsqueeze(-2)
+    return torch.tanh(inner) @ values["outer"].mT + values["outer_bias"].unsqueeze(-2)
+
+
+def _drawn(shape: PrefixShape, bottleneck: int | None, *, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    width = shape.layers * 2 * shape.dim
+    if bottleneck is None:
+        return {"prefix": torch.randn(shape.length, width, generator=generator)}
+
+    def uniform(*size: int, inputs: int) -> Tensor:
+        return torch.empty(size).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+
+    return {
+        "tokens": torch.randn(shape.length, shape.dim, generator=generator),
+        "inner": uniform(bottleneck, shape.dim, inputs=shape.dim),
+        "inner_bias": uniform(bottleneck, inputs=shape.dim),
+        "outer": uniform(width, bottleneck, inputs=bottleneck),
+        "outer_bias": uniform(width, inputs=bottleneck),
+    }
+
+
+def _places(backbone: Backbone) -> tuple[int, int, int]:
+    """(layers, heads, head size) of the keys that a prefix precedes; raises `ModuleError` when they are not uniform."""
+    family = str(backbone.model.config.model_type)
+    found = set(backbone.cache_shapes)
+    one = next(iter(found)) if len(found) == 1 and not family.startswith(DIFFERENT) else None
+    if one is None:
+        raise ModuleError(
+            f"'{family}' does not cache plain keys and values of one shape in every layer, so a prefix has no place; "
+            "use another kind of module"
+        )
+    return (len(backbone.cache_shapes), *one)
+
+
+def _words(places: tuple[int, int, int]) -> str:
+    return "{} layers of {} heads of {}".format(*places)
+
+
+def _config(shape: PrefixShape, settings: PrefixSettings, backbone: Backbone) -> dict[str, Any]:
+    config = PrefixTuningConfig(
+        num_virtual_tokens=shape.length,
+        num_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        token_dim=shape.dim,
+        num_transformer_submodules=2 if shape.seq2seq else 1,
+        encoder_hidden_size=settings.bottleneck if settings.reparametrized else shape.dim,
+        prefix_projection=settings.reparametrized,
+        task_type=TASK_TYPES[backbone.seq2seq],
+        base_model_name_or_path=backbone.name,
+        inference_mode=True,
+    )
+    return {key: getattr(value, "value", value) for key, value in config.to_dict().items()}

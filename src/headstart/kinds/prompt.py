@@ -1,0 +1,210 @@
+"""Prompt tuning: tuned rows before the embedded input (Lester et al., 2021), as PEFT saves and computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from peft import PromptTuningConfig
+from torch import Tensor
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError
+from headstart.formats import PromptLayout, StoredModule
+from headstart.formats.prompt_learning import EMBEDDINGS
+from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.tensors import to_torch
+from headstart.kinds.virtual_tokens import (
+    TASK_TYPES,
+    Place,
+    hooked,
+    is_empty,
+    make_room,
+    per_row,
+    require_length,
+    require_task_type,
+)
+from headstart.records import ModuleCard
+
+__all__ = ["PromptModule", "PromptSettings", "PromptStack"]
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Shape of a fresh prompt: `length` in tokens (Lester et al., 2021, find little gain beyond 20)."""
+
+    length: int = 20
+
+
+@dataclass(frozen=True)
+class PromptModule(Module):
+    """A prompt; `rows` (length, dim), float32 on the CPU, stand before the input of a causal model or of an encoder."""
+
+    kind = "prompt"
+    settings = PromptSettings
+    rows: Tensor
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> PromptModule:
+        """The prompt that a validated PEFT folder holds.
+
+        For encoder-decoders PEFT saves twice the rows and uses the first half; the other is dropped.
+        """
+        layout = stored.layout
+        assert isinstance(layout, PromptLayout)  # `load_module` chose this class by the kind on the card
+        rows = to_torch(stored.tensors[EMBEDDINGS]).float()[: layout.length].clone()
+        card = stored.card.model_copy(update={"parameters": rows.numel()})
+        return cls(card, {**stored.config, "num_transformer_submodules": 1}, rows)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
+        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.2). No prompt does nothing."""
+        require_length(settings.length)
+        words = backbone.model.get_input_embeddings()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(words.weight.shape[0], (1, settings.length), generator=generator)
+        with torch.no_grad():
+            rows = words(drawn.to(backbone.device))[0].float().cpu()
+        return cls.build(rows, name=name, backbone=backbone)
+
+    @classmethod
+    def build(cls, rows: Tensor, *, name: str, backbone: Backbone) -> PromptModule:
+        """A module out of rows (length, dim), with PEFT's configuration for them."""
+        length, dim = rows.shape
+        config = PromptTuningConfig(
+            num_virtual_tokens=length,
+            token_dim=dim,
+            num_transformer_submodules=1,
+            task_type=TASK_TYPES[backbone.seq2seq],
+            base_model_name_or_path=backbone.name,
+            inference_mode=True,
+        )
+        card = ModuleCard(
+            name=name,
+            kind=cls.kind,
+            rank=length,
+            parameters=rows.numel(),
+            tensor_hash="",
+            backbone=backbone.fingerprint,
+            base_model=backbone.name,
+        )
+        return cls(card, {key: getattr(value, "value", value) for key, value in config.to_dict().items()}, rows)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`prompt_embeddings` (length, dim)."""
+        return {EMBEDDINGS: self.rows}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """`prompt` (length, dim)."""
+        return {"prompt": self.rows}
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other rows."""
+        return replace(self, rows=arrays["prompt"])
+
+    def reset(self, *, seed: int) -> PromptModule:
+        """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
+        generator = torch.Generator().manual_seed(seed)
+        return replace(self, rows=torch.randn(self.rows.shape, generator=generator) * self.rows.std())
+
+    def untuned(self, backbone: Backbone, *, seed: int) -> PromptModule:
+        """Tokens of the vocabulary again; see `fresh`."""
+        again = self.fresh(backbone, PromptSettings(len(self.rows)), name=self.name, seed=seed)
+        return replace(self, rows=again.rows)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another stated backbone, another sort of backbone, or another width of its embeddings."""
+        require_backbone_of(self.card, backbone)
+        require_task_type(self.config, self.name, backbone)
+        backbone.decoder  # noqa: B018 - found, or refused with the reason
+        width = backbone.model.get_input_embeddings().weight.shape[1]
+        if self.rows.shape[1] != width:
+            raise ModuleError(
+                f"the prompt of module '{self.name}' is {self.rows.shape[1]} wide and the embeddings of "
+                f"{backbone.name} {width}; load the backbone it was tuned on, or leave it out"
+            )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """Length and width."""
+        return tuple(self.rows.shape)
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PromptStack:
+        """Hold the prompts side by side on the backbone's device."""
+        return PromptStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """One row: a prompt lies in one layer, the embeddings."""
+        return (self.rows.reshape(1, -1),)
+
+
+class PromptStack(Stack):
+    """N prompts of equal shape: `prompt` (N, length, dim)."""
+
+    def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        self.length = modules[0].rows.shape[0]
+        rows = torch.stack([module.rows for module in modules]).to(device, dtype)
+        super().__init__(len(modules), {"prompt": rows})
+
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Put module n's rows before the embedded input of its own rows; only the text's places reach the head."""
+        words = backbone.model.get_input_embeddings()
+
+        def read_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
+            changed = make_room(inputs, self.length)
+            if is_empty(inputs.get("past_key_values")):
+                text = words(changed.pop("input_ids"))
+                prompt = per_row(self.parameters["prompt"].to(text.dtype), text.shape[0])
+                changed["inputs_embeds"] = torch.cat([prompt, text], dim=1)
+                changed |= _first_positions(changed.get("position_ids"), self.length)
+            return _padding_first(changed, inputs.get("attention_mask"), self.length)
+
+        def only_text(inputs: dict[str, Any], output: Any) -> Any:
+            if inputs.get("inputs_embeds") is not None:
+                output.last_hidden_state = output.last_hidden_state[:, self.length :]
+            return output
+
+        def see_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
+            return make_room(inputs, self.length, mask="encoder_attention_mask")
+
+        if backbone.seq2seq:
+            return hooked(Place(backbone.model.get_encoder(), read_prompt), Place(backbone.decoder, see_prompt))
+        return hooked(Place(backbone.decoder, read_prompt, only_text))
+
+    def module(self, index: int) -> PromptModule:
+        """The module at `index`, in float32 on the CPU."""
+        rows = self.parameters["prompt"][index].detach().float().cpu().clone()
+        return replace(self._modules[index], rows=rows)
+
+
+def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]:
+    """Positions 0…length-1 before the others, where positions are given at all."""
+    if positions is None:
+        return {}
+    first = torch.arange(length, device=positions.device).expand(*positions.shape[:-1], length)
+    return {"position_ids": torch.cat([first, positions], dim=-1)}
+
+
+def _padding_first(inputs: dict[str, Any], mask: Tensor | None, length: int) -> dict[str, Any]:
+    """The inputs with the prompt moved behind the padding on the left, so that it comes right before the text.
+
+    Between the two, padding would take up room in a sliding window and distance in an attention bias. The places of
+    the text stay where they are; those of padding have no meaning anyway. `mask` is that of the text alone.
+    """
+    pads = None if mask is None else (mask.cumsum(1) == 0).sum(1, keepdim=True)
+    if pads is None or not pads.any():
+        return inputs
+    place = torch.arange(inputs["attention_mask"].shape[1], device=pads.device)
+    source = torch.where(place < pads, place + length, torch.where(place < pads + length, place - pads, place))
+    moved = {"attention_mask": inputs["attention_mask"].gather(1, source)}
+    if inputs.get("inputs_embeds") is not None:
+        embedded = inputs["inputs_embeds"]
+        moved["inputs_embeds"] = embedded.gather(1, source.unsqueeze(2).expand_as(embedded))
+        if inputs.get("position_ids") is not None:
+            moved["position_ids"] = inputs["position_ids"].gather(1, source)
+    return inputs | moved

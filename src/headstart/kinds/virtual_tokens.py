@@ -1,0 +1,107 @@
+"""What prompts and prefixes share: where virtual tokens enter a backbone, and how a forward pass makes room for them.
+
+A stack brings its tokens in while nothing is cached; they lie in the cache from then on, and later passes only leave
+room for them. Where positions are given, they count the virtual tokens first and no padding.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError, SettingError
+
+__all__ = [
+    "TASK_TYPES",
+    "Place",
+    "hooked",
+    "is_empty",
+    "make_room",
+    "named_inputs",
+    "per_row",
+    "require_length",
+    "require_task_type",
+]
+
+TASK_TYPES = {False: "CAUSAL_LM", True: "SEQ_2_SEQ_LM"}
+"""PEFT's task type, by whether the backbone is an encoder-decoder."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to hook: `before` changes the inputs of `layer` by name, `after` its output, given the changed inputs."""
+
+    layer: nn.Module
+    before: Callable[[dict[str, Any]], dict[str, Any]]
+    after: Callable[[dict[str, Any], Any], Any] | None = None
+
+
+@contextlib.contextmanager
+def hooked(*places: Place) -> Iterator[None]:
+    """Hook every place inside the block; none is left when it ends, however it ends."""
+    handles: list[RemovableHandle] = []
+    try:
+        for place in places:
+            handles += _hook(place)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(place: Place) -> Iterator[RemovableHandle]:
+    def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        return (), place.before(named_inputs(layer, args, kwargs))
+
+    yield place.layer.register_forward_pre_hook(before, with_kwargs=True)
+    after = place.after
+    if after is not None:
+        yield place.layer.register_forward_hook(lambda _, __, kwargs, output: after(kwargs, output), with_kwargs=True)
+
+
+def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a call by name, those given by position too."""
+    return {**dict(zip(inspect.signature(layer.forward).parameters, args, strict=False)), **kwargs}
+
+
+def is_empty(cache: Any) -> bool:
+    """Whether nothing has been read yet."""
+    return True
+
+
+def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mask") -> dict[str, Any]:
+    """The inputs with `length` seen places put before those of the mask, and every position moved on by as many."""
+    changed = dict(inputs)
+    seen = inputs.get(mask)
+    if seen is not None:
+        changed[mask] = torch.cat([seen.new_ones(seen.shape[0], length), seen], dim=1)
+    if inputs.get("position_ids") is not None:
+        changed["position_ids"] = inputs["position_ids"] + length
+    return changed
+
+
+def per_row(modules: Tensor, rows: int) -> Tensor:
+    """From (N, …) to (rows, …): each module's own, rows/N times in succession."""
+    return modules.repeat_interleave(rows // modules.shape[0], dim=0)
+
+
+def require_task_type(config: Mapping[str, Any], name: str, backbone: Backbone) -> None:
+    """Raise `ModuleError` when a module for causal models meets an encoder-decoder, or the other way round."""
+    wanted = TASK_TYPES[backbone.seq2seq]
+    if config.get("task_type") != wanted:
+        raise ModuleError(
+            f"module '{name}' is for {config.get('task_type')} and {backbone.name} is for {wanted}; "
+            "load the backbone it was tuned on, or leave it out"
+        )
+
+
+def require_length(length: int) -> None:
+    """Raise `SettingError` unless a fresh module has at least one virtual token."""
+    if length < 1:
+        raise SettingError(f"length is {length}; a module has at least 1 virtual token")

@@ -1,0 +1,512 @@
+"""Bottleneck adapters: against a float64 reference, against what `adapters` 1.3 computed, and what is refused."""
+
+import copy
+import json
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.embeddings import tuned_parameters
+from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluation import evaluate
+from headstart.formats import read_module
+from headstart.formats.adapter import ACTIVATIONS as READ
+from headstart.formats.adapter import bottleneck_size
+from headstart.hub import Hub
+from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
+from headstart.kinds.adapter import ACTIVATIONS
+from headstart.kinds.placement import PLACEMENTS, _reduction
+from headstart.merging import merge
+from headstart.pipeline import ensemble
+from headstart.tuning import tune
+from made_by_peft import ours
+from naive import (
+    BACKBONES,
+    REVIEWS,
+    assert_close,
+    assert_same_arrays,
+    assert_untouched,
+    load,
+    photograph,
+    plain_logits,
+    random_lora,
+)
+from test_tuning import RECIPE, TASK
+
+MLP0, ATTN0 = "model.layers.0.mlp", "model.layers.0.self_attn"
+OUTPUTS = {
+    "tiny-llama": lambda path: path.removesuffix(".mlp"),
+    "tiny-gpt2": lambda path: path.removesuffix(".mlp"),
+    "tiny-t5": lambda path: path.removesuffix(".DenseReluDense"),
+}
+"""From a feed-forward network's path to that of the layer that adds its output to the residual stream."""
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Backbone:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Backbone:
+    return load(tiny_llama)
+
+
+def encoded(backbone: Backbone) -> list[Encoded]:
+    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
+
+
+def random_adapter(backbone: Backbone, *, seed: int, name: str = "", **settings: Any) -> AdapterModule:
+    """Every parameter normal with standard deviation 0.3, so that every logit changes."""
+    shape = AdapterSettings(**({"bottleneck": 5} | settings))
+    fresh = AdapterModule.fresh(backbone, shape, name=name or f"random-{seed}", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    return fresh.with_arrays(
+        {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in fresh.arrays().items()}
+    )
+
+
+class Adapted:
+    """A float64 copy of the backbone whose layers call an adapter themselves; its parameters are `leaves`.
+
+    An adapter that reads the sum h + e stands behind the layer that makes that sum, where there is nothing to keep.
+    """
+
+    def __init__(self, backbone: Backbone, module: AdapterModule) -> None:
+        self.model = copy.deepcopy(backbone.model).double()
+        self.config = self.model.config
+        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.arrays().items()}
+        for path in module.adapters:
+            where = OUTPUTS[backbone.name](path) if module.computation.reads == "sum" else path
+            layer = self.model.get_submodule(where)
+            layer.forward = self.behind(path, layer.forward, ACTIVATIONS[module.computation.activation])
+
+    def behind(self, path: str, forward: Callable[..., Any], act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def adapter(h: Tensor) -> Tensor:
+            found = {part: self.leaves.get(f"{path}.{part}", 0) for part in ("down", "down_bias", "up", "up_bias")}
+            return h + act(h @ found["down"].T + found["down_bias"]) @ found["up"].T + found["up_bias"]
+
+        def adapted(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            return (adapter(output[0]), *output[1:]) if isinstance(output, tuple) else adapter(output)
+
+        return adapted
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def logits(self, items: Sequence[Encoded]) -> Tensor:
+        return torch.cat([plain_logits(self, item) for item in items])
+
+    def cross_entropy(self, items: Sequence[Encoded]) -> Tensor:
+        gold = torch.tensor([token for item in items for token in item.target])
+        return torch.nn.functional.cross_entropy(self.logits(items), gold, reduction="sum")
+
+    def slope(self, items: Sequence[Encoded], name: str, place: int, *, step: float = 3e-3) -> float:
+        """Central difference of the cross-entropy along one number; small steps drown in float32 layer norms."""
+        with torch.no_grad():
+            number = self.leaves[name].view(-1)
+            number[place] += step
+            above = self.cross_entropy(items).item()
+            number[place] -= 2 * step
+            below = self.cross_entropy(items).item()
+            number[place] += step
+        return (above - below) / (2 * step)
+
+
+# What it computes
+
+
+def test_one_layer_by_hand(llama: Backbone) -> None:
+    # D reads x₀ and adds d = 1, the activation is relu, U writes 2· of it to output 3 and u adds 0.5 to output 4:
+    # h₃ grows by 2·max(h₀ + 1, 0), h₄ by 0.5, and nothing else moves.
+    settings = AdapterSettings(bottleneck=1, placement="houlsby", activation="relu")
+    fresh = AdapterModule.fresh(llama, settings, name="m", seed=0)
+    arrays = {name: torch.zeros_like(value) for name, value in fresh.arrays().items()}
+    arrays[f"{MLP0}.down"][0, 0] = arrays[f"{MLP0}.down_bias"][0] = 1.0
+    arrays[f"{MLP0}.up"][3, 0], arrays[f"{MLP0}.up_bias"][4] = 2.0, 0.5
+    layer, x = llama.model.get_submodule(MLP0), torch.randn(1, 6, 32)
+    with torch.inference_mode():
+        h = layer(x)
+        with AdapterModule.stack([fresh.with_arrays(arrays)], llama).attach(llama):
+            grown = layer(x) - h
+    assert_close(grown[..., 3], 2 * (h[..., 0] + 1).clamp(min=0), within=1e-5)
+    assert_close(grown[..., 4], torch.full((1, 6), 0.5), within=1e-5)
+    assert not grown[..., :3].any()
+    assert not grown[..., 5:].any()
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_whole_backbone_against_a_float64_reference(backbone: Backbone, placement: str) -> None:
+    items = encoded(backbone)
+    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in (1, 2)]
+    found = ours(backbone, modules, items)
+    for row, module in zip(found, modules, strict=True):
+        assert_close(row, Adapted(backbone, module).logits(items), within=2e-4)
+    assert not torch.allclose(found[0], found[1], atol=0.1), "the modules must differ for this to say anything"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(llama: Backbone, activation: str) -> None:
+    items = encoded(llama)[:2]
+    module = random_adapter(llama, seed=1, placement="pfeiffer", activation=activation)
+    assert_close(ours(llama, [module], items)[0], Adapted(llama, module).logits(items), within=1e-4)
+
+
+def test_what_can_be_read_can_be_computed() -> None:
+    assert tuple(ACTIVATIONS) == READ
+
+
+GOLDEN = {
+    "tiny-llama": {
+        "houlsby": (1.4415, 1.5387, 0.8591, -0.2542), "pfeiffer": (1.3624, 1.2925, 0.5701, -0.4401),
+        "pewe": (1.0213, 1.3592, 1.0109, 0.1523), "parallel": (1.2916, 1.5203, 0.9816, -0.0527),
+        "plus": (1.3662, 1.2977, 0.5741, -0.4393),
+    },
+    "tiny-gpt2": {
+        "houlsby": (5.4979, 4.4994, 1.2296, -2.661), "pfeiffer": (0.2745, -1.0857, -1.8979, -1.7519),
+        "pewe": (4.0125, 1.1278, -2.3261, -4.6058), "parallel": (1.5387, -0.6521, -2.5137, -3.1063),
+        "plus": (0.3124, -1.0972, -1.9529, -1.8227),
+    },
+    "tiny-t5": {
+        "houlsby": (-0.0135, -0.7322, -1.0813, -0.8845), "pfeiffer": (0.0984, -0.71, -1.1601, -1.0245),
+        "pewe": (-0.0121, -0.9066, -1.3435, -1.1021), "parallel": (0.0288, -0.7979, -1.2217, -1.0289),
+        "plus": (0.0982, -0.7121, -1.163, -1.0268),
+    },
+}  # fmt: skip
+"""The first four logits at the last position as the library `adapters` 1.3.0 computed them with transformers 4.57.6."""
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "houlsby": ("houlsby", {}),
+    "pfeiffer": ("pfeiffer", {}),
+    "pewe": ("pewe", {}),
+    "parallel": ("houlsby", {"is_parallel": True, "scaling": 0.5, "non_linearity": "gelu_new"}),
+    "plus": ("pfeiffer", {"original_ln_after": False, "residual_before_ln": False, "non_linearity": "gelu"}),
+}
+"""By design: the placement that it begins from, and AdapterHub's fields that differ."""
+
+
+def by_formula(name: str, value: Tensor) -> Tensor:
+    """Numbers that any library can make again: 0.3·sin(0.37·i + c) with c from the name; 1 more for a layer norm."""
+    places = torch.arange(value.numel(), dtype=torch.float64).view(value.shape)
+    drawn = 0.3 * torch.sin(places * 0.37 + zlib.crc32(name.encode()) % 1000)
+    return (drawn + 1 if "norm" in name or ".ln_" in name else drawn).float()
+
+
+@pytest.mark.parametrize("design", CHANGES)
+def test_adapterhub_computes_the_same(folder: Path, tmp_path: Path, design: str) -> None:
+    backbone = load(folder)
+    with torch.no_grad():
+        for name, value in backbone.model.named_parameters():
+            value.copy_(by_formula(name, value))
+    placement, changes = CHANGES[design]
+    module = AdapterModule.fresh(backbone, AdapterSettings(bottleneck=8, placement=placement), name="m", seed=0)
+    values = [by_formula(name, value) for name, value in module.tensors().items()]
+    module = module.with_arrays(dict(zip(module.arrays(), values, strict=True)))
+    config = {**module.config, "config": module.config["config"] | changes}
+    card = module.card.model_copy(update={"scaling": changes.get("scaling", 1.0)})
+    save_module(replace(module, config=config, card=card), tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    module.check(backbone)
+    inputs = {"input_ids": torch.tensor([[5, 9, 33, 200, 17, 4]])}
+    if backbone.seq2seq:
+        inputs["decoder_input_ids"] = torch.tensor([[0, 9, 4]])
+    with torch.inference_mode(), type(module).stack([module], backbone).attach(backbone):
+        logits = backbone.model(**inputs).logits[0, -1, :4]
+    assert_close(logits, torch.tensor(GOLDEN[folder.name][design]), within=1e-4)
+
+
+# Many at once
+
+
+@pytest.mark.parametrize("placement", ["pfeiffer", "pewe"])
+def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone, placement: str) -> None:
+    items = encoded(backbone)
+    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in range(4)]
+    together = ours(backbone, modules, items)
+    alone = torch.cat([ours(backbone, [module], items) for module in modules])
+    assert_close(together, alone, within=1e-5)
+    assert_close(ours(backbone, modules[::-1], items).flip(0), alone, within=1e-5)
+
+
+@pytest.mark.parametrize("decoding", ["options", "generate"])
+def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
+    modules = [random_adapter(backbone, seed=seed, placement="pfeiffer") for seed in range(3)]
+    style = TextFormat(max_target=6)
+    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+    for module, found in zip(modules, together, strict=True):
+        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+        assert found.predictions == alone.predictions
+        assert found.loss == pytest.approx(alone.loss, abs=1e-5)
+    tokens = sum(len(item.target) for item in encoded(backbone))
+    expected = Adapted(backbone, modules[0]).cross_entropy(encoded(backbone)).item() / tokens
+    assert together[0].loss == pytest.approx(expected, abs=1e-4)
+
+
+def test_members_may_differ_in_scaling(llama: Backbone) -> None:
+    # s·(U·a + u): half the scaling with U and u doubled is the same function.
+    one = random_adapter(llama, seed=1, placement="houlsby")
+    doubled = {name: value * (2 if ".up" in name else 1) for name, value in one.arrays().items()}
+    half = replace(one.with_arrays(doubled), computation=one.computation._replace(factor=0.5))
+    assert half.stack_key == one.stack_key
+    found = ours(llama, [one, half], encoded(llama))
+    assert_close(found[0], found[1], within=1e-4)
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+def test_gradients_of_a_stack(backbone: Backbone, placement: str) -> None:
+    items = encoded(backbone)[:3]
+    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in (1, 2)]
+    stack = AdapterModule.stack(modules, backbone)
+    batch = backbone.batch(items, range(len(items)))
+    with stack.attach(backbone), stack.gradients():
+        logits = backbone.target_logits(batch, modules=2)
+        gold = batch.gold.expand(2, -1)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), gold.flatten(), reduction="sum").backward()
+        found = {name: value.grad.clone() for name, value in stack.parameters.items()}
+    for index, module in enumerate(modules):
+        reference = Adapted(backbone, module)
+        reference.cross_entropy(items).backward()
+        for name, leaf in reference.leaves.items():
+            assert leaf.grad is not None
+            assert_close(found[name][index], leaf.grad, within=2e-4 * max(1.0, leaf.grad.abs().max().item()))
+    name = next(iter(found))
+    for place in (0, found[name][0].numel() - 1):
+        expected = Adapted(backbone, modules[1]).slope(items, name, place)
+        assert found[name][1].flatten()[place].item() == pytest.approx(expected, rel=5e-3, abs=5e-3)
+
+
+def backpropagate_and_stop(logits: Tensor) -> None:
+    logits.sum().backward()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("placement", ["pfeiffer", "pewe"])
+def test_attach_then_detach_leaves_no_trace(backbone: Backbone, placement: str) -> None:
+    before = photograph(backbone)
+    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in (1, 2)]
+    stack = AdapterModule.stack(modules, backbone)
+    batch = backbone.batch(encoded(backbone), [0, 1])
+    with torch.inference_mode():
+        bare = backbone.target_logits(batch)
+        with stack.attach(backbone):
+            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
+        assert torch.equal(backbone.target_logits(batch), bare)
+    assert_untouched(backbone, before)
+    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
+        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
+    assert_untouched(backbone, before)
+    for index, module in enumerate(modules):
+        assert_same_arrays(stack.module(index), module)
+
+
+# Fresh modules
+
+
+def test_a_fresh_module_changes_nothing(backbone: Backbone) -> None:
+    items = encoded(backbone)
+    with torch.inference_mode():
+        bare = backbone.target_logits(backbone.batch(items, range(len(items))))
+    for placement in PLACEMENTS:
+        module = AdapterModule.fresh(backbone, AdapterSettings(placement=placement), name="m", seed=1)
+        module.check(backbone)
+        assert_close(ours(backbone, [module], items), bare, within=1e-5)
+        assert all(value.abs().max() <= 32**-0.5 for value in module.arrays().values())
+        assert_same_arrays(module.reset(seed=1), module)
+        assert not torch.equal(*(next(iter(m.arrays().values())) for m in (module, module.reset(seed=2))))
+
+
+def test_the_default_is_the_paper_s(tiny_t5: Path) -> None:
+    # 2 encoder blocks with 2 places and 2 decoder blocks with 3; each adapter is 12 × 32 down and 32 × 12 up.
+    module = AdapterModule.fresh(load(tiny_t5), AdapterSettings(), name="m", seed=0)
+    assert len(module.adapters) == 10
+    assert module.card.parameters == 10 * 2 * 12 * 32
+    assert (module.card.rank, module.computation.activation, module.computation.reads) == (12, "swish", "output")
+    assert {path.rpartition(".")[2] for path in module.adapters} == {
+        "SelfAttention", "EncDecAttention", "DenseReluDense",
+    }  # fmt: skip
+
+
+@given(width=st.integers(1, 8192), size=st.integers(1, 8192))
+def test_the_stated_reduction_makes_the_size(width: int, size: int) -> None:
+    assert bottleneck_size(width, json.loads(json.dumps(_reduction(width, size)))) == size
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"placement": "lora"}, "unknown placement 'lora'; choose one of: houlsby, pfeiffer, pewe"),
+        ({"activation": "sine"}, "unknown activation 'sine'; choose one of: relu, gelu, gelu_new, swish"),
+        ({"bottleneck": 0}, "bottleneck 0 must be at least 1; correct it"),
+    ],
+)
+def test_settings_that_are_none(llama: Backbone, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        AdapterModule.fresh(llama, AdapterSettings(**settings), name="m", seed=0)
+
+
+# Folders
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_what_is_saved_loads_and_is_the_same(backbone: Backbone, tmp_path: Path, placement: str) -> None:
+    module = random_adapter(backbone, seed=3, placement=placement, name="a module, v1.0")
+    saved = save_module(module, tmp_path / "saved")
+    names = {item.name for item in (tmp_path / "saved").iterdir()}
+    assert names == {"adapter.safetensors", "adapter_config.json", "headstart.json", "README.md"}
+    assert "library_name: adapters" in (tmp_path / "saved" / "README.md").read_text()
+    again = load_module(tmp_path / "saved")
+    assert_same_arrays(again, module)
+    assert again.card == saved.card
+    assert again.digest() == module.digest()
+    found = ours(backbone, [module, again], encoded(backbone))
+    assert_close(found[0], found[1], within=1e-5)
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    assert (config["version"], config["name"]) == ("adapters.1.3.0", "a_module__v1_0")
+    assert all(".adapters.a_module__v1_0.adapter_" in name for name in module.tensors())
+
+
+def test_a_hub_holds_adapters(llama: Backbone, tmp_path: Path) -> None:
+    save_module(random_adapter(llama, seed=1), tmp_path / "made")
+    hub = Hub.create(tmp_path / "hub")
+    card = hub.add(tmp_path / "made", name="one")
+    assert (card.kind, hub.names(), hub.card("one").rank) == ("adapter", ["one"], 5)
+    load_module(hub.read("one")).check(llama)
+
+
+# What does not fit
+
+
+def test_another_architecture(llama: Backbone, tiny_gpt2: Path) -> None:
+    module = random_adapter(llama, seed=1)
+    anonymous = replace(module, card=module.card.model_copy(update={"backbone": None}))
+    with pytest.raises(ModuleError, match=r"has tensors for model\.layers\.0\.self_attn, which tiny-gpt2 does not"):
+        anonymous.check(load(tiny_gpt2))
+    with pytest.raises(ModuleError, match="was made for another backbone"):
+        module.check(load(tiny_gpt2))
+
+
+def test_an_architecture_without_a_table(llama: Backbone) -> None:
+    class Stranger:
+        name = "stranger"
+        model = copy.copy(llama.model)
+
+    Stranger.model.config = copy.copy(llama.model.config)
+    Stranger.model.config.model_type = "mamba"
+    with pytest.raises(
+        SettingError, match="stranger is a 'mamba', and bottleneck adapters are placed in: t5, mt5, llama"
+    ):
+        AdapterModule.fresh(Stranger, AdapterSettings(), name="m", seed=0)  # type: ignore[arg-type]
+
+
+def test_fewer_layers_and_another_width(llama: Backbone) -> None:
+    module = random_adapter(llama, seed=1, placement="houlsby")
+    few = {path: adapter for path, adapter in module.adapters.items() if ".0." in path}
+    with pytest.raises(
+        ModuleError, match=r"sets mh_adapter but holds no tensors for model\.layers\.1\.self_attn; it was made for"
+    ):
+        replace(module, adapters=few).check(llama)
+    left_out = {**module.config, "config": module.config["config"] | {"leave_out": [1]}}
+    replace(module, adapters=few, config=left_out).check(llama)
+    wide = module.adapters[MLP0]._replace(down=torch.zeros(5, 64))
+    with pytest.raises(ModuleError, match=rf"{MLP0} is 64 wide in module 'random-1' but 32 in tiny-llama; load"):
+        replace(module, adapters={**module.adapters, MLP0: wide}).check(llama)
+
+
+# Embeddings and merging
+
+
+def test_layer_vectors_by_hand(llama: Backbone) -> None:
+    # With m = 1 and d = 32 a layer of pfeiffer holds D (32), d (1), U (32) and u (32): 97 numbers, in this order.
+    module = random_adapter(llama, seed=1, placement="pfeiffer", bottleneck=1)
+    (vectors,) = module.layer_vectors()
+    assert vectors.shape == (2, 97)
+    adapter = module.adapters[MLP0]
+    assert torch.equal(vectors[0, :32], adapter.down[0])
+    assert torch.equal(vectors[0, 65:], adapter.up_bias)
+    assert_close(tuned_parameters(module), vectors.mean(0), within=1e-7)
+
+
+def test_merging(llama: Backbone, tmp_path: Path) -> None:
+    one, two = (random_adapter(llama, seed=seed, placement="houlsby") for seed in (1, 2))
+    alone = merge([one], [1.0]).module
+    assert_same_arrays(alone, one)
+    merged = merge([one, two], [0.25, 0.75])
+    for name, value in merged.module.arrays().items():
+        assert_close(value, 0.25 * one.arrays()[name] + 0.75 * two.arrays()[name], within=1e-6)
+    assert merged.error is None
+    save_module(merged.module, tmp_path / "merged")
+    assert_same_arrays(load_module(tmp_path / "merged"), merged.module)
+    with pytest.raises(MergeError, match="space 'exact' does not apply; leave it out"):
+        merge([one, two], [0.5, 0.5], space="exact")
+
+
+def test_alignment_keeps_the_function(llama: Backbone) -> None:
+    one, two = (random_adapter(llama, seed=seed, placement="houlsby") for seed in (1, 2))
+    scaled = replace(two, computation=two.computation._replace(factor=4.0))
+    aligned = one.aligned_to(scaled)
+    assert isinstance(aligned, AdapterModule)
+    assert aligned.computation.factor == 4.0
+    found = ours(llama, [one, aligned], encoded(llama))
+    assert_close(found[0], found[1], within=1e-4)
+    with pytest.raises(MergeError, match="has a scaling of 0, so nothing can be merged into it"):
+        one.aligned_to(replace(two, computation=two.computation._replace(factor=0.0)))
+
+
+def test_unlike_designs_are_not_merged(llama: Backbone) -> None:
+    one = random_adapter(llama, seed=1, placement="pfeiffer", name="one")
+    other = random_adapter(llama, seed=2, placement="pfeiffer", activation="gelu", name="other")
+    with pytest.raises(
+        MergeError, match="'other' reads the sum through gelu and 'one' the sum through relu; merge adapters of one"
+    ):
+        merge([one, other], [0.5, 0.5])
+    smaller = random_adapter(llama, seed=1, placement="pfeiffer", bottleneck=3, name="small")
+    with pytest.raises(MergeError, match=r"is 3 in 'small' and 5 in 'one'|is 3×32 in 'small' and 5×32 in 'one'"):
+        merge([one, smaller], [0.5, 0.5])
+    with pytest.raises(MergeError, match="is a lora and 'one' a adapter"):
+        merge([one, random_lora(llama, seed=1)], [0.5, 0.5])
+
+
+# End to end
+
+
+def test_tuning_lowers_the_loss_and_round_trips(backbone: Backbone, tmp_path: Path) -> None:
+    recipe = RECIPE.change(kind="adapter", bottleneck=4, placement="pfeiffer", lr=1e-2, select="loss")
+    tuned = tune(TASK, backbone, recipe=recipe, seed=3)
+    assert isinstance(tuned.module, AdapterModule)
+    assert tuned.best.dev_loss < tuned.curve[0].dev_loss - 0.1
+    assert not math.isnan(tuned.best.dev_score)
+    saved = save_module(tuned.module, tmp_path / "tuned")
+    again = load_module(tmp_path / "tuned")
+    assert again.card == saved.card
+    assert_same_arrays(again, tuned.module)
+    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
+    assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
+
+
+def test_an_ensemble_of_adapters(llama: Backbone, tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    for seed in (1, 2, 3):
+        save_module(random_adapter(llama, seed=seed), tmp_path / f"m{seed}")
+        hub.add(tmp_path / f"m{seed}")
+    module = ensemble(TASK, hub, llama, indicator="grand").module
+    assert isinstance(module, AdapterModule)
+    assert [donor.name for donor in module.card.donors] == ["m1", "m2", "m3"]
+    save_module(module, tmp_path / "blend")
+    assert read_module(tmp_path / "blend").card.kind == "adapter"

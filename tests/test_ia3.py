@@ -1,0 +1,574 @@
+"""IA3: the stack against a float64 reference and against PEFT itself, its folders, and what is refused."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import made_by_peft
+from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.embeddings import tuned_parameters
+from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluation import evaluate
+from headstart.formats import ia3_layout, read_module
+from headstart.formats.ia3 import HANDLED, HARMLESS, REFUSED
+from headstart.hub import Hub, catalogue
+from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
+from headstart.kinds.ia3 import Scale
+from headstart.merging import merge
+from headstart.pipeline import ensemble
+from headstart.tuning import tune
+from naive import (
+    BACKBONES,
+    REVIEWS,
+    assert_close,
+    assert_same_arrays,
+    assert_untouched,
+    load,
+    photograph,
+    random_lora,
+)
+from replaced import Replaced, gradients
+from test_tuning import RECIPE, TASK, plain_loop
+
+IA3 = RECIPE.change(kind="ia3")
+K0, V0 = (f"model.layers.0.self_attn.{name}" for name in ("k_proj", "v_proj"))
+DOWN0 = "model.layers.0.mlp.down_proj"
+DEFAULTS = {
+    "tiny-llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "tiny-gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+    "tiny-t5": (["k", "v", "wo"], ["wo"]),
+}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Backbone:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Backbone:
+    return load(tiny_llama)
+
+
+def encoded(backbone: Backbone) -> list[Encoded]:
+    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
+
+
+def random_ia3(backbone: Backbone, *, seed: int, name: str = "") -> IA3Module:
+    """Factors normal around 1 with standard deviation 0.5, so that every logit changes."""
+    fresh = IA3Module.fresh(backbone, IA3Settings(), name=name or f"random-{seed}", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {key: 1 + 0.5 * torch.randn(value.shape, generator=generator) for key, value in fresh.arrays().items()}
+    return fresh.with_arrays(drawn)
+
+
+def scaled_weights(model: Any, leaves: Mapping[str, torch.Tensor], feedforward: str) -> dict[str, torch.Tensor]:
+    """W·diag(l) where the input is scaled; diag(l)·W and l∘b where the output is."""
+    changed = {}
+    for name, factors in leaves.items():
+        path = name.removesuffix(".l")
+        layer = model.get_submodule(path)
+        weight = layer.weight.T if type(layer).__name__ == "Conv1D" else layer.weight
+        inputs = path.endswith(feedforward)
+        weight = weight * (factors if inputs else factors.unsqueeze(1))
+        changed[f"{path}.weight"] = weight.T if type(layer).__name__ == "Conv1D" else weight
+        if not inputs and layer.bias is not None:
+            changed[f"{path}.bias"] = layer.bias * factors
+    return changed
+
+
+def reference(backbone: Backbone, module: IA3Module) -> Replaced:
+    (feedforward,) = DEFAULTS[backbone.name][1]
+    return Replaced(backbone, module, lambda model, leaves: scaled_weights(model, leaves, feedforward))
+
+
+# What it computes
+
+
+def test_one_layer_by_hand(llama: Backbone) -> None:
+    # The factor 3 at output 0 of k_proj triples that number, and the factor 0 at input 1 of down_proj drops that input.
+    fresh = IA3Module.fresh(llama, IA3Settings(), name="m", seed=0)
+    arrays = fresh.arrays()
+    arrays[f"{K0}.l"][0], arrays[f"{DOWN0}.l"][1] = 3.0, 0.0
+    x, y = torch.randn(1, 4, 32), torch.randn(1, 4, 48)
+    key, down = llama.model.get_submodule(K0), llama.model.get_submodule(DOWN0)
+    with torch.inference_mode():
+        before, dropped = key(x), y.clone()
+        dropped[..., 1] = 0
+        expected = down(dropped)
+        with IA3Module.stack([fresh.with_arrays(arrays)], llama).attach(llama):
+            found = key(x)
+            assert torch.equal(down(y), expected)
+    assert torch.equal(found[..., 0], 3 * before[..., 0])
+    assert torch.equal(found[..., 1:], before[..., 1:])
+
+
+def test_the_whole_backbone_against_scaled_float64_weights(backbone: Backbone) -> None:
+    items = encoded(backbone)
+    modules = [random_ia3(backbone, seed=seed) for seed in (1, 2)]
+    found = made_by_peft.ours(backbone, modules, items)
+    for row, module in zip(found, modules, strict=True):
+        assert_close(row, reference(backbone, module).logits(items), within=2e-4)
+    assert not torch.allclose(found[0], found[1], atol=0.1), "the modules must differ for this to say anything"
+
+
+def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> None:
+    items = encoded(backbone)
+    modules = [random_ia3(backbone, seed=seed) for seed in range(4)]
+    together = made_by_peft.ours(backbone, modules, items)
+    alone = torch.cat([made_by_peft.ours(backbone, [module], items) for module in modules])
+    assert_close(together, alone, within=1e-5)
+    assert_close(made_by_peft.ours(backbone, modules[::-1], items).flip(0), alone, within=1e-5)
+
+
+@pytest.mark.parametrize("decoding", ["options", "generate"])
+def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
+    modules = [random_ia3(backbone, seed=seed) for seed in range(3)]
+    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, style=TextFormat(max_target=6))
+    for module, found in zip(modules, together, strict=True):
+        style = TextFormat(max_target=6)
+        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+        assert found.predictions == alone.predictions
+        assert found.loss == pytest.approx(alone.loss, abs=1e-5)
+    tokens = sum(len(item.target) for item in encoded(backbone))
+    expected = reference(backbone, modules[0]).cross_entropy(encoded(backbone)).item() / tokens
+    assert together[0].loss == pytest.approx(expected, abs=1e-4)
+
+
+def test_gradients_of_a_stack(backbone: Backbone) -> None:
+    items = encoded(backbone)
+    modules = [random_ia3(backbone, seed=seed) for seed in (1, 2)]
+    together = gradients(modules, backbone, items)
+    for index, module in enumerate(modules):
+        alone, plain = gradients([module], backbone, items), reference(backbone, module)
+        plain.cross_entropy(items).backward()
+        for number, (name, gradient) in enumerate(together.items()):
+            scale = max(1.0, alone[name].abs().max().item())
+            assert_close(gradient[index], alone[name][0], within=1e-5 * scale)
+            expected = plain.leaves[name].grad
+            assert expected is not None
+            assert_close(gradient[index], expected, within=1e-4 * scale)
+            if number % 3 == 0:
+                assert gradient[index, 2].item() == pytest.approx(plain.slope(items, name, 2), abs=5e-3 * scale)
+
+
+def test_bfloat16_keeps_the_factors_exact(tiny_llama: Path) -> None:
+    # 1.004 lies between the bfloat16 numbers 1 and 1.0078125; 1000 · 1.004 = 1004 is a bfloat16 number.
+    backbone = load(tiny_llama, "bfloat16")
+    fresh = IA3Module.fresh(backbone, IA3Settings(), name="m", seed=0)
+    arrays = {name: torch.full_like(value, 1.004) for name, value in fresh.arrays().items()}
+    stack = IA3Module.stack([fresh.with_arrays(arrays)], backbone)
+    x = torch.full((1, 1, 48), 1000.0, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected = torch.nn.functional.linear(x + 4, backbone.model.get_submodule(DOWN0).weight)
+        with stack.attach(backbone):
+            assert torch.equal(backbone.model.get_submodule(DOWN0)(x), expected)
+
+
+# PEFT
+
+
+def make(backbone_folder: Path, target: Path, **settings: Any) -> Path:
+    """Save a PEFT IA3 module whose factors are random."""
+    from peft import IA3Config, get_peft_model
+
+    targets, feedforward = DEFAULTS[backbone_folder.name]
+    plain = {"target_modules": targets, "feedforward_modules": feedforward}
+    config = IA3Config(**(plain | settings), fan_in_fan_out=backbone_folder.name == "tiny-gpt2")
+    torch.manual_seed(0)
+    model = get_peft_model(made_by_peft.fresh_model(backbone_folder), config)
+    for value in model.parameters():
+        if value.requires_grad:
+            value.data += torch.empty_like(value).normal_(std=0.5)
+    model.save_pretrained(target)
+    return target
+
+
+PATTERN = {"tiny-llama": r".*\.(k_proj|gate_proj)", "tiny-gpt2": r".*\.(c_attn|c_fc)", "tiny-t5": r".*\.(k|wi_0)"}
+
+
+@pytest.mark.parametrize("case", ["default", "open", "no feed-forward", "patterns", "excluded", "endings"])
+def test_peft_computes_the_same(folder: Path, backbone: Backbone, tmp_path: Path, case: str) -> None:
+    targets, feedforward = DEFAULTS[folder.name]
+    settings: dict[str, Any] = {
+        "default": {},
+        "open": {"target_modules": None, "feedforward_modules": None},
+        "no feed-forward": {"feedforward_modules": []},
+        "patterns": {"target_modules": PATTERN[folder.name], "feedforward_modules": r".*(gate_proj|c_fc|wi_0)"},
+        "excluded": {"exclude_modules": feedforward},
+        # PEFT compares plain endings here, without the dot: q_proj is no target name but ends with "proj".
+        "endings": {"target_modules": [*targets, "proj", "o"], "feedforward_modules": ["proj", "o"]},
+    }[case]
+    made = make(folder, tmp_path / "module", **settings)
+    module = load_module(made)
+    assert isinstance(module, IA3Module)
+    module.check(backbone)
+    items = encoded(backbone)
+    found = made_by_peft.ours(backbone, [module], items)
+    assert_close(found[0], torch.cat(made_by_peft.logits(folder, made, items)), within=1e-4)
+    sides = {scale.feedforward for scale in module.scales.values()}
+    assert sides == (
+        {False} if case in ("no feed-forward", "excluded") else {False, True} if case != "endings" else sides
+    )
+
+
+def test_all_linear_layers(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    # PEFT writes the layers' full paths but leaves the feed-forward names, and then refuses to load what it wrote.
+    from peft import PeftModel
+
+    made = make(folder, tmp_path / "module", target_modules="all-linear")
+    with pytest.raises(ValueError, match="`feedforward_modules` should be a subset of `target_modules`"):
+        PeftModel.from_pretrained(made_by_peft.fresh_model(folder), made)
+    with pytest.raises(ModuleError, match=r"field 'feedforward_modules' names '.*', which 'target_modules' lacks; add"):
+        load_module(made)
+    config = json.loads((made / "adapter_config.json").read_text())
+    config["target_modules"] += config["feedforward_modules"]
+    (made / "adapter_config.json").write_text(json.dumps(config))
+    module = load_module(made)
+    module.check(backbone)
+    items = encoded(backbone)
+    expected = torch.cat(made_by_peft.logits(folder, made, items))
+    assert_close(made_by_peft.ours(backbone, [module], items)[0], expected, within=1e-4)
+
+
+def test_an_open_configuration_is_closed_as_peft_closes_it(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    made = make(folder, tmp_path / "module")
+    config = json.loads((made / "adapter_config.json").read_text())
+    opened = config | {"target_modules": None, "feedforward_modules": None}
+    (made / "adapter_config.json").write_text(json.dumps(opened))
+    module = load_module(made)
+    module.check(backbone)
+    items = encoded(backbone)
+    assert_close(
+        made_by_peft.ours(backbone, [module], items)[0],
+        torch.cat(made_by_peft.logits(folder, made, items)),
+        within=1e-4,
+    )
+
+
+def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    items = encoded(backbone)
+    module = random_ia3(backbone, seed=3)
+    saved = save_module(module, tmp_path / "saved")
+    again = load_module(tmp_path / "saved")
+    again.check(backbone)
+    assert_same_arrays(again, module)
+    assert again.card == saved.card
+    assert again.digest() == module.digest()
+    found = made_by_peft.ours(backbone, [module, again], items)
+    assert torch.equal(found[0], found[1])
+    assert_close(found[0], torch.cat(made_by_peft.logits(folder, tmp_path / "saved", items)), within=1e-4)
+
+
+# The backbone is left as it was
+
+
+def backpropagate_and_stop(logits: torch.Tensor) -> None:
+    logits.sum().backward()
+    raise KeyboardInterrupt
+
+
+def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
+    before = photograph(backbone)
+    modules = [random_ia3(backbone, seed=seed) for seed in (1, 2)]
+    stack = IA3Module.stack(modules, backbone)
+    batch = backbone.batch(encoded(backbone), [0, 1])
+    with torch.inference_mode():
+        bare = backbone.target_logits(batch)
+        with stack.attach(backbone):
+            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
+        assert torch.equal(backbone.target_logits(batch), bare)
+    assert_untouched(backbone, before)
+    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
+        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
+    assert_untouched(backbone, before)
+    for index, module in enumerate(modules):
+        assert_same_arrays(stack.module(index), module)
+
+
+def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:
+    before = photograph(llama)
+    module = random_ia3(llama, seed=1)
+    lost = replace(module, scales={**module.scales, "model.nowhere": Scale(torch.ones(3), True)})
+    with pytest.raises(AttributeError), IA3Module.stack([lost], llama).attach(llama):
+        pass
+    assert_untouched(llama, before)
+
+
+# Fresh modules
+
+
+def test_a_fresh_module_changes_nothing_and_has_peft_s_own_shape(folder: Path, backbone: Backbone) -> None:
+    from peft import IA3Config, get_peft_model, get_peft_model_state_dict
+
+    module = IA3Module.fresh(backbone, IA3Settings(), name="fresh", seed=1)
+    module.check(backbone)
+    items = encoded(backbone)
+    with torch.inference_mode():
+        bare = backbone.target_logits(backbone.batch(items, range(len(items))))
+    assert torch.equal(made_by_peft.ours(backbone, [module], items), bare)
+    config = IA3Config(fan_in_fan_out=folder.name == "tiny-gpt2")
+    theirs = get_peft_model_state_dict(get_peft_model(made_by_peft.fresh_model(folder), config))
+    ours = module.tensors()
+    assert {name: value.shape for name, value in ours.items()} == {name: v.shape for name, v in theirs.items()}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    targets, feedforward = DEFAULTS[folder.name]
+    assert (module.config["target_modules"], module.config["feedforward_modules"]) == (sorted(targets), feedforward)
+    assert_same_arrays(random_ia3(backbone, seed=1).reset(seed=5), module)
+    assert_same_arrays(random_ia3(backbone, seed=1).untuned(backbone, seed=5), module)
+
+
+def test_fresh_targets(llama: Backbone) -> None:
+    chosen = IA3Module.fresh(llama, IA3Settings(("q_proj", "mlp.down_proj")), name="m", seed=0)
+    assert {path.rpartition(".")[2]: s.feedforward for path, s in chosen.scales.items()} == {
+        "q_proj": False,
+        "down_proj": True,
+    }
+    outputs = IA3Module.fresh(llama, IA3Settings(("down_proj",), ()), name="m", seed=0)
+    assert [len(scale.vector) for scale in outputs.scales.values()] == [32, 32]
+    with pytest.raises(SettingError, match=r"no layer of tiny-llama is called nope; name its layers with targets"):
+        IA3Module.fresh(llama, IA3Settings(("nope",)), name="m", seed=0)
+    with pytest.raises(SettingError, match=r"'up_proj' is a feed-forward name but no target; add it to targets"):
+        IA3Module.fresh(llama, IA3Settings(("q_proj",), ("up_proj",)), name="m", seed=0)
+
+
+def test_an_architecture_without_defaults(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = random_ia3(llama, seed=1)
+    monkeypatch.setattr(llama.model.config, "model_type", "novel")
+    with pytest.raises(SettingError, match="no default IA3 targets are known for 'novel'; name the layers with targe"):
+        IA3Module.fresh(llama, IA3Settings(), name="m", seed=0)
+    module.check(llama)
+    opened = replace(module, config={**module.config, "feedforward_modules": None})
+    with pytest.raises(
+        ModuleError, match="'random-1' leaves feedforward_modules open and PEFT knows no default for 'novel'; state f"
+    ):
+        opened.check(llama)
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "shape", "message"),
+    [
+        ({"modules_to_save": ["head"]}, None, None, "field 'modules_to_save' is set: it carries whole layers"),
+        ({"novelty": 2}, None, None, "unknown field 'novelty' is set to 2 and may change what the module computes"),
+        ({}, "base_model.model.head.weight", (3, 1), "tensor 'base_model.model.head.weight' is not part of an IA3 mod"),
+        ({}, f"{K0}.ia3_l", (3, 1), f"tensor '{K0}.ia3_l' does not begin with 'base_model.model.'; save it again"),
+        ({}, f"base_model.model.{K0}.ia3_l.default", (3, 1), "still carries its adapter's name; save it again"),
+        ({}, f"base_model.model.{K0}.ia3_l", (3,), r"has shape \(3,\), not \(out, 1\) or \(1, in\); save it again"),
+        ({}, f"base_model.model.{K0}.ia3_l", (3, 2), r"has shape \(3, 2\), not \(out, 1\) or \(1, in\)"),
+        ({}, f"base_model.model.{K0}.ia3_l", (0, 1), r"has shape \(0, 1\), not \(out, 1\) or \(1, in\)"),
+        (
+            {}, f"base_model.model.{K0}.ia3_l", (1, 3),
+            r"has shape \(1, 3\) and so scales the layer's input, but feedforward_modules says its output; correct",
+        ),
+        (
+            {}, f"base_model.model.{DOWN0}.ia3_l", (3, 1),
+            r"scales the layer's output, but feedforward_modules says its input; correct feedforward_modules",
+        ),
+        ({}, f"base_model.model.{V0}.ia3_l", (3, 1), f"does not target layer '{V0}', so PEFT would ignore tensor"),
+        ({"exclude_modules": ["k_proj"]}, None, None, f"does not target layer '{K0}', so PEFT would ignore tensor"),
+        (
+            {"feedforward_modules": ["up_proj"]}, None, None,
+            "field 'feedforward_modules' names 'up_proj', which 'target_modules' lacks; add it there or remove it here",
+        ),
+        ({"target_modules": 3}, None, None, f"for layer '{DOWN0}' is malformed: 3 is not a list of names; correct it"),
+        ({"feedforward_modules": "["}, None, None, f"for layer '{DOWN0}' is malformed: unterminated character set"),
+        ({"feedforward_modules": 3}, None, None, "is malformed: feedforward_modules 3 is not a list of names; correct"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_refused(config: dict[str, Any], name: str | None, shape: Any, message: str) -> None:
+    plain = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+    shapes = {f"base_model.model.{K0}.ia3_l": (3, 1), f"base_model.model.{DOWN0}.ia3_l": (1, 4)}
+    ia3_layout(plain, shapes, "here")
+    if name:
+        shapes[name] = shape
+    with pytest.raises(ModuleError, match=rf"here: .*{message}"):
+        ia3_layout(plain | config, shapes, "here")
+
+
+def test_every_field_of_peft_is_decided() -> None:
+    from peft import IA3Config
+
+    assert HARMLESS | HANDLED | REFUSED.keys() == {field.name for field in fields(IA3Config)}
+
+
+def test_a_module_that_does_not_fit(llama: Backbone) -> None:
+    module = random_ia3(llama, seed=1, name="m")
+    far = {path.replace("layers.1.", "layers.7."): scale for path, scale in module.scales.items()}
+    with pytest.raises(ModuleError, match=r"'m' has tensors for model\.layers\.7\.\S+, which tiny-llama does not have"):
+        replace(module, scales=far).check(llama)
+    with pytest.raises(ModuleError, match=rf"{K0} is \?→7 in module 'm' but 32→16 in tiny-llama; load the backbone"):
+        replace(module, scales={**module.scales, K0: Scale(torch.ones(7), False)}).check(llama)
+    with pytest.raises(ModuleError, match=rf"{DOWN0} is 7→\? in module 'm' but 48→32 in tiny-llama; load the backbone"):
+        replace(module, scales={**module.scales, DOWN0: Scale(torch.ones(7), True)}).check(llama)
+    few = {path: scale for path, scale in module.scales.items() if "layers.0." in path}
+    with pytest.raises(ModuleError, match=r"'m' names model\.layers\.1\.\S+ in target_modules but holds no tensors"):
+        replace(module, scales=few).check(llama)
+
+
+def test_an_open_configuration_that_peft_would_close_otherwise(llama: Backbone) -> None:
+    opened = {"target_modules": None, "feedforward_modules": None}
+    module = random_ia3(llama, seed=1, name="m")
+    module = replace(module, config={**module.config, **opened})
+    module.check(llama)
+    q0 = K0.replace("k_proj", "q_proj")
+    with pytest.raises(
+        ModuleError, match=rf"leaves target_modules open, and PEFT's default for tiny-llama does not have {q0}"
+    ):
+        replace(module, scales={**module.scales, q0: Scale(torch.ones(32), False)}).check(llama)
+    with pytest.raises(
+        ModuleError, match=rf"feedforward_modules open, and .* does not scale the output of {DOWN0}; stat"
+    ):
+        replace(module, scales={**module.scales, DOWN0: Scale(torch.ones(32), False)}).check(llama)
+
+
+def test_a_module_of_another_backbone(tiny_t5: Path, llama: Backbone) -> None:
+    with pytest.raises(ModuleError, match="another backbone"):
+        random_ia3(load(tiny_t5), seed=1).check(llama)
+
+
+# Embeddings and merging
+
+
+def test_layer_vectors_by_hand(llama: Backbone) -> None:
+    # Layer 0 holds down = [1 2] and k = [3], layer 1 holds down = [5 6] and k = [7]; the embedding is their mean.
+    found = {
+        "layers.0.k": [3.0], "layers.0.down": [1.0, 2.0], "layers.1.k": [7.0], "layers.1.down": [5.0, 6.0],
+    }  # fmt: skip
+    scales = {path: Scale(torch.tensor(values), path.endswith("down")) for path, values in found.items()}
+    module = replace(random_ia3(llama, seed=1), scales=scales)
+    assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]]
+    assert tuned_parameters(module).tolist() == [3.0, 4.0, 5.0]
+
+
+def test_merging(backbone: Backbone, tmp_path: Path) -> None:
+    one, other = (random_ia3(backbone, seed=seed) for seed in (1, 2))
+    assert_same_arrays(merge([one, other], [1.0, 0.0]).module, one)
+    items = encoded(backbone)
+    merged = merge([one, other], [0.25, 0.75], name="both")
+    assert merged.error is None
+    # A factor of 2 and one of 4 at weights ¼ and ¾ make 3½.
+    name = next(iter(one.arrays()))
+    two, four = (
+        m.with_arrays({**m.arrays(), name: torch.full_like(m.arrays()[name], v)}) for m, v in ((one, 2.0), (other, 4.0))
+    )
+    assert set(merge([two, four], [0.25, 0.75]).module.arrays()[name].tolist()) == {3.5}
+    save_module(merged.module, tmp_path / "both")
+    again = load_module(tmp_path / "both")
+    again.check(backbone)
+    found = made_by_peft.ours(backbone, [merged.module, again], items)
+    assert torch.equal(found[0], found[1])
+    with pytest.raises(MergeError, match=r"is a ia3|LoRA"):
+        merge([one, other], [0.5, 0.5], space="exact")
+
+
+def test_modules_that_cannot_be_averaged(llama: Backbone) -> None:
+    one = random_ia3(llama, seed=1, name="one")
+    few = replace(one, scales={K0: one.scales[K0]}, card=one.card.model_copy(update={"name": "few"}))
+    with pytest.raises(MergeError, match=r"is missing in 'few' and 48 in 'one'; leave one out$"):
+        few.aligned_to(one)
+    square = {K0: Scale(torch.ones(16), False)}
+    with pytest.raises(MergeError, match=rf"'one' and 'two' scale different sides of {K0}, one its input and one"):
+        replace(one, scales=square).aligned_to(
+            replace(
+                one,
+                scales={K0: Scale(torch.ones(16), True)},
+                card=one.card.model_copy(update={"name": "two"}),
+            )
+        )
+    with pytest.raises(MergeError, match=r"'one' is a ia3 and 'm' a lora; merge modules of one kind"):
+        one.aligned_to(random_lora(llama, seed=1, name="m"))
+
+
+# The whole road
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_tuning_learns_and_leaves_the_backbone_alone(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    backbone = load(request.getfixturevalue(name))
+    before = photograph(backbone)
+    tuned = tune(TASK, backbone, recipe=IA3.change(max_steps=24, eval_every=8, lr=5e-2, select="loss"))
+    assert_untouched(backbone, before)
+    assert min(point.dev_loss for point in tuned.curve) < 0.7 * tuned.curve[0].dev_loss
+    save_module(tuned.module, tmp_path / "tuned")
+    again = load_module(tmp_path / "tuned")
+    assert_same_arrays(again, tuned.module)
+    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
+    assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_tuning_is_a_plain_loop_over_a_peft_model(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(name)
+    backbone = load(folder)
+    start = save_module(random_ia3(backbone, seed=1), tmp_path / "start")
+    recipe = IA3.change(
+        lr=1e-3, batch_size=len(REVIEWS), max_steps=4, eval_every=4, schedule="constant", warmup_steps=0,
+        weight_decay=0.01, clip=0.5, select="loss",
+    )  # fmt: skip
+    tuned = tune(TASK, backbone, start=start, recipe=recipe)
+    assert tuned.best.step == 4, "the state compared must be the last one"
+    expected = plain_loop(backbone, folder, tmp_path / "start", lr=1e-3, steps=4, clip=0.5)
+    found, began = tuned.module.tensors(), start.tensors()
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        assert_close(value, expected[key], within=1e-5)
+    assert max((found[key] - began[key]).abs().max().item() for key in found) > 1e-3, "it must have moved"
+
+
+@pytest.mark.parametrize("indicator", ["cosine", "grand", "kl", "tupate"])
+def test_a_hub_of_them_is_ranked_and_blended(tiny_llama: Path, tmp_path: Path, indicator: str) -> None:
+    backbone = load(tiny_llama)
+    hub = Hub.create(tmp_path / "hub")
+    for seed in range(3):
+        save_module(random_ia3(backbone, seed=seed), tmp_path / f"m{seed}")
+        hub.add(tmp_path / f"m{seed}")
+    start = ensemble(TASK, hub, backbone, indicator=indicator, temperature=1.0, recipe=IA3.change(max_steps=4))
+    assert isinstance(start.module, IA3Module)
+    assert 1 < start.merged.effective <= 3
+    save_module(start.module, tmp_path / "start")
+    assert_same_arrays(load_module(tmp_path / "start"), start.module)
+
+
+def test_a_hub_with_a_lora_of_the_same_layers(llama: Backbone, tmp_path: Path) -> None:
+    # LoRA shows both widths of down_proj, IA3 its input only: 48→32 and 48→? agree, 48→32 and 40→? do not.
+    hub = Hub.create(tmp_path / "hub")
+    save_module(random_ia3(llama, seed=1), tmp_path / "scales")
+    save_module(random_lora(llama, seed=1), tmp_path / "low")
+    hub.add(tmp_path / "scales")
+    hub.add(tmp_path / "low")
+    bad = random_ia3(llama, seed=2)
+    scales = {path: Scale(torch.ones(40), True) if s.feedforward else s for path, s in bad.scales.items()}
+    card = bad.card.model_copy(update={"parameters": sum(len(s.vector) for s in scales.values())})
+    save_module(replace(bad, scales=scales, card=card), tmp_path / "bad")
+    with pytest.raises(ModuleError, match=r"layer '\S+down_proj' is 40→\?, the hub's modules have 48→32; use one hub"):
+        hub.add(tmp_path / "bad")
+    assert read_module(hub.path / "scales").card.targets == tuple(sorted(random_ia3(llama, seed=1).scales))
+
+
+def test_a_catalogue_from_before_learns_of_open_widths(
+    llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_module(random_ia3(llama, seed=1), tmp_path / "scales")
+    save_module(random_lora(llama, seed=1), tmp_path / "low")
+    migrations = catalogue._migrations()
+    with monkeypatch.context() as before:
+        before.setattr(catalogue, "_migrations", lambda: migrations[:1])
+        Hub.create(tmp_path / "hub").add(tmp_path / "low")
+    hub = Hub.open(tmp_path / "hub")
+    hub.add(tmp_path / "scales")
+    assert hub.names() == ["low", "scales"]
+    assert hub.problems() == []
