@@ -10,7 +10,7 @@ import torch
 import made_by_peft
 import virtual
 from headstart.backbone import Backbone
-from headstart.errors import ModuleError
+from headstart.errors import BackboneError, ModuleError
 from headstart.formats import PromptLayout, prompt_layout
 from headstart.formats.prompt import HANDLED, HARMLESS, REFUSED
 from headstart.kinds import PromptModule, PromptSettings, fresh_module, load_module, save_module
@@ -127,6 +127,17 @@ def test_another_width(llama: Backbone) -> None:
     module = PromptModule.build(torch.ones(2, 31), name="m", backbone=llama)
     with pytest.raises(ModuleError, match=r"prompt of module 'm' is 31 wide and the embeddings of tiny-llama 32; load"):
         module.check(llama)
+
+
+def test_a_backbone_that_goes_another_way_is_refused(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A hook on a part that is never called would let the prompt do nothing, without a word.
+    backbone = load(tiny_llama)
+    module = PromptModule.build(torch.ones(2, 32), name="m", backbone=backbone)
+    for part in (torch.nn.Identity(), backbone.model):
+        monkeypatch.setattr(backbone.model, "get_decoder", lambda part=part: part)
+        with pytest.raises(BackboneError, match=r"tiny-llama \(llama\) does not compute through a decoder that Headst"):
+            module.check(backbone)
+    assert not backbone.model._forward_hooks
 
 
 # The format

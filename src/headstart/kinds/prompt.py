@@ -34,7 +34,7 @@ __all__ = ["PromptModule", "PromptSettings", "PromptStack"]
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Shape of a fresh prompt: `length` in tokens (Lester et al., 2021, find little gain beyond 20)."""
+    """Shape of a fresh prompt: `length` in tokens (Lester et al., 2021, §3.2, find little gain beyond 20)."""
 
     length: int = 20
 
@@ -61,7 +61,7 @@ class PromptModule(Module):
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
-        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.2). No prompt does nothing."""
+        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). No prompt does nothing."""
         require_length(settings.length)
         words = backbone.model.get_input_embeddings()
         generator = torch.Generator().manual_seed(seed)

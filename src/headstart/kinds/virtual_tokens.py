@@ -72,7 +72,7 @@ def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def is_empty(cache: Any) -> bool:
     """Whether nothing has been read yet."""
-    return True
+    return cache is None or cache.get_seq_length() == 0
 
 
 def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mask") -> dict[str, Any]:
