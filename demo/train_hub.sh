@@ -1,13 +1,34 @@
 #!/usr/bin/env bash
 # Made the modules under demo/hub: one LoRA module per real task, tuned by `headstart tune` on SmolLM2-135M-Instruct.
-# usage: demo/train_hub.sh TASKS_FOLDER BACKBONE OUTPUT_FOLDER   (about 2 minutes a module on 2 cores; killed runs continue)
+# Needs the tasks as folders of train|dev|test.jsonl.gz with a task.json; about 2 minutes a module on 2 cores.
+# A module takes the licence of its data where that asks for it (share alike), else Apache-2.0.
+#
+#   demo/train_hub.sh TASKS_FOLDER BACKBONE OUTPUT_FOLDER
 set -euo pipefail
 tasks=$1 backbone=$2 output=$3
 recipe=(--recipe quick --set rank=4 --set alpha=16 --set lr=0.002 --set max_steps=150 --set eval_every=50
         --set warmup_steps=10 --set max_input=128 --set select=loss --set max_dev=64 --train-rows 1200 --dtype bfloat16)
+nli="Classification / Nli"
 mkdir -p "$output"
-for task in amazon_polarity openbookqa snli commonsense_qa paws tweet_eval-sentiment qasc scitail web_questions \
-            boolq kilt_fever wino_grande numer_sense qnli codah blimp-irregular_past_participle_adjectives piqa; do
+while IFS='|' read -r task license family; do
   [ -d "$output/$task" ] && continue
-  "${HEADSTART:-headstart}" tune "$tasks/$task" --backbone "$backbone" -o "$output/$task" --license apache-2.0 "${recipe[@]}"
-done
+  "${HEADSTART:-headstart}" tune "$tasks/$task" --backbone "$backbone" -o "$output/$task" --license "$license" \
+    ${family:+--family "$family"} "${recipe[@]}" < /dev/null
+done <<TASKS
+amazon_polarity|apache-2.0
+openbookqa|apache-2.0
+snli|cc-by-sa-4.0|$nli
+commonsense_qa|apache-2.0
+paws|apache-2.0
+tweet_eval-sentiment|apache-2.0
+qasc|apache-2.0
+scitail|apache-2.0
+web_questions|apache-2.0
+boolq|cc-by-sa-3.0
+kilt_fever|apache-2.0
+wino_grande|apache-2.0
+numer_sense|apache-2.0
+qnli|cc-by-sa-4.0|$nli
+codah|apache-2.0
+blimp-irregular_past_participle_adjectives|apache-2.0
+TASKS

@@ -14,7 +14,7 @@ import pandas as pd
 
 from headstart.atomic import write_text
 from headstart.backbone import Backbone
-from headstart.comparison import METHODS, SCRATCH, Comparison
+from headstart.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
@@ -220,7 +220,7 @@ class _Run:
         done = len({(row["method"], row["seed"]) for row in self.scores})
         if self.progress:
             self.progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS))
-        before = self._test(task, None if method == SCRATCH else module)
+        before = self._test(task, module)
         self._add(method, seed, "zero-shot", task, before, math.nan, before["seconds"])
         tuned = self._tune(task, module, seed, report=self._reporter(f"seed {seed}, {method}", done))
         self._add(method, seed, "tuned", task, tuned["test"], tuned["best_step"], tuned["seconds"])
@@ -234,10 +234,9 @@ class _Run:
         show, total = self.progress, self.seeds * len(METHODS)
         return (lambda p: show(f"{what}: step {p.step} of {p.max_steps}", done, total)) if show else None
 
-    def _test(self, task: Task, module: Module | None) -> dict[str, Any]:
-        identity = module.digest() if module else "bare backbone"
+    def _test(self, task: Task, module: Module) -> dict[str, Any]:
         style = style_of(self.recipe)
-        key = self.units.key("test", identity, task.fingerprint("test"), self.decoding, repr(style))
+        key = self.units.key("test", module.digest(), task.fingerprint("test"), self.decoding, repr(style))
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()

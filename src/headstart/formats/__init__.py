@@ -1,6 +1,7 @@
 """Formats of module folders: read, validated and hashed without torch."""
 
 from headstart.formats.adapter import AdapterLayout, AdapterPlace, adapter_layout
+from headstart.formats.adapterhub import INTERFACE_FILE
 from headstart.formats.bitfit import BitFitLayout, bitfit_layout
 from headstart.formats.ia3 import IA3Layout, IA3Target, ia3_layout
 from headstart.formats.layout import Layout
@@ -22,6 +23,7 @@ from headstart.formats.tensor_pickle import read_torch_zip
 
 __all__ = [
     "CONFIG_FILE",
+    "INTERFACE_FILE",
     "PICKLES",
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",

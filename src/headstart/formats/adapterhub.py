@@ -18,10 +18,21 @@ from headstart.formats.peft_config import PREFIX, refuse_fields
 from headstart.formats.safetensors_file import StoredTensor, read_safetensors
 from headstart.formats.tensor_pickle import read_torch_zip
 
-__all__ = ["ADAPTERHUB_WEIGHTS", "Translated", "is_adapterhub", "method_of", "read_tensors", "translated"]
+__all__ = [
+    "ADAPTERHUB_WEIGHTS",
+    "INTERFACE_FILE",
+    "Translated",
+    "is_adapterhub",
+    "method_of",
+    "read_tensors",
+    "translated",
+]
 
 ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 """Names of the file of tensors: as saved with `use_safetensors=True`, and without."""
+
+INTERFACE_FILE = "adapter_interface.json"
+"""What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
 
 BASES = {name: family.base for name, family in FAMILIES.items()} | {"bert": "bert.", "roberta": "roberta."}
 """By transformers' `model_type`: the path of the base model in the backbone with its head."""

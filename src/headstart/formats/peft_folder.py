@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import CardError, ModuleError
-from headstart.formats.adapterhub import ADAPTERHUB_WEIGHTS, is_adapterhub, method_of, read_tensors, translated
+from headstart.formats.adapterhub import (
+    ADAPTERHUB_WEIGHTS,
+    INTERFACE_FILE,
+    is_adapterhub,
+    method_of,
+    read_tensors,
+    translated,
+)
 from headstart.formats.bitfit import bitfit_layout
 from headstart.formats.ia3 import ia3_layout
 from headstart.formats.layout import Layout
@@ -77,6 +84,11 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     if not folder.is_dir():
         raise ModuleError(f"{folder} is not a folder; name the folder that holds {CONFIG_FILE}")
     config = _config(folder)
+    if is_adapterhub(config) and (folder / INTERFACE_FILE).exists():
+        raise ModuleError(
+            f"{folder / INTERFACE_FILE}: the module was made through AdapterHub's plugin interface, which places "
+            "adapters in another way; Headstart cannot use this module"
+        )
     # What is not supported is said before its tensors are read.
     kind = method_of(config, str(folder)) if is_adapterhub(config) else _kind(config, folder / CONFIG_FILE)[0]
     weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))

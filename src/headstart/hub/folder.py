@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 from headstart.errors import HubError
-from headstart.formats import CONFIG_FILE, WEIGHTS_FILES, regular_file
+from headstart.formats import CONFIG_FILE, INTERFACE_FILE, WEIGHTS_FILES, regular_file
 from headstart.records import CARD_FILE
 
 __all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
 
 WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, CARD_FILE)
 REMOVED = ".removed"
-KEPT = (*WATCHED, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
+KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """The files of a module that a hub keeps, and takes from a remote one."""
 
 MAX_NAME_BYTES = 200
