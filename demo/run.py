@@ -17,12 +17,15 @@ from fetch import fetch_backbone, fetch_sst2
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HEADSTART = Path(sys.executable).with_name("headstart")
-RECIPE = ["--recipe", "quick", "--set", "max_steps=32", "--set", "max_input=128", "--shots", "16"]
+RECIPE = ["--recipe", "quick", "--set", "max_steps=24", "--set", "max_input=128", "--shots", "16"]
 
 
 def command(*words: str | Path) -> None:
     """Show a command as a user would type it, run it, and stop the demo if it fails."""
-    shown = [str(word.relative_to(ROOT)) if isinstance(word, Path) and word.is_relative_to(ROOT) else str(word) for word in words]
+    shown = [
+        str(word.relative_to(ROOT)) if isinstance(word, Path) and word.is_relative_to(ROOT) else str(word)
+        for word in words
+    ]
     print(f"\n$ headstart {shlex.join(shown)}", flush=True)
     began = time.monotonic()
     code = subprocess.run([HEADSTART, *shown], cwd=ROOT, env=os.environ | {"COLUMNS": "110"}, check=False).returncode
@@ -41,11 +44,26 @@ def main() -> None:
     command("hub", "add", hub, *folders)
     command("hub", "list", hub)
     shared = ["--hub", hub, "--backbone", backbone]
-    indicators = [word for name in ("cosine", "loss", "el2n", "grand", "kl", "tupate") for word in ("--indicator", name)]
+    indicators = [
+        word for name in ("cosine", "loss", "el2n", "grand", "kl", "tupate") for word in ("--indicator", name)
+    ]
     command("rank", task, *shared, *indicators, *RECIPE)
-    command("ensemble", task, *shared, *RECIPE, "-o", out / "start")
+    command("ensemble", task, *shared, *RECIPE, "--temperature", "0.1", "-o", out / "start")
     command("tune", task, "--backbone", backbone, "--start", out / "start", *RECIPE, "-o", out / "module")
-    command("compare", task, *shared, *RECIPE, "--seeds", "3", "--test-rows", "200", "-o", out / "report")
+    command(
+        "compare",
+        task,
+        *shared,
+        *RECIPE,
+        "--temperature",
+        "0.1",
+        "--seeds",
+        "3",
+        "--test-rows",
+        "200",
+        "-o",
+        out / "report",
+    )
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Open demo/out/report/report.html in a browser.")
 
 

@@ -17,7 +17,7 @@ from small_hub import write_modules, write_task
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """The program, in this process: importing torch anew for each command would take minutes."""
     monkeypatch.setenv("COLUMNS", "240")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
 
     def call(*arguments: Any) -> Ended:
         monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])

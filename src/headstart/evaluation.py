@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headstart.backbone import Backbone, TextFormat, plan_batches
+from headstart.backbone import PASS_COST, Backbone, TextFormat, plan_batches
 from headstart.errors import SettingError, TaskError
 from headstart.kinds import Module, stacks
 from headstart.tasks import METRICS, Example
@@ -122,6 +122,7 @@ def _losses(backbone: Backbone, examples: Sequence[Example], style: TextFormat, 
     plan = plan_batches(
         lengths,
         budget=backbone.token_budget // modules,
+        pass_cost=PASS_COST / modules,
         targets=[len(item.target) for item in items],
         most_targets=MOST_LOGIT_ROWS // modules,
     )
@@ -146,6 +147,7 @@ def _by_options(
     plan = plan_batches(
         [len(prompt) for prompt in prompts],
         budget=backbone.token_budget // modules,
+        pass_cost=2 * PASS_COST / modules,  # one pass over the prompts, one over the options
         targets=[sum(len(ids[text]) for text in texts) for texts in listed],
         most_targets=MOST_LOGIT_ROWS // modules,
     )

@@ -28,6 +28,10 @@ from headstart.tasks import Task
 __all__ = ["CurvePoint", "Tuned", "style_of", "tune"]
 
 
+WINDOW = 16
+"""Batches whose rows are sorted by length together."""
+
+
 @dataclass(frozen=True)
 class CurvePoint:
     """One evaluation: after `step` updates; `train_loss` is the mean since the last evaluation (NaN at step 0)."""
@@ -285,13 +289,16 @@ def style_of(recipe: Recipe) -> TextFormat:
 
 
 def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random) -> list[list[int]]:
-    # Sorting all the rows by length would put the same ones together in every epoch, so few rows make small windows.
-    window = max(1, min(16, len(items) // (4 * size)))
+    """The rows of one epoch in batches of like lengths, in random order."""
     order = list(range(len(items)))
     rng.shuffle(order)
     batches = []
-    for start in range(0, len(order), size * window):
-        near = sorted(order[start : start + size * window], key=lambda index: len(items[index].prompt))
+    for start in range(0, len(order), size * WINDOW):
+        # Lengths are blurred by a third, or few rows would meet in the same batches in every epoch.
+        blurred = {
+            index: len(items[index].prompt) * rng.uniform(0.75, 1.33) for index in order[start : start + size * WINDOW]
+        }
+        near = sorted(blurred, key=lambda index: blurred[index])
         batches += [near[first : first + size] for first in range(0, len(near), size)]
     rng.shuffle(batches)
     return batches

@@ -3,6 +3,6 @@
 from headstart.backbone.backbone import Backbone
 from headstart.backbone.encoding import Encoded, TextFormat
 from headstart.backbone.identity import fingerprint
-from headstart.backbone.plan import TargetBatch, plan_batches
+from headstart.backbone.plan import PASS_COST, TargetBatch, plan_batches
 
-__all__ = ["Backbone", "Encoded", "TargetBatch", "TextFormat", "fingerprint", "plan_batches"]
+__all__ = ["PASS_COST", "Backbone", "Encoded", "TargetBatch", "TextFormat", "fingerprint", "plan_batches"]

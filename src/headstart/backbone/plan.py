@@ -10,7 +10,8 @@ from headstart.backbone.encoding import Encoded
 
 __all__ = ["TargetBatch", "pad", "plan_batches"]
 
-MOST_PADDING = 0.1
+PASS_COST = 48
+"""What one more forward pass costs beside its tokens, in tokens: measured on SmolLM2-135M, 2 cores, bfloat16."""
 MOST_LOGIT_ROWS = 4096
 
 
@@ -36,10 +37,17 @@ class TargetBatch:
 
 
 def plan_batches(
-    lengths: Sequence[int], *, budget: int, targets: Sequence[int] | None = None, most_targets: int = MOST_LOGIT_ROWS
+    lengths: Sequence[int],
+    *,
+    budget: int,
+    pass_cost: float = PASS_COST,
+    targets: Sequence[int] | None = None,
+    most_targets: int = MOST_LOGIT_ROWS,
 ) -> list[list[int]]:
-    """Group positions 0…n-1 into batches of at most `budget` tokens and, beyond one row, at most 10 % padding.
+    """Group positions 0…n-1 into batches of at most `budget` tokens, padding included, as cheaply as possible.
 
+    Examples that share a batch are neighbours in length. Of all such groupings this is one with the least cost, the
+    tokens computed plus `pass_cost` for each batch: what padding costs is weighed against what another pass costs.
     `lengths` are in tokens. `targets`, the rows of logits per example, are held below `most_targets` a batch. A single
     example beyond a limit is a batch of its own. Longest first: a batch too large for memory fails at the start.
 
@@ -47,21 +55,25 @@ def plan_batches(
     [[1, 3], [0, 2]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    cheapest, starts = [0.0], [0]
+    for end in range(1, len(order) + 1):
+        costs: dict[int, float] = {}
+        rows = 0
+        for start in range(end - 1, -1, -1):
+            area = lengths[order[start]] * (end - start)
+            rows += targets[order[start]] if targets is not None else 0
+            if costs and (area > budget or rows > most_targets):
+                break
+            costs[start] = cheapest[start] + area + pass_cost
+        best = min(costs, key=lambda start: costs[start])
+        cheapest.append(costs[best])
+        starts.append(best)
     batches: list[list[int]] = []
-    filled = logits = 0
-    for index in order:
-        rows = targets[index] if targets is not None else 0
-        if batches and batches[-1]:
-            longest = lengths[batches[-1][0]]
-            area = longest * (len(batches[-1]) + 1)
-            fits = area <= budget and logits + rows <= most_targets
-            if fits and filled + lengths[index] >= (1 - MOST_PADDING) * area:
-                batches[-1].append(index)
-                filled, logits = filled + lengths[index], logits + rows
-                continue
-        batches.append([index])
-        filled, logits = lengths[index], rows
-    return batches
+    end = len(order)
+    while end:
+        batches.append(order[starts[end] : end])
+        end = starts[end]
+    return batches[::-1]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:

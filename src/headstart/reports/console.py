@@ -31,7 +31,13 @@ def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     for place, column in enumerate(columns):
         right = pd.api.types.is_numeric_dtype(column) or _all_numbers(column)
         whole = right or place == 0
-        result.add_column(Text(str(column.name)), justify="right" if right else "left", overflow="fold", no_wrap=whole)
+        result.add_column(
+            Text(str(column.name)),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=whole,
+            min_width=None if whole else 12,
+        )
     for row in zip(*columns, strict=True):
         result.add_row(*(Text(cell_text(value)) for value in row))
     return result

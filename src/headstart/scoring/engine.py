@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded, TargetBatch, TextFormat, plan_batches
+from headstart.backbone import PASS_COST, Backbone, Encoded, TargetBatch, TextFormat, plan_batches
 from headstart.errors import SettingError, TaskError
 from headstart.kinds import Module, Stack, stacks
 from headstart.scoring.indicators import (
@@ -129,6 +129,7 @@ class _Pass:
         plan = plan_batches(
             lengths,
             budget=budget // self.width,
+            pass_cost=PASS_COST / self.width,
             targets=[len(item.target) for item in items],
             most_targets=MOST_LOGIT_ROWS // self.width,
         )
