@@ -43,7 +43,7 @@ def main() -> None:
     folders = sorted(folder for folder in (HERE / "hub").iterdir() if (folder / "adapter_config.json").exists())
     command("hub", "add", hub, *folders)
     command("hub", "list", hub)
-    shared = ["--hub", hub, "--backbone", backbone]
+    shared: list[str | Path] = ["--hub", hub, "--backbone", backbone]
     indicators = [
         word for name in ("cosine", "loss", "el2n", "grand", "kl", "tupate") for word in ("--indicator", name)
     ]

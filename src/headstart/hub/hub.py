@@ -69,12 +69,12 @@ class Hub:
     `problems` instead.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._catalogue = Catalogue(self.path / CATALOGUE_FILE)
 
     @classmethod
-    def open(cls, path: Path, *, progress: Progress | None = None) -> Self:
+    def open(cls, path: Path | str, *, progress: Progress | None = None) -> Self:
         """The hub at `path`, its catalogue brought in step with the folders (only what changed is read).
 
         A catalogue that is missing or damaged is built again. Raises `HubError` when `path` is no hub.
@@ -92,7 +92,7 @@ class Hub:
         return hub
 
     @classmethod
-    def create(cls, path: Path) -> Self:
+    def create(cls, path: Path | str) -> Self:
         """The hub at `path`, made when nothing is there yet. Raises `HubError` when it cannot be made."""
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
