@@ -112,7 +112,7 @@ def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:
         (b"[]", "is not a JSON object"),
         (b'{"r": 1, "r": 2}', "key 'r' appears twice"),
         (b"{}", "has no field 'peft_type'"),
-        (b'{"peft_type": "IA3"}', "peft_type 'IA3' is not supported; supported: LORA"),
+        (b'{"peft_type": "LOHA"}', "peft_type 'LOHA' is not supported; supported: LORA"),
         (b'{"peft_type": ["LORA"]}', r"peft_type \['LORA'\] is not supported"),
     ],
 )
