@@ -60,7 +60,7 @@ def main() -> None:
         "--seeds",
         "3",
         "--test-rows",
-        "200",
+        "150",
         "-o",
         out / "report",
     )

@@ -25,7 +25,7 @@ qasc|apache-2.0
 scitail|apache-2.0
 web_questions|apache-2.0
 boolq|cc-by-sa-3.0
-kilt_fever|apache-2.0
+kilt_fever|cc-by-sa-3.0
 wino_grande|apache-2.0
 numer_sense|apache-2.0
 qnli|cc-by-sa-4.0|$nli

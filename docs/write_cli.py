@@ -30,7 +30,8 @@ JSON with `--json`; progress and notes go to standard error.
 | 130 | stopped with Ctrl-C |
 
 Results appear whole or not at all, and never over something that exists. `tune` and `compare` keep what they have
-done so far beside the output, as `OUTPUT.partial`: the same command continues from there and removes it at the end.
+done so far beside the output, as `OUTPUT.partial` (`tune`) or `OUTPUT.units.partial` (`compare`): the same command
+continues from there and removes it at the end.
 """
 
 

@@ -129,6 +129,16 @@ def test_an_undefined_metric_is_not_a_zero(llama: Backbone) -> None:
     assert math.isnan(found.score)
 
 
+def test_predictions_that_are_not_numbers_have_no_score(llama: Backbone) -> None:
+    # Of NaN likelihoods the first option would win: half of REVIEWS right, by nothing that the module did.
+    sound = random_lora(llama, seed=1)
+    broken = sound.with_arrays({name: torch.full_like(value, math.nan) for name, value in sound.arrays().items()})
+    found, other = evaluate([broken, sound], REVIEWS, llama, metric="ACC")
+    assert math.isnan(found.score)
+    assert math.isnan(found.loss)
+    assert 0 <= other.score <= 1
+
+
 def test_progress(llama: Backbone) -> None:
     seen: list[tuple[int, int]] = []
     modules = [random_lora(llama, seed=1, rank=2), random_lora(llama, seed=1, rank=3)]

@@ -13,7 +13,6 @@ LAYERS = (
     "registry",
     "atomic",
     "records",
-    "ranking",
     "formats",
     "tasks",
     "hub",

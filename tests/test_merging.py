@@ -197,7 +197,7 @@ def test_a_rotation_inside_a_module_changes_parameters_but_not_exact() -> None:
     assert distance(*results["parameters"]) > 0.1 * norm(results["parameters"][0])
 
 
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("space", [space for space in SPACES if space != "dare"])  # it draws in order
 def test_weights_need_not_follow_an_order(space: str) -> None:
     modules, weights = [filled(SHAPES, seed=seed) for seed in range(3)], (0.2, 0.3, 0.5)
     forward = merge(modules, weights, space=space)
@@ -258,8 +258,8 @@ def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:
 def test_other_refusals() -> None:
     with pytest.raises(MergeError, match="there is no module to merge; add modules to the hub"):
         merge([], [])
-    with pytest.raises(SettingError, match="unknown merge space 'ties'; choose one of: parameters, exact, svd"):
-        merge([number_module(1, 1)], [1.0], space="ties")
+    with pytest.raises(SettingError, match="unknown merge space 'slerp'; choose one of: parameters, exact, svd"):
+        merge([number_module(1, 1)], [1.0], space="slerp")
     with pytest.raises(SettingError, match="rank 0 must be at least 1; leave it out"):
         merge([number_module(1, 1)], [1.0], space="svd", rank=0)
 
@@ -308,7 +308,7 @@ def test_peft_computes_the_saved_result_alike(
     folder = request.getfixturevalue(name)
     backbone = Backbone.load(folder, device="cpu", dtype="float32")
     targets = {"tiny_llama": ("q_proj", "down_proj"), "tiny_gpt2": ("c_attn", "mlp.c_proj")}[name]
-    unlike = space != "parameters"
+    unlike = space in ("exact", "svd")
     modules = [
         drawn(backbone, LoraSettings(2, 4.0, targets), seed=1),
         drawn(backbone, LoraSettings(3 if unlike else 2, 9.0, targets[:1] if unlike else targets), seed=2),

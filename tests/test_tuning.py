@@ -203,6 +203,15 @@ def test_the_best_state_is_kept(
     assert not torch.equal(*(states[index][min(states[0])] for index in (best, best - 1)))
 
 
+@pytest.mark.parametrize("select", ["score", "loss"])
+def test_a_state_whose_predictions_are_not_numbers_is_never_the_best(
+    select: str, llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # NaN first, and after the best: the second of four evaluations wins, whichever number decides.
+    scripted(monkeypatch, [(math.nan, math.nan), (0.5, 1.0), (math.nan, math.nan), (0.4, 2.0)])
+    assert tune(TASK, llama, recipe=RECIPE.change(select=select)).best.step == 4
+
+
 def test_patience_counts_evaluations_without_a_better_score(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     # 0.1, then 0.2 is better, then two that are not: with patience 2 the run ends at the fourth evaluation.
     scripted(monkeypatch, [(0.1, 1.0), (0.2, 1.0), (0.2, 1.0), (0.1, 1.0), (0.9, 0.1)])
@@ -347,6 +356,14 @@ def test_every_row_is_used_once_an_epoch(llama: Backbone, monkeypatch: pytest.Mo
 # What is refused
 
 
+@pytest.mark.parametrize(
+    ("tracker", "message"), [("nosuch", "unknown tracker 'nosuch'"), ("aim", "the tracker 'aim' is not installed")]
+)
+def test_a_tracker_that_cannot_be_had_is_refused(tracker: str, message: str, llama: Backbone) -> None:
+    with pytest.raises(SettingError, match=message):
+        tune(TASK, llama, recipe=RECIPE, tracker=tracker)
+
+
 def test_errors(llama: Backbone, tiny_llama: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="unknown recipe 'secret'; choose one of: few-shot, full, tupate, quick"):
         tune(TASK, llama, recipe="secret")
@@ -372,3 +389,25 @@ def test_a_fresh_start_has_the_recipe_s_shape(llama: Backbone) -> None:
     assert isinstance(module, LoraModule)
     assert {path.rpartition(".")[2] for path in module.factors} == {"v_proj"}
     assert {(f.a.shape[0], f.scaling) for f in module.factors.values()} == {(5, 2.0)}
+
+
+def test_a_module_remembers_what_it_grew_from(llama: Backbone, tmp_path: Path) -> None:
+    stored = random_lora(llama, seed=1)
+    card = stored.card.model_copy(update={"license": "cc-by-sa-4.0", "dataset_license": "CC BY-SA 4.0"})
+    start = save_module(replace(stored, card=card), tmp_path / "start")
+    short = RECIPE.change(max_steps=1, eval_every=1)
+    grown = tune(TASK, llama, start=start, recipe=short).module.card
+    assert [(donor.name, donor.tensor_hash, donor.weight) for donor in grown.donors] == [
+        (start.name, start.card.tensor_hash, 1.0)
+    ]
+    assert grown.license == "cc-by-sa-4.0", "share-alike goes on unless the user states another licence"
+    assert "CC BY-SA 4.0" in grown.dataset_license
+    fresh = tune(TASK, llama, recipe=short).module.card
+    assert (fresh.donors, fresh.license) == ((), "")
+
+
+def test_a_reset_module_is_nobodys(llama: Backbone, tmp_path: Path) -> None:
+    start = save_module(random_lora(llama, seed=1), tmp_path / "start")
+    again = start.reset(seed=0)
+    assert (again.card.tensor_hash, again.card.task, again.card.score) == ("", "", None)
+    assert (again.card.rank, again.card.targets) == (start.card.rank, start.card.targets)

@@ -35,13 +35,17 @@ from headstart.pipeline import (
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
 from headstart.tasks import Task
+from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning import Progress as TuningProgress
 from headstart.tuning import style_of, tune
 
 __all__ = ["Blend", "compare"]
 
 
-TEST_NOTE = "The test split was used for the reported scores only; states were chosen on the dev draw."
+TEST_NOTE = (
+    "The test split was used for the reported scores only; states were chosen on the dev draw. The intervals are "
+    "over seeds (draws, fresh modules, orders) on the same {rows} test rows; other rows are not in them."
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Blend:
     space: str = "parameters"
     rank_to: int | None = None
     reduction: str = "mean"
+    density: float = 0.5
 
 
 def compare(
@@ -204,13 +209,16 @@ class _Run:
         blend = self.blend
         return ensemble(
             task, ranking.modules, self.backbone, indicator=blend.indicator, temperature=blend.temperature,
-            top_k=blend.top_k, space=blend.space, rank_to=blend.rank_to, ranking=ranking, seed=seed,
+            top_k=blend.top_k, space=blend.space, rank_to=blend.rank_to, density=blend.density,
+            ranking=ranking, seed=seed,
         )  # fmt: skip
 
     def _starts(self, start: Start, seed: int) -> dict[str, Module]:
         """The four starts of a seed, in the order of `METHODS`."""
         modules, best = start.ranking.modules, start.ranking.scores.best(start.indicator)
-        average = merge(modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to).module
+        average = merge(
+            modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to, density=self.blend.density
+        ).module
         single = merge(modules, one_hot(best, len(modules))).module
         scratch = modules[best].untuned(self.backbone, seed=seed)
         return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
@@ -282,9 +290,12 @@ class _Run:
 
     def settings(self, task: Task, *, shots: int | None, seconds: float) -> dict[str, Any]:
         """Everything that a repetition needs."""
+        blend = self.blend
+        tau = blend_temperature(blend.indicator, blend.temperature, top_k=blend.top_k, space=blend.space)
         return {
             "backbone": self.backbone.name, "fingerprint": self.backbone.fingerprint.weights,
-            "modules": len(self.modules), **asdict(self.blend), "shots": shots, "seeds": self.seeds,
+            "modules": len(self.modules), **asdict(self.blend), "temperature": tau,
+            "shots": USUAL_SHOTS if shots is None else shots, "seeds": self.seeds,
             "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
             "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),
             "dtype": str(self.backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
@@ -294,7 +305,7 @@ class _Run:
     def result(self, task: Task, settings: dict[str, Any], refused: Sequence[Refused]) -> Comparison:
         """The finished record."""
         seen = [module.name for module in self.modules if module.card.task == task.name]
-        notes = [*self.notes, TEST_NOTE]
+        notes = [*self.notes, TEST_NOTE.format(rows=len(task.test))]
         if seen:
             notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
         return Comparison(

@@ -1,5 +1,6 @@
 """What a module scores on a task: it chooses among options or decodes greedily, and the task's metric judges."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ MOST_LOGIT_ROWS = 4096
 class Evaluation:
     """Result of one module on one set of examples.
 
-    `score`: the metric, as a fraction of 1 (NaN where the metric is undefined). `loss`: mean cross-entropy per target
-    token, in nats. `decoding`: "options" or "generate".
+    `score`: the metric, as a fraction of 1 (NaN where it is undefined, or where the likelihoods are not numbers).
+    `loss`: mean cross-entropy per target token, in nats. `decoding`: "options" or "generate".
     """
 
     metric: str
@@ -97,8 +98,11 @@ def evaluate_attached(
         else:
             predicted = _by_generation(backbone, examples, style, modules)
             losses = _losses(backbone, examples, style, modules)
+    # A module whose logits are not numbers would score as if it had chosen each first option.
     return [
-        Evaluation(metric, compute(answers, references), loss, tuple(answers), decoding)
+        Evaluation(
+            metric, compute(answers, references) if math.isfinite(loss) else math.nan, loss, tuple(answers), decoding
+        )
         for answers, loss in zip(predicted, losses, strict=True)
     ]
 

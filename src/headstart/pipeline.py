@@ -231,6 +231,7 @@ def ensemble(
     top_k: int | None = None,
     space: str = "parameters",
     rank_to: int | None = None,
+    density: float = 0.5,
     ranking: Ranking | None = None,
     name: str | None = None,
     reduction: str = "mean",
@@ -249,8 +250,9 @@ def ensemble(
         indicator: whose scores are the S_i.
         temperature: τ; `None` is the indicator's own default.
         top_k: blend only the k best.
-        space: "parameters", "exact" or "svd"; see `merge`.
+        space: "parameters", "exact", "svd", "ties" or "dare"; see `merge`.
         rank_to: the rank that "svd" cuts to.
+        density: the share of numbers that "ties" and "dare" keep.
         ranking: a ranking made before, instead of scoring again.
         name: of the start; `None` is "<task>-start".
         reduction: "mean" or "sum" over target tokens.
@@ -270,7 +272,9 @@ def ensemble(
     values = zip(ranking.modules, ranking.scores.values[indicator], strict=True)
     blendable = [math.nan if isinstance(module, PeftModule) else value for module, value in values]
     weights = softmax(blendable, temperature=temperature, top_k=top_k)
-    merged = merge(ranking.modules, weights, space=space, rank=rank_to, name=name or f"{task.name}-start")
+    merged = merge(
+        ranking.modules, weights, space=space, rank=rank_to, density=density, name=name or f"{task.name}-start"
+    )
     return Start(merged, ranking, indicator, temperature)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluation import evaluate_attached
 from headstart.kinds import Module, PeftModule, Stack, fresh_module
 from headstart.recipes import RECIPES, Recipe
+from headstart.records import Donor
 from headstart.tasks import Task
 
 __all__ = ["CurvePoint", "Tuned", "style_of", "tune"]
@@ -91,7 +93,7 @@ def tune(
         progress: called after every step.
 
     Raises:
-        SettingError: unknown recipe, optimizer or schedule, or a checkpoint of another run.
+        SettingError: unknown recipe, optimizer, schedule or tracker, or a checkpoint of another run.
         ModuleError: the start does not fit the backbone, or is a variant that only PEFT itself can tune.
         TaskError: a split is missing or empty.
     """
@@ -144,7 +146,7 @@ class _Run:
             raise TaskError(f"task '{task.name}' has an empty train or dev split; add rows to it")
         self.stack: Stack = type(start).stack([start], backbone, dtype=torch.float32)
         self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
-        self.accelerator = Accelerator(cpu=backbone.device.type == "cpu", log_with=tracker, project_dir=".")
+        self.accelerator = _accelerator(backbone, tracker)
         if tracker:
             self.accelerator.init_trackers("headstart", config=recipe.model_dump(exclude={"targets"}))
         self.optimizer = self.accelerator.prepare(_optimizer(recipe, self.parameters))
@@ -226,12 +228,14 @@ class _Run:
                 value.copy_(best)
         self.accelerator.end_training()
         module = self.stack.module(0)
+        data = sorted({self.task.card.license, self.start.card.dataset_license} - {""})
         card = module.card.model_copy(
             update={
                 "name": name, "task": self.task.name, "family": self.task.card.family, "metric": self.task.card.metric,
                 "score": None if math.isnan(self.best.dev_score) else self.best.dev_score,
-                "train_rows": len(self.task.train), "license": license_name,
-                "dataset_license": self.task.card.license, "backbone": self.backbone.fingerprint,
+                "train_rows": len(self.task.train), "license": license_name or self.start.card.license,
+                "dataset_license": "; ".join(data), "donors": _donors(self.start),
+                "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
                 "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "
                 f"best at step {self.best.step} of {self.step}.",
@@ -249,8 +253,9 @@ class _Run:
         return self._epoch[1][place]
 
     def _worth(self, point: CurvePoint) -> tuple[float, float]:
-        score = -math.inf if math.isnan(point.dev_score) else point.dev_score
-        return (score, -point.dev_loss) if self.recipe.select == "score" else (-point.dev_loss, score)
+        # Nothing compares with NaN: as the first state it would stay the best for ever.
+        score, low_loss = (-math.inf if math.isnan(value) else value for value in (point.dev_score, -point.dev_loss))
+        return (score, low_loss) if self.recipe.select == "score" else (low_loss, score)
 
     def _identity(self) -> str:
         parts = [
@@ -288,6 +293,14 @@ def style_of(recipe: Recipe) -> TextFormat:
     return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
 
 
+def _donors(start: Module) -> tuple[Donor, ...]:
+    """What a tuned module grew from: a blend's donors, or the stored module it began with; a fresh one has none."""
+    card = start.card
+    if card.donors or not card.tensor_hash:
+        return card.donors
+    return (Donor(name=card.name, tensor_hash=card.tensor_hash, weight=1.0, license=card.license),)
+
+
 def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random) -> list[list[int]]:
     """The rows of one epoch in batches of like lengths, in random order."""
     order = list(range(len(items)))
@@ -302,6 +315,18 @@ def _epoch_batches(items: Sequence[Encoded], size: int, rng: random.Random) -> l
         batches += [near[first : first + size] for first in range(0, len(near), size)]
     rng.shuffle(batches)
     return batches
+
+
+def _accelerator(backbone: Backbone, tracker: str | None) -> Accelerator:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a tracker that is not installed; said below
+            accelerator = Accelerator(cpu=backbone.device.type == "cpu", log_with=tracker, project_dir=".")
+    except ValueError as error:
+        raise SettingError(f"unknown tracker '{tracker}' ({error}); choose another or leave it out") from error
+    if tracker and not accelerator.log_with:
+        raise SettingError(f"the tracker '{tracker}' is not installed; install its package or leave it out")
+    return accelerator
 
 
 def _optimizer(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:

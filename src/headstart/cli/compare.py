@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.ensemble import IndicatorOption, RankToOption, SpaceOption, TemperatureOption, TopOption
+from headstart.cli.ensemble import (
+    DensityOption,
+    IndicatorOption,
+    RankToOption,
+    SpaceOption,
+    TemperatureOption,
+    TopOption,
+)
 from headstart.cli.options import (
     AsJson,
     BackboneOption,
@@ -17,7 +24,6 @@ from headstart.cli.options import (
     MetricOption,
     OutputOption,
     RecipeOption,
-    SeedOption,
     SetOption,
     ShotsOption,
     TaskArgument,
@@ -47,13 +53,16 @@ def compare(
     top_k: TopOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
+    density: DensityOption = 0.5,
     reduction: ReductionOption = "mean",
     recipe: RecipeOption = "few-shot",
     settings: SetOption = None,
     test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     metric: MetricOption = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of a file's split and of the test rows; the draws' own seeds count from 0.")
+    ] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     as_json: AsJson = False,
@@ -75,11 +84,11 @@ def compare(
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
-    work = output.with_name(f"{output.name}.partial")
+    work = output.with_name(f"{output.name}.units.partial")
     with steps_bar() as show:
         comparison = run(
             data, opened, model, seeds=seeds, shots=shots,
-            blend=Blend(indicator, temperature, top_k, space, rank_to, reduction),
+            blend=Blend(indicator, temperature, top_k, space, rank_to, reduction, density),
             indicators=also or (), recipe=chosen, decoding=decoding, work=work, progress=show,
         )  # fmt: skip
     write_report(comparison, output)

@@ -28,12 +28,23 @@ from headstart.cli.options import (
 )
 from headstart.cli.rank import ReductionOption, print_gaps
 
-__all__ = ["IndicatorOption", "RankToOption", "SpaceOption", "TemperatureOption", "TopOption", "ensemble"]
+__all__ = [
+    "DensityOption",
+    "IndicatorOption",
+    "RankToOption",
+    "SpaceOption",
+    "TemperatureOption",
+    "TopOption",
+    "ensemble",
+]
 
 IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")]
+DensityOption = Annotated[float, typer.Option(help="Share of each module's numbers that ties and dare keep.")]
 TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
 TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules.")]
-SpaceOption = Annotated[str, typer.Option(help="parameters (as the papers), exact (ΔW kept) or svd (cut to --rank).")]
+SpaceOption = Annotated[
+    str, typer.Option(help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare.")
+]
 RankToOption = Annotated[
     int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
 ]
@@ -51,6 +62,7 @@ def ensemble(
     top_k: TopOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
+    density: DensityOption = 0.5,
     reduction: ReductionOption = "mean",
     shots: ShotsOption = None,
     recipe: RecipeOption = "few-shot",
@@ -77,7 +89,8 @@ def ensemble(
     with steps_bar() as show:
         start = run(
             data, opened, model, indicator=indicator, temperature=temperature, top_k=top_k, space=space,
-            rank_to=rank_to, reduction=reduction, recipe=chosen, seed=seed, name=output.name, progress=show,
+            rank_to=rank_to, density=density, reduction=reduction, recipe=chosen, seed=seed, name=output.name,
+            progress=show,
         )  # fmt: skip
     saved = save_module(start.module, output)
     frame = weight_table(start)

@@ -76,7 +76,7 @@ def list_(hub: HubArgument, as_json: AsJson = False) -> None:
         for card in cards
     ]
     columns = ("name", "kind", "rank", "parameters", "family", "metric", "score")
-    console().print(rows_table(rows, columns, whole=("name", "kind", "parameters", "score")))
+    console().print(rows_table(rows, columns, whole=("kind", "parameters", "score")))
     _warn(opened.problems())
 
 

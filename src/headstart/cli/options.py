@@ -128,7 +128,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify)
+        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify, min_width=len(column))
     for row in rows:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
     return table

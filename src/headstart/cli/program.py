@@ -2,12 +2,14 @@
 
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from headstart.cli import compare, ensemble, hub, rank, tune
-from headstart.cli.options import error_console
+from headstart.cli.options import error_console, print_line
 from headstart.errors import HeadstartError
 
 __all__ = ["app", "main"]
@@ -23,6 +25,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Find, blend and tune the parameter-efficient modules you already have, to give a new task a head start.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_line(f"headstart {version('headstart')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.add_typer(hub.app, name="hub")
 app.command("tune")(tune.tune)
 app.command("rank")(rank.rank)

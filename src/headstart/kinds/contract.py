@@ -20,7 +20,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["Module", "Stack", "require_backbone_of", "rows_by_layer"]
+__all__ = ["Module", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,13 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
             f"than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
             "load the backbone it was tuned on, or leave it out"
         )
+
+
+def as_fresh(card: ModuleCard) -> ModuleCard:
+    """The card of a module of the same shape that was never tuned: without task, score, licences and donors."""
+    own = {"name": card.name, "kind": card.kind, "parameters": card.parameters, "tensor_hash": ""}
+    shape = {field: getattr(card, field) for field in ("rank", "scaling", "targets", "backbone", "base_model")}
+    return ModuleCard(**own, **shape)
 
 
 def rows_by_layer(named: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
-from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, Stack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -147,7 +147,7 @@ class LoraModule(Module):
             path: _fresh_factors(f.a.shape[0], f.a.shape[1], f.b.shape[0], f.scaling, generator)
             for path, f in self.factors.items()
         }
-        return replace(self, factors=factors)
+        return replace(self, factors=factors, card=as_fresh(self.card))
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers."""

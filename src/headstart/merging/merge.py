@@ -4,21 +4,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from headstart.errors import MergeError, SettingError
+from headstart.errors import MergeError
 from headstart.kinds import LoraModule, Module
 from headstart.merging.low_rank import combination, relative_error
+from headstart.merging.spaces.dare import dare
 from headstart.merging.spaces.exact import exact
+from headstart.merging.spaces.options import Options
 from headstart.merging.spaces.parameters import parameters
 from headstart.merging.spaces.svd import svd
+from headstart.merging.spaces.ties import ties
 from headstart.merging.weights import effective_number
 from headstart.records import Donor
 from headstart.registry import Registry
 
 __all__ = ["SPACES", "Merged", "merge"]
 
-Space = Callable[[Sequence[Module], Sequence[float], int | None], Module]
+Space = Callable[[Sequence[Module], Sequence[float], Options], Module]
 SPACES: Registry[Space] = Registry("merge space", group="headstart.spaces")
-for _space in (parameters, exact, svd):
+for _space in (parameters, exact, svd, ties, dare):
     SPACES.add(_space.__name__, _space)
 
 
@@ -42,6 +45,8 @@ def merge(
     *,
     space: str = "parameters",
     rank: int | None = None,
+    density: float = 0.5,
+    seed: int = 0,
     name: str = "merged",
 ) -> Merged:
     """The weighted sum of modules. One module with weight 1 is that module, in every space (svd: at its own rank).
@@ -49,8 +54,11 @@ def merge(
     Args:
         modules: at least one; those of weight 0 take no part and need not fit.
         weights: one per module, non-negative, summing to 1.
-        space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i) or "svd" (cut to `rank`).
-        rank: for "svd".
+        space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i), "svd" (cut to `rank`),
+            and for comparison "ties" and "dare".
+        rank: for "svd"; see `Options` for this and the next two.
+        density: for "ties" and "dare".
+        seed: for "dare".
         name: of the result.
 
     Raises:
@@ -63,12 +71,12 @@ def merge(
     if not sound or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
         raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
     chosen = SPACES[space]
-    if rank is not None and space != "svd":
-        raise SettingError(f"rank {rank} is for space 'svd'; leave it out, or merge in that space")
+    options = Options(rank, density, seed)
+    options.check(space)
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
     home = _home(donors)
-    module = chosen(donors, shares, rank)
+    module = chosen(donors, shares, options)
     return Merged(
         _with_donors(module, donors, shares, name=name, space=space, home=home),
         tuple(weights),

@@ -169,7 +169,9 @@ class _Pass:
         report: Callable[[], None],
     ) -> dict[str, Tensor]:
         """Every token and gradient indicator of one stack over all batches, (N,) each."""
-        stack = type(modules[0]).stack(modules, self.backbone)
+        # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
+        dtype = torch.float32 if self.by_gradient else None
+        stack = type(modules[0]).stack(modules, self.backbone, dtype=dtype)
         sums = {indicator.name: torch.zeros(len(modules), dtype=torch.float64) for indicator in self.by_token}
         with contextlib.ExitStack() as open_blocks:
             open_blocks.enter_context(stack.attach(self.backbone))

@@ -6,7 +6,10 @@ from headstart.errors import TaskError
 from headstart.records import TaskCard
 from headstart.tasks.example import Example, seeded_order
 
-__all__ = ["draw_few_shot"]
+__all__ = ["USUAL_SHOTS", "draw_few_shot"]
+
+USUAL_SHOTS = 16
+"""Rows per class where no number is given; a task without classes gets four times as many (Lv et al., 2023, §3.1)."""
 
 Rows = tuple[Example, ...]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from headstart.errors import SettingError, TaskError
 from headstart.records import TaskCard
 from headstart.tasks.example import Example, seeded_order
-from headstart.tasks.few_shot import draw_few_shot
+from headstart.tasks.few_shot import USUAL_SHOTS, draw_few_shot
 from headstart.tasks.loading import Wishes, load_task
 
 __all__ = ["Example", "Task"]
@@ -130,7 +130,7 @@ class Task:
             TaskError: too few distinct rows, for a class or in all; states how many there are.
             SettingError: `k` below 1.
         """
-        k = 16 if k is None else k
+        k = USUAL_SHOTS if k is None else k
         if k < 1:
             raise SettingError(f"few-shot size k={k} is too small; give 1 or more")
         train, dev = draw_few_shot(self.card, train=self.train, dev=self.splits.get("dev"), k=k, seed=seed)

@@ -7,17 +7,18 @@ import torch
 from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
 from headstart.merging.spaces.only_lora import only_lora
+from headstart.merging.spaces.options import Options
 
 __all__ = ["exact"]
 
 
-def exact(modules: Sequence[Module], weights: Sequence[float], rank: int | None = None) -> Module:
+def exact(modules: Sequence[Module], weights: Sequence[float], options: Options) -> Module:
     """A module of rank Σ r_i with ΔW = Σ w_i ΔW_i: A stacked, w_i s_i/s B_i beside each other, s the first scaling
     (1 where that is 0).
 
     Ranks and layers may differ. Raises `MergeError` for kinds and variants without such a form.
     """
-    del rank  # it follows from the modules
+    del options  # the rank follows from the modules
     loras = only_lora(modules, space="exact")
     if len(loras) == 1:
         return loras[0]

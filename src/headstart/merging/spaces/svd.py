@@ -7,19 +7,20 @@ from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
 from headstart.merging.low_rank import combination
 from headstart.merging.spaces.only_lora import only_lora
+from headstart.merging.spaces.options import Options
 
 __all__ = ["svd"]
 
 
-def svd(modules: Sequence[Module], weights: Sequence[float], rank: int | None = None) -> Module:
+def svd(modules: Sequence[Module], weights: Sequence[float], options: Options) -> Module:
     """The rank-r module nearest to Σ w_i ΔW_i in the Frobenius norm (Eckart and Young, 1936).
 
-    `rank`: r; `None` takes the largest rank among the modules. Singular values are shared evenly between A and B.
-    Raises `MergeError` for kinds and variants without a low-rank form, `SettingError` for r < 1.
+    `options.rank`: r; `None` takes the largest rank among the modules. Singular values are shared evenly between A
+    and B. Raises `MergeError` for kinds and variants without a low-rank form, `SettingError` for r < 1.
     """
     loras = only_lora(modules, space="svd")
     largest = max(factor.a.shape[0] for module in loras for factor in module.factors.values())
-    keep = largest if rank is None else rank
+    keep = largest if options.rank is None else options.rank
     if keep < 1:
         raise SettingError(f"rank {keep} must be at least 1; leave it out to keep the largest rank among the modules")
     # What a root is taken of must be positive, and PEFT allows any α; singular values carry no sign.

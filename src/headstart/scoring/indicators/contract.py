@@ -17,7 +17,7 @@ class Indicator(ABC):
     """A score of one module for one task; higher = more similar.
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs_reference`, whether a module
-    tuned on the new task itself must be there; `temperature`, the softmax temperature its authors use with it.
+    tuned on the new task itself must be there; `temperature`, the softmax temperature used where none is asked for.
     """
 
     name: ClassVar[str]

@@ -1,0 +1,101 @@
+"""Write docs/support.md from a run of the conformance suite: `python docs/write_support.py`. A test checks it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from headstart.kinds import KINDS
+from headstart.testing import BACKBONES, CHECKS, Outcome, check_kind
+from headstart.testing.conformance import short
+
+__all__ = ["PAGE", "page"]
+
+PAGE = Path(__file__).with_name("support.md")
+NAMES = {"llama": "Llama", "gpt2": "GPT-2", "t5": "T5"}
+FORMATS = {"save and load": "Headstart's own", "PEFT folder": "PEFT", "AdapterHub folder": "AdapterHub"}
+"""The checks that say what is read, and the heading of each one's column."""
+
+INTRODUCTION = """\
+# What is supported
+
+Which kinds of modules work on which backbones, and which folders hold them. This page is written by the conformance
+suite (`python docs/write_support.py`), which runs every check below on tiny random backbones of each family; nothing
+here is claimed that was not run.
+
+* **exact**: the same function, within float32's rounding (1e-5 of the largest logit); bit for bit the same where
+  Headstart wrote the folder.
+* **refused**: an error that says what is wrong and what to do; never something else instead. The numbers lead to the
+  reasons below.
+* **—**: there is no such thing: the other library does not have this kind.
+
+*Headstart's own* is what `tune`, `ensemble` and `save_module` write, with a card. For every kind that PEFT has it is a
+PEFT folder, for bottleneck adapters AdapterHub's; BitFit has a layout of its own in PEFT's style. *PEFT*: PEFT loads
+what Headstart writes, Headstart loads what PEFT writes, and all compute the same. *AdapterHub*: Headstart reads the
+folder.
+"""
+
+OWN_KIND = """\
+## Your own kind
+
+The suite is public. A kind that a package registers in the entry-point group `headstart.kinds` is checked by its name,
+in a test of yours or on the command line:
+
+```python
+from headstart.testing import check_kind
+
+failed = [outcome for outcome in check_kind("my-kind") if outcome.result == "failed"]
+assert not failed, failed
+```
+
+```sh
+python -m headstart.testing.conformance my-kind          # a table; --json for one line per outcome
+```
+"""
+
+
+def support(outcomes: Sequence[Outcome]) -> str:
+    """The table kinds × backbones × formats, and the reasons of its refusals below it."""
+    reasons: dict[str, int] = {}
+    lines = [f"| kind | backbone | {' | '.join(FORMATS.values())} |", "|---|---|---|---|---|"]
+    for kind, backbone in dict.fromkeys((outcome.kind, outcome.backbone) for outcome in outcomes):
+        found = {o.check: o for o in outcomes if (o.kind, o.backbone) == (kind, backbone)}
+        cells = [cell(found, check, reasons) for check in FORMATS]
+        lines.append(f"| {kind} | {NAMES.get(backbone, backbone)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{number}. {reason}" for reason, number in reasons.items())])
+
+
+def cell(found: dict[str, Outcome], check: str, reasons: dict[str, int]) -> str:
+    """What one check found, in a word; `reasons` numbers those of refusals and failures."""
+    outcome = found.get(check, found["fresh"])
+    back = found.get("PEFT saves it") if check == "PEFT folder" else None
+    if outcome.result == "passed" and back is not None and back.result != "passed":
+        outcome = back
+    if outcome.result in ("passed", "skipped"):
+        return {"passed": "exact", "skipped": "—"}[outcome.result]
+    reason = short(outcome).removeprefix("adapterhub: ")
+    return f"{outcome.result} ({reasons.setdefault(reason, len(reasons) + 1)})"
+
+
+def checks(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """A row for every check: what it looks at, and for how many kinds on how many backbones it held."""
+    found = list(outcomes)
+    yield "| check | holds | what it looks at |\n|---|---:|---|"
+    for name, function in CHECKS.items():
+        results = [outcome.result for outcome in found if outcome.check == name and outcome.result != "skipped"]
+        held = sum(result in ("passed", "refused") for result in results)
+        meaning = " ".join((function.__doc__ or "").split())
+        yield f"| {name} | {held} of {len(results)} | {meaning} |"
+
+
+def page() -> str:
+    """The page as it should be."""
+    outcomes = [outcome for kind in KINDS for outcome in check_kind(kind, backbones=tuple(BACKBONES))]
+    counted = (
+        "How often each check held, of all kinds and backbones that it applies to. Of those it leaves out the kind "
+        "refuses the backbone, the format does not have the kind, or nothing per layer is stored.\n"
+    )
+    parts = [INTRODUCTION, support(outcomes), "\n## The checks\n", counted, *checks(outcomes), "", OWN_KIND]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,203 @@
+"""Checks of what modules compute: alone, together, attached, differentiated, merged."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.backbone import Backbone
+from headstart.errors import MergeError
+from headstart.kinds import Module
+from headstart.merging import merge
+from headstart.testing.case import TOLERANCE, Aside, Case, Violation, close, require
+
+__all__ = [
+    "attach_leaves_no_trace",
+    "gradient_is_that_of_finite_differences",
+    "gradients_together_are_those_alone",
+    "merge_of_one_or_equals_is_itself",
+    "options_score_as_targets_do",
+    "stack_is_single_runs",
+]
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+STEP = 1e-2
+"""Of finite differences of fourth order: small beside the parameters, large beside float32's rounding."""
+NEAR = 0.02
+"""How far a finite difference in float32 may lie from the gradient, of the largest gradient."""
+
+
+class _Interruption(Exception):  # noqa: N818 - it only stands for any error of a user's
+    pass
+
+
+def attach_leaves_no_trace(case: Case) -> None:
+    """After a stack was attached, bit-identical weights and output, and no hook; also after an exception."""
+    backbone, stack = case.backbone, case.stack([case.module(1), case.module(2)])
+    plain = _plain_logits(case)
+    before = _photograph(backbone)
+    with torch.inference_mode():
+        with stack.attach(backbone):
+            changed = backbone.target_logits(case.batch, modules=2)
+        _require_untouched(backbone, before, "detached")
+        with contextlib.suppress(_Interruption), stack.attach(backbone):
+            raise _Interruption
+        _require_untouched(backbone, before, "an exception in the block")
+        with _failing(backbone.head), contextlib.suppress(_Interruption), stack.attach(backbone):
+            backbone.target_logits(case.batch, modules=2)
+        _require_untouched(backbone, before, "an exception in the forward pass")
+    require(torch.equal(_plain_logits(case), plain), "the backbone's own output is another one afterwards")
+    for logits in changed:
+        require(not torch.allclose(logits, plain[0], atol=1e-3), "a module whose parameters were moved does nothing")
+
+
+def stack_is_single_runs(case: Case) -> None:
+    """A stack of three computes, scores and generates what each of its modules does alone; `module` gives it back."""
+    modules = [case.module(seed) for seed in (1, 2, 3)]
+    require(len({module.stack_key for module in modules}) == 1, "modules of one shape have unequal stack_keys")
+    together, alone = case.logits(modules), [case.logits([module])[0] for module in modules]
+    require(not torch.allclose(alone[0], alone[1], atol=1e-3), "two different modules compute the same")
+    for number, expected in enumerate(alone):
+        close(together[number], expected, f"module {number} of the stack")
+    prompts = [item.prompt for item in case.items]
+    stack = case.stack(modules)
+    require(len(stack) == 3, f"a stack of three has length {len(stack)}")
+    with torch.inference_mode(), stack.attach(case.backbone):
+        texts = case.backbone.generate(prompts, max_new_tokens=4, modules=3)
+    for number, module in enumerate(modules):
+        with torch.inference_mode(), case.stack([module]).attach(case.backbone):
+            (expected_texts,) = case.backbone.generate(prompts, max_new_tokens=4)
+        require(texts[number] == expected_texts, f"module {number} of the stack generates another text than alone")
+        _require_same_arrays(stack.module(number), module.arrays(), within=0.0)
+
+
+def options_score_as_targets_do(case: Case) -> None:
+    """Options that are scored from a cache of the prompt have the log-likelihood of the same target in one pass."""
+    modules = [case.module(1), case.module(2)]
+    stack, backbone = case.stack(modules), case.backbone
+    options = [[item.target, case.items[0].target] for item in case.items]
+    with torch.inference_mode(), stack.attach(backbone):
+        scores = torch.tensor(backbone.option_scores([i.prompt for i in case.items], options, modules=2))[:, :, 0]
+        log_p = backbone.target_logits(case.batch, modules=2).log_softmax(-1)
+    taken = log_p.gather(2, case.batch.gold.view(1, -1, 1).expand(2, -1, 1)).squeeze(2)
+    expected = torch.zeros(2, len(options)).index_add_(1, case.batch.owner, taken)
+    expected = expected[:, torch.argsort(torch.tensor(case.batch.indices))]
+    close(scores, expected, "scores of options")
+
+
+def gradient_is_that_of_finite_differences(case: Case) -> None:
+    """The gradient of the loss at the steepest coordinate of every parameter, against differences of fourth order."""
+    stack = case.stack([case.module(1), case.module(2)])
+    gradients = _gradients(case, stack.parameters, stack)
+    largest = max(gradient[1].abs().max().item() for gradient in gradients.values())
+    require(largest > 0, "no parameter has a gradient")
+    for name in _some(sorted(gradients), most=6):
+        gradient = gradients[name][1]
+        place = int(gradient.abs().argmax())
+        found = _difference(case, stack, name, place)
+        if abs(found - gradient.flatten()[place].item()) > NEAR * largest:
+            raise Violation(f"{name} at {place}: gradient {gradient.flatten()[place]:.4g}, difference {found:.4g}")
+
+
+def gradients_together_are_those_alone(case: Case) -> None:
+    """The gradients that one backward pass gives a stack of three, against one pass for each module alone."""
+    modules = [case.module(seed) for seed in (1, 2, 3)]
+    stack = case.stack(modules)
+    together = _gradients(case, stack.parameters, stack)
+    for number, module in enumerate(modules):
+        single = case.stack([module])
+        for name, expected in _gradients(case, single.parameters, single).items():
+            close(together[name][number], expected[0], f"gradient of {name}, module {number}", within=10 * TOLERANCE)
+
+
+def merge_of_one_or_equals_is_itself(case: Case) -> None:
+    """In `parameters`: weight 1 is the module itself, equal modules average to it, others to Σ w·θ."""
+    one, two = case.module(1), case.module(2)
+    try:
+        alone = merge([one], [1.0]).module
+        equal = merge([one, case.module(1)], [0.5, 0.5]).module
+        mixed = merge([one, two], [0.25, 0.75]).module
+    except MergeError as error:
+        raise Aside("refused", str(error)) from error
+    _require_same_arrays(alone, one.arrays(), within=0.0)
+    _require_same_arrays(equal, one.arrays(), within=1e-6)
+    theirs = two.aligned_to(one).arrays()
+    _require_same_arrays(mixed, {k: 0.25 * v + 0.75 * theirs[k] for k, v in one.arrays().items()}, within=1e-6)
+    expected = case.logits([one])
+    require(torch.equal(case.logits([alone]), expected), "one module with weight 1 computes something else")
+    close(case.logits([equal]), expected, "the average of two equal modules")
+
+
+def _plain_logits(case: Case) -> Tensor:
+    with torch.inference_mode():
+        return case.backbone.target_logits(case.batch)
+
+
+def _photograph(backbone: Backbone) -> dict[str, Any]:
+    """Everything of a backbone that must be as before: weights by value and identity, layers, attributes, flags."""
+    model = backbone.model
+    return {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "parameters": {name: (id(value), value.requires_grad) for name, value in model.named_parameters()},
+        "layers": {path: (type(layer), layer.training, sorted(vars(layer))) for path, layer in model.named_modules()},
+        "hooks": {path: [len(getattr(layer, sort)) for sort in HOOKS] for path, layer in model.named_modules()},
+        "configuration": model.config.to_dict(),
+    }
+
+
+def _require_untouched(backbone: Backbone, before: Mapping[str, Any], when: str) -> None:
+    now = _photograph(backbone)
+    for path, counts in before["hooks"].items():
+        require(now["hooks"].get(path) == counts, f"{when}: a hook is left on {path or 'the model'}")
+    for part in ("parameters", "layers", "configuration"):
+        require(now[part] == before[part], f"{when}: the backbone's {part} differ from before")
+    require(now["weights"].keys() == before["weights"].keys(), f"{when}: a weight came or went")
+    for name, value in before["weights"].items():
+        require(torch.equal(now["weights"][name], value), f"{when}: {name} changed")
+
+
+@contextlib.contextmanager
+def _failing(layer: nn.Module) -> Iterator[None]:
+    def fail(*_: object) -> None:
+        raise _Interruption
+
+    handle = layer.register_forward_hook(fail)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _gradients(case: Case, parameters: Mapping[str, Tensor], stack: Any) -> dict[str, Tensor]:
+    with stack.attach(case.backbone), stack.gradients():
+        torch.autograd.backward(case.losses(len(stack)).sum())
+        return {
+            name: torch.zeros_like(value) if value.grad is None else value.grad.clone()
+            for name, value in parameters.items()
+        }
+
+
+def _difference(case: Case, stack: Any, name: str, place: int) -> float:
+    """∂loss/∂θ of the second module's parameter at `place`: (8(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h."""
+    value = stack.parameters[name][1].view(-1)
+    start, losses = value[place].item(), {}
+    with torch.no_grad(), stack.attach(case.backbone):
+        for steps in (-2, -1, 1, 2):
+            value[place] = start + steps * STEP
+            losses[steps] = case.losses(len(stack))[1].item()
+        value[place] = start
+    return (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * STEP)
+
+
+def _some(names: Sequence[str], *, most: int) -> list[str]:
+    """At most `most` of them, evenly spread, the first among them."""
+    return list(names[:: -(-len(names) // most)])
+
+
+def _require_same_arrays(module: Module, expected: Mapping[str, Tensor], *, within: float) -> None:
+    found = module.arrays()
+    require(found.keys() == expected.keys(), "the names of the parameters differ")
+    for name, value in expected.items():
+        close(found[name], value, name, within=within)

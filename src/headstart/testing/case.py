@@ -1,0 +1,149 @@
+"""What every check of the conformance suite works with: one kind on one backbone, and how results are told."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone, Encoded, TargetBatch, TextFormat
+from headstart.kinds import Module, Stack, fresh_module, load_module, save_module
+from headstart.records import CARD_FILE
+from headstart.testing.backbones import tiny_backbone
+
+__all__ = ["TOLERANCE", "Aside", "Case", "Outcome", "Result", "Violation", "close", "require"]
+
+Result = Literal["passed", "refused", "failed", "skipped"]
+
+TOLERANCE = 1e-5
+"""How far float32 results may lie apart, of the largest of them."""
+
+TEXTS = (("a warm film", "yes"), ("dull", "no"), ("it never comes to life", "maybe so"))
+"""Inputs and targets of unequal lengths."""
+
+SPREAD = 0.2
+"""Standard deviation of what is added to a fresh module's parameters, so that none is zero."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found for one kind on one backbone.
+
+    `result`: "passed"; "refused", where the kind says by name that it does not do this; "skipped", where the check has
+    nothing to look at; "failed". `detail`: the reason of the last three.
+    """
+
+    kind: str
+    backbone: str
+    check: str
+    result: Result
+    detail: str = ""
+
+
+class Violation(Exception):  # noqa: N818 - it is a finding, which becomes an outcome
+    """A kind does not keep the contract."""
+
+
+class Aside(Exception):  # noqa: N818 - it is a finding, which becomes an outcome
+    """A check ends early with another result than "passed"."""
+
+    def __init__(self, result: Result, reason: str) -> None:
+        super().__init__(reason)
+        self.result = result
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Raise `Violation` unless it holds."""
+    if not holds:
+        raise Violation(otherwise)
+
+
+def close(actual: Tensor, expected: Tensor, what: str, *, within: float = TOLERANCE) -> None:
+    """Raise `Violation` unless two tensors are nowhere further apart than `within` of the largest expected value."""
+    require(actual.shape == expected.shape, f"{what}: shapes {tuple(actual.shape)} and {tuple(expected.shape)}")
+    distance = (actual.detach().double() - expected.detach().double()).abs().max().item()
+    largest = expected.detach().abs().max().item()
+    if math.isnan(distance) or distance > within * max(1.0, largest):
+        raise Violation(f"{what}: {distance:.1e} apart, of values up to {largest:.1e}")
+
+
+class Case:
+    """One kind on one backbone, untouched by other checks, with a folder to write in.
+
+    Args:
+        kind: a name in `KINDS`.
+        pristine: the backbone that every case begins from; it is copied.
+        folder: an empty folder.
+    """
+
+    def __init__(self, kind: str, pristine: Backbone, folder: Path) -> None:
+        self.kind = kind
+        self.backbone = copied(pristine)
+        self.folder = folder
+
+    @cached_property
+    def deeper(self) -> Backbone:
+        """The same architecture with twice as many layers."""
+        return tiny_backbone(self.backbone.name.removeprefix("tiny-"), layers=4)
+
+    @cached_property
+    def items(self) -> list[Encoded]:
+        """`TEXTS` as ids."""
+        return self.backbone.encode(TEXTS, TextFormat(suffix=":"))
+
+    @cached_property
+    def batch(self) -> TargetBatch:
+        """All examples in one batch."""
+        return self.backbone.batch(self.items, range(len(self.items)))
+
+    def fresh(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
+        """A module as before any tuning."""
+        return fresh_module(self.kind, backbone or self.backbone, {}, name=f"random-{seed}", seed=seed)
+
+    def module(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
+        """A module whose every parameter was moved at random."""
+        fresh, generator = self.fresh(seed, backbone=backbone), torch.Generator().manual_seed(seed)
+        moved = {
+            name: value + SPREAD * torch.randn(value.shape, generator=generator)
+            for name, value in fresh.arrays().items()
+        }
+        return fresh.with_arrays(moved)
+
+    def stack(self, modules: Sequence[Module]) -> Stack:
+        """The modules as one stack on the backbone."""
+        return type(modules[0]).stack(modules, self.backbone)
+
+    def logits(self, modules: Sequence[Module]) -> Tensor:
+        """Logits at the target positions of all examples, (N, M, vocabulary)."""
+        stack = self.stack(modules)
+        with torch.inference_mode(), stack.attach(self.backbone):
+            return self.backbone.target_logits(self.batch, modules=len(stack))
+
+    def losses(self, modules: int) -> Tensor:
+        """Per module of the attached stack, the cross-entropy over all target tokens, (N,), summed in float64."""
+        log_p = self.backbone.target_logits(self.batch, modules=modules).double().log_softmax(-1)
+        gold = self.batch.gold.view(1, -1, 1).expand(modules, -1, 1)
+        return -log_p.gather(2, gold).sum((1, 2))
+
+    def saved(self, module: Module, name: str = "saved") -> Path:
+        """The module's folder without Headstart's card, as a stranger would hand it over."""
+        folder = self.folder / name
+        save_module(module, folder)
+        (folder / CARD_FILE).unlink()
+        return folder
+
+    def take(self, folder: Path, *, backbone: Backbone | None = None) -> Module:
+        """Load a folder and check that it fits, as every command does."""
+        module = load_module(folder)
+        module.check(backbone or self.backbone)
+        return module
+
+
+def copied(backbone: Backbone) -> Backbone:
+    """A backbone of its own with the same weights."""
+    return Backbone(copy.deepcopy(backbone.model), backbone.tokenizer, name=backbone.name)

@@ -1,0 +1,112 @@
+"""Tiny random backbones of any size, and the one that a module fits."""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from headstart.backbone import Backbone
+from headstart.formats import PrefixLayout, PromptLayout, StoredModule
+from headstart.testing.backbones import tiny_backbone
+from headstart.testing.corpus.case import Room
+
+__all__ = ["backbone_of", "room_of"]
+
+STARTS = {"model.layers.": "llama", "transformer.h.": "gpt2", "encoder.block.": "t5", "decoder.block.": "t5"}
+LARGEST = 64
+"""Wider backbones are not built: a test of readers need not wait for them."""
+
+
+@lru_cache(maxsize=8)
+def backbone_of(room: Room) -> Backbone:
+    """The backbone of these sizes, every parameter drawn anew, in float64 so that rounding hides no difference."""
+    plain = tiny_backbone(room.family, layers=room.layers, seed=room.seed)
+    vocabulary = plain.model.config.vocab_size
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(room.seed)
+        model = MODELS[room.family](room, vocabulary)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+            else:
+                parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
+    return Backbone(model.double(), plain.tokenizer, name=f"tiny-{room.family}-{room.layers}")
+
+
+def _llama(room: Room, vocabulary: int) -> Any:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary, hidden_size=room.width, intermediate_size=room.inner, num_hidden_layers=room.layers,
+            num_attention_heads=room.heads, num_key_value_heads=room.key_heads, head_dim=room.head,
+            max_position_embeddings=64, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+
+
+def _gpt2(room: Room, vocabulary: int) -> Any:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary, n_embd=room.width, n_inner=room.inner, n_layer=room.layers, n_head=room.heads,
+            n_positions=64,
+        )
+    )  # fmt: skip
+
+
+def _t5(room: Room, vocabulary: int) -> Any:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=vocabulary, d_model=room.width, d_kv=room.head, d_ff=room.inner, num_layers=room.layers,
+            num_decoder_layers=room.layers, num_heads=room.heads, dropout_rate=0.0, tie_word_embeddings=False,
+            feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+MODELS = {"llama": _llama, "gpt2": _gpt2, "t5": _t5}
+
+
+def room_of(stored: StoredModule) -> Room | None:
+    """The sizes of a backbone that this module may have been made for; `None` where none is built here."""
+    layout = stored.layout
+    if isinstance(layout, PrefixLayout):
+        family = "t5" if layout.seq2seq else "llama"
+        heads, head = layout.heads, layout.head_dim
+        return _small(Room(family, layout.layers, heads * head, 2 * heads * head, heads, heads, head))
+    if isinstance(layout, PromptLayout):
+        return _small(Room("t5" if layout.seq2seq else "llama", 2, layout.dim, 2 * layout.dim, 4, 4, layout.dim // 4))
+    family = next((found for start, found in STARTS.items() if any(w.startswith(start) for w in layout.widths)), "")
+    if not family:
+        return None
+    layers = 1 + max(int(found[1]) for path in layout.widths if (found := re.search(r"\.(\d+)\.", path)))
+    return _small(_sized(family, layers, layout.widths))
+
+
+def _sized(family: str, layers: int, widths: Mapping[str, tuple[int | None, int | None]]) -> Room:
+    """Sizes read from the layers' (in, out); what no tensor shows follows from the rest."""
+
+    def seen(pattern: str, side: int) -> int | None:
+        return next((w[side] for path, w in widths.items() if re.search(pattern, path) and w[side]), None)
+
+    queries, keys = seen(r"\.(q|q_proj)$", 1), seen(r"\.(k|v|k_proj|v_proj)$", 1)
+    width = seen(r"\.(q|k|v|q_proj|k_proj|v_proj|mlp|self_attn|attn|SelfAttention|c_attn|ln_1|wi_0|wi_1)$", 0)
+    width = width or seen(r"\.(wo|c_proj|down_proj|ln_1)$", 1) or queries or keys or 0
+    inner = seen(r"\.(wo|down_proj|mlp\.c_proj)$", 0) or seen(r"\.(wi_0|wi_1|up_proj|gate_proj|c_fc)$", 1) or 2 * width
+    queries = queries or (keys if family == "t5" and keys else width)
+    head = math.gcd(queries, keys or queries)
+    head = head // 4 if head == queries and head % 8 == 0 else head
+    return Room(family, layers, width, inner, max(queries // max(head, 1), 1), (keys or queries) // max(head, 1), head)
+
+
+def _small(room: Room) -> Room | None:
+    return room if 0 < room.width <= LARGEST and room.head > 0 else None

@@ -1,0 +1,73 @@
+"""The files of a module's folder as a stranger's tools see them: read and written without Headstart's readers."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = [
+    "config_of",
+    "load_tensors",
+    "raw_header",
+    "save_tensors",
+    "weights_of",
+    "write_config",
+    "write_raw",
+]
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "pytorch_adapter.bin")
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of tensors."""
+    return next(folder / name for name in WEIGHTS if (folder / name).exists())
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The configuration, parsed by Python's own reader."""
+    found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return found
+
+
+def write_config(folder: Path, config: Any) -> None:
+    """Write the configuration, whatever it is."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors, read by the library safetensors or by torch's own restricted load."""
+    path = weights_of(folder)
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    return dict(torch.load(path, weights_only=True))
+
+
+def save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the tensors in the format that the folder has."""
+    path = weights_of(folder)
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, {"format": "pt"})
+    else:
+        torch.save(tensors, path)
+
+
+def raw_header(folder: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Header and data of a safetensors file; `None` for another format."""
+    path = weights_of(folder)
+    if path.suffix != ".safetensors":
+        return None
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def write_raw(folder: Path, header: Any, data: bytes, *, length: int | None = None) -> None:
+    """Write a safetensors file of any header, sound or not; `length` is the one that it claims."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    begin = struct.pack("<Q", len(text) if length is None else length)
+    weights_of(folder).write_bytes(begin + text + data)

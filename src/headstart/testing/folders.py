@@ -1,0 +1,143 @@
+"""Checks of folders that are sound: saved and loaded, shared with PEFT, read from AdapterHub."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headstart.backbone import Encoded
+from headstart.errors import ModuleError
+from headstart.formats import CONFIG_FILE
+from headstart.kinds import Module, load_module, save_module
+from headstart.testing.case import TOLERANCE, Aside, Case, close, require
+
+__all__ = ["adapterhub_folder_is_read", "peft_computes_the_same", "peft_saves_the_same", "save_then_load_is_itself"]
+
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"architecture": "lora", "composition_mode": "add"},
+    "ia3": {"architecture": "lora", "composition_mode": "scale"},
+    "prefix": {"architecture": "prefix_tuning"},
+    "prompt": {"architecture": "prompt_tuning"},
+}
+"""How AdapterHub names the kinds that it has beside bottleneck adapters."""
+
+
+def save_then_load_is_itself(case: Case) -> None:
+    """A saved module, with its card, loads as the same parameters and computes bit for bit the same."""
+    module = case.module()
+    expected = case.logits([module])
+    save_module(module, case.folder / "saved")
+    loaded = load_module(case.folder / "saved")
+    loaded.check(case.backbone)
+    _require_same(loaded, module)
+    require(torch.equal(case.logits([loaded]), expected), "the loaded module computes something else")
+    require(loaded.stack_key == module.stack_key, "the loaded module has another stack_key")
+
+
+def peft_computes_the_same(case: Case) -> None:
+    """PEFT loads the saved folder and computes the same logits, example by example without padding."""
+    module = case.module()
+    require_peft(module)
+    model = _in_peft(case, case.saved(module))
+    with torch.inference_mode():
+        expected = torch.cat([_peft_logits(model, item) for item in case.items])
+    close(case.logits([module])[0], expected, "logits of PEFT")
+
+
+def peft_saves_the_same(case: Case) -> None:
+    """The folder that PEFT saves of the module it loaded is read here and computes the same."""
+    module = case.module()
+    require_peft(module)
+    # Of layers of embeddings PEFT would ask the network.
+    _in_peft(case, case.saved(module)).save_pretrained(case.folder / "by-peft", save_embedding_layers=False)
+    loaded = case.take(case.folder / "by-peft")
+    close(case.logits([loaded]), case.logits([module]), "the module that PEFT saved", within=TOLERANCE)
+
+
+def adapterhub_folder_is_read(case: Case) -> None:
+    """A folder as AdapterHub's library lays it out is read and computes the same, or is refused by name."""
+    module = case.module()
+    if is_adapterhub(module):
+        loaded = case.take(case.saved(module))
+        close(case.logits([loaded]), case.logits([module]), "the module in AdapterHub's folder")
+        return
+    if case.kind not in METHODS:
+        raise Aside("skipped", "AdapterHub has no such kind")
+    folder = case.folder / "adapterhub"
+    _write_adapterhub(case, module, folder)
+    try:
+        loaded = case.take(folder)
+    except ModuleError as error:
+        raise Aside("refused", str(error)) from error
+    close(case.logits([loaded]), case.logits([module]), "the module in AdapterHub's folder")
+
+
+def is_adapterhub(module: Module) -> bool:
+    """Whether a module is saved in AdapterHub's layout."""
+    return "peft_type" not in module.config and "model_type" in module.config
+
+
+def require_peft(module: Module) -> None:
+    """End the check unless PEFT has this kind."""
+    if module.config.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise Aside("skipped", "not in PEFT")
+
+
+def _in_peft(case: Case, folder: Path) -> Any:
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(copy.deepcopy(case.backbone.model), folder, torch_device="cpu").eval()
+
+
+def _peft_logits(model: Any, item: Encoded) -> Tensor:
+    """Logits at the target positions, (targets, vocabulary); PEFT's prompts and prefixes stand before them."""
+    config, ids = model.get_base_model().config, torch.tensor([item.prompt])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if config.is_encoder_decoder:
+            decoder = torch.tensor([[config.decoder_start_token_id, *item.target[:-1]]])
+            logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=decoder).logits
+        else:
+            ids = torch.tensor([item.prompt + item.target[:-1]])
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits[0, -len(item.target) :]
+
+
+def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
+    """The folder that `adapters` would save of this module; LoRA's tensors renamed, of other kinds as they are."""
+    method, tensors = dict(METHODS[case.kind]), dict(module.tensors())
+    if case.kind == "lora":
+        base = f"{case.backbone.model.base_model_prefix}."
+        tensors = {_adapterhub_name(name, base): value for name, value in tensors.items()}
+        config: Any = module.config
+        method |= {
+            "alpha": config["lora_alpha"], "r": config["r"], "attn_matrices": ["q", "k", "v"], "selfattn_lora": True,
+            "intermediate_lora": True, "output_lora": True, "use_gating": False, "dropout": 0.0,
+        }  # fmt: skip
+    folder.mkdir()
+    described = {
+        "config": method, "hidden_size": case.backbone.model.config.hidden_size, "name": "m",
+        "model_class": type(case.backbone.model).__name__, "model_name": case.backbone.name,
+        "model_type": case.backbone.model.config.model_type, "version": "adapters.1.3.0",
+    }  # fmt: skip
+    (folder / CONFIG_FILE).write_text(json.dumps(described))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "adapter.safetensors")
+
+
+def _adapterhub_name(name: str, base: str) -> str:
+    layer, _, factor = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
+    return f"{layer.removeprefix(base)}.loras.m.{factor}"
+
+
+def _require_same(found: Module, expected: Module) -> None:
+    mine, theirs = found.arrays(), expected.arrays()
+    require(mine.keys() == theirs.keys(), "the loaded module has parameters of other names")
+    for name, value in theirs.items():
+        require(torch.equal(mine[name], value), f"{name} is another one after loading")

@@ -1,0 +1,316 @@
+"""The conformance suite: kinds keep the contract, those that do not are caught, and docs/support.md is current."""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from headstart import registry
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError, SettingError
+from headstart.kinds import KINDS, LoraModule
+from headstart.kinds.lora import LoraStack
+from headstart.testing import BACKBONES, CHECKS, Outcome, check_kind, conformance, tiny_backbone
+from headstart.testing.conformance import FIRST, main, table
+
+REFUSED = {
+    ("lora", "gpt2", "AdapterHub folder"): "adapts a layer that Headstart does not know",
+    **{("ia3", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
+    **{("prefix", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
+    **{("prompt", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
+    ("bitfit", "llama", FIRST): "tiny-llama has no bias terms",
+    ("bitfit", "t5", FIRST): "tiny-t5 has no bias terms",
+}
+"""By kind, backbone and check: a part of the reason. Everything else passes, or there is nothing to look at."""
+
+SKIPPED = {
+    **{("prompt", name, "layer count"): "the same for any number of layers" for name in BACKBONES},
+    **{("adapter", name, check): "not in PEFT" for name in BACKBONES for check in ("PEFT folder", "PEFT saves it")},
+    **{("bitfit", "gpt2", check): "not in PEFT" for check in ("PEFT folder", "PEFT saves it")},
+    ("bitfit", "gpt2", "AdapterHub folder"): "AdapterHub has no such kind",
+}
+
+checked = cache(check_kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_keeps_the_contract(kind: str) -> None:
+    outcomes = checked(kind, backbones=tuple(BACKBONES))
+    assert [outcome for outcome in outcomes if outcome.result == "failed"] == []
+    for result, expected in (("refused", REFUSED), ("skipped", SKIPPED)):
+        found = {(o.kind, o.backbone, o.check): o.detail for o in outcomes if o.result == result}
+        wanted = {place: reason for place, reason in expected.items() if place[0] == kind}
+        assert found.keys() == wanted.keys()
+        for place, reason in wanted.items():
+            assert reason in found[place]
+    for backbone in BACKBONES:
+        names = [outcome.check for outcome in outcomes if outcome.backbone == backbone]
+        assert names in ([FIRST], [FIRST, *CHECKS])
+
+
+# Kinds that break the contract
+
+
+class HookLeft(LoraModule):
+    """Detaching forgets the first hook."""
+
+    class Stack(LoraStack):
+        @contextlib.contextmanager
+        def attach(self, backbone: Backbone) -> Iterator[None]:
+            layer = backbone.model.get_submodule(self.paths[0])
+            layer.register_forward_hook(lambda *_: None)
+            with super().attach(backbone):
+                yield
+
+
+class HookLeftByAnError(LoraModule):
+    """Detaching is forgotten only when an exception ends the block."""
+
+    class Stack(LoraStack):
+        @contextlib.contextmanager
+        def attach(self, backbone: Backbone) -> Iterator[None]:
+            handle = backbone.head.register_forward_hook(lambda *_: None)
+            with super().attach(backbone):
+                yield
+            handle.remove()
+
+
+class WeightRounded(LoraModule):
+    """Detaching gives a weight back with the last bits lost, as subtracting what was added does."""
+
+    class Stack(LoraStack):
+        @contextlib.contextmanager
+        def attach(self, backbone: Backbone) -> Iterator[None]:
+            weight = backbone.model.get_submodule(self.paths[0]).get_parameter("weight")
+            with super().attach(backbone):
+                yield
+            weight.copy_((weight + 7) - 7)
+
+
+class Mixed(LoraModule):
+    """Every module of a stack computes with the average of the scaling; rows of one reach the other."""
+
+    class Stack(LoraStack):
+        def _add_update(self, path: str, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            changed = super()._add_update(path, layer, args, output)
+            return 0.9 * changed + 0.1 * changed.flip(0)
+
+
+class Reversed(LoraModule):
+    """The stack takes its modules from the end."""
+
+    class Stack(LoraStack):
+        def __init__(self, modules: Sequence[LoraModule], **where: Any) -> None:
+            super().__init__(list(modules)[::-1], **where)
+
+
+class Steep(LoraModule):
+    """The right function with twice the gradient of every update."""
+
+    class Stack(LoraStack):
+        def _add_update(self, path: str, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            changed = super()._add_update(path, layer, args, output)
+            return changed + changed - changed.detach()
+
+
+class SharedGradient(LoraModule):
+    """Each module's gradient is clipped by the norm over the whole stack."""
+
+    class Stack(LoraStack):
+        @contextlib.contextmanager
+        def gradients(self) -> Iterator[None]:
+            handles = []
+            with super().gradients():
+                handles += [value.register_hook(lambda grad: grad / grad.norm()) for value in self.parameters.values()]
+                yield
+            for handle in handles:
+                handle.remove()
+
+
+class Drifting(LoraModule):
+    """Parameters that are put in come out a little larger."""
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Any:
+        return super().with_arrays({name: value * 1.001 for name, value in arrays.items()})
+
+
+class Unscaled(LoraModule):
+    """The scaling is saved in the factors and in the configuration."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value * 2 if "lora_B" in name else value for name, value in super().tensors().items()}
+
+
+class Careless(LoraModule):
+    """Nothing is checked against the backbone."""
+
+    def check(self, backbone: Backbone) -> None:
+        pass
+
+
+class Idle(LoraModule):
+    """Attached, it does nothing."""
+
+    class Stack(LoraStack):
+        @contextlib.contextmanager
+        def attach(self, backbone: Backbone) -> Iterator[None]:
+            yield
+
+
+class Crashing(LoraModule):
+    """Its stack ends with an error of the kind's own."""
+
+    class Stack(LoraStack):
+        def __init__(self, modules: Sequence[LoraModule], **where: Any) -> None:
+            raise RuntimeError("no more\nroom")
+
+
+def broken(family: type[LoraModule]) -> type[LoraModule]:
+    """The class with its own `Stack`, where it has one."""
+    own = getattr(family, "Stack", LoraStack)
+
+    def stack(cls: Any, modules: Any, backbone: Backbone, *, dtype: torch.dtype | None = None) -> LoraStack:
+        return own(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    family.stack = classmethod(stack)  # type: ignore[assignment, method-assign]
+    return family
+
+
+@pytest.mark.parametrize(
+    ("family", "check", "detail"),
+    [
+        (HookLeft, "attach and detach", "detached: a hook is left on model.layers.0.self_attn.q_proj"),
+        (HookLeftByAnError, "attach and detach", "an exception in the block: a hook is left on lm_head"),
+        (WeightRounded, "attach and detach", "detached: model.layers.0.self_attn.q_proj.weight changed"),
+        (Mixed, "stack", "module 0 of the stack: "),
+        (Reversed, "stack", "module 0 of the stack: "),
+        (Steep, "gradient", "difference"),
+        (SharedGradient, "gradients together", "gradient of "),
+        (Drifting, "merge", "lora"),
+        (Unscaled, "save and load", "is another one after loading"),
+        (Unscaled, "PEFT folder", "logits of PEFT: "),
+        (Careless, "layer count", "loaded without a word: "),
+        (Idle, "attach and detach", "a module whose parameters were moved does nothing"),
+        (Crashing, "stack", "RuntimeError: no more room"),
+    ],
+)
+def test_a_broken_kind_is_caught(
+    monkeypatch: pytest.MonkeyPatch, family: type[LoraModule], check: str, detail: str
+) -> None:
+    monkeypatch.setitem(KINDS._members, "lora", broken(family))
+    failed = {o.check: o.detail for o in check_kind("lora", backbones=["llama"]) if o.result == "failed"}
+    assert check in failed
+    assert detail in failed[check]
+
+
+class Plugin(LoraModule):
+    """A kind of another package."""
+
+    kind = "my-lora"
+
+
+class Shy(Plugin):
+    """A kind that refuses every backbone, by name."""
+
+    def check(self, backbone: Backbone) -> None:
+        raise ModuleError(f"{backbone.name} is no backbone for it; use another kind")
+
+
+class Points:
+    """Stands for the entry points of installed packages."""
+
+    loaded: ClassVar = [
+        EntryPoint("my-lora", f"{__name__}:Plugin", "headstart.kinds"),
+        EntryPoint("shy", f"{__name__}:Shy", "headstart.kinds"),
+    ]
+
+    def __call__(self, *, group: str) -> list[EntryPoint]:
+        return [point for point in self.loaded if point.group == group]
+
+
+def test_a_plugin_is_checked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", Points())
+    monkeypatch.setattr(KINDS, "_members", dict(KINDS._members))
+    monkeypatch.setattr(KINDS, "_plugins_loaded", False)
+    outcomes = check_kind("my-lora", backbones=["llama"])
+    assert {o.result for o in outcomes} == {"passed", "skipped"}
+    assert [(o.check, o.detail) for o in outcomes if o.result == "skipped"] == [
+        ("AdapterHub folder", "AdapterHub has no such kind")
+    ]
+    assert check_kind("shy", backbones=["t5"]) == [
+        Outcome("shy", "t5", FIRST, "refused", "tiny-t5 is no backbone for it; use another kind")
+    ]
+
+
+# The command and the page
+
+
+def test_unknown_names_are_the_callers_mistake() -> None:
+    with pytest.raises(SettingError, match="unknown kind 'lara'; choose one of: lora, "):
+        check_kind("lara")
+    with pytest.raises(SettingError, match="unknown tiny backbone 'bloom'; choose one of: llama, gpt2, t5"):
+        check_kind("lora", backbones=["bloom"])
+
+
+def test_tiny_backbones_are_the_same_every_time() -> None:
+    one, two, deep = (tiny_backbone("t5", layers=layers) for layers in (2, 2, 4))
+    assert one.fingerprint == two.fingerprint
+    assert len(deep.model.encoder.block) == len(deep.model.decoder.block) == 4
+    assert tiny_backbone("t5", seed=1).fingerprint.weights != one.fingerprint.weights
+
+
+OUTCOMES = [
+    Outcome("lora", "t5", FIRST, "passed"),
+    Outcome("lora", "t5", "stack", "failed", "module 0: 1.0e+00 apart"),
+    Outcome("bitfit", "t5", FIRST, "refused", "no biases; use lora"),
+]
+
+
+def test_the_table() -> None:
+    assert table(OUTCOMES).splitlines() == [
+        "kind        backbone      passed  skipped  refused  failed",
+        "lora        t5                 1        0        0       1",
+        "    stack failed: module 0: 1.0e+00 apart",
+        "bitfit      t5                 0        0        1       0",
+        "    fresh refused: no biases; use lora",
+    ]
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(conformance, "check_kind", lambda kind: [o for o in OUTCOMES if o.kind == kind])
+    assert main(["bitfit", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "kind": "bitfit", "backbone": "t5", "check": "fresh", "result": "refused", "detail": "no biases; use lora",
+    }  # fmt: skip
+    assert main([]) == 1
+    assert capsys.readouterr().out == table(OUTCOMES) + "\n"
+
+
+def test_the_command_says_which_kind_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lara"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown kind 'lara'; choose one of: lora, ")
+
+
+def writer() -> ModuleType:
+    path = Path(__file__).parents[1] / "docs" / "write_support.py"
+    spec = importlib.util.spec_from_file_location("write_support", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_support_is_what_the_suite_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = writer()
+    monkeypatch.setattr(page, "check_kind", checked)
+    assert page.page() == page.PAGE.read_text(encoding="utf-8"), "run `python docs/write_support.py`"
