@@ -57,6 +57,24 @@ def test_a_kind_keeps_the_contract(kind: str) -> None:
         assert names in ([FIRST], [FIRST, *CHECKS])
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape", "backbone"),
+    [
+        ("lora", {"rank": 3, "alpha": 5.0, "targets": ("lm_head", "down_proj")}, "llama"),
+        ("lora", {"targets": ("mlp.c_proj", "c_fc")}, "gpt2"),
+        ("ia3", {"targets": ("o_proj", "down_proj")}, "llama"),
+        ("prefix", {"length": 3, "reparametrized": True, "bottleneck": 5}, "t5"),
+        ("adapter", {"placement": "pfeiffer", "bottleneck": 5, "activation": "gelu"}, "t5"),
+        ("adapter", {"placement": "houlsby", "biases": False}, "llama"),
+        ("bitfit", {"targets": ("c_attn", "ln_2")}, "gpt2"),
+    ],
+)
+def test_so_do_its_variants(kind: str, shape: dict[str, Any], backbone: str) -> None:
+    outcomes = check_kind(kind, backbones=[backbone], shape=shape)
+    assert [o for o in outcomes if o.result == "failed"] == []
+    assert [o.check for o in outcomes] == [FIRST, *CHECKS]
+
+
 # Kinds that break the contract
 
 

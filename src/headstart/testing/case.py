@@ -2,11 +2,11 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,10 +79,12 @@ class Case:
         kind: a name in `KINDS`.
         pristine: the backbone that every case begins from; it is copied.
         folder: an empty folder.
+        shape: the kind's settings by name; its defaults where there are none.
     """
 
-    def __init__(self, kind: str, pristine: Backbone, folder: Path) -> None:
+    def __init__(self, kind: str, pristine: Backbone, folder: Path, *, shape: Mapping[str, Any]) -> None:
         self.kind = kind
+        self.shape = shape
         self.backbone = copied(pristine)
         self.folder = folder
 
@@ -103,7 +105,7 @@ class Case:
 
     def fresh(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
         """A module as before any tuning."""
-        return fresh_module(self.kind, backbone or self.backbone, {}, name=f"random-{seed}", seed=seed)
+        return fresh_module(self.kind, backbone or self.backbone, self.shape, name=f"random-{seed}", seed=seed)
 
     def module(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
         """A module whose every parameter was moved at random."""

@@ -8,9 +8,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from headstart.backbone import Backbone
 from headstart.errors import BackboneError, ModuleError, SettingError
@@ -70,7 +71,9 @@ FIRST = "fresh"
 """The name of what comes before all checks: a fresh module, and that it fits the backbone."""
 
 
-def check_kind(kind: str, *, backbones: Sequence[str] = tuple(BACKBONES)) -> list[Outcome]:
+def check_kind(
+    kind: str, *, backbones: Sequence[str] = tuple(BACKBONES), shape: Mapping[str, Any] | None = None
+) -> list[Outcome]:
     """Run every check on a kind, on tiny random backbones, without a network.
 
     A backbone that the kind refuses by name, when a fresh module is drawn or checked, has one outcome, "refused".
@@ -79,6 +82,7 @@ def check_kind(kind: str, *, backbones: Sequence[str] = tuple(BACKBONES)) -> lis
     Args:
         kind: a name in `KINDS`: one of Headstart's, or a plugin's in the entry-point group "headstart.kinds".
         backbones: names in `headstart.testing.BACKBONES`.
+        shape: the kind's settings by name (`{"rank": 4}`), as in a recipe; its defaults where there are none.
 
     Returns:
         One outcome for every backbone and check, in the order of `CHECKS`.
@@ -89,19 +93,18 @@ def check_kind(kind: str, *, backbones: Sequence[str] = tuple(BACKBONES)) -> lis
     KINDS[kind]  # an unknown kind is the caller's mistake
     found = []
     for name in backbones:
-        found += _outcomes(kind, name, tiny_backbone(name))
+        found += _outcomes(kind, name, tiny_backbone(name), shape or {})
     return found
 
 
-def _outcomes(kind: str, name: str, pristine: Backbone) -> list[Outcome]:
-    first = _run(_begin, Case(kind, pristine, Path()))
-    if first is not None:
-        return [Outcome(kind, name, FIRST, *first)]
-    found = [Outcome(kind, name, FIRST, "passed")]
-    for check, function in CHECKS.items():
+def _outcomes(kind: str, name: str, pristine: Backbone, shape: Mapping[str, Any]) -> list[Outcome]:
+    found: list[Outcome] = []
+    for check, function in ((FIRST, _begin), *CHECKS.items()):
         with tempfile.TemporaryDirectory() as folder:
-            result = _run(function, Case(kind, pristine, Path(folder)))
-        found.append(Outcome(kind, name, check, *(result or ("passed", ""))))
+            result, detail = _run(function, Case(kind, pristine, Path(folder), shape=shape))
+        found.append(Outcome(kind, name, check, result, detail))
+        if check == FIRST and result != "passed":
+            break
     return found
 
 
@@ -113,8 +116,8 @@ def _begin(case: Case) -> None:
     case.module().check(case.backbone)
 
 
-def _run(check: Check, case: Case) -> tuple[Result, str] | None:
-    """What a check found, or `None` when it passed."""
+def _run(check: Check, case: Case) -> tuple[Result, str]:
+    """What a check found, and why."""
     try:
         check(case)
     except Aside as aside:
@@ -123,7 +126,7 @@ def _run(check: Check, case: Case) -> tuple[Result, str] | None:
         return "failed", _plain(str(violation), case.folder)
     except Exception as error:
         return "failed", _plain(f"{type(error).__name__}: {error}", case.folder)
-    return None
+    return "passed", ""
 
 
 def _plain(text: str, folder: Path) -> str:

@@ -63,7 +63,7 @@ def _doubled(folder: Path, rng: Random) -> Made:
         return None
     header, data = found
     name = rng.choice(_tensors(header))
-    text = json.dumps(header)[:-1] + f', {json.dumps(name)}: {json.dumps(header[rng.choice(_tensors(header))])}}}'
+    text = json.dumps(header)[:-1] + f", {json.dumps(name)}: {json.dumps(header[rng.choice(_tensors(header))])}}}"
     write_raw(folder, text.encode(), data)
     return f"key '{name}' twice", "refused"
 

@@ -1,0 +1,139 @@
+"""A run of the mutation corpus: cases drawn, run and counted."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+
+from headstart.kinds import load_module
+from headstart.testing.corpus.case import Case, Expectation, Finding, Mutation, Room, Source
+from headstart.testing.corpus.config_mutations import CONFIG_MUTATIONS
+from headstart.testing.corpus.file_mutations import FILE_MUTATIONS
+from headstart.testing.corpus.header_mutations import HEADER_MUTATIONS
+from headstart.testing.corpus.pickle_mutations import PICKLE_MUTATIONS
+from headstart.testing.corpus.sources import given_sources, made_sources
+from headstart.testing.corpus.worker import Reader, findings
+
+__all__ = ["FAMILIES", "RESULTS", "Corpus", "run_corpus"]
+
+from headstart.testing.corpus.tensor_mutations import TENSOR_MUTATIONS
+
+
+def _other_backbone(folder: Path, rng: Random) -> tuple[str, Expectation]:
+    del folder, rng
+    return "as it was", "judged"
+
+
+OTHER = "another backbone"
+FAMILIES: dict[str, tuple[Mutation, ...]] = {
+    **TENSOR_MUTATIONS, **HEADER_MUTATIONS, **PICKLE_MUTATIONS, **CONFIG_MUTATIONS, **FILE_MUTATIONS,
+    OTHER: (_other_backbone,),
+}  # fmt: skip
+"""By name: the mutations of one family; one listed twice is drawn twice as often."""
+
+RESULTS = ("loaded_right", "refused", "silent_wrong", "crashed")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run found, one finding for each case."""
+
+    seed: int
+    found: tuple[Finding, ...]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many cases ended in each of `RESULTS`."""
+        counter = Counter(finding.result for finding in self.found)
+        return {name: counter[name] for name in RESULTS}
+
+    @cached_property
+    def by_family(self) -> dict[str, dict[str, int]]:
+        """The same by family of mutations, in the order of `FAMILIES`."""
+        counter = Counter((finding.case.family, finding.result) for finding in self.found)
+        families = [name for name in FAMILIES if any(counter[name, result] for result in RESULTS)]
+        return {name: {result: counter[name, result] for result in RESULTS} for name in families}
+
+    @property
+    def faults(self) -> list[Finding]:
+        """The cases that loaded silently wrong, crashed, hung or ran code."""
+        return [finding for finding in self.found if finding.result in ("silent_wrong", "crashed")]
+
+
+def run_corpus(
+    *, cases: int = 1000, seed: int = 0, folders: Sequence[Path] = (), reader: Reader = load_module
+) -> Corpus:
+    """Alter modules in `cases` ways and load every one of them.
+
+    Args:
+        cases: how many altered copies.
+        seed: of the made modules and the mutations.
+        folders: modules to alter; without any, tiny ones of every kind are made.
+        reader: what is tested; importable by name, since it runs in another process.
+
+    Raises:
+        ValueError: none of the folders holds a module that Headstart reads and for which a tiny backbone is built.
+    """
+    with tempfile.TemporaryDirectory(prefix="corpus-") as name:
+        room = Path(name).resolve()
+        (room / "sources").mkdir()
+        (room / "cases").mkdir()
+        where = room / "sources"
+        sources = given_sources(folders, where) if folders else made_sources(where, seed=seed)
+        if not sources:
+            raise ValueError("no module in the given folders can be used as it is; name folders that Headstart reads")
+        made = _cases(sources, room / "cases", cases=cases, seed=seed)
+        found = tuple(findings(made, reader=reader, marker=room / "cases" / "marker"))
+    return Corpus(seed, found)
+
+
+def _cases(sources: Sequence[Source], folder: Path, *, cases: int, seed: int) -> Iterator[Case]:
+    """Every family in turn; a family that applies to no source is passed over."""
+    rng, families = Random(seed), dict(FAMILIES)
+    number = 0
+    while number < cases:
+        for family in list(families):
+            case = _case(family, sources, folder / str(number), rng=rng, number=number)
+            if case is None:
+                del families[family]
+            elif number < cases:
+                yield case
+                number += 1
+                _remove(case.folder)
+
+
+def _case(family: str, sources: Sequence[Source], folder: Path, *, rng: Random, number: int) -> Case | None:
+    for source in rng.sample(list(sources), len(sources)):
+        mutations = list(FAMILIES[family])
+        rng.shuffle(mutations)
+        for mutation in mutations:
+            shutil.copytree(source.folder, folder)
+            made = mutation(folder, rng)
+            if made is not None:
+                room = _another(source.room, rng) if family == OTHER else source.room
+                return Case(number, family, made[0], made[1], folder, source.folder, room, source.room)
+            _remove(folder)
+    return None
+
+
+def _another(room: Room, rng: Random) -> Room:
+    """A backbone with more or fewer layers, other widths, other weights, or of another architecture."""
+    others = (
+        room._replace(layers=room.layers + rng.choice((1, 2))), room._replace(layers=max(room.layers - 1, 1)),
+        room._replace(width=room.width * 2, head=room.head * 2, inner=room.inner * 2),
+        room._replace(inner=room.inner + 8), room._replace(heads=room.heads * 2, head=room.head // 2 or 1),
+        room._replace(seed=room.seed + 1), room._replace(family=rng.choice(("llama", "gpt2", "t5"))),
+    )  # fmt: skip
+    sound = [o for o in others if o != room and o.head % 2 == 0 and o.heads % o.key_heads == 0]
+    chosen = rng.choice(sound)
+    return chosen._replace(width=chosen.heads * chosen.head) if chosen.family == "gpt2" else chosen
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.parent.glob(f"{folder.name}*"):
+        if path.name == folder.name or path.name.startswith(f"{folder.name}-"):
+            shutil.rmtree(path)
