@@ -30,7 +30,7 @@ here is claimed that was not run.
 *Headstart's own* is what `tune`, `ensemble` and `save_module` write, with a card. For every kind that PEFT has it is a
 PEFT folder, for bottleneck adapters AdapterHub's; BitFit has a layout of its own in PEFT's style. *PEFT*: PEFT loads
 what Headstart writes, Headstart loads what PEFT writes, and all compute the same. *AdapterHub*: Headstart reads the
-folder.
+folder as the library `adapters` 1.3 lays it out; that library itself takes no part in this run.
 """
 
 OWN_KIND = """\
@@ -90,8 +90,8 @@ def page() -> str:
     """The page as it should be."""
     outcomes = [outcome for kind in KINDS for outcome in check_kind(kind, backbones=tuple(BACKBONES))]
     counted = (
-        "How often each check held, of all kinds and backbones that it applies to. Of those it leaves out the kind "
-        "refuses the backbone, the format does not have the kind, or nothing per layer is stored.\n"
+        "How often each check held, of all kinds and backbones that it applies to; left out is where the kind refuses\n"
+        "the backbone, the other library does not have the kind, or the module is the same for any number of layers.\n"
     )
     parts = [INTRODUCTION, support(outcomes), "\n## The checks\n", counted, *checks(outcomes), "", OWN_KIND]
     return "\n".join(parts)

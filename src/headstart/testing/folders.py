@@ -28,6 +28,9 @@ METHODS: dict[str, dict[str, object]] = {
 }
 """How AdapterHub names the kinds that it has beside bottleneck adapters."""
 
+INTERMEDIATE, OUTPUT = {"wi", "wi_1", "c_fc", "down_proj"}, {"wo", "c_proj", "up_proj"}
+"""The last parts of the paths of feed-forward layers, as AdapterHub's fields for LoRA count them."""
+
 
 def save_then_load_is_itself(case: Case) -> None:
     """A saved module, with its card, loads as the same parameters and computes bit for bit the same."""
@@ -117,9 +120,12 @@ def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
         base = f"{case.backbone.model.base_model_prefix}."
         tensors = {_adapterhub_name(name, base): value for name, value in tensors.items()}
         config: Any = module.config
+        ends = {name.split(".loras.")[0].rpartition(".")[2] for name in tensors}
+        matrices = sorted(matrix for matrix in "qkv" if ends & {matrix, f"{matrix}_proj"})
         method |= {
-            "alpha": config["lora_alpha"], "r": config["r"], "attn_matrices": ["q", "k", "v"], "selfattn_lora": True,
-            "intermediate_lora": True, "output_lora": True, "use_gating": False, "dropout": 0.0,
+            "alpha": config["lora_alpha"], "r": config["r"], "attn_matrices": matrices,
+            "selfattn_lora": bool(matrices), "intermediate_lora": bool(ends & INTERMEDIATE),
+            "output_lora": bool(ends & OUTPUT), "use_gating": False, "dropout": 0.0,
         }  # fmt: skip
     folder.mkdir()
     described = {

@@ -96,16 +96,18 @@ def _require_refusal(case: Case, folder: Path, named: str, *, backbone: Backbone
         module.check(backbone or case.backbone)
     except HeadstartError as error:
         require(isinstance(error, ModuleError), f"refused with {type(error).__name__} instead of ModuleError: {error}")
-        require(_names(str(error), named), f"the refusal does not name {named}: {error}")
+        require(_names(str(error), named, case.backbone), f"the refusal does not name {named}: {error}")
         return
     raise Violation(f"loaded without a word: {named or folder.name}")
 
 
-def _names(message: str, tensor: str) -> bool:
-    """Whether the message has the tensor's name, or that of its layer: without PEFT's prefix and one or two ends."""
-    parts = tensor.removeprefix("base_model.model.").split(".")
-    layers = [".".join(parts[: len(parts) - ends]) for ends in (0, 1, 2) if len(parts) - ends > 1]
-    return any(name in message for name in (tensor, *layers))
+def _names(message: str, tensor: str, backbone: Backbone) -> bool:
+    """Whether the message has the tensor's name, or the path of the backbone's layer that the name begins with."""
+    layers = {path for path, _ in backbone.model.named_modules() if path}
+    layer = tensor.removeprefix("base_model.model.")
+    while layer and layer not in layers:
+        layer = layer.rpartition(".")[0]
+    return tensor in message or (layer != "" and layer in message)
 
 
 def _shapes(module: Module) -> Mapping[str, tuple[int, ...]]:
