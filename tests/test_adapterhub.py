@@ -30,7 +30,7 @@ PLAIN: dict[str, Any] = {
 """Every field of BnConfig, as `adapters` 1.3 saves its double_seq_bn."""
 
 LORA: dict[str, Any] = {
-    "alpha": 12, "architecture": "lora", "attn_matrices": ["q", "v"], "composition_mode": "add", "dropout": 0.0,
+    "alpha": 12, "architecture": "lora", "attn_matrices": ["q"], "composition_mode": "add", "dropout": 0.0,
     "dtype": None, "init_weights": "lora", "init_weights_seed": None, "intermediate_lora": False, "leave_out": [],
     "output_lora": False, "r": 4, "selfattn_lora": True, "use_dora": False, "use_gating": False, "vera_b": None,
     "vera_d": None,
@@ -318,6 +318,27 @@ def test_pickles_of_peft_stay_closed(tmp_path: Path) -> None:
         read_module(folder)
 
 
+def test_tensors_of_a_layer_that_is_left_out_are_refused(tmp_path: Path, tiny_llama: Path) -> None:
+    # AdapterHub would pass over them.
+    module = load_module(write(tmp_path / "m", config(PLAIN | {"leave_out": [1]}), bottlenecks()))
+    with pytest.raises(ModuleError, match=r"model\.layers\.1\.\w+, but leave_out names its layer, 1; correct"):
+        module.check(load(tiny_llama))
+
+
+@pytest.mark.parametrize("number", ["00", "٠", "0" * 5000])
+def test_a_layer_number_is_written_in_one_way(number: str) -> None:
+    # AdapterHub would pass over the tensor; to `int` all of these are 0.
+    tensors = {name.replace("layers.0.", f"layers.{number}.", 1): value for name, value in bottlenecks().items()}
+    with pytest.raises(ModuleError, match=r"is not part of the bottleneck adapter 'm'"):
+        layout_of(tensors)
+
+
+@pytest.mark.parametrize("factor", [10**400, 5e-324, float("inf")])
+def test_reduction_factors_beyond_reason(factor: float) -> None:
+    with pytest.raises(ModuleError, match=r"'reduction_factor' (is .*, not a number above 0|makes 1;)"):
+        layout_of(reduction_factor=factor)
+
+
 # LoRA
 
 
@@ -327,10 +348,16 @@ def t5(method: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("as_pickle", [False, True])
 def test_a_lora_is_the_lora_that_peft_would_have_saved(tmp_path: Path, tiny_t5: Path, as_pickle: bool) -> None:
-    tensors = factors(Q0, Q0.replace("q", "v"))
+    layers = [
+        f"{half}.block.{n}.layer.{place}.q"
+        for half, places in (("decoder", ("0.SelfAttention", "1.EncDecAttention")), ("encoder", ("0.SelfAttention",)))
+        for n in (0, 1)
+        for place in places
+    ]
+    tensors = factors(*layers)
     stored = read_module(write(tmp_path / "lora", t5(LORA), tensors, as_pickle=as_pickle))
     card = stored.card
-    assert (card.kind, card.rank, card.scaling, card.targets) == ("lora", 4, 3.0, (Q0, Q0.replace("q", "v")))
+    assert (card.kind, card.rank, card.scaling, card.targets) == ("lora", 4, 3.0, tuple(layers))
     assert isinstance(stored.layout, LoraLayout)
     module = load_module(stored)
     assert isinstance(module, LoraModule)
@@ -340,6 +367,12 @@ def test_a_lora_is_the_lora_that_peft_would_have_saved(tmp_path: Path, tiny_t5: 
     save_module(module, tmp_path / "again")
     again = read_module(tmp_path / "again")
     assert (again.config["peft_type"], again.card.tensor_hash) == ("LORA", card.tensor_hash)
+
+
+def test_a_lora_of_fewer_layers_is_refused(tmp_path: Path, tiny_t5: Path) -> None:
+    module = load_module(write(tmp_path / "lora", t5(LORA), factors(Q0)))
+    with pytest.raises(ModuleError, match=r"names decoder\.block\.0\.\S+\.q in target_modules but holds no tensors"):
+        module.check(load(tiny_t5))
 
 
 @pytest.mark.parametrize(("version", "scaling"), [("1.3.0", 3.0), ("1.1.0", 3.0), ("1.0.1", 1.0), ("0.2.2", 1.0)])
@@ -353,13 +386,16 @@ def test_before_version_1_1_alpha_had_no_effect(tmp_path: Path, version: str, sc
     ("family", "layer", "path", "changes"),
     [
         ("llama", "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj", {}),
-        ("llama", "layers.0.mlp.down_proj", "model.layers.0.mlp.down_proj", {"intermediate_lora": True}),
-        ("gpt2", "transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_fc", {"intermediate_lora": True}),
+        ("llama", "layers.0.mlp.down_proj", "model.layers.0.mlp.down_proj",
+         {"intermediate_lora": True, "selfattn_lora": False}),
+        ("gpt2", "transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_fc",
+         {"intermediate_lora": True, "selfattn_lora": False}),
         ("t5", "decoder.block.0.layer.2.DenseReluDense.wo", "decoder.block.0.layer.2.DenseReluDense.wo",
-         {"output_lora": True}),
-        ("bert", "encoder.layer.0.attention.self.value", "bert.encoder.layer.0.attention.self.value", {}),
+         {"output_lora": True, "selfattn_lora": False}),
+        ("bert", "encoder.layer.0.attention.self.value", "bert.encoder.layer.0.attention.self.value",
+         {"attn_matrices": ["v"]}),
         ("roberta", "roberta.encoder.layer.0.output.dense", "roberta.encoder.layer.0.output.dense",
-         {"output_lora": True}),
+         {"output_lora": True, "selfattn_lora": False}),
     ],
 )  # fmt: skip
 def test_lora_layers(tmp_path: Path, family: str, layer: str, path: str, changes: dict[str, Any]) -> None:
@@ -382,6 +418,9 @@ def test_lora_layers(tmp_path: Path, family: str, layer: str, path: str, changes
         ({}, factors("h.0.attn.c_attn"), "adapts a layer that Headstart does not know in AdapterHub's layout"),
         ({}, {f"{Q0}.loras.other.lora_A": draw(4, 32)}, "lora_A' is not part of the LoRA 'm'"),
         ({}, factors(Q0) | factors(f"transformer.{Q0}"), "has the place of another one"),
+        ({"leave_out": [0]}, factors(Q0), "field 'leave_out' is set: which layers have a LoRA and which are missing"),
+        ({"attn_matrices": ["q", "v"]}, factors(Q0), "'selfattn_lora' is set for 'v' but its tensors are missing"),
+        ({"output_lora": True}, factors(Q0), "field 'output_lora' is set but its tensors are missing"),
         ({"r": 8}, factors(Q0), "has rank 4 but the configuration says 8"),
         ({"alpha": "high"}, factors(Q0), "field 'lora_alpha' is 'high', not a number"),
         ({}, {f"{Q0}.loras.m.lora_A": draw(4, 32)}, r"lora_B\.weight' is missing"),

@@ -401,3 +401,21 @@ def test_alignment_with_unlike_modules_is_refused(llama: Backbone) -> None:
         one.aligned_to(random_lora(llama, seed=1, rank=3, name="three"))
     with pytest.raises(MergeError, match=r"is missing in 'm' and 2×48 in 'two'"):
         build(llama, {Q0: 2}).aligned_to(one)
+
+
+@pytest.mark.parametrize("stated", ["lora_only", "all"])
+def test_trained_biases_that_are_not_there_are_refused(tiny_gpt2: Path, stated: str) -> None:
+    # PEFT would go on with the backbone's own, without a word.
+    backbone = load(tiny_gpt2)
+    module = random_lora(backbone, seed=1)
+    module = replace(module, config={**module.config, "bias": stated})
+    with pytest.raises(ModuleError, match=rf"was trained with bias='{stated}' but holds no bias for transformer\."):
+        module.check(backbone)
+
+
+@pytest.mark.parametrize("stated", ["all-linear", None])
+def test_targets_that_name_no_layer_are_refused(stated: str | None, llama: Backbone) -> None:
+    module = random_lora(llama, seed=1)
+    vague = replace(module, config={**module.config, "target_modules": stated})
+    with pytest.raises(ModuleError, match=r"says target_modules .* which names no layers; save it again with PEFT"):
+        vague.check(llama)

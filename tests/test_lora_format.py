@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handmade import LAYER, lora_config
+from handmade import LAYER, lora_config, lora_tensors
 from headstart.errors import ModuleError
 from headstart.formats import LoraTarget, lora_layout, read_module
 from headstart.formats.lora import HANDLED, HARMLESS, REFUSED, THROUGH_PEFT
@@ -329,3 +329,42 @@ def test_variant_tensors_have_the_layers_width() -> None:
 
 def test_a_configuration_survives_json() -> None:
     assert lora_layout(json.loads(json.dumps(lora_config())), SHAPES, "m").targets
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_modules", "([a-z_.0-9]+)+!"),
+        ("target_modules", "(.*)*(.*)*!"),
+        ("exclude_modules", "(a|b|[a-z])*!"),
+        ("target_modules", ".*.*.*.*.*.*.*.*!"),
+        ("rank_pattern", {"(.*.*)*!": 3}),
+        ("alpha_pattern", {r"(\w+\.?){1,40}!": 3}),
+        ("target_modules", "(" * 9000 + ")" * 9000),
+        ("target_modules", "q{99999999999999999999}"),
+    ],
+)
+def test_a_pattern_that_may_take_for_ever_is_refused(field: str, value: object) -> None:
+    shapes = {name: tensor.shape for name, tensor in lora_tensors().items()}
+    with pytest.raises(ModuleError, match=r"here: the configuration for layer '.+' is malformed: the pattern '.+' "):
+        lora_layout(lora_config(**{field: value}), shapes, "here")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.(q|v)_proj", r"^(?!.*visual).*(?:q|k)_proj$", r"model\.layers\.\d+\.self_attn\.(q|k)_proj",
+        r"(?:.*?(?:language|layers).*?(?:self_attn|mlp).*?(?:q_proj|k_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:mlp))",
+    ],
+)  # fmt: skip
+def test_patterns_that_people_write_are_read(pattern: str) -> None:
+    shapes = {name: tensor.shape for name, tensor in lora_tensors().items()}
+    assert list(lora_layout(lora_config(target_modules=pattern), shapes, "here").targets)
+
+
+@pytest.mark.parametrize("field", ["r", "lora_alpha"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e39, float("inf"), float("nan")])
+def test_numbers_without_end_are_refused(field: str, value: float) -> None:
+    shapes = {name: tensor.shape for name, tensor in lora_tensors().items()}
+    with pytest.raises(ModuleError, match=f"field '{field}' is .*, not a number"):
+        lora_layout(lora_config(**{field: value}), shapes, "here")

@@ -326,3 +326,21 @@ def test_any_program_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFac
         assert isinstance(read_torch_zip(path), dict)
     except ModuleError:
         return
+
+
+def test_bytes_before_the_archive_are_refused(tmp_path: Path) -> None:
+    # torch.load would take the file for a bare pickle, another reader for something else again.
+    path = saved(tmp_path / "module.bin", {"w": torch.ones(2)})
+    path.write_bytes(b"before" + path.read_bytes())
+    with pytest.raises(ModuleError, match=r"holds bytes before its archive"):
+        read_torch_zip(path)
+
+
+def test_entries_that_hold_no_tensors_have_checksums_too(tmp_path: Path) -> None:
+    path = saved(tmp_path / "module.bin", {"w": torch.ones(2)})
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        number = archive.read("module/.data/serialization_id")
+    path.write_bytes(content.replace(number, number[::-1], 1))
+    with pytest.raises(ModuleError, match=r"Bad CRC-32 for file 'module/.data/serialization_id'"):
+        read_torch_zip(path)

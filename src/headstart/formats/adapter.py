@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeGuard
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import refuse_fields
+from headstart.formats.peft_config import LARGEST, refuse_fields
 
 __all__ = [
     "ACTIVATIONS",
@@ -217,7 +217,7 @@ def _grouped(
     grouped: dict[str, tuple[str, dict[str, str]]] = {}
     for tensor in shapes:
         for part, blocks, output, _, key in family.sublayers:
-            start = rf"{re.escape(blocks)}\.(\d+)\.{re.escape(key)}\.adapters\.{re.escape(name)}\."
+            start = rf"{re.escape(blocks)}\.(0|[1-9][0-9]{{0,5}})\.{re.escape(key)}\.adapters\.{re.escape(name)}\."
             found = re.match(start, without_base(tensor))
             if found is not None and without_base(tensor)[found.end() :] in TENSORS:
                 path = f"{family.base}{blocks}.{int(found[1])}.{output}"
@@ -260,7 +260,7 @@ def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mappi
     stated = method.get("reduction_factor")
     sizes = set()
     for factor in stated.values() if isinstance(stated, Mapping) else [stated]:
-        if not _is_number(factor) or factor <= 0:
+        if not _is_number(factor) or factor <= 0 or math.isinf(place.width / factor):
             raise ModuleError(f"{source}: field 'reduction_factor' is {stated!r}, not a number above 0; correct it")
         sizes.add(bottleneck_size(place.width, factor))
     if place.size not in sizes:
@@ -308,4 +308,4 @@ def _leave_out(method: Mapping[str, object], source: str) -> frozenset[int]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

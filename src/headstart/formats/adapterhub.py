@@ -6,7 +6,7 @@ name. Heads that lie beside an adapter are not part of the module and are left w
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +40,9 @@ BASES = {name: family.base for name, family in FAMILIES.items()} | {"bert": "ber
 LORA_HANDLED = frozenset(
     {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}
 )
-LORA_HARMLESS = frozenset({"architecture", "dropout", "dtype", "init_weights", "init_weights_seed", "leave_out"})
+LORA_HARMLESS = frozenset({"architecture", "dropout", "dtype", "init_weights", "init_weights_seed"})
 LORA_REFUSED = {
+    "leave_out": "which layers have a LoRA and which are missing could not be told apart",
     "use_dora": "DoRA in AdapterHub's layout is not read",
     "use_gating": "it carries a gate beside each update",
     "vera_b": "VeRA shares its factors between layers",
@@ -145,9 +146,10 @@ def _as_peft(
         if new in renamed:
             raise ModuleError(f"{source}: tensor '{old}' has the place of another one; {SAVE_AGAIN}")
         renamed[new] = dataclasses.replace(tensor, name=new)
-    layers = sorted({name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed})
+    layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
     peft: dict[str, object] = {
-        "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method), "target_modules": layers,
+        "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method),
+        "target_modules": _targets(method, layers, source),
         "init_lora_weights": True, "bias": "none", "fan_in_fan_out": FAMILIES.get(family) is GPT2,
         "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
     }  # fmt: skip
@@ -156,20 +158,41 @@ def _as_peft(
 
 def _check_layer(layer: str, tensor: str, method: Mapping[str, object], source: str) -> None:
     """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
-    field, matrix = next(
-        (LORA_LAYERS[end] for end in LORA_LAYERS if layer == end or layer.endswith(f".{end}")), ("", "")
-    )
+    field, matrix = LORA_LAYERS.get(_end(layer), ("", ""))
     if not field:
         raise ModuleError(
             f"{source}: tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
             "save the module with PEFT"
         )
-    matrices = method.get("attn_matrices") or []
-    if not method.get(field) or (matrix and (not isinstance(matrices, list) or matrix not in matrices)):
+    if (field, matrix) not in _adapted(method):
         raise ModuleError(
             f"{source}: tensor '{tensor}' is there but fields '{field}' and 'attn_matrices' do not adapt its layer; "
             f"{SAVE_AGAIN}"
         )
+
+
+def _targets(method: Mapping[str, object], layers: Iterable[str], source: str) -> list[str]:
+    """Names of layers for PEFT's `target_modules`: every such layer of a backbone must have its tensors."""
+    ends = {_end(layer) for layer in layers}
+    for field, matrix in sorted(_adapted(method) - {LORA_LAYERS[end] for end in ends}) if ends else ():
+        raise ModuleError(
+            f"{source}: field '{field}' is set{f' for {matrix!r}' if matrix else ''} but its tensors are missing; "
+            f"{SAVE_AGAIN}"
+        )
+    return sorted(ends)
+
+
+def _end(layer: str) -> str:
+    """The end of a layer's path that says what it is, or "" for one that is not known."""
+    return next((end for end in LORA_LAYERS if layer == end or layer.endswith(f".{end}")), "")
+
+
+def _adapted(method: Mapping[str, object]) -> set[tuple[str, str]]:
+    """The fields that adapt layers, each with the name in `attn_matrices` where it has one."""
+    matrices = method.get("attn_matrices") or []
+    listed = matrices if isinstance(matrices, list) else []
+    fields = {(field, "") for field in ("intermediate_lora", "output_lora") if method.get(field)}
+    return fields | {("selfattn_lora", str(matrix)) for matrix in listed if method.get("selfattn_lora")}
 
 
 def _alpha(config: Mapping[str, object], method: Mapping[str, object]) -> object:

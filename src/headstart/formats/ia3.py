@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields, targeted
+from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, names, refuse_fields, targeted
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
 
@@ -127,7 +127,7 @@ def is_feedforward(stated: object, layer: str) -> bool:
     Raises `TypeError` when `stated` is neither a regular expression nor a list or tuple of names.
     """
     if isinstance(stated, str):
-        return re.fullmatch(stated, layer) is not None
+        return names(stated, layer)
     if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
         raise TypeError(f"feedforward_modules {stated!r} is not a list of names")
     return any(layer.endswith(item) for item in stated)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields, targeted
+from headstart.formats.peft_config import LARGEST, PREFIX, SAVE_AGAIN, fits, refuse_fields, targeted
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
@@ -236,9 +236,9 @@ def _resolve(config: Mapping[str, object], layer: str, *, field: str, patterns: 
     table = config.get(patterns) or {}
     if not isinstance(table, Mapping):
         raise TypeError(f"field '{patterns}' is not an object")
-    key = next((key for key in table if re.match(rf"(.*\.)?({key})$", layer)), None)
+    key = next((key for key in table if fits(rf"(.*\.)?({key})$", layer) is not None), None)
     value = table[key] if key is not None else config.get(field, default)
     where = f"'{patterns}' at '{key}'" if key is not None else f"'{field}'"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"field {where} is {value!r}, not a number")
     return value

@@ -90,6 +90,9 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
             keys = {tensor.storage.key for tensor in described.values()}
             present = {key: entries[f"data/{key}"] for key in keys if f"data/{key}" in entries}
             contents = {key: bytearray(archive.read(entry)) for key, entry in present.items()}
+            for entry in entries.values():
+                if entry not in present.values():
+                    archive.read(entry)  # raises when its checksum is wrong
         return _tensors(described, contents, size=size)
     except _RefusedError as error:
         raise ModuleError(f"{path} {error.fact}; {REMEDY}") from None
@@ -124,6 +127,8 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
             raise _RefusedError(f"holds an entry '{info.filename}' outside of '{root}'")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise _RefusedError(f"holds a compressed or encrypted entry '{info.filename}', which torch does not write")
+    if min(info.header_offset for info in entries) > 0:
+        raise _RefusedError("holds bytes before its archive, so that other readers may take it for something else")
     if len(set(names)) != len(names):
         raise _RefusedError("holds two entries of one name")
     if sum(info.file_size for info in entries) > size:

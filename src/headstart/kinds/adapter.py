@@ -201,12 +201,14 @@ class AdapterModule(Module):
                     "load the backbone it was tuned on, or leave it out"
                 )
         method = self.config["config"]
+        left_out = method.get("leave_out") or ()
         for path, spot in spots.items():
-            if (
-                path not in self.adapters
-                and method.get(spot.part)
-                and spot.number not in (method.get("leave_out") or ())
-            ):
+            if path in self.adapters and spot.number in left_out:
+                raise ModuleError(
+                    f"module '{self.name}' holds tensors for {path}, but leave_out names its layer, {spot.number}; "
+                    "correct leave_out, or save the module again"
+                )
+            if path not in self.adapters and method.get(spot.part) and spot.number not in left_out:
                 raise ModuleError(
                     f"module '{self.name}' sets {spot.part} but holds no tensors for {path}; "
                     "it was made for a smaller backbone: load that one, or leave the module out"

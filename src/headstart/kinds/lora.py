@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -154,6 +154,7 @@ class LoraModule(Module):
         require_backbone_of(self.card, backbone)
         widths = {path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}
         check_layers(widths, self.config, self.name, backbone)
+        check_biases(widths, (), self.config, name=self.name, backbone=backbone)
 
     @property
     def stack_key(self) -> Hashable:
@@ -253,12 +254,35 @@ def check_layers(
         matcher = LoraConfig(**{key: config.get(key) for key in fields})
     except ValueError as error:
         raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
-    named = {path for path in layers if check_target_module_exists(matcher, path)} if matcher.target_modules else set()
+    if matcher.target_modules in (None, "all-linear"):
+        # PEFT resolves these while it injects and never saves them so: which layers were meant cannot be told.
+        stated = config.get("target_modules")
+        raise ModuleError(
+            f"the configuration of module '{name}' says target_modules {stated!r}, which names no layers; "
+            "save it again with PEFT's save_pretrained, which lists them"
+        )
+    named = {path for path in layers if check_target_module_exists(matcher, path)}
     for path in sorted(named - widths.keys()):
         raise ModuleError(
             f"module '{name}' names {path} in target_modules but holds no tensors for it; "
             "it was made for a smaller backbone: load that one, or leave the module out"
         )
+
+
+def check_biases(
+    layers: Container[str], held: Container[str], config: Mapping[str, Any], *, name: str, backbone: Backbone
+) -> None:
+    """Raise `ModuleError` when a bias that field "bias" says was trained, of `layers` or of any, is not `held`."""
+    stated = config.get("bias")
+    if stated not in ("all", "lora_only"):
+        return
+    for parameter, _ in backbone.model.named_parameters():
+        path = parameter.removesuffix(".bias")
+        if path != parameter and path not in held and (stated == "all" or path in layers):
+            raise ModuleError(
+                f"module '{name}' was trained with bias='{stated}' but holds no bias for {path}; "
+                "save it again with PEFT's save_pretrained, or leave it out"
+            )
 
 
 def _arrow(inputs: int | None, outputs: int | None) -> str:

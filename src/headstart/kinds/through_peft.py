@@ -17,10 +17,13 @@ from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
-from headstart.kinds.lora import LoraSettings, check_layers
+from headstart.kinds.lora import PREFIX, LoraSettings, check_biases, check_layers
 from headstart.kinds.tensors import to_torch
 
 __all__ = ["PeftModule", "PeftStack"]
+
+
+BIAS = ".base_layer.bias"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class PeftModule(Module):
         """As for LoRA."""
         require_backbone_of(self.card, backbone)
         check_layers(self.widths, self.config, self.name, backbone)
+        held = {name.removeprefix(PREFIX).removesuffix(BIAS) for name in self.values if name.endswith(BIAS)}
+        check_biases(self.widths, held, self.config, name=self.name, backbone=backbone)
 
     @property
     def stack_key(self) -> Hashable:
@@ -159,5 +164,10 @@ class PeftStack(Stack):
     def _config(self) -> Any:
         """PEFT's configuration; what this PEFT does not know was empty, or the module would have been refused."""
         made = PEFT_TYPE_TO_CONFIG_MAPPING[self._module.config["peft_type"]]
-        known = {field.name for field in fields(made)} - {"auto_mapping", "peft_version"}
-        return made(**{key: value for key, value in self._module.config.items() if key in known})
+        known = {field.name for field in fields(made)} - {"auto_mapping", "lora_dropout", "peft_version", "task_type"}
+        try:
+            return made(**{key: value for key, value in self._module.config.items() if key in known})
+        except (TypeError, ValueError) as error:
+            raise ModuleError(
+                f"PEFT cannot use the configuration of module '{self._module.name}': {error}; correct it"
+            ) from error

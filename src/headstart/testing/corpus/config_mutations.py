@@ -18,7 +18,7 @@ SLOW = ("([a-z_.0-9]+)+!", "(.*.*)*!", "(a|a|[a-z._0-9])*!", "(.*)*(.*)*(.*)*(.*
 VALUES: tuple[Any, ...] = (None, 0, -1, 1, 2, 1.5, 10**30, 1e308, True, False, "", "8", [], {}, ["q"], {"a": 1}, [None])
 NAMES: tuple[Any, ...] = (
     None, "all-linear", [], ["q_proj"], ["nothing"], ".*", "(", "[", "*", ".*(q|v|q_proj|v_proj|c_attn)", [["q"]], 7,
-    {"q": 1}, ["q", 7], "", *SLOW,
+    {"q": 1}, ["q", 7], "", "(" * 9000 + ")" * 9000, "q{99999999999999999999}", *SLOW,
 )  # fmt: skip
 FIELDS: dict[str, tuple[Any, ...]] = {
     "r": VALUES,
@@ -131,7 +131,8 @@ def _new_field(folder: Path, rng: Random) -> Made:
 
 def _unset_field(folder: Path, rng: Random) -> Made:
     config = config_of(folder)
-    field, value = rng.choice(("use_xlora", "rotation")), rng.choice((None, False, 0, "", []))
+    empty: tuple[Any, ...] = (None, False, 0, "", [])
+    field, value = rng.choice(("use_xlora", "rotation")), rng.choice(empty)
     if isinstance(config.get("config"), dict):
         config["config"] |= {field: value}
     write_config(folder, config if "config" in config else config | {field: value})

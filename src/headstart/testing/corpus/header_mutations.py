@@ -172,8 +172,12 @@ def _rewritten(folder: Path, rng: Random) -> Made:
         placed += data[begin:end]
         parts[name] = header[name] | {"data_offsets": offsets}
     names = sorted(parts) if rng.random() < 0.5 else order
-    metadata = rng.choice(({}, {"__metadata__": {"format": "pt", "note": "x" * 300}}, {"__metadata__": {}}))
-    text = json.dumps(metadata | {name: parts[name] for name in names}, indent=rng.choice((None, 2)))
+    notes: tuple[dict[str, Any], ...] = (
+        {},
+        {"__metadata__": {"format": "pt", "note": "x" * 300}},
+        {"__metadata__": {}},
+    )
+    text = json.dumps(rng.choice(notes) | {name: parts[name] for name in names}, indent=rng.choice((None, 2)))
     write_raw(folder, (text + " " * rng.randrange(64)).encode(), placed)
     return "written in another order, with other spaces and metadata", "same"
 

@@ -83,7 +83,7 @@ def _require_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int,
             raise MeaninglessError(f"'{name}' has shape {tuple(found[name].shape)}, not {tuple(shape)}")
 
 
-def _peft(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+def _peft(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     kind = config["peft_type"]
     made = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
     known = {field.name for field in fields(made)}
@@ -92,7 +92,7 @@ def _peft(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Ten
         raise MeaninglessError(f"PEFT does not know field '{odd[0]}'")
     if str(config.get("init_lora_weights", True)).lower() not in PLAIN_INITS:
         raise MeaninglessError("PEFT changes the backbone's weights when it loads this")
-    dropped = IDENTITY if kind in VIRTUAL else IDENTITY | {"task_type"}
+    dropped = IDENTITY if kind in VIRTUAL else IDENTITY | {"task_type", "lora_dropout"}
     values = {name: value for name, value in config.items() if name in known - dropped}
     projection = {name for name in tensors if name.startswith("prompt_encoder.") and values.get("prefix_projection")}
     tensors = {name: value for name, value in tensors.items() if name not in projection}
@@ -105,7 +105,7 @@ def _peft(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Ten
         return run(wrapped.double().eval())
 
 
-def _bitfit(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+def _bitfit(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     targets = config.get("target_modules")
     biases = {
         f"base_model.model.{name}": value
@@ -122,7 +122,7 @@ def _ends(path: str, names: list[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def _adapterhub(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+def _adapterhub(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     if config["model_type"] != model.config.model_type:
         raise MeaninglessError("it is for another architecture")
     base = BASES[config["model_type"]]
@@ -135,27 +135,25 @@ def _adapterhub(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[st
     return _hub_adapter(model, method, plain, name=name, base=base)
 
 
-def _number(model: nn.Module, path: str) -> int:
+def _number(model: Any, path: str) -> int:
     """A layer's number as AdapterHub's `leave_out` counts: decoders after encoders."""
     found = re.search(r"\.(\d+)\.", path)
     after = model.config.num_layers if path.startswith("decoder.") else 0
     return int(found[1]) + after if found else -1
 
 
-def _hub_lora(
-    model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, name: str, base: str
-) -> Tensor:
+def _hub_lora(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, name: str, base: str) -> Tensor:
     method, rank = config["config"], config["config"]["r"]
-    matrices = [m for m in method["attn_matrices"] if method["selfattn_lora"]]
+    matrices = [m for m in method["attn_matrices"] if method.get("selfattn_lora", True)]
     ends = [end for m in matrices for end in (f".{m}", f".{m}_proj")]
-    ends += [".wi", ".wi_1", ".c_fc", ".down_proj"] if method["intermediate_lora"] else []
-    ends += [".wo", ".mlp.c_proj", ".up_proj"] if method["output_lora"] else []
+    ends += [".wi", ".wi_1", ".c_fc", ".down_proj"] if method.get("intermediate_lora") else []
+    ends += [".wo", ".mlp.c_proj", ".up_proj"] if method.get("output_lora") else []
     layers = {
         path: layer
         for path, layer in model.named_modules()
         if path.endswith(tuple(ends)) and _number(model, path) not in (method.get("leave_out") or ())
     }
-    wanted = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     for path, layer in layers.items():
         key, (outputs, inputs) = f"{path.removeprefix(base)}.loras.{name}", layer.weight.shape
         wanted |= {f"{key}.lora_A": (rank, inputs), f"{key}.lora_B": (outputs, rank)}
@@ -189,14 +187,15 @@ PLACES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
 
 
 def _hub_adapter(
-    model: nn.Module, method: Mapping[str, Any], tensors: Mapping[str, Tensor], *, name: str, base: str
+    model: Any, method: Mapping[str, Any], tensors: Mapping[str, Tensor], *, name: str, base: str
 ) -> Tensor:
     width, family = model.config.hidden_size, model.config.model_type
     size = max(int(width // method["reduction_factor"]), 1)
-    shapes = {"adapter_down.0.weight": (size, width), "adapter_up.weight": (width, size)}
+    shapes: dict[str, tuple[int, ...]] = {"adapter_down.0.weight": (size, width), "adapter_up.weight": (width, size)}
     if method.get("biases", True):
         shapes |= {"adapter_down.0.bias": (size,), "adapter_up.bias": (width,)}
-    wanted, places = {}, []
+    places: list[tuple[str, str, str]] = []
+    wanted: dict[str, tuple[int, ...]] = {}
     for part, blocks, output, norm, key in PLACES[family]:
         for block in range(len(model.get_submodule(blocks)) if method.get(part) else 0):
             path = f"{blocks}.{block}."
@@ -228,7 +227,7 @@ def _stand(layer: nn.Module, norm: nn.Module, method: Mapping[str, Any], found: 
         x = residual if method.get("is_parallel") else h + residual if method.get("original_ln_before") else h
         hidden = ACT2FN[act.lower()](x @ found["adapter_down.0.weight"].T + found["adapter_down.0.bias"])
         changed = hidden @ found["adapter_up.weight"].T + found["adapter_up.bias"]
-        h = h + method.get("scaling", 1.0) * changed
+        h = h + float(method.get("scaling", 1.0)) * changed
         return (h, *output[1:]) if isinstance(output, tuple) else h
 
-    layer.forward = adapted  # type: ignore[method-assign]
+    layer.forward = adapted

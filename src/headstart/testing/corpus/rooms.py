@@ -58,7 +58,7 @@ def _gpt2(room: Room, vocabulary: int) -> Any:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary, n_embd=room.width, n_inner=room.inner, n_layer=room.layers, n_head=room.heads,
-            n_positions=64,
+            n_positions=64, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
 
@@ -99,7 +99,8 @@ def _sized(family: str, layers: int, widths: Mapping[str, tuple[int | None, int 
         return next((w[side] for path, w in widths.items() if re.search(pattern, path) and w[side]), None)
 
     queries, keys = seen(r"\.(q|q_proj)$", 1), seen(r"\.(k|v|k_proj|v_proj)$", 1)
-    width = seen(r"\.(q|k|v|q_proj|k_proj|v_proj|mlp|self_attn|attn|SelfAttention|c_attn|ln_1|wi_0|wi_1)$", 0)
+    width = seen(r"\.(q|k|v|q_proj|k_proj|v_proj|mlp|self_attn|attn|SelfAttention|EncDecAttention|DenseReluDense)$", 0)
+    width = width or seen(r"\.(c_attn|ln_1|wi_0|wi_1)$", 0)
     width = width or seen(r"\.(wo|c_proj|down_proj|ln_1)$", 1) or queries or keys or 0
     inner = seen(r"\.(wo|down_proj|mlp\.c_proj)$", 0) or seen(r"\.(wi_0|wi_1|up_proj|gate_proj|c_fc)$", 1) or 2 * width
     queries = queries or (keys if family == "t5" and keys else width)

@@ -10,17 +10,16 @@ from pathlib import Path
 from random import Random
 
 from headstart.kinds import load_module
-from headstart.testing.corpus.case import Case, Expectation, Finding, Mutation, Room, Source
+from headstart.testing.corpus.case import Case, Expectation, Finding, Mutation, Result, Room, Source
 from headstart.testing.corpus.config_mutations import CONFIG_MUTATIONS
 from headstart.testing.corpus.file_mutations import FILE_MUTATIONS
 from headstart.testing.corpus.header_mutations import HEADER_MUTATIONS
 from headstart.testing.corpus.pickle_mutations import PICKLE_MUTATIONS
 from headstart.testing.corpus.sources import given_sources, made_sources
+from headstart.testing.corpus.tensor_mutations import TENSOR_MUTATIONS
 from headstart.testing.corpus.worker import Reader, findings
 
-__all__ = ["FAMILIES", "RESULTS", "Corpus", "run_corpus"]
-
-from headstart.testing.corpus.tensor_mutations import TENSOR_MUTATIONS
+__all__ = ["FAMILIES", "RESULTS", "Corpus", "draw_cases", "run_corpus"]
 
 
 def _other_backbone(folder: Path, rng: Random) -> tuple[str, Expectation]:
@@ -35,7 +34,7 @@ FAMILIES: dict[str, tuple[Mutation, ...]] = {
 }  # fmt: skip
 """By name: the mutations of one family; one listed twice is drawn twice as often."""
 
-RESULTS = ("loaded_right", "refused", "silent_wrong", "crashed")
+RESULTS: tuple[Result, ...] = ("loaded_right", "refused", "silent_wrong", "crashed")
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ class Corpus:
     found: tuple[Finding, ...]
 
     @cached_property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Result, int]:
         """How many cases ended in each of `RESULTS`."""
         counter = Counter(finding.result for finding in self.found)
         return {name: counter[name] for name in RESULTS}
 
     @cached_property
-    def by_family(self) -> dict[str, dict[str, int]]:
+    def by_family(self) -> dict[str, dict[Result, int]]:
         """The same by family of mutations, in the order of `FAMILIES`."""
         counter = Counter((finding.case.family, finding.result) for finding in self.found)
         families = [name for name in FAMILIES if any(counter[name, result] for result in RESULTS)]
@@ -86,24 +85,23 @@ def run_corpus(
         sources = given_sources(folders, where) if folders else made_sources(where, seed=seed)
         if not sources:
             raise ValueError("no module in the given folders can be used as it is; name folders that Headstart reads")
-        made = _cases(sources, room / "cases", cases=cases, seed=seed)
+        made = draw_cases(sources, room / "cases", cases=cases, seed=seed)
         found = tuple(findings(made, reader=reader, marker=room / "cases" / "marker"))
     return Corpus(seed, found)
 
 
-def _cases(sources: Sequence[Source], folder: Path, *, cases: int, seed: int) -> Iterator[Case]:
-    """Every family in turn; a family that applies to no source is passed over."""
-    rng, families = Random(seed), dict(FAMILIES)
+def draw_cases(sources: Sequence[Source], folder: Path, *, cases: int, seed: int) -> Iterator[Case]:
+    """Every family in turn; one that applies to no source is passed over, and a case is gone when the next is drawn."""
+    rng, left = Random(seed), list(FAMILIES)
     number = 0
     while number < cases:
-        for family in list(families):
-            case = _case(family, sources, folder / str(number), rng=rng, number=number)
-            if case is None:
-                del families[family]
-            elif number < cases:
-                yield case
-                number += 1
-                _remove(case.folder)
+        family = left.pop(0)
+        case = _case(family, sources, folder / str(number), rng=rng, number=number)
+        if case is not None:
+            left.append(family)
+            yield case
+            number += 1
+            _remove(case.folder)
 
 
 def _case(family: str, sources: Sequence[Source], folder: Path, *, rng: Random, number: int) -> Case | None:

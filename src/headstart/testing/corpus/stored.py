@@ -1,7 +1,10 @@
 """The files of a module's folder as a stranger's tools see them: read and written without Headstart's readers."""
 
+import io
 import json
+import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,22 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
     path = weights_of(folder)
     if path.suffix == ".safetensors":
         return dict(load_file(path))
-    return dict(torch.load(path, weights_only=True))
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError):
+        if not zipfile.is_zipfile(path) or path.read_bytes()[:4] != b"PK\x03\x04":
+            raise
+        # torch minds fields of the archive that say nothing of its content, which has checksums of its own.
+        return dict(torch.load(_packed_again(path), map_location="cpu", weights_only=True))
+
+
+def _packed_again(path: Path) -> io.BytesIO:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(packed, "w") as fresh:
+        for info in archive.infolist():
+            fresh.writestr(info.filename, archive.read(info))
+    packed.seek(0)
+    return packed
 
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:

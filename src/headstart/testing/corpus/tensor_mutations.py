@@ -46,7 +46,8 @@ def _renamed(folder: Path, rng: Random) -> Made:
     changes = (
         name + ".default", name[1:], name.upper(), name.replace(".0.", ".7."), name.replace("weight", "weigth"),
         "../" + name, name + "\x00", name + "\n", "", "x" * 5000, name.replace("e", "е"), "\x1b[31m" + name,
-        name.replace(".", "/"), name + " ", f"module.{name}",
+        name.replace(".", "/"), name + " ", name.replace(".0.", ".00."), name.replace(".0.", ".٠."),
+        name.replace(".0.", f".{'9' * 5000}."), f"module.{name}",
     )  # fmt: skip
     new = rng.choice([change for change in changes if change not in tensors])
     save_tensors(folder, {new if key == name else key: value for key, value in tensors.items()})

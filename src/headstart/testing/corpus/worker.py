@@ -12,7 +12,6 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-
 import torch
 from torch import Tensor
 
@@ -28,8 +27,8 @@ __all__ = ["Reader", "findings", "verdict"]
 Reader = Callable[[Path], Module]
 """From a folder to a module, or a `HeadstartError`: `load_module`, or what a test puts in its place."""
 
-SECONDS, START_SECONDS = 20.0, 120.0
-"""How long one case may take before it counts as a hang; the first waits for the libraries too."""
+SECONDS, START_SECONDS, END_SECONDS = 20.0, 120.0, 2.0
+"""How long one case may take before it counts as a hang; the first waits for the libraries too; and the end."""
 
 MORE_MEMORY = 3 << 30
 """Bytes that a worker may use beyond what its libraries do."""
@@ -135,7 +134,10 @@ class _Worker:
         return Finding(case, result, detail)
 
     def end(self) -> None:
-        """Stop the process, whatever it does."""
+        """Stop the process: by a word, or else by force."""
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+            self._process.join(END_SECONDS)
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -152,8 +154,8 @@ def _serve(connection: Connection, reader: Reader) -> None:
         contextlib.redirect_stdout(nothing),
         contextlib.redirect_stderr(nothing),
     ):
-        while True:
-            connection.send(verdict(connection.recv(), reader))
+        while (case := connection.recv()) is not None:
+            connection.send(verdict(case, reader))
 
 
 def _limit_memory() -> None:
