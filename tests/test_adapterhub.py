@@ -131,6 +131,9 @@ def test_a_hub_takes_both_files(tmp_path: Path) -> None:
         ("t5", "transformer.encoder.block.1.layer.1", "encoder.block.1.layer.1.DenseReluDense"),
         ("mt5", "decoder.block.1.layer.1", "decoder.block.1.layer.1.EncDecAttention"),
         ("t5", "decoder.block.1.layer.2", "decoder.block.1.layer.2.DenseReluDense"),
+        ("bert", "encoder.layer.1.output", "bert.encoder.layer.1.output.dense"),
+        ("roberta", "roberta.encoder.layer.0.attention.output", "roberta.encoder.layer.0.attention.output.dense"),
+        ("xlm-roberta", "encoder.layer.0.output", "roberta.encoder.layer.0.output.dense"),
     ],
 )
 def test_names_become_paths(family: str, key: str, path: str) -> None:
@@ -249,8 +252,8 @@ def test_tensors_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 def test_the_width_must_be_the_backbone_s() -> None:
     with pytest.raises(ModuleError, match="is 32 wide but field 'hidden_size' is 64"):
         adapter_layout(config(PLAIN, hidden_size=64), shapes(bottlenecks()), "here")
-    with pytest.raises(ModuleError, match="field 'model_type' is 'bert'; bottleneck adapters are read for: t5, mt5"):
-        adapter_layout(config(PLAIN, model_type="bert"), shapes(bottlenecks()), "here")
+    with pytest.raises(ModuleError, match="field 'model_type' is 'opt'; bottleneck adapters are read for: t5, mt5"):
+        adapter_layout(config(PLAIN, model_type="opt"), shapes(bottlenecks()), "here")
 
 
 # Folders
@@ -262,10 +265,6 @@ def test_the_width_must_be_the_backbone_s() -> None:
         ({"version": "3.2.1"}, r"field 'version' is '3\.2\.1': Headstart reads what the library `adapters` saved, not"),
         ({"version": None}, "field 'version' is None"),
         ({"name": ""}, "field 'name' is '', not the adapter's name"),
-        (
-            {"config": {"architecture": "prefix_tuning"}},
-            "prefix in AdapterHub's layout is not read yet; use a bottleneck",
-        ),
         ({"config": {"architecture": "prompt_tuning"}}, "prompt in AdapterHub's layout is not read yet"),
         ({"config": {"architecture": "reft"}}, "ReFT in AdapterHub's layout is not read yet"),
         ({"config": {"architecture": "union"}}, "a union of methods in AdapterHub's layout is not read yet"),
@@ -403,6 +402,9 @@ def test_lora_layers(tmp_path: Path, family: str, layer: str, path: str, changes
     stored = read_module(folder)
     assert stored.card.targets == (path,)
     assert stored.config["fan_in_fan_out"] is (family == "gpt2")
+    assert stored.config.get("exclude_modules") == (
+        ["attention.output.dense"] if layer.endswith("output.dense") else None
+    )
 
 
 @pytest.mark.parametrize(
@@ -415,6 +417,11 @@ def test_lora_layers(tmp_path: Path, family: str, layer: str, path: str, changes
         ({"attn_matrices": ["k"]}, factors(Q0), "is there but fields 'selfattn_lora' and 'attn_matrices' do not adapt"),
         ({"selfattn_lora": False}, factors(Q0), "do not adapt its layer"),
         ({}, factors("encoder.block.0.layer.1.DenseReluDense.wo"), "fields 'output_lora' and"),
+        (
+            {"output_lora": True},
+            factors("encoder.layer.0.attention.output.dense"),
+            "adapts a layer that Headstart does",
+        ),
         ({}, factors("h.0.attn.c_attn"), "adapts a layer that Headstart does not know in AdapterHub's layout"),
         ({}, {f"{Q0}.loras.other.lora_A": draw(4, 32)}, "lora_A' is not part of the LoRA 'm'"),
         ({}, factors(Q0) | factors(f"transformer.{Q0}"), "has the place of another one"),

@@ -144,6 +144,30 @@ def test_ensemble(run: Run, here: dict[str, list[str]], backbone: Backbone, tmp_
     assert len(load_module(tmp_path / "two").card.donors) == 2
 
 
+def test_ensemble_by_hand(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    command = [
+        "ensemble",
+        *here["task"],
+        *here["hub"],
+        *here["on"],
+        "--rule",
+        "manual",
+        "--group",
+        "ada",
+        "--group",
+        "cyd",
+    ]
+    data = run(*command, "-o", tmp_path / "one", "--space", "svd", "--json").data
+    assert {donor["name"]: donor["weight"] for donor in data["card"]["donors"]} == {"ada": 0.5, "cyd": 0.5}
+    assert (data["rule"], data["indicator"], data["temperature"]) == ("manual", None, None)
+    assert data["card"]["merge_error"] == data["error"] > 0.01
+    table = run(*command, "-o", tmp_path / "two")
+    assert "manual: effective number of modules 2.00 of 4, space 'parameters', ΔW error " in table.out
+    assert load_module(tmp_path / "two").card.merge_error == pytest.approx(
+        float(table.out.split("ΔW error ")[1].split()[0].rstrip(".")), rel=1e-2
+    )
+
+
 def test_tune_from_nothing_and_from_a_start(
     run: Run, here: dict[str, list[str]], room: Path, backbone: Backbone, tmp_path: Path
 ) -> None:

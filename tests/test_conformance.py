@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import Tensor
 from headstart import registry
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError, SettingError
-from headstart.kinds import KINDS, LoraModule
+from headstart.formats import READERS, FolderReader, lora_layout
+from headstart.kinds import KINDS, LoraModule, fresh_module, load_module, save_module
 from headstart.kinds.lora import LoraStack
 from headstart.testing import BACKBONES, CHECKS, Outcome, check_kind, conformance, tiny_backbone
 from headstart.testing.conformance import FIRST, main, table
@@ -25,7 +27,7 @@ from headstart.testing.conformance import FIRST, main, table
 REFUSED = {
     ("lora", "gpt2", "AdapterHub folder"): "adapts a layer that Headstart does not know",
     **{("ia3", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
-    **{("prefix", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
+    **{("prefix", name, "AdapterHub folder"): "is not read for" for name in ("llama", "gpt2")},
     **{("prompt", name, "AdapterHub folder"): "is not read yet" for name in BACKBONES},
     ("bitfit", "llama", FIRST): "tiny-llama has no bias terms",
     ("bitfit", "t5", FIRST): "tiny-t5 has no bias terms",
@@ -236,6 +238,9 @@ class Plugin(LoraModule):
     kind = "my-lora"
 
 
+PLUGIN_FOLDERS = FolderReader("my-lora", lora_layout)
+
+
 class Shy(Plugin):
     """A kind that refuses every backbone, by name."""
 
@@ -249,16 +254,24 @@ class Points:
     loaded: ClassVar = [
         EntryPoint("my-lora", f"{__name__}:Plugin", "headstart.kinds"),
         EntryPoint("shy", f"{__name__}:Shy", "headstart.kinds"),
+        EntryPoint("MY_LORA", f"{__name__}:PLUGIN_FOLDERS", "headstart.folders"),
     ]
 
     def __call__(self, *, group: str) -> list[EntryPoint]:
         return [point for point in self.loaded if point.group == group]
 
 
-def test_a_plugin_is_checked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registries as in an environment with those packages, and afterwards as before."""
     monkeypatch.setattr(registry, "entry_points", Points())
-    monkeypatch.setattr(KINDS, "_members", dict(KINDS._members))
-    monkeypatch.setattr(KINDS, "_plugins_loaded", False)
+    for family in (KINDS, READERS):
+        monkeypatch.setattr(family, "_members", dict(family._members))
+        monkeypatch.setattr(family, "_plugins_loaded", False)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_plugin_is_checked_by_its_name() -> None:
     outcomes = check_kind("my-lora", backbones=["llama"])
     assert {o.result for o in outcomes} == {"passed", "skipped"}
     assert [(o.check, o.detail) for o in outcomes if o.result == "skipped"] == [
@@ -267,6 +280,26 @@ def test_a_plugin_is_checked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert check_kind("shy", backbones=["t5"]) == [
         Outcome("shy", "t5", FIRST, "refused", "tiny-t5 is no backbone for it; use another kind")
     ]
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_plugin_s_folders_are_read_as_its_kind(tmp_path: Path) -> None:
+    module = fresh_module("lora", tiny_backbone("llama"), {}, name="m", seed=0)
+    folder = tmp_path / "m"
+    save_module(replace(module, config={**module.config, "peft_type": "MY_LORA"}), folder)
+    (folder / "headstart.json").unlink()
+    loaded = load_module(folder)
+    assert type(loaded) is Plugin
+    assert loaded.card.kind == "my-lora"
+    assert loaded.digest() == replace(module, config={**module.config, "peft_type": "MY_LORA"}).digest()
+
+
+def test_a_folder_of_no_reader_names_them_all(tmp_path: Path) -> None:
+    save_module(fresh_module("lora", tiny_backbone("llama"), {}, name="m", seed=0), tmp_path / "m")
+    path = tmp_path / "m" / "adapter_config.json"
+    path.write_text(path.read_text().replace('"LORA"', '"MY_LORA"'))
+    with pytest.raises(ModuleError, match="peft_type 'MY_LORA' is not supported; supported: LORA, IA3"):
+        load_module(tmp_path / "m")
 
 
 # The command and the page

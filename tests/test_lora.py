@@ -94,7 +94,7 @@ def test_a_layer_against_a_naive_float64_reference(backbone: Backbone) -> None:
             weight = layer.weight.double().T if type(layer).__name__ == "Conv1D" else layer.weight.double()
             bias = 0.0 if layer.bias is None else layer.bias.double()
             for row in range(6):
-                a, b, scaling = modules[row // 3].factors[path]
+                a, b, scaling, _ = modules[row // 3].factors[path]
                 for place in range(5):
                     v = rows[row, place].double()
                     wanted = weight @ v + bias + scaling * (b.double() @ (a.double() @ v))
@@ -252,7 +252,7 @@ def test_a_fresh_module_changes_nothing_and_is_peft_s_own_start(backbone: Backbo
     with torch.inference_mode():
         bare = backbone.target_logits(backbone.batch(items, range(len(items))))
     assert_close(made_by_peft.ours(backbone, [module], items), bare, within=1e-5)
-    for path, (a, b, scaling) in module.factors.items():
+    for path, (a, b, scaling, _) in module.factors.items():
         inputs, outputs = layer_widths(backbone.model.get_submodule(path))
         assert (a.shape, b.shape, scaling) == ((4, inputs), (outputs, 4), 2.0)
         assert not b.any()
@@ -288,8 +288,8 @@ def build(llama: Backbone, ranks: Mapping[str, int], **changes: Any) -> LoraModu
 
 
 def test_a_layer_that_the_backbone_lacks(llama: Backbone) -> None:
-    a, b, s = factors({Q0: 2}, {Q0: 1.0}, llama)[Q0]
-    module = LoraModule.build({Q0.replace("0", "7"): Factors(a, b, s)}, name="m", backbone=None)
+    factor = factors({Q0: 2}, {Q0: 1.0}, llama)[Q0]
+    module = LoraModule.build({Q0.replace("0", "7"): factor}, name="m", backbone=None)
     with pytest.raises(
         ModuleError, match=r"module 'm' has tensors for model\.layers\.7\.\S+, which tiny-llama does not have; load the"
     ):
@@ -367,6 +367,13 @@ def test_layers_are_ordered_by_number(llama: Backbone) -> None:
     made = {f"layers.{n}.q": Factors(torch.full((1, 1), n), torch.full((1, 1), n), 1.0) for n in (10, 9, 1)}
     (vectors,) = LoraModule.build(made, name="m", backbone=None).layer_vectors()
     assert vectors[:, 0].tolist() == [1, 9, 10]
+
+
+def test_what_is_in_no_layer_has_no_part_in_the_vectors() -> None:
+    pair = Factors(torch.ones(1, 1), torch.ones(1, 1), 1.0)
+    module = LoraModule.build({"layers.0.q": pair, "lm_head": pair, "layers.1.q": pair}, name="m", backbone=None)
+    (vectors,) = module.layer_vectors()
+    assert vectors.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 def test_layers_of_unequal_size_have_no_vectors(llama: Backbone) -> None:

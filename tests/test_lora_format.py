@@ -227,14 +227,54 @@ def test_a_bias_setting_without_saved_biases_is_plain() -> None:
     assert lora_layout(lora_config(bias="lora_only"), SHAPES, "m").through_peft is None
 
 
-def test_heads_and_embeddings_of_peft_are_refused(tmp_path: Path) -> None:
+def test_heads_of_peft_are_refused(tmp_path: Path) -> None:
     _, folder = saved(tmp_path / "heads", target_modules=["q_proj"], modules_to_save=["lm_head"])
     with pytest.raises(ModuleError, match="field 'modules_to_save' is set: it carries whole layers"):
         read_module(folder)
-    model = peft_model(target_modules=["q_proj", "embed_tokens"])
-    model.save_pretrained(tmp_path / "embeddings", save_embedding_layers=False)
-    with pytest.raises(ModuleError, match=r"embed_tokens\.lora_embedding_A' adapts an embedding"):
-        read_module(tmp_path / "embeddings")
+
+
+EMBEDDING = "model.embed_tokens"
+EMBEDDED = {
+    f"base_model.model.{EMBEDDING}.lora_embedding_A": (2, 11),
+    f"base_model.model.{EMBEDDING}.lora_embedding_B": (8, 2),
+}
+COPY = f"base_model.model.{EMBEDDING}.base_layer.weight"
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.parametrize("copies", ["auto", False])
+def test_embeddings_of_peft_are_targets(tmp_path: Path, copies: Any) -> None:
+    model = peft_model(r=2, lora_alpha=6, target_modules=["q_proj", "embed_tokens"])
+    model.save_pretrained(tmp_path / "m", save_embedding_layers=copies)
+    layout = read_module(tmp_path / "m").layout
+    a, b = EMBEDDED
+    copy = COPY if copies == "auto" else None
+    assert layout.targets[EMBEDDING] == LoraTarget(a, b, 2, 11, 8, 3.0, embedding=True, copy=copy)  # α/r = 6/2
+    assert layout.widths[EMBEDDING] == (11, 8)
+    assert layout.targets.keys() == peft_layers(model).keys()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({next(iter(EMBEDDED)): (2, 11)}, r"lora_embedding_B' is missing; save it again"),
+        ({**EMBEDDED, f"base_model.model.{EMBEDDING}.lora_A.weight": (2, 11)}, "those of an embedding and of a linear"),
+        ({**EMBEDDED, COPY: (8, 11)}, r"base_layer.weight' has shape \(8, 11\), not \(11, 8\)"),
+        ({COPY: (11, 8)}, "belongs to a layer without LoRA tensors"),
+        ({f"{name}.default": shape for name, shape in EMBEDDED.items()}, "still carries its adapter's name"),
+        ({next(iter(EMBEDDED)): (2, 11), list(EMBEDDED)[1]: (8, 3)}, "has rank 2 but .* has rank 3"),
+    ],
+)
+def test_embeddings_that_are_none(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ModuleError, match=message):
+        lora_layout(lora_config(target_modules=["embed_tokens"]), shapes, "m")
+
+
+def test_a_copy_beside_a_variant_is_refused() -> None:
+    # PEFT would write it over the backbone's own weight while the module runs.
+    shapes = {**EMBEDDED, COPY: (11, 8), f"base_model.model.{EMBEDDING}.lora_magnitude_vector": (8,)}
+    with pytest.raises(ModuleError, match=r"beside a variant \(DoRA\), where it cannot be checked; .*layers=False"):
+        lora_layout(lora_config(target_modules=["embed_tokens"], use_dora=True), shapes, "m")
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
@@ -301,6 +341,7 @@ def test_wrong_tensors_are_refused_by_name(shapes: dict[str, tuple[int, ...]], t
 WRONG_CONFIGS = [
     ({"use_dora": True}, "field 'use_dora' is True but tensor .*lora_magnitude_vector' is missing"),
     ({"bias": "some"}, "field 'bias' is 'some'"),
+    ({"bias": None}, "field 'bias' is None"),
     ({"r": "2"}, "field 'r' is '2', not a number"),
     ({"r": True}, "field 'r' is True, not a number"),
     ({"lora_alpha": float("nan")}, "field 'lora_alpha' is nan, not a number"),

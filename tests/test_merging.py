@@ -12,11 +12,12 @@ from torch import Tensor
 
 from headstart.backbone import Backbone, TextFormat
 from headstart.errors import MergeError, SettingError
-from headstart.kinds import LoraModule, LoraSettings, PeftModule, load_module, save_module
+from headstart.kinds import KINDS, LoraModule, LoraSettings, PeftModule, fresh_module, load_module, save_module
 from headstart.kinds.lora import Factors, layer_widths
 from headstart.merging import SPACES, merge, softmax, uniform
 from headstart.merging.low_rank import LowRank, combination, relative_error
-from headstart.records import Fingerprint, ModuleCard
+from headstart.records import CARD_FILE, Fingerprint, ModuleCard
+from headstart.testing import tiny_backbone
 from small_hub import filled
 
 SHAPES = {"one": (5, 4, 2), "two": (3, 6, 2)}
@@ -205,7 +206,80 @@ def test_weights_need_not_follow_an_order(space: str) -> None:
     assert distance(full(forward.module), full(backward.module)) <= 1e-5 * norm(full(forward.module))
 
 
+@pytest.mark.parametrize("space", ["exact", "svd"])
+def test_unequal_ranks_and_targets_merge_into_what_the_backbone_computes(space: str, tmp_path: Path) -> None:
+    # One adapts the queries at rank 2, the other down_proj and the queries of layer 1 alone at rank 3.
+    backbone = tiny_backbone("llama")
+    first = drawn(backbone, LoraSettings(2, 4.0, ("q_proj",)), seed=1)
+    second = drawn(backbone, LoraSettings(3, 9.0, ("down_proj", "layers.1.self_attn.q_proj")), seed=2)
+    merged = merge([first, second], (0.4, 0.6), space=space, rank=5 if space == "svd" else None)
+    merged.module.check(backbone)
+    assert merged.module.factors.keys() == first.factors.keys() | second.factors.keys()
+    wanted = weighted([first, second], (0.4, 0.6))  # no layer has more than rank 2 + 3, so nothing is cut off
+    assert distance(full(merged.module), wanted) <= 1e-6 * norm(wanted)
+    save_module(merged.module, tmp_path / "merged")
+    again = load_module(tmp_path / "merged")
+    again.check(backbone)
+    assert distance(full(again), wanted) <= 1e-6 * norm(wanted)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_module_of_any_kind_is_itself_in_every_space_or_refused(kind: str, space: str, tmp_path: Path) -> None:
+    backbone = tiny_backbone("gpt2")
+    fresh = fresh_module(kind, backbone, {}, name="one", seed=1)
+    generator = torch.Generator().manual_seed(1)
+    one = fresh.with_arrays({k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.arrays().items()})
+    if space in ("exact", "svd") and kind != "lora":
+        with pytest.raises(MergeError, match=rf"'one' is not a plain LoRA module, so space '{space}' does not apply"):
+            merge([fresh, one], [0.0, 1.0], space=space)
+        return
+    merged = merge([fresh, one], [0.0, 1.0], space=space)
+    save_module(merged.module, tmp_path / "merged")
+    again = load_module(tmp_path / "merged")
+    (item,) = backbone.encode([("the film is warm", "positive")], TextFormat())
+    found = []
+    for module in (one, again):
+        with torch.inference_mode(), type(module).stack([module], backbone).attach(backbone):
+            found.append(backbone.target_logits(backbone.batch([item], [0])))
+    if space == "svd":
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(found[1], found[0])
+    assert merged.error == pytest.approx(0.0, abs=1e-6)
+
+
 # ---- errors of a sum
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_error_lies_on_the_card_and_in_the_folder(space: str, tmp_path: Path) -> None:
+    modules = [drawn(tiny_backbone("llama"), LoraSettings(3, 6.0, ("q_proj",)), seed=seed) for seed in (1, 2)]
+    merged = merge(modules, (0.25, 0.75), space=space, rank=2 if space == "svd" else None)
+    wanted = weighted(modules, (0.25, 0.75))
+    naive = distance(full(merged.module), wanted) / norm(wanted)
+    assert merged.error == pytest.approx(naive, rel=1e-6, abs=1e-7)
+    assert (merged.error > 0.01) == (space != "exact")
+    saved = save_module(merged.module, tmp_path / "merged")
+    assert saved.card.merge_error == merged.error
+    assert json.loads((tmp_path / "merged" / CARD_FILE).read_text())["merge_error"] == merged.error
+    assert load_module(tmp_path / "merged").card.merge_error == merged.error
+    assert f"| ΔW error of the merge | {merged.error:.3g} |" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_an_infinite_error_is_told_in_words() -> None:
+    # ΔW is 3·1 and 1·(−3), so their mean is 0; but A: ½·3 + ½·1 = 2 and B: ½·1 − ½·3 = −1.
+    merged = merge([number_module(3, 1), number_module(1, -3)], (0.5, 0.5))
+    assert merged.error == math.inf
+    assert merged.module.card.merge_error is None
+    assert merged.module.card.notes.endswith("Its ΔW error is infinite: the exact sum is 0.")
+    assert "Infinity" not in merged.module.card.to_json()
+
+
+def test_kinds_without_a_low_rank_update_have_no_error() -> None:
+    backbone = tiny_backbone("llama")
+    modules = [fresh_module("ia3", backbone, {}, name=f"m{seed}", seed=seed) for seed in (1, 2)]
+    assert merge(modules, (0.5, 0.5)).module.card.merge_error is None
 
 
 def test_norms_agree_with_full_matrices_where_terms_nearly_cancel() -> None:

@@ -1,5 +1,6 @@
 """Prefix tuning: attention against a naive reference, PEFT's order of layers, projections, and what is refused."""
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PrefixTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,8 +19,10 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import PrefixLayout, prefix_layout
 from headstart.formats.prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
 from headstart.kinds import PrefixModule, PrefixSettings, fresh_module, load_module, save_module
-from headstart.kinds.prefix import PrefixShape, projected
+from headstart.kinds.prefix import PrefixShape
+from headstart.kinds.prefix_projection import projected
 from headstart.merging import merge
+from headstart.testing import tiny_backbone as suite_backbone
 from naive import assert_close, assert_same_arrays, load
 from virtual import LENGTH, encoded, from_peft, random_module
 
@@ -133,6 +137,29 @@ def test_peft_s_order_in_a_decoder(layers: int, pairs: list[int], tmp_path: Path
     assert_close(found, from_peft(folder, made, items), within=1e-4)
 
 
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_encoders_as_peft(family: str, projection: bool, tmp_path: Path) -> None:
+    # The prefix lies in a cache, and the text's positions are counted after it.
+    from peft import get_peft_model
+
+    backbone = suite_backbone(family)
+    config = PrefixTuningConfig(
+        num_virtual_tokens=LENGTH, task_type="SEQ_CLS", prefix_projection=projection, encoder_hidden_size=7
+    )
+    model = get_peft_model(copy.deepcopy(backbone.model), config).eval()
+    model.save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    module.check(backbone)
+    ids = torch.tensor([[5, 9, 33, 200, 17], [7, 8, 9, backbone.pad_id, backbone.pad_id]])
+    given = {"input_ids": ids, "attention_mask": (ids != backbone.pad_id).long()}
+    with torch.inference_mode():
+        expected, bare = model(**given).logits, backbone.model(**given).logits
+        with type(module).stack([module], backbone).attach(backbone):
+            assert_close(backbone.model(**given).logits, expected, within=1e-6)
+    assert not torch.allclose(bare, expected, atol=0.1)
+
+
 def test_layers_by_what_they_read(llama: Backbone) -> None:
     # One token, two layers of one head of size 1: k₀ v₀ k₁ v₁.
     shape = PrefixShape(1, 2, 1, 1, False)
@@ -210,8 +237,6 @@ def test_the_recipe_s_settings(llama: Backbone) -> None:
     }  # fmt: skip
     assert made.arrays()["outer"].abs().max() <= 24**-0.5
     assert made.card.parameters == sum(value.numel() for value in made.tensors().values())
-    with pytest.raises(SettingError, match="PEFT computes no prefix of cross-attention; leave cross_attention out"):
-        fresh_module("prefix", llama, {"cross_attention": True}, name="m", seed=0)
     with pytest.raises(SettingError, match="bottleneck is 0; a projection is at least 1 unit wide"):
         fresh_module("prefix", llama, {"reparametrized": True, "bottleneck": 0}, name="m", seed=0)
 
@@ -268,7 +293,11 @@ def test_a_layout() -> None:
     ("changes", "shapes", "text"),
     [
         ({"modules_to_save": ["score"]}, SHAPES, "^m: field 'modules_to_save' is set: it carries whole layers"),
-        ({"task_type": "SEQ_CLS"}, SHAPES, "field 'task_type' is 'SEQ_CLS'; Headstart uses modules for text to text"),
+        (
+            {"task_type": "TOKEN_CLS"},
+            SHAPES,
+            "field 'task_type' is 'TOKEN_CLS'; Headstart uses modules for CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS",
+        ),
         ({"num_layers": None}, SHAPES, "field 'num_layers' is None, not a whole number above 0; save it again"),
         ({"num_attention_heads": 4}, SHAPES, "'token_dim' is 6, which num_attention_heads 4 does not divide; correct"),
         ({"num_transformer_submodules": 2}, SHAPES, "'num_transformer_submodules' is 2 for task type CAUSAL_LM, where"),

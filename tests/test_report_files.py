@@ -96,7 +96,7 @@ def test_missing_is_a_dash_with_its_reason(tmp_path: Path) -> None:
     write_report(make_comparison(scores=scores_frame(values)), tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert re.search(r"<td class=\"n\">—\xa0\[\d\]", page)
-    assert re.search(r"<li>\[\d\] no score; seed 0: training diverged", page)
+    assert re.search(r"<li>\[\d\] no score; seeds 0, 1, 2: training diverged", page)
 
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:

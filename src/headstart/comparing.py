@@ -19,17 +19,19 @@ from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
-from headstart.merging import merge, one_hot, uniform
+from headstart.merging import RULES, RuleOptions, merge, one_hot, uniform
 from headstart.pipeline import (
     Progress,
     Ranking,
     Refused,
     Start,
     blend_note,
-    blend_temperature,
+    blend_options,
+    blend_weights,
     ensemble,
     load_modules,
     rank,
+    require_defined,
     weight_table,
 )
 from headstart.recipes import RECIPES, Recipe
@@ -48,6 +50,9 @@ TEST_NOTE = (
 )
 
 
+UNTUNED_HEAD = "a fresh task head answers at random until it is tuned"
+
+
 @dataclass(frozen=True)
 class Blend:
     """How the compared ensemble is made; see `headstart.ensemble`. `temperature` `None`: the indicator's own."""
@@ -59,6 +64,15 @@ class Blend:
     rank_to: int | None = None
     reduction: str = "mean"
     density: float = 0.5
+    rule: str = "softmax"
+    group: tuple[str, ...] = ()
+
+    def options(self, task: Task) -> RuleOptions:
+        """What the rule is told; raises `SettingError` for unknown names and bad values before any work."""
+        return blend_options(
+            task, rule=self.rule, indicator=self.indicator, temperature=self.temperature, top_k=self.top_k,
+            group=self.group, space=self.space,
+        )  # fmt: skip
 
 
 def compare(
@@ -101,7 +115,10 @@ def compare(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     blend = blend or Blend()
     wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
-    _check_request(blend, wanted, seeds=seeds, decoding=decoding)
+    _check_request(task, blend, wanted, seeds=seeds, decoding=decoding)
+    require_defined(blend.indicator, task, backbone)
+    if backbone.is_encoder and decoding != "auto":
+        raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
     began = time.monotonic()
     if not task.test:
         raise TaskError(f"task '{task.name}' has an empty test split; add rows to it")
@@ -117,6 +134,8 @@ def compare(
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
         )
+    if not RULES[blend.rule].needs_scores:
+        blend_weights(modules, blend.rule, blend.options(task), None)  # a group that is not there is known by now
     run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)
     for seed, draw in enumerate(draws):
         run.seed(draw, seed, wanted)
@@ -124,7 +143,7 @@ def compare(
     return run.result(task, settings, refused)
 
 
-def _check_request(blend: Blend, indicators: Sequence[str], *, seeds: int, decoding: str) -> None:
+def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds: int, decoding: str) -> None:
     """Raise `SettingError` for what would otherwise be found wrong after minutes of work."""
     if seeds < 1:
         raise SettingError(f"seeds {seeds} must be at least 1")
@@ -132,7 +151,7 @@ def _check_request(blend: Blend, indicators: Sequence[str], *, seeds: int, decod
         raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
     for name in indicators:
         INDICATORS[name]
-    blend_temperature(blend.indicator, blend.temperature, top_k=blend.top_k, space=blend.space)
+    blend.options(task)
 
 
 class _Units:
@@ -208,19 +227,19 @@ class _Run:
     def _ensemble(self, task: Task, ranking: Ranking, seed: int) -> Start:
         blend = self.blend
         return ensemble(
-            task, ranking.modules, self.backbone, indicator=blend.indicator, temperature=blend.temperature,
-            top_k=blend.top_k, space=blend.space, rank_to=blend.rank_to, density=blend.density,
-            ranking=ranking, seed=seed,
+            task, ranking.modules, self.backbone, rule=blend.rule, indicator=blend.indicator,
+            temperature=blend.temperature, top_k=blend.top_k, group=blend.group, space=blend.space,
+            rank_to=blend.rank_to, density=blend.density, ranking=ranking, seed=seed,
         )  # fmt: skip
 
     def _starts(self, start: Start, seed: int) -> dict[str, Module]:
         """The four starts of a seed, in the order of `METHODS`."""
-        modules, best = start.ranking.modules, start.ranking.scores.best(start.indicator)
+        modules, best = start.ranking.modules, start.ranking.scores.best(self.blend.indicator)
         average = merge(
             modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to, density=self.blend.density
         ).module
         single = merge(modules, one_hot(best, len(modules))).module
-        scratch = modules[best].untuned(self.backbone, seed=seed)
+        scratch = modules[best].with_head(None).untuned(self.backbone, seed=seed)
         return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
 
     def _one(self, task: Task, method: str, module: Module, seed: int) -> None:
@@ -243,6 +262,8 @@ class _Run:
         return (lambda p: show(f"{what}: step {p.step} of {p.max_steps}", done, total)) if show else None
 
     def _test(self, task: Task, module: Module) -> dict[str, Any]:
+        if self.backbone.is_encoder and module.head is None:
+            return {"score": None, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
         style = style_of(self.recipe)
         key = self.units.key("test", module.digest(), task.fingerprint("test"), self.decoding, repr(style))
 
@@ -279,7 +300,8 @@ class _Run:
         self, method: str, seed: int, stage: str, task: Task, found: dict[str, Any], steps: float, seconds: float
     ) -> None:
         score = _number(found["score"])
-        reason = f"{task.card.metric} is undefined for these predictions" if math.isnan(score) else ""
+        undefined = found.get("reason", f"{task.card.metric} is undefined for these predictions")
+        reason = undefined if math.isnan(score) else ""
         self.scores.append(
             {
                 "method": method, "seed": seed, "stage": stage, "split": "test", "metric": task.card.metric,
@@ -290,11 +312,10 @@ class _Run:
 
     def settings(self, task: Task, *, shots: int | None, seconds: float) -> dict[str, Any]:
         """Everything that a repetition needs."""
-        blend = self.blend
-        tau = blend_temperature(blend.indicator, blend.temperature, top_k=blend.top_k, space=blend.space)
         return {
             "backbone": self.backbone.name, "fingerprint": self.backbone.fingerprint.weights,
-            "modules": len(self.modules), **asdict(self.blend), "temperature": tau,
+            "modules": len(self.modules), **asdict(self.blend), "group": list(self.blend.group),
+            "temperature": self.blend.options(task).temperature,
             "shots": USUAL_SHOTS if shots is None else shots, "seeds": self.seeds,
             "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
             "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from headstart.backbone import PASS_COST, Backbone, TextFormat, plan_batches
+from headstart.backbone import PASS_COST, Backbone, Encoded, TextFormat, plan_batches, target_loss
 from headstart.errors import SettingError, TaskError
-from headstart.kinds import Module, stacks
+from headstart.kinds import Module, stack_of, stacks
+from headstart.records import HeadCard
 from headstart.tasks import METRICS, Example
 
 __all__ = ["DECODINGS", "Evaluation", "evaluate", "evaluate_attached"]
@@ -22,7 +24,8 @@ class Evaluation:
     """Result of one module on one set of examples.
 
     `score`: the metric, as a fraction of 1 (NaN where it is undefined, or where the likelihoods are not numbers).
-    `loss`: mean cross-entropy per target token, in nats. `decoding`: "options" or "generate".
+    `loss`: mean cross-entropy per target token, in nats; of a regression the mean squared error. `decoding`: "options",
+    "generate", or "head" on an encoder.
     """
 
     metric: str
@@ -50,13 +53,13 @@ def evaluate(
         backbone: the frozen model.
         metric: a name in `METRICS`.
         decoding: "options" takes the likeliest of each example's options; "generate" decodes greedily; "auto" is
-            "options" where every example lists some.
+            "options" where every example lists some. On an encoder every module answers through its own head.
         style: text layout and cut lengths.
         progress: called with (done, total) stacks.
 
     Raises:
         TaskError: no examples, or options asked for and missing.
-        SettingError: unknown metric or decoding.
+        SettingError: unknown metric or decoding, or a module without a head on an encoder.
     """
     results: dict[int, Evaluation] = {}
     bare = [index for index, module in enumerate(modules) if module is None]
@@ -67,10 +70,10 @@ def evaluate(
     groups = stacks([module for _, module in present], most=8)
     for done, members in enumerate(groups):
         chosen = [present[member][1] for member in members]
-        stack = type(chosen[0]).stack(chosen, backbone)
+        stack, head = stack_of(chosen, backbone), chosen[0].card.head
         with torch.inference_mode(), stack.attach(backbone):
             found_all = evaluate_attached(
-                backbone, examples, metric=metric, decoding=decoding, style=style, modules=len(chosen)
+                backbone, examples, metric=metric, decoding=decoding, style=style, modules=len(chosen), head=head
             )
         results.update({present[member][0]: value for member, value in zip(members, found_all, strict=True)})
         if progress:
@@ -86,14 +89,17 @@ def evaluate_attached(
     decoding: str = "auto",
     style: TextFormat | None = None,
     modules: int = 1,
+    head: HeadCard | None = None,
 ) -> list[Evaluation]:
-    """Evaluate the stack of N = `modules` modules that is attached now; one result per module."""
+    """Evaluate the stack of N = `modules` modules that is attached now, on an encoder with heads; one result each."""
     style = style or TextFormat()
-    decoding = _decoding(decoding, examples)
+    decoding = _decoding(decoding, examples, backbone)
     compute = METRICS[metric].compute
     references = [example.outputs for example in examples]
     with torch.inference_mode():
-        if decoding == "options":
+        if decoding == "head":
+            predicted, losses = _by_head(backbone, examples, style, modules, head)
+        elif decoding == "options":
             predicted, losses = _by_options(backbone, examples, style, modules)
         else:
             predicted = _by_generation(backbone, examples, style, modules)
@@ -107,11 +113,15 @@ def evaluate_attached(
     ]
 
 
-def _decoding(decoding: str, examples: Sequence[Example]) -> str:
+def _decoding(decoding: str, examples: Sequence[Example], backbone: Backbone) -> str:
     if decoding not in DECODINGS:
         raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
     if not examples:
         raise TaskError("there are no examples to evaluate on; give the task a test split or more rows")
+    if backbone.is_encoder:
+        if decoding != "auto":
+            raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
+        return "head"
     listed = all(example.options for example in examples)
     if decoding == "options" and not listed:
         raise TaskError(
@@ -133,10 +143,47 @@ def _losses(backbone: Backbone, examples: Sequence[Example], style: TextFormat, 
     total = torch.zeros(modules, dtype=torch.float64)
     for indices in plan:
         batch = backbone.batch(items, indices)
-        log_p = backbone.target_logits(batch, modules=modules).float().log_softmax(-1)
-        gold = batch.gold.to(log_p.device).view(1, -1, 1).expand(modules, -1, 1)
-        total -= log_p.gather(2, gold).double().sum((1, 2)).cpu()
+        logits = backbone.target_logits(batch, modules=modules)
+        total += target_loss(logits, batch.gold.to(logits.device)).double().sum(1).cpu()
     return [float(value) for value in total / sum(len(item.target) for item in items)]
+
+
+def _by_head(
+    backbone: Backbone, examples: Sequence[Example], style: TextFormat, modules: int, head: HeadCard | None
+) -> tuple[list[list[str]], list[float]]:
+    """What each head answers to every example, and its mean loss on the gold answers."""
+    pairs = [(example.input, example.target) for example in examples]
+    items = backbone.encode(pairs, style, head=head)
+    assert head is not None  # `encode` has refused to go on without
+    answers = [[""] * len(examples) for _ in range(modules)]
+    total = torch.zeros(modules, dtype=torch.float64)
+    lengths = [len(item.prompt) for item in items]
+    for indices in plan_batches(lengths, budget=backbone.token_budget // modules, pass_cost=PASS_COST / modules):
+        batch = backbone.batch(items, indices)
+        logits = backbone.target_logits(batch, modules=modules)
+        total += target_loss(logits, batch.gold.to(logits.device)).double().sum(1).cpu()
+        each = logits.float().cpu().view(modules, len(indices), -1, logits.shape[2])
+        for module in range(modules):
+            for row, index in enumerate(indices):
+                answers[module][index] = _answer(each[module, row], head, examples[index], items[index], style)
+    tokens = sum(len(item.target) for item in items)
+    return answers, [float(value) for value in total / tokens]
+
+
+def _answer(logits: Tensor, head: HeadCard, example: Example, item: Encoded, style: TextFormat) -> str:
+    """The answer of one head to one example, from its logits (1 or 2, V)."""
+    if head.task == "classification":
+        return head.labels[int(logits[0].argmax())]
+    if head.task == "regression":
+        return f"{float(logits[0, 0]):.6g}"
+    real = torch.tensor([last > first for first, last in item.offsets])
+    start, end = logits[:, : len(real)].masked_fill(~real, -math.inf)
+    sums = start.unsqueeze(1) + end.unsqueeze(0)
+    allowed = torch.ones_like(sums, dtype=torch.bool).triu().tril(style.max_target - 1)
+    best = int(sums.masked_fill(~allowed, -math.inf).argmax())
+    first, last = divmod(best, len(real))
+    # A token of a byte-level vocabulary begins with the space before its word.
+    return example.input[item.offsets[first][0] : item.offsets[last][1]].strip()
 
 
 def _by_options(

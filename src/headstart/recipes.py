@@ -20,8 +20,8 @@ class Recipe(Record):
 
     `kind` and what follows it shape a fresh module; a given start keeps its own shape. Each kind reads the settings
     that it has and takes its own default where one is `None`: `rank`, `alpha` and `targets` (LoRA), `length` in tokens
-    (prefix, prompt), `bottleneck` in units, `placement`, `activation` and `biases` (adapter), `reparametrized` and
-    `cross_attention` (prefix).
+    (prefix, prompt), `bottleneck` in units, `placement`, `activation` and `biases` (adapter), `reparametrized`,
+    `encoder` and `cross_attention` (prefix).
     """
 
     name: str
@@ -49,6 +49,7 @@ class Recipe(Record):
     activation: str | None = None
     biases: bool | None = None
     reparametrized: bool | None = None
+    encoder: bool | None = None
     cross_attention: bool | None = None
 
     def change(self, **settings: object) -> "Recipe":

@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headstart.atomic import write_text
 from headstart.errors import CardError
 
-__all__ = ["CARD_FILE", "Donor", "Fingerprint", "ModuleCard", "Record", "TaskCard", "Template"]
+__all__ = ["CARD_FILE", "Donor", "Fingerprint", "HeadCard", "ModuleCard", "Record", "TaskCard", "Template"]
 
 CARD_FILE = "headstart.json"
 """Name of a module's card inside its folder; other tools ignore it."""
@@ -110,13 +110,33 @@ class Donor(Record):
     license: str = ""
 
 
+class HeadCard(Record):
+    """What a task head on an encoder answers. It belongs to one task and is never merged or embedded.
+
+    `task`: "classification" among `labels`, "regression" to one number, or an extractive "span" of the input (the
+    logits of its first and of its last token). `outputs`: how many numbers it gives. `labels` are in the order of the
+    outputs, and empty where nobody stated them. `shapes` are those of its tensors by their names in the backbone.
+    """
+
+    task: Literal["classification", "regression", "span"]
+    outputs: int
+    labels: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+    def answers_as(self, other: "HeadCard") -> bool:
+        """Whether both answer the same in the same order, whatever they are made of."""
+        return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)
+
+
 class ModuleCard(Record):
     """What a module is: read from its tensors and configuration, plus what its maker states about the training.
 
     `rank` is the largest over the targets; `scaling` the common factor of the update (LoRA: α/r or α/√r), or `None`
     where patterns give unequal ones. `targets` are backbone layer names. `tensor_hash` is a hash over all tensor names,
     dtypes, shapes and bytes: equal hash, equal module. `origin` is the remote reference that these tensors were fetched
-    from, pinned to the commit ("hf://owner/name@commit"). What is not known is `None` or empty, never 0.
+    from, pinned to the commit ("hf://owner/name@commit"). `head` is the task head that was tuned with the module on an
+    encoder; `parameters` does not count it. `merge_error`: how far the sum of `donors` that the module is, or was tuned
+    from, lies from their exact weighted ΔW, relative to its norm. What is not known is `None` or empty, never 0.
     """
 
     schema_version: int = 1
@@ -137,5 +157,7 @@ class ModuleCard(Record):
     license: str = ""
     dataset_license: str = ""
     donors: tuple[Donor, ...] = ()
+    merge_error: float | None = None
     notes: str = ""
     origin: str = ""
+    head: HeadCard | None = None

@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone, Encoded, EncoderBackbone, Head, TextFormat, target_loss
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluation import evaluate_attached
-from headstart.kinds import Module, PeftModule, Stack, fresh_module
+from headstart.kinds import Module, PeftModule, Stack, fresh_module, stack_of
 from headstart.recipes import RECIPES, Recipe
 from headstart.records import Donor
-from headstart.tasks import Task
+from headstart.tasks import Task, head_of
 
 __all__ = ["CurvePoint", "Tuned", "style_of", "tune"]
 
@@ -82,7 +82,8 @@ def tune(
     Args:
         task: with train and dev splits.
         backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
-        start: where to begin; `None` is a fresh module of the recipe's kind and shape.
+        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder its task head is
+            kept when it was tuned on this very task, and a fresh one tuned with it otherwise.
         recipe: a `Recipe` or the name of one.
         seed: of the fresh module and the order of the rows.
         name: of the tuned module; `None` is the task's name.
@@ -95,7 +96,7 @@ def tune(
     Raises:
         SettingError: unknown recipe, optimizer, schedule or tracker, or a checkpoint of another run.
         ModuleError: the start does not fit the backbone, or is a variant that only PEFT itself can tune.
-        TaskError: a split is missing or empty.
+        TaskError: a split is missing or empty, or no head on an encoder can answer the task.
     """
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     name = name or task.name
@@ -106,6 +107,7 @@ def tune(
             f"'{start.name}' is a LoRA variant ({start.variant}) that Headstart cannot tune; start from plain LoRA"
         )
     start.check(backbone)
+    start = start.with_head(_head(task, backbone, start, seed=seed))
     run = _Run(task, backbone, start, recipe=recipe, seed=seed, checkpoint=checkpoint, tracker=tracker)
     began = time.monotonic()
     with run.stack.attach(backbone):
@@ -141,10 +143,11 @@ class _Run:
         self.task, self.backbone, self.start, self.recipe, self.seed = task, backbone, start, recipe, seed
         self.style = style_of(recipe)
         self.dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
-        self.items = backbone.encode([(example.input, example.target) for example in task.train], self.style)
+        pairs = [(example.input, example.target) for example in task.train]
+        self.items = backbone.encode(pairs, self.style, head=start.card.head)
         if not self.items or not self.dev:
             raise TaskError(f"task '{task.name}' has an empty train or dev split; add rows to it")
-        self.stack: Stack = type(start).stack([start], backbone, dtype=torch.float32)
+        self.stack: Stack = stack_of([start], backbone, dtype=torch.float32)
         self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
         self.accelerator = _accelerator(backbone, tracker)
         if tracker:
@@ -169,10 +172,10 @@ class _Run:
             self.evaluate()
 
     def update(self) -> float:
-        """One optimizer step on one batch; returns its loss, the mean cross-entropy per target token in nats."""
+        """One optimizer step on one batch; returns its mean `target_loss` per target token."""
         batch = self.backbone.batch(self.items, self._batch_at(self.step))
-        logits = self.backbone.target_logits(batch)[0]
-        loss = torch.nn.functional.cross_entropy(logits.float(), batch.gold.to(logits.device))
+        logits = self.backbone.target_logits(batch)
+        loss = target_loss(logits, batch.gold.to(logits.device)).mean()
         self.accelerator.backward(loss)
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.parameters, self.recipe.clip)
@@ -184,7 +187,8 @@ class _Run:
 
     def evaluate(self) -> None:
         """Score the dev split; remember the state if it is the best so far."""
-        found = evaluate_attached(self.backbone, self.dev, metric=self.task.card.metric, style=self.style)[0]
+        metric, head = self.task.card.metric, self.start.card.head
+        found = evaluate_attached(self.backbone, self.dev, metric=metric, style=self.style, head=head)[0]
         train_loss = sum(self.losses) / len(self.losses) if self.losses else math.nan
         point = CurvePoint(self.step, train_loss, found.loss, found.score)
         self.losses = []
@@ -286,6 +290,16 @@ class _Run:
         self.best = CurvePoint(**state["best"])
         self.best_values = state["best_values"]
         self.seconds_before = state["seconds"]
+
+
+def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head | None:
+    """The task head to begin with on an encoder: the start's own when it was tuned on this task, else a fresh one."""
+    if not isinstance(backbone, EncoderBackbone):
+        return None
+    wanted, own = head_of(task.card), start.head
+    if own is not None and start.card.task == task.name and own.card.answers_as(wanted):
+        return own
+    return backbone.fresh_head(wanted, seed=seed)
 
 
 def style_of(recipe: Recipe) -> TextFormat:

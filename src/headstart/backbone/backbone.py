@@ -1,11 +1,13 @@
 """The frozen pretrained model, and the only place that runs it."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from headstart.backbone.encoding import Encoded, Encoder, TextFormat
 from headstart.backbone.identity import fingerprint
 from headstart.backbone.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
-from headstart.records import Fingerprint
+from headstart.records import Fingerprint, HeadCard
 
 __all__ = ["Backbone"]
 
@@ -28,7 +30,7 @@ SHORT_SEQUENCE = 192
 
 
 class Backbone:
-    """A frozen causal or encoder-decoder language model with its tokenizer.
+    """A frozen causal or encoder-decoder language model with its tokenizer; see `EncoderBackbone` for encoders.
 
     Args:
         model: a transformers model; its parameters are frozen and it is put into evaluation mode.
@@ -38,18 +40,27 @@ class Backbone:
     In every forward pass of a stack of N modules the rows are module-major: row n·B + b is example b under module n.
     """
 
+    is_encoder: ClassVar[bool] = False
+    """Whether it answers through a task head instead of writing text."""
+
     def __init__(self, model: PreTrainedModel, tokenizer: Any, *, name: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
         self.seq2seq = bool(model.config.is_encoder_decoder)
-        self.encoder = Encoder(tokenizer, seq2seq=self.seq2seq)
+        self.encoder = Encoder(tokenizer, whole=self.seq2seq)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+    @classmethod
+    def runs(cls, model: PreTrainedModel) -> bool:
+        """Whether this class runs models like `model`; those of no subclass are run by `Backbone` itself."""
+        del model
+        return True
 
     @classmethod
     def load(
         cls, source: str | Path, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
-    ) -> Self:
+    ) -> Backbone:
         """Load a backbone from a local folder, a GGUF file or a hub id.
 
         Args:
@@ -66,9 +77,10 @@ class Backbone:
         # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
         exact = torch.float32 if wanted == torch.float16 else wanted
         model, tokenizer = loading.load(source, dtype=exact, revision=revision)
-        backbone = cls(model, tokenizer, name=loading.name_of(source))
+        family = next((family for family in cls.__subclasses__() if family.runs(model)), cls)
+        backbone = family(model, tokenizer, name=loading.name_of(source))
         if wanted != exact:
-            backbone.fingerprint = fingerprint(model, name=backbone.name)
+            backbone.fingerprint  # noqa: B018 - computed now, and kept
         model.to(chosen, wanted)
         return backbone
 
@@ -131,12 +143,29 @@ class Backbone:
         )
 
     @property
+    def below_head(self) -> str:
+        """How the paths of all layers that a module may adapt begin: "" for all, "bert." below a task head."""
+        return ""
+
+    def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer that a module may adapt, with its path."""
+        return ((path, layer) for path, layer in self.model.named_modules() if path.startswith(self.below_head))
+
+    @property
+    def task_type(self) -> str:
+        """What PEFT calls its use."""
+        return "SEQ_2_SEQ_LM" if self.seq2seq else "CAUSAL_LM"
+
+    @property
     def token_budget(self) -> int:
         """Tokens per forward pass that keep this device busy without leaving its caches (CPU) or memory (GPU)."""
         return 1024 if self.device.type == "cpu" else 32768
 
-    def encode(self, pairs: Iterable[tuple[str, str]], style: TextFormat) -> list[Encoded]:
-        """Ids of (input, target) texts, in order."""
+    def encode(
+        self, pairs: Iterable[tuple[str, str]], style: TextFormat, *, head: HeadCard | None = None
+    ) -> list[Encoded]:
+        """Ids of (input, target) texts, in order. A language model needs no `head`."""
+        del head
         return [Encoded(self.encoder.prompt(text, style), self.encoder.target(target, style)) for text, target in pairs]
 
     def batch(self, items: Sequence[Encoded], indices: Sequence[int]) -> TargetBatch:

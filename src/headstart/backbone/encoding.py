@@ -23,10 +23,16 @@ class TextFormat:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example: `prompt` is read, `target` (with end-of-sequence) is predicted."""
+    """Token ids of one example: `prompt` is read, `target` (with end-of-sequence) is predicted.
+
+    On an encoder `target` is what its head is to answer: the label's number, or first and last token of a span, for
+    which `offsets` holds the characters (first, behind the last) of every token; or output 0, which is to be `value`.
+    """
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...] = ()
+    value: float | None = None
 
 
 class Encoder:
@@ -34,17 +40,19 @@ class Encoder:
 
     Args:
         tokenizer: a transformers tokenizer.
-        seq2seq: whether the backbone is an encoder-decoder.
+        whole: whether inputs are read by themselves, as encoders and encoder-decoders do, without the suffix.
+        longest: the most tokens that the backbone reads at once, `None` for no limit below the style's.
     """
 
-    def __init__(self, tokenizer: Any, *, seq2seq: bool) -> None:
+    def __init__(self, tokenizer: Any, *, whole: bool, longest: int | None = None) -> None:
         self.tokenizer = tokenizer
-        self.seq2seq = seq2seq
+        self.whole = whole
+        self.longest = longest
 
     def prompt(self, text: str, style: TextFormat) -> tuple[int, ...]:
         """Ids of an input, at most `style.max_input` long; for a causal backbone the suffix is always whole."""
-        if self.seq2seq:
-            return tuple(self.tokenizer(text, truncation=True, max_length=style.max_input)["input_ids"])
+        if self.whole:
+            return tuple(self.tokenizer(text, truncation=True, max_length=self._most(style))["input_ids"])
         suffix = self._plain(style.suffix)
         start = self._start()
         room = style.max_input - len(suffix) - len(start)
@@ -61,13 +69,22 @@ class Encoder:
 
     def target(self, text: str, style: TextFormat) -> tuple[int, ...]:
         """Ids of a target with end-of-sequence, at most `style.max_target` long."""
-        if self.seq2seq:
+        if self.whole:
             return tuple(self.tokenizer(text_target=text, truncation=True, max_length=style.max_target)["input_ids"])
         # Tokenizers differ in what they make of a leading space; the ids after the suffix are what the model would see.
         suffix = self._plain(style.suffix)
         joined = self._plain(f"{style.suffix} {text}")
         ids = joined[len(suffix) :] if joined[: len(suffix)] == suffix else self._plain(f" {text}")
         return (*ids[: style.max_target - 1], int(self.tokenizer.eos_token_id))
+
+    def placed(self, text: str, style: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Ids of a whole input, and for each the characters (first, behind the last) that it stands for."""
+        most = self._most(style)
+        made = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
+        return tuple(made["input_ids"]), tuple((first, end) for first, end in made["offset_mapping"])
+
+    def _most(self, style: TextFormat) -> int:
+        return style.max_input if self.longest is None else min(style.max_input, self.longest)
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
@@ -19,12 +20,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
 from headstart.errors import BackboneError, SettingError
 
-__all__ = ["choose_device", "choose_dtype", "load", "name_of"]
+__all__ = ["choose_device", "choose_dtype", "is_encoder", "load", "name_of"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -68,6 +70,15 @@ def name_of(source: str | Path) -> str:
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if path.exists() else str(source)
 
 
+def is_encoder(config: Any) -> bool:
+    """BERT and its like have a causal class too, which reads both ways unless the configuration says is_decoder.
+
+    BART and its like fill in masked words too, with an encoder and a decoder.
+    """
+    decodes = getattr(config, "is_decoder", False) or config.is_encoder_decoder
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes
+
+
 def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer from a folder, a GGUF file or a hub id; raises `BackboneError` with the remedy."""
     path = Path(source).expanduser()
@@ -99,33 +110,36 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
     config = AutoConfig.from_pretrained(place, trust_remote_code=False, **extra)
     if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.is_encoder_decoder:
         family = AutoModelForSeq2SeqLM
-    elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _is_encoder(config):
+    elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config):
         family = AutoModelForCausalLM
+    elif is_encoder(config) and config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        family = AutoModelForSequenceClassification
     else:
         raise BackboneError(
-            f"'{config.model_type}' is neither a causal nor an encoder-decoder language model; choose one of those"
+            f"'{config.model_type}' is neither a causal or encoder-decoder language model nor an encoder that "
+            "classifies; choose one of those"
         )
     # A packed GGUF has no plain weight matrices to attach a module to.
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in extra else {}
     loading_dtype = torch.float32 if unpack else dtype
     model, found = family.from_pretrained(place, dtype=loading_dtype, output_loading_info=True, **extra, **unpack)
-    if found["missing_keys"]:
+    # The task head of an encoder is made anew for every task.
+    missing = sorted(
+        key
+        for key in found["missing_keys"]
+        if family is not AutoModelForSequenceClassification or key.startswith(f"{model.base_model_prefix}.")
+    )
+    if missing:
         raise BackboneError(
-            f"the weights of {place} lack {min(found['missing_keys'])}, which would be random; "
-            "give a complete checkpoint"
+            f"the weights of {place} lack {missing[0]}, which would be random; give a complete checkpoint"
         )
     model.to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **extra)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and family is not AutoModelForSequenceClassification:
         raise BackboneError(
             f"the tokenizer of {place} has no end-of-sequence token; set eos_token in its configuration"
         )
     return model, tokenizer
-
-
-def _is_encoder(config: Any) -> bool:
-    """BERT and its like have a causal class too, which reads both ways unless the configuration says is_decoder."""
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
 @contextlib.contextmanager

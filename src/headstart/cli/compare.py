@@ -9,8 +9,10 @@ import typer
 from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import (
     DensityOption,
+    GroupOption,
     IndicatorOption,
     RankToOption,
+    RuleOption,
     SpaceOption,
     TemperatureOption,
     TopOption,
@@ -47,10 +49,12 @@ def compare(
     output: OutputOption,
     seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
     shots: ShotsOption = None,
+    rule: RuleOption = "softmax",
     indicator: IndicatorOption = "cosine",
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
     temperature: TemperatureOption = None,
     top_k: TopOption = None,
+    group: GroupOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
     density: DensityOption = 0.5,
@@ -88,7 +92,9 @@ def compare(
     with steps_bar() as show:
         comparison = run(
             data, opened, model, seeds=seeds, shots=shots,
-            blend=Blend(indicator, temperature, top_k, space, rank_to, reduction, density),
+            blend=Blend(
+                indicator, temperature, top_k, space, rank_to, reduction, density, rule=rule, group=tuple(group or ())
+            ),
             indicators=also or (), recipe=chosen, decoding=decoding, work=work, progress=show,
         )  # fmt: skip
     write_report(comparison, output)

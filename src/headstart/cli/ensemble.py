@@ -30,18 +30,25 @@ from headstart.cli.rank import ReductionOption, print_gaps
 
 __all__ = [
     "DensityOption",
+    "GroupOption",
     "IndicatorOption",
     "RankToOption",
+    "RuleOption",
     "SpaceOption",
     "TemperatureOption",
     "TopOption",
     "ensemble",
 ]
 
+RuleOption = Annotated[str, typer.Option(help="softmax (papers), uniform, top_k, best_single, manual.")]
+GroupOption = Annotated[
+    list[str] | None,
+    typer.Option("--group", help="Module that rule manual averages, repeatable; default: all of the task's family."),
+]
 IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")]
 DensityOption = Annotated[float, typer.Option(help="Share of each module's numbers that ties and dare keep.")]
 TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
-TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules.")]
+TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")]
 SpaceOption = Annotated[
     str, typer.Option(help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare.")
 ]
@@ -57,9 +64,11 @@ def ensemble(
     hub: HubOption,
     backbone: BackboneOption,
     output: OutputOption,
+    rule: RuleOption = "softmax",
     indicator: IndicatorOption = "cosine",
     temperature: TemperatureOption = None,
     top_k: TopOption = None,
+    group: GroupOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
     density: DensityOption = 0.5,
@@ -73,7 +82,7 @@ def ensemble(
     dtype: DtypeOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Blend a hub into a start for TASK, Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
+    """Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
     from headstart.hub import Hub
 
@@ -88,16 +97,16 @@ def ensemble(
 
     with steps_bar() as show:
         start = run(
-            data, opened, model, indicator=indicator, temperature=temperature, top_k=top_k, space=space,
-            rank_to=rank_to, density=density, reduction=reduction, recipe=chosen, seed=seed, name=output.name,
-            progress=show,
+            data, opened, model, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k,
+            group=group or (), space=space, rank_to=rank_to, density=density, reduction=reduction, recipe=chosen,
+            seed=seed, name=output.name, progress=show,
         )  # fmt: skip
     saved = save_module(start.module, output)
     frame = weight_table(start)
     if as_json:
         print_json(
             {
-                "card": saved.card.model_dump(mode="json"), "indicator": start.indicator,
+                "card": saved.card.model_dump(mode="json"), "rule": start.rule, "indicator": start.indicator,
                 "temperature": start.temperature, "space": start.merged.space, "effective": start.merged.effective,
                 "error": start.merged.error, "refused": [vars(module) for module in start.ranking.refused],
             }

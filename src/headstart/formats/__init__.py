@@ -3,33 +3,49 @@
 from headstart.formats.adapter import AdapterLayout, AdapterPlace, adapter_layout
 from headstart.formats.adapterhub import INTERFACE_FILE
 from headstart.formats.bitfit import BitFitLayout, bitfit_layout
+from headstart.formats.head import HEAD_FILE, TASK_TYPES
 from headstart.formats.ia3 import IA3Layout, IA3Target, ia3_layout
 from headstart.formats.layout import Layout
 from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
 from headstart.formats.peft_folder import (
     CONFIG_FILE,
     PICKLES,
+    READERS,
     WEIGHTS_FILE,
     WEIGHTS_FILES,
+    FolderReader,
     StoredModule,
     module_name,
     read_module,
+    read_opendelta,
     regular_file,
 )
 from headstart.formats.prefix import PrefixLayout, prefix_layout
+from headstart.formats.prefix_attention import AttentionPrefixLayout, attention_prefix_layout
 from headstart.formats.prompt import PromptLayout, prompt_layout
-from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
+from headstart.formats.safetensors_file import (
+    StoredTensor,
+    check_finite,
+    read_safetensors,
+    safetensors_bytes,
+    tensor_hash,
+)
 from headstart.formats.tensor_pickle import read_torch_zip
 
 __all__ = [
     "CONFIG_FILE",
+    "HEAD_FILE",
     "INTERFACE_FILE",
     "PICKLES",
+    "READERS",
+    "TASK_TYPES",
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
     "AdapterLayout",
     "AdapterPlace",
+    "AttentionPrefixLayout",
     "BitFitLayout",
+    "FolderReader",
     "IA3Layout",
     "IA3Target",
     "Layout",
@@ -40,6 +56,7 @@ __all__ = [
     "StoredModule",
     "StoredTensor",
     "adapter_layout",
+    "attention_prefix_layout",
     "bitfit_layout",
     "check_finite",
     "ia3_layout",
@@ -48,8 +65,10 @@ __all__ = [
     "prefix_layout",
     "prompt_layout",
     "read_module",
+    "read_opendelta",
     "read_safetensors",
     "read_torch_zip",
     "regular_file",
+    "safetensors_bytes",
     "tensor_hash",
 ]

@@ -1,10 +1,16 @@
 """What a bottleneck adapter is, read from AdapterHub's configuration and its tensors' shapes; pure, without torch.
 
-A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds to a sublayer's output h: h + s·(U·act(D·x + d) + u)
-before the model adds it to the residual stream e. In models that normalize before a sublayer AdapterHub's library
-`adapters` 1.3 lets it read x = h ("output"), x = h + e ("sum") or x = e ("residual"), by the fields that name the
-original layer norm. `HANDLED`, `HARMLESS` and `REFUSED` together hold every field of its BnConfig, and a field in none
-of them is refused unless it is empty.
+A bottleneck adapter (Houlsby et al., 2019, section 2.1) computes a(x) = s·(U·act(D·x + d) + u) and adds it to a
+sublayer's output h before the model adds that to the residual stream e. What x is, AdapterHub's library `adapters` 1.3
+takes from the fields that name the original layer norm N:
+
+* "output": x = h, and "residual": x = e;
+* "sum": x = h + e, in models that normalize before a sublayer;
+* "normed": x = N(h + e), in models that normalize behind it, which then compute N(h + a(x) + e);
+* "behind": the same x, to which a(x) is added, so that the block's result is x + a(x).
+
+`HANDLED`, `HARMLESS` and `REFUSED` together hold every field of its BnConfig, and a field in none of them is refused
+unless it is empty.
 """
 
 import math
@@ -29,6 +35,7 @@ __all__ = [
     "Sublayer",
     "adapter_layout",
     "bottleneck_size",
+    "reduction_factor",
     "without_base",
 ]
 
@@ -74,8 +81,8 @@ class Sublayer(NamedTuple):
     """A place for an adapter in every block of a stack of blocks.
 
     `part` is the configuration's field that fills it ("mh_adapter"); `blocks` the stack's path, without the base;
-    `output` and `norm` are paths in the block: of what computes h, and of the layer norm that reads the residual
-    stream; `key` is where AdapterHub keeps the adapter.
+    `output` and `norm` are paths in the block: of what computes h, and of the layer norm, which reads e before the
+    sublayer or h + e behind it; `key` is where AdapterHub keeps the adapter.
     """
 
     part: str
@@ -86,10 +93,15 @@ class Sublayer(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Backbones of one structure. `base` is the path of what lies below the language-model head, with its dot."""
+    """Backbones of one structure.
+
+    `base` is the path of what lies below the head, with its dot; `post_norm` says that they normalize behind a
+    sublayer, in the layer that adds e, rather than before it.
+    """
 
     base: str
     sublayers: tuple[Sublayer, ...]
+    post_norm: bool = False
 
 
 T5 = Family(
@@ -116,8 +128,22 @@ GPT2 = Family(
         Sublayer("output_adapter", "h", "mlp", "ln_2", "output_adapters"),
     ),
 )
-FAMILIES = {"t5": T5, "mt5": T5, "llama": LLAMA, "mistral": LLAMA, "gpt2": GPT2}
-"""By transformers' `model_type`: where adapters stand. All of them normalize before a sublayer."""
+BERT = Family(
+    "bert.",
+    (
+        Sublayer(
+            "mh_adapter", "encoder.layer", "attention.output.dense", "attention.output.LayerNorm", "attention.output"
+        ),
+        Sublayer("output_adapter", "encoder.layer", "output.dense", "output.LayerNorm", "output"),
+    ),
+    post_norm=True,
+)
+ROBERTA = BERT._replace(base="roberta.")
+FAMILIES = {
+    "t5": T5, "mt5": T5, "llama": LLAMA, "mistral": LLAMA, "gpt2": GPT2,
+    "bert": BERT, "roberta": ROBERTA, "xlm-roberta": ROBERTA,
+}  # fmt: skip
+"""By transformers' `model_type`: where adapters stand."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +162,7 @@ class AdapterPlace:
 class AdapterLayout(Layout):
     """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name.
 
-    `reads`: what goes into the adapter, "output", "sum" or "residual"; `factor`: s. `parts` names the filled sublayers.
+    `reads`: what goes into the adapter, in the words above; `factor`: s. `parts` names the filled sublayers.
     """
 
     places: dict[str, AdapterPlace]
@@ -191,8 +217,8 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
         places[path] = _place(names, shapes, biases=method.get("biases") is not False, source=source)
         _check_size(places[path], config, method, source)
     return AdapterLayout(
-        None, places, family, _reads(method, source), _activation(method, source), _factor(method, source), parts,
-        _leave_out(method, source),
+        None, places, family, _reads(method, FAMILIES[family], source), _activation(method, source),
+        _factor(method, source), parts, _leave_out(method, source),
     )  # fmt: skip
 
 
@@ -208,6 +234,14 @@ def without_base(name: str) -> str:
 def bottleneck_size(width: int, reduction: float) -> int:
     """The bottleneck that AdapterHub makes of a reduction factor."""
     return max(int(width // reduction), 1)
+
+
+def reduction_factor(width: int, size: int) -> float:
+    """The reduction factor that AdapterHub turns into exactly this bottleneck."""
+    factor = width / size
+    while bottleneck_size(width, factor) < size:
+        factor = math.nextafter(factor, 0.0)
+    return factor
 
 
 def _grouped(
@@ -270,7 +304,7 @@ def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mappi
         )
 
 
-def _reads(method: Mapping[str, object], source: str) -> str:
+def _reads(method: Mapping[str, object], family: Family, source: str) -> str:
     """What the adapter reads, where the model still adds h and the residual stream exactly once."""
     before, after = bool(method.get("original_ln_before")), bool(method.get("original_ln_after", True))
     around = method.get("residual_before_ln", True)
@@ -280,7 +314,9 @@ def _reads(method: Mapping[str, object], source: str) -> str:
             f"{source}: fields original_ln_before={before}, original_ln_after={after} and residual_before_ln={around!r}"
             " drop the residual stream or add it twice, which Headstart does not compute"
         )
-    return "residual" if parallel else "sum" if before else "output"
+    if parallel or not before:
+        return "residual" if parallel else "output"
+    return "sum" if not family.post_norm else "normed" if after else "behind"
 
 
 def _activation(method: Mapping[str, object], source: str) -> str:

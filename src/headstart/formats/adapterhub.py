@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from headstart.errors import ModuleError
 from headstart.formats.adapter import FAMILIES, GPT2, adapter_layout, without_base
+from headstart.formats.adapterhub_prefix import as_attention_prefix, require_known_prefix
 from headstart.formats.layout import Layout
 from headstart.formats.lora import lora_layout
 from headstart.formats.peft_config import PREFIX, refuse_fields
+from headstart.formats.prefix_attention import attention_prefix_layout
 from headstart.formats.safetensors_file import StoredTensor, read_safetensors
 from headstart.formats.tensor_pickle import read_torch_zip
 
@@ -34,7 +36,7 @@ ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 INTERFACE_FILE = "adapter_interface.json"
 """What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
 
-BASES = {name: family.base for name, family in FAMILIES.items()} | {"bert": "bert.", "roberta": "roberta."}
+BASES = {name: family.base for name, family in FAMILIES.items()}
 """By transformers' `model_type`: the path of the base model in the backbone with its head."""
 
 LORA_HANDLED = frozenset(
@@ -59,9 +61,11 @@ LORA_LAYERS = {
 }  # fmt: skip
 """By the end of a layer's path: the field that adapts it, and its name in `attn_matrices`."""
 
+OTHER_DENSE = "attention.output.dense"
+"""In BERT a path with the end "output.dense" that AdapterHub does not adapt."""
+
 VERSION = re.compile(r"adapters\.(\d+)\.(\d+)(\.|$)")
 UNREAD = {
-    "prefix_tuning": "prefix",
     "prompt_tuning": "prompt",
     "mtl_lora": "multi-task LoRA",
     "reft": "ReFT",
@@ -71,7 +75,7 @@ SAVE_AGAIN = "save it again with the library `adapters` 1.3"
 
 
 class Translated(NamedTuple):
-    """A module in Headstart's words: LoRA with PEFT's configuration and names, an adapter as it was."""
+    """A module in Headstart's words: LoRA as PEFT would save it, a prefix as Headstart would, an adapter as it was."""
 
     config: dict[str, object]
     tensors: dict[str, StoredTensor]
@@ -84,7 +88,7 @@ def is_adapterhub(config: Mapping[str, object]) -> bool:
 
 
 def method_of(config: Mapping[str, object], source: str) -> str:
-    """The kind that the configuration is of, "adapter" or "lora"; raises `ModuleError` for the others, by name."""
+    """The kind that the configuration is of, "adapter", "lora" or "prefix"; others raise `ModuleError`, by name."""
     version = str(config.get("version"))
     if VERSION.match(version) is None:
         raise ModuleError(
@@ -97,6 +101,9 @@ def method_of(config: Mapping[str, object], source: str) -> str:
     architecture = method.get("architecture")
     if architecture is None:
         return "adapter"
+    if architecture == "prefix_tuning":
+        require_known_prefix(config, source)
+        return "prefix"
     if architecture != "lora":
         what = UNREAD.get(str(architecture), repr(architecture))
         raise ModuleError(f"{source}: {what} in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
@@ -112,7 +119,12 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
 
 def translated(config: dict[str, object], tensors: dict[str, StoredTensor], source: str) -> Translated:
     """The module that a configuration and its tensors are. Raises `ModuleError` naming the field or tensor."""
-    if method_of(config, source) == "lora":
+    method = method_of(config, source)
+    if method == "prefix":
+        config, tensors = as_attention_prefix(config, tensors, source)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return Translated(config, tensors, attention_prefix_layout(config, shapes, source))
+    if method == "lora":
         config, tensors = _as_peft(config, tensors, source)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         return Translated(config, tensors, lora_layout(config, shapes, source))
@@ -153,6 +165,8 @@ def _as_peft(
         "init_lora_weights": True, "bias": "none", "fan_in_fan_out": FAMILIES.get(family) is GPT2,
         "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
     }  # fmt: skip
+    if any(_end(layer) == "output.dense" for layer in layers):
+        peft["exclude_modules"] = [OTHER_DENSE]
     return peft, renamed
 
 
@@ -184,6 +198,8 @@ def _targets(method: Mapping[str, object], layers: Iterable[str], source: str) -
 
 def _end(layer: str) -> str:
     """The end of a layer's path that says what it is, or "" for one that is not known."""
+    if layer.endswith(f".{OTHER_DENSE}"):
+        return ""
     return next((end for end in LORA_LAYERS if layer == end or layer.endswith(f".{end}")), "")
 
 

@@ -1,15 +1,16 @@
 """What a PEFT LoRA module is, read from its configuration and its tensors' shapes; pure, without torch.
 
 LoRA (Hu et al. 2021, section 4.1) adds s·B·A to a linear layer's weight, with A of shape (r, in), B of (out, r) and
-s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). A module whose function is anything else either goes
-through PEFT itself or is refused by name: `HARMLESS`, `HANDLED`, `THROUGH_PEFT` and `REFUSED` together hold every field
-of PEFT 0.21's LoraConfig, and a field in none of them is refused unless it is empty.
+s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). Beside an embedding of V tokens A is (r, V). A module
+whose function is anything else either goes through PEFT itself or is refused by name: `HARMLESS`, `HANDLED`,
+`THROUGH_PEFT` and `REFUSED` together hold every field of PEFT 0.21's LoraConfig, and a field in none of them is refused
+unless it is empty.
 """
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
@@ -66,12 +67,19 @@ PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal
 LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
 
 A, B = ".lora_A.weight", ".lora_B.weight"
+EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
 MAGNITUDE, LORA_BIAS, BASE_BIAS = ".lora_magnitude_vector", ".lora_B.bias", ".base_layer.bias"
+BASE_WEIGHT = ".base_layer.weight"
+SUFFIXES = (A, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, LORA_BIAS, BASE_BIAS, BASE_WEIGHT)
 
 
 @dataclass(frozen=True)
 class LoraTarget:
-    """One adapted layer: names of its tensors A (rank, in) and B (out, rank), and its factor (α/r or α/√r)."""
+    """One adapted layer: names of its tensors A (rank, in) and B (out, rank), and its factor (α/r or α/√r).
+
+    Of an embedding, `in_features` is the number of tokens. `copy` names the tensor that repeats the backbone's own
+    weight: PEFT saves one beside adapted token embeddings and language-model heads.
+    """
 
     a: str
     b: str
@@ -79,6 +87,8 @@ class LoraTarget:
     in_features: int
     out_features: int
     scaling: float
+    embedding: bool = False
+    copy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,22 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
                 raise ModuleError(
                     f"{source}: tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
                 )
+        if target.copy is not None:
+            _check_copy(target, shapes[target.copy], variants, source)
     return LoraLayout(" + ".join(variants) or None, targets)
+
+
+def _check_copy(target: LoraTarget, shape: tuple[int, ...], variants: Sequence[str], source: str) -> None:
+    widths = (target.in_features, target.out_features)
+    expected = widths if target.embedding else widths[::-1]
+    if shape != expected:
+        raise ModuleError(f"{source}: tensor '{target.copy}' has shape {shape}, not {expected}; {SAVE_AGAIN}")
+    if variants:
+        raise ModuleError(
+            f"{source}: tensor '{target.copy}' repeats the backbone's own weight beside a variant "
+            f"({' + '.join(variants)}), where it cannot be checked; save the module again with "
+            "save_embedding_layers=False"
+        )
 
 
 def _check_fields(config: Mapping[str, object], source: str) -> None:
@@ -147,27 +172,34 @@ def _group(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, dict
     """Tensor names by layer and suffix. Raises `ModuleError` on a tensor that belongs to no LoRA layer."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in shapes:
-        suffix = next((end for end in (A, B, MAGNITUDE, LORA_BIAS, BASE_BIAS) if name.endswith(end)), None)
+        suffix = next((end for end in SUFFIXES if name.endswith(end)), None)
         layer = name.removeprefix(PREFIX)[: -len(suffix)] if suffix else ""
         if suffix is None or not layer or not name.startswith(PREFIX):
             raise ModuleError(f"{source}: tensor '{name}' {_why_unknown(name)}")
         groups[layer][suffix] = name
     for layer, names in groups.items():
-        if A not in names and B not in names:
+        if not names.keys() & {A, B, EMBEDDING_A, EMBEDDING_B}:
             raise ModuleError(
                 f"{source}: tensor '{next(iter(names.values()))}' belongs to a layer without LoRA tensors; "
                 "Headstart cannot use a module that trains other layers"
             )
-        for suffix in (A, B):
+        if names.keys() & {A, B} and names.keys() & {EMBEDDING_A, EMBEDDING_B}:
+            raise ModuleError(
+                f"{source}: the tensors of '{layer}' are those of an embedding and of a linear layer; {SAVE_AGAIN}"
+            )
+        for suffix in _factors(names):
             if suffix not in names:
                 raise ModuleError(f"{source}: tensor '{PREFIX}{layer}{suffix}' is missing; {SAVE_AGAIN}")
     return dict(groups)
 
 
+def _factors(names: Container[str]) -> tuple[str, str]:
+    """The suffixes of A and B in a layer that has tensors of these suffixes."""
+    return (EMBEDDING_A, EMBEDDING_B) if EMBEDDING_A in names or EMBEDDING_B in names else (A, B)
+
+
 def _why_unknown(name: str) -> str:
-    if ".lora_embedding_" in name:
-        return "adapts an embedding, which Headstart cannot use; train the module without embeddings as targets"
-    if re.search(r"\.lora_[AB]\.[^.]+\.weight$", name):
+    if re.search(r"\.lora_([AB]\.[^.]+\.weight|embedding_[AB]\.[^.]+)$", name):
         return f"still carries its adapter's name; {SAVE_AGAIN}"
     if not name.startswith(PREFIX):
         return f"does not begin with '{PREFIX}'; {SAVE_AGAIN}"
@@ -187,7 +219,7 @@ def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, st
                 )
         if stated:
             variants.append(THROUGH_PEFT[field])
-    bias = config.get("bias") or "none"
+    bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only"):
         raise ModuleError(f"{source}: field 'bias' is {bias!r}, not 'none', 'all' or 'lora_only'; correct it")
     biased = next((names[BASE_BIAS] for names in groups.values() if BASE_BIAS in names), None)
@@ -204,7 +236,7 @@ def _target(
     shapes: Mapping[str, tuple[int, ...]],
     source: str,
 ) -> LoraTarget:
-    a, b = names[A], names[B]
+    a, b = (names[suffix] for suffix in _factors(names))
     for name in (a, b):
         if len(shapes[name]) != 2 or 0 in shapes[name]:
             raise ModuleError(f"{source}: tensor '{name}' has shape {shapes[name]}, not two dimensions; {SAVE_AGAIN}")
@@ -228,7 +260,7 @@ def _target(
             f"{source}: tensor '{a}' has rank {rank} but the configuration says {stated:g}; correct r or rank_pattern"
         )
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LoraTarget(a, b, rank, in_features, out_features, scaling)
+    return LoraTarget(a, b, rank, in_features, out_features, scaling, EMBEDDING_A in names, names.get(BASE_WEIGHT))
 
 
 def _resolve(config: Mapping[str, object], layer: str, *, field: str, patterns: str, default: int) -> int | float:

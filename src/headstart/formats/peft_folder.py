@@ -1,14 +1,16 @@
-"""Reading a module folder, PEFT's or AdapterHub's: adapter_config.json, the tensors and, where there is one, our card.
+"""Reading a module folder of PEFT, AdapterHub or OpenDelta: its configuration, tensors and, where it is, our card.
 
 Nothing is unpickled and no link is followed out of the folder. What `read_module` returns is checked; what it cannot
 check it refuses.
 """
 
+import dataclasses
 import math
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from headstart.errors import CardError, ModuleError
 from headstart.formats.adapterhub import (
@@ -20,23 +22,30 @@ from headstart.formats.adapterhub import (
     translated,
 )
 from headstart.formats.bitfit import bitfit_layout
+from headstart.formats.head import HEAD_FILE, TASK_TYPES, head_card, part_head
 from headstart.formats.ia3 import ia3_layout
 from headstart.formats.layout import Layout
 from headstart.formats.lora import lora_layout
+from headstart.formats.opendelta import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS, Plain, from_opendelta, is_opendelta
 from headstart.formats.prefix import prefix_layout
+from headstart.formats.prefix_attention import attention_prefix_layout
 from headstart.formats.prompt import prompt_layout
-from headstart.formats.safetensors_file import StoredTensor, check_finite, tensor_hash
+from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
 from headstart.formats.strict_json import strict_json
-from headstart.records import CARD_FILE, ModuleCard
+from headstart.records import CARD_FILE, HeadCard, ModuleCard
+from headstart.registry import Registry
 
 __all__ = [
     "CONFIG_FILE",
     "PICKLES",
+    "READERS",
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
+    "FolderReader",
     "StoredModule",
     "module_name",
     "read_module",
+    "read_opendelta",
     "regular_file",
 ]
 
@@ -48,33 +57,52 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
-LayoutReader = Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], Layout]
-KINDS: dict[str, tuple[str, LayoutReader]] = {
-    "LORA": ("lora", lora_layout),
-    "IA3": ("ia3", ia3_layout),
-    "PREFIX_TUNING": ("prefix", prefix_layout),
-    "PROMPT_TUNING": ("prompt", prompt_layout),
-    "BITFIT": ("bitfit", bitfit_layout),
-}
-"""By PEFT's `peft_type`: the kind as Headstart names it, and the reader of its layout."""
+
+class FolderReader(NamedTuple):
+    """How folders of one `peft_type` are read.
+
+    `kind`: as Headstart names it. `layout`: from the configuration, the shapes of the stored tensors by name, and the
+    folder's path for error messages, it makes the layout or raises `ModuleError` naming the field or tensor.
+    """
+
+    kind: str
+    layout: Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], Layout]
+
+
+READERS: Registry[FolderReader] = Registry("peft_type", group="headstart.folders")
+"""By PEFT's `peft_type`; those of plugins come in by the entry-point group "headstart.folders"."""
+for _type, _kind, _layout in (
+    ("LORA", "lora", lora_layout),
+    ("IA3", "ia3", ia3_layout),
+    ("PREFIX_TUNING", "prefix", prefix_layout),
+    ("ATTENTION_PREFIX", "prefix", attention_prefix_layout),
+    ("PROMPT_TUNING", "prompt", prompt_layout),
+    ("BITFIT", "bitfit", bitfit_layout),
+):
+    READERS.add(_type, FolderReader(_kind, _layout))
 
 
 @dataclass(frozen=True)
 class StoredModule:
-    """A validated module as it lies in `folder`: its configuration, tensors by name, layout and card."""
+    """A validated module as it lies in `folder`: its configuration, tensors by name, layout and card.
+
+    `head`: the tensors of its task head by their names in the backbone; `card.head` says what it answers.
+    """
 
     folder: Path
     config: dict[str, object]
     tensors: dict[str, StoredTensor]
     layout: Layout
     card: ModuleCard
+    head: dict[str, StoredTensor] = dataclasses.field(default_factory=dict)
 
 
 def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
-    """Read and validate the folder `folder`, saved by PEFT or by AdapterHub's library `adapters`.
+    """Read and validate the folder `folder`, saved by PEFT, by AdapterHub's library `adapters` or by OpenDelta.
 
     Args:
-        folder: holds adapter_config.json and one of `WEIGHTS_FILES`, and perhaps headstart.json.
+        folder: holds adapter_config.json and one of `WEIGHTS_FILES`, or what `read_opendelta` reads, and perhaps
+            headstart.json.
         check_values: also look at every value and refuse NaN and infinity.
 
     Raises:
@@ -83,30 +111,54 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     """
     if not folder.is_dir():
         raise ModuleError(f"{folder} is not a folder; name the folder that holds {CONFIG_FILE}")
-    config = _config(folder)
+    plain = read_opendelta(folder)
+    config = _config(folder, CONFIG_FILE) if plain is None else plain.config
     if is_adapterhub(config) and (folder / INTERFACE_FILE).exists():
         raise ModuleError(
             f"{folder / INTERFACE_FILE}: the module was made through AdapterHub's plugin interface, which places "
             "adapters in another way; Headstart cannot use this module"
         )
     # What is not supported is said before its tensors are read.
-    kind = method_of(config, str(folder)) if is_adapterhub(config) else _kind(config, folder / CONFIG_FILE)[0]
-    weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
-    tensors = read_tensors(weights)
-    for tensor in tensors.values():
-        if tensor.dtype not in FLOATS:
-            raise ModuleError(f"{weights}: tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
+    kind = method_of(config, str(folder)) if is_adapterhub(config) else _reader(config, folder / CONFIG_FILE).kind
+    if plain is None:
+        weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
+        tensors = read_tensors(weights)
+    else:
+        weights, tensors = folder / OPENDELTA_WEIGHTS, plain.tensors
+    _require_floats(tensors, weights)
+    stored = dict(tensors)
     if is_adapterhub(config):
         config, tensors, layout = translated(config, tensors, str(folder))
+        head, answers = _own_head(folder)
+        stored = {**tensors, **head}
     else:
-        reader = _kind(config, folder / CONFIG_FILE)[1]
-        layout = reader(config, {name: tensor.shape for name, tensor in tensors.items()}, str(folder))
+        config, tensors, head, answers = part_head(config, tensors, str(folder))
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        layout = _reader(config, folder / CONFIG_FILE).layout(config, shapes, str(folder))
     if not tensors:
         raise ModuleError(f"{weights} holds no tensors, so the module does nothing; save or train it again")
     if check_values:
         check_finite(tensors, str(weights))
+        check_finite(head, str(folder))
     derived = _derived_card(folder, kind=kind, config=config, tensors=tensors, layout=layout)
-    return StoredModule(folder, config, tensors, layout, _agreed_card(folder, derived))
+    derived = derived.model_copy(update={"tensor_hash": tensor_hash(stored), "head": answers})
+    return StoredModule(folder, config, tensors, layout, _agreed_card(folder, derived), head)
+
+
+def read_opendelta(folder: Path) -> Plain | None:
+    """The module that OpenDelta saved in `folder`, in the words of PEFT or AdapterHub; `None` where it saved none.
+
+    Raises `ModuleError` when the file of tensors is missing or broken, and as `from_opendelta` does.
+    """
+    if regular_file(folder, CONFIG_FILE) is not None or regular_file(folder, OPENDELTA_CONFIG) is None:
+        return None
+    config = _config(folder, OPENDELTA_CONFIG)
+    if not is_opendelta(config):
+        return None
+    weights = regular_file(folder, OPENDELTA_WEIGHTS)
+    if weights is None:
+        raise ModuleError(f"{folder} has no {OPENDELTA_WEIGHTS}; download or copy the module again")
+    return from_opendelta(config, read_tensors(weights), folder)
 
 
 def module_name(folder: Path) -> str:
@@ -141,10 +193,10 @@ def regular_file(folder: Path, name: str) -> Path | None:
     return path
 
 
-def _config(folder: Path) -> dict[str, object]:
-    path = regular_file(folder, CONFIG_FILE)
+def _config(folder: Path, name: str) -> dict[str, object]:
+    path = regular_file(folder, name)
     if path is None:
-        raise ModuleError(f"{folder} has no {CONFIG_FILE}; name a folder saved by PEFT's save_pretrained")
+        raise ModuleError(f"{folder} has no {name}; name a folder saved by PEFT's save_pretrained")
     try:
         config = strict_json(path.read_bytes())
     except OSError as error:
@@ -156,13 +208,13 @@ def _config(folder: Path) -> dict[str, object]:
     return config
 
 
-def _kind(config: Mapping[str, object], path: Path) -> tuple[str, LayoutReader]:
+def _reader(config: Mapping[str, object], path: Path) -> FolderReader:
     peft_type = config.get("peft_type")
     if peft_type is None:
         raise ModuleError(f"{path} has no field 'peft_type'; Headstart reads folders saved by PEFT")
-    if not isinstance(peft_type, str) or peft_type not in KINDS:
-        raise ModuleError(f"{path}: peft_type {peft_type!r} is not supported; supported: {', '.join(KINDS)}")
-    return KINDS[peft_type]
+    if not isinstance(peft_type, str) or peft_type not in READERS:
+        raise ModuleError(f"{path}: peft_type {peft_type!r} is not supported; supported: {', '.join(READERS)}")
+    return READERS[peft_type]
 
 
 def _weights(folder: Path, names: Sequence[str]) -> Path:
@@ -178,6 +230,23 @@ def _weights(folder: Path, names: Sequence[str]) -> Path:
             "save it again with safe_serialization=True"
         )
     raise ModuleError(f"{folder} has no {' or '.join(names)}; download or copy the module again")
+
+
+def _require_floats(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    for tensor in tensors.values():
+        if tensor.dtype not in FLOATS:
+            raise ModuleError(f"{path}: tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
+
+
+def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
+    """The head in Headstart's own file beside an AdapterHub module, which has no room for one."""
+    path = regular_file(folder, HEAD_FILE)
+    if path is None:
+        return {}, None
+    head = read_safetensors(path)
+    _require_floats(head, path)
+    spans = any(name.startswith("qa_outputs.") for name in head)
+    return head, head_card(head, TASK_TYPES["span" if spans else "classification"], str(path))
 
 
 def _derived_card(
@@ -196,7 +265,7 @@ def _derived_card(
         scaling=layout.scaling,
         targets=tuple(sorted(layout.widths)),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        tensor_hash=tensor_hash(tensors),
+        tensor_hash="",
         base_model=base_model if isinstance(base_model, str) else "",
     )
 
@@ -220,4 +289,19 @@ def _agreed_card(folder: Path, derived: ModuleCard) -> ModuleCard:
                 "remove the card or copy the module it belongs to"
             )
     own = {field: getattr(derived, field) for field in ("rank", "scaling", "targets")}
+    own["head"] = _agreed_head(stated.head, derived.head, path)
     return stated.model_copy(update=own | {"base_model": stated.base_model or derived.base_model})
+
+
+def _agreed_head(stated: HeadCard | None, found: HeadCard | None, path: Path) -> HeadCard | None:
+    """The head as its tensors are, with the labels that the card states; refused where the two contradict."""
+    if stated is None:
+        return found
+    labels = stated.labels
+    fits = labels == () or (stated.task == "classification" and len(set(labels)) == len(labels) == stated.outputs)
+    if not fits or found != stated.model_copy(update={"labels": ()}):
+        raise ModuleError(
+            f"{path}: field 'head' is not what the tensors of the task head are; remove the card or copy the module it "
+            "belongs to"
+        )
+    return stated

@@ -19,20 +19,20 @@ IDENTITY = frozenset(
 
 REFUSED = {"modules_to_save": "it carries whole layers, such as a classification head, beside the virtual tokens"}
 
-HALVES = {"CAUSAL_LM": 1, "SEQ_2_SEQ_LM": 2}
+HALVES = {"CAUSAL_LM": 1, "SEQ_2_SEQ_LM": 2, "SEQ_CLS": 1, "QUESTION_ANS": 1}
 
 
 def halves(config: Mapping[str, object], source: str) -> int:
-    """1 for a module of a causal backbone, 2 (encoder and decoder) for one of an encoder-decoder.
+    """1 for a module of a causal backbone or an encoder, 2 (encoder and decoder) for one of an encoder-decoder.
 
-    Without a task type PEFT runs the backbone as it is and leaves the virtual tokens out, and other task types come
-    with heads: both are refused with a `ModuleError`.
+    Without a task type PEFT runs the backbone as it is and leaves the virtual tokens out: that and other task types are
+    refused with a `ModuleError`.
     """
     task = config.get("task_type")
     if not isinstance(task, str) or task not in HALVES:
         raise ModuleError(
-            f"{source}: field 'task_type' is {task!r}; Headstart uses modules for text to text, "
-            f"{' or '.join(HALVES)}: set it, or leave the module out"
+            f"{source}: field 'task_type' is {task!r}; Headstart uses modules for "
+            f"{', '.join(HALVES)}: set it, or leave the module out"
         )
     return HALVES[task]
 

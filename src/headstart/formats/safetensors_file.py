@@ -1,4 +1,4 @@
-"""A strict reader of .safetensors files that needs NumPy only, so that a hub is read without torch.
+"""A strict reader of .safetensors files, and a writer, that need NumPy only, so that a hub works without torch.
 
 Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header that maps each
 tensor name to its dtype, shape and data offsets, then the data. Every byte of the data belongs to exactly one tensor.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from headstart.errors import ModuleError
 from headstart.formats.strict_json import strict_json
 
-__all__ = ["StoredTensor", "check_finite", "read_safetensors", "tensor_hash"]
+__all__ = ["StoredTensor", "check_finite", "read_safetensors", "safetensors_bytes", "tensor_hash"]
 
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 32
@@ -66,6 +66,20 @@ class StoredTensor:
         if self.dtype == "BF16":
             return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return values
+
+
+def safetensors_bytes(tensors: Mapping[str, StoredTensor]) -> bytes:
+    """The content of a file that holds these tensors, in order of name."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end, chosen = 0, [tensors[name] for name in sorted(tensors)]
+    for tensor in chosen:
+        header[tensor.name] = {
+            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.data.nbytes]
+        }  # fmt: skip
+        end += tensor.data.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(tensor.data for tensor in chosen)])
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:

@@ -1,5 +1,6 @@
 """The hub's folder on disk: which modules lie in it, whether they changed, and how one is copied in."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -7,12 +8,22 @@ import time
 from pathlib import Path
 
 from headstart.errors import HubError
-from headstart.formats import CONFIG_FILE, INTERFACE_FILE, WEIGHTS_FILES, regular_file
+from headstart.formats import (
+    CONFIG_FILE,
+    HEAD_FILE,
+    INTERFACE_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_FILES,
+    read_opendelta,
+    regular_file,
+    safetensors_bytes,
+)
+from headstart.formats.adapterhub import ADAPTERHUB_WEIGHTS
 from headstart.records import CARD_FILE
 
 __all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
 
-WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, CARD_FILE)
+WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, HEAD_FILE, CARD_FILE)
 REMOVED = ".removed"
 KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """The files of a module that a hub keeps, and takes from a remote one."""
@@ -74,11 +85,20 @@ def is_hub(path: Path) -> bool:
 
 
 def copy_module(source: Path, target: Path) -> None:
-    """Copy the files that make a module from `source` into the folder `target`, and nothing else."""
+    """Copy the files that make a module from `source` into the folder `target`, and nothing else.
+
+    A module of OpenDelta becomes one of PEFT or AdapterHub, so that its two files, which have the names that those of
+    a whole model have, stay behind.
+    """
     for name in KEPT:
         path = regular_file(source, name)
         if path is not None:
             shutil.copyfile(path, target / name)
+    plain = read_opendelta(source)
+    if plain is not None:
+        (target / CONFIG_FILE).write_text(json.dumps(plain.config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        weights = WEIGHTS_FILE if "peft_type" in plain.config else ADAPTERHUB_WEIGHTS[0]
+        (target / weights).write_bytes(safetensors_bytes(plain.tensors))
 
 
 def take_out(hub: Path, name: str) -> Path:

@@ -12,12 +12,21 @@ from typing import Any, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
-from headstart.kinds.placement import PLACEMENTS, Placement, adapter_spots, adapterhub_config, backbone_width
+from headstart.kinds.placement import (
+    PLACEMENTS,
+    Placement,
+    Spot,
+    adapter_spots,
+    adapterhub_config,
+    backbone_width,
+    reads_in,
+)
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -53,9 +62,11 @@ class Bottleneck(NamedTuple):
 
 
 class Computation(NamedTuple):
-    """h + s·(U·act(D·x + d) + u), with x the sublayer's output h, its sum with the residual stream, or that alone.
+    """s·(U·act(D·x + d) + u), which is added to the sublayer's output h, with the residual stream e beside it.
 
-    `reads`: x as "output", "sum" or "residual"; `activation`: act by AdapterHub's name; `factor`: s.
+    `reads`: x is h ("output"), h + e ("sum"), e ("residual") or, in a backbone that normalizes behind a sublayer,
+    N(h + e); to that the update is added ("behind"), or to h, so that it is normalized again ("normed").
+    `activation`: act by AdapterHub's name; `factor`: s.
     """
 
     reads: str
@@ -125,7 +136,7 @@ class AdapterModule(Module):
         }
         keys = {path: f"{spot.key}.adapters.{config['name']}" for path, spot in chosen.items()}
         card = _card(adapters, settings.bottleneck, name=name, backbone=backbone)
-        return cls(card, config, adapters, keys, Computation(placement.reads, placement.activation, 1.0))
+        return cls(card, config, adapters, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
 
     def tensors(self) -> dict[str, Tensor]:
         """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
@@ -254,11 +265,11 @@ class AdapterStack(Stack):
         spots, handles = adapter_spots(backbone), []
         try:
             for path in self._modules[0].adapters:
-                layer = backbone.model.get_submodule(path)
-                handles.append(layer.register_forward_hook(partial(self._change, path)))
-                if self._computation.reads != "output":
-                    norm = backbone.model.get_submodule(spots[path].norm)
-                    handles.append(norm.register_forward_pre_hook(partial(self._keep_residual, path)))
+                handles.append(self._hook(backbone.model, path, spots[path]))
+                if self._computation.reads in ("sum", "residual"):
+                    where, argument = spots[path].stream
+                    keep = partial(self._keep_residual, path, argument)
+                    handles.append(backbone.model.get_submodule(where).register_forward_pre_hook(keep))
             yield
         finally:
             for handle in handles:
@@ -270,24 +281,37 @@ class AdapterStack(Stack):
         arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return self._modules[index].with_arrays(arrays)
 
-    def _keep_residual(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._residual[path] = args[0]
+    def _hook(self, model: nn.Module, path: str, spot: Spot) -> RemovableHandle:
+        """What changes the output of the sublayer, or of the norm behind it."""
+        if self._computation.reads in ("normed", "behind"):
+            return model.get_submodule(spot.norm).register_forward_hook(partial(self._change_normed, path))
+        return model.get_submodule(path).register_forward_hook(partial(self._change, path))
+
+    def _keep_residual(self, path: str, argument: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._residual[path] = args[argument]
 
     def _change(
         self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]
     ) -> Tensor | tuple[Any, ...]:
         del args  # attention gets its input as a keyword, and the adapter does not read it
-        if isinstance(output, tuple):
-            return (self._adapted(path, output[0]), *output[1:])
-        return self._adapted(path, output)
-
-    def _adapted(self, path: str, h: Tensor) -> Tensor:
-        down, down_bias, up, up_bias = (self._part(path, part, h.dtype) for part in NAMES)
-        assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
+        h = output[0] if isinstance(output, tuple) else output
         x = h
         if self._computation.reads != "output":
             residual = self._residual.pop(path)
             x = h + residual if self._computation.reads == "sum" else residual
+        changed = self._add_update(path, h, x)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def _change_normed(self, path: str, norm: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        if self._computation.reads == "behind":
+            return self._add_update(path, output, output)
+        again: Tensor = norm.forward(self._add_update(path, args[0], output))  # past the hook that is running
+        return again
+
+    def _add_update(self, path: str, h: Tensor, x: Tensor) -> Tensor:
+        """h + s·(U·act(D·x + d) + u)."""
+        down, down_bias, up, up_bias = (self._part(path, part, h.dtype) for part in NAMES)
+        assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
         hidden = torch.bmm(x.reshape(self.size, -1, down.shape[2]), down.transpose(1, 2))
         hidden = hidden if down_bias is None else hidden + down_bias.unsqueeze(1)
         # Scaled in float32 and where it is small: s·(U·a + u) = U·(s·a) + s·u.

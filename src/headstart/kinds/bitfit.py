@@ -17,7 +17,7 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
-from headstart.kinds.lora import ends_with
+from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -68,7 +68,7 @@ class BitFitModule(Module):
         biases = _own_biases(_chosen(backbone, settings.targets))
         config = {
             "peft_type": "BITFIT",
-            "task_type": "SEQ_2_SEQ_LM" if backbone.seq2seq else "CAUSAL_LM",
+            "task_type": backbone.task_type,
             "base_model_name_or_path": backbone.name,
             "inference_mode": True,
             "target_modules": None if settings.targets is None else sorted(settings.targets),
@@ -104,14 +104,14 @@ class BitFitModule(Module):
     def untuned(self, backbone: Backbone, *, seed: int) -> BitFitModule:
         """The same layers with the backbone's own bias terms."""
         del seed
-        layers, _ = bias_terms(backbone.model)
+        layers, _ = bias_terms(backbone.model, below=backbone.below_head)
         self.check(backbone)
         return replace(self, biases=_own_biases({path: layers[path] for path in self.biases}))
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a bias that the backbone lacks, another length, another stated backbone, or too few of its biases."""
         require_backbone_of(self.card, backbone)
-        layers, others = bias_terms(backbone.model)
+        layers, others = bias_terms(backbone.model, below=backbone.below_head)
         targets = self.config.get("target_modules")
         wanted = [path for path in layers if targets is None or ends_with(path, targets)]
         for path, bias in self.biases.items():
@@ -195,24 +195,27 @@ class BitFitStack(Stack):
         return changed.to(output.dtype).view(output.shape)
 
 
-def bias_terms(model: nn.Module) -> tuple[dict[str, nn.Module], list[str]]:
+def bias_terms(model: nn.Module, *, below: str = "") -> tuple[dict[str, nn.Module], list[str]]:
     """The layers whose bias is added to their output, by path, and the names of all other bias parameters.
 
-    The first are linear layers (GPT-2's Conv1D among them) and LayerNorm.
+    The first are linear layers (GPT-2's Conv1D among them) and LayerNorm. Only paths that begin with `below` count.
     """
     layers = {
         path: layer
         for path, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | Conv1D | nn.LayerNorm) and isinstance(layer.bias, nn.Parameter)
+        if path.startswith(below)
+        and isinstance(layer, nn.Linear | Conv1D | nn.LayerNorm)
+        and isinstance(layer.bias, nn.Parameter)
     }
     found = {id(_bias(layer)) for layer in layers.values()}
     everything = model.named_parameters(remove_duplicate=False)
-    return layers, [name for name, value in everything if name.endswith("bias") and id(value) not in found]
+    biases = [(name, value) for name, value in everything if name.startswith(below) and name.endswith("bias")]
+    return layers, [name for name, value in biases if id(value) not in found]
 
 
 def _chosen(backbone: Backbone, targets: tuple[str, ...] | None) -> dict[str, nn.Module]:
     """The layers whose bias a fresh module tunes; raises `SettingError`, see `BitFitModule.fresh`."""
-    layers, others = bias_terms(backbone.model)
+    layers, others = bias_terms(backbone.model, below=backbone.below_head)
     if not layers and not others:
         raise SettingError(
             f"{backbone.name} has no bias terms: none of its linear layers and norms has any, unlike GPT-2 with "

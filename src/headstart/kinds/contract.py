@@ -9,13 +9,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
@@ -28,7 +28,8 @@ class Module(ABC):
     """One parameter-efficient module in memory, on the CPU. Frozen: work returns a new module.
 
     `card` says what it is and where it comes from; `config` is the configuration it is saved with, PEFT's or, for
-    adapters, AdapterHub's.
+    adapters, AdapterHub's. `head` is the task head that was tuned with it on an encoder: it travels with the module,
+    and no merge or embedding touches it.
     """
 
     kind: ClassVar[str]
@@ -37,16 +38,25 @@ class Module(ABC):
     weights_file: ClassVar[str] = WEIGHTS_FILE
     """Name of the file that the tensors are saved in."""
 
+    head_prefix: ClassVar[str | None] = "base_model.model."
+    """What comes before the names of a head's tensors in that file; `None` where the head has a file of its own."""
+
     unequal_remedy: ClassVar[str] = "leave one out"
     """What to do with modules of unequal shapes that were to be merged, as the error says it."""
 
     card: ModuleCard
     config: Mapping[str, Any]
+    head: Head | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
         """The name on the card."""
         return self.card.name
+
+    def with_head(self, head: Head | None) -> Self:
+        """The same module with another task head, or with none."""
+        card = self.card.model_copy(update={"head": None if head is None else head.card})
+        return replace(self, card=card, head=head)
 
     settings: ClassVar[type]
     """Frozen dataclass of what shapes a fresh module, every field with a default and named as in recipes."""
@@ -113,7 +123,9 @@ class Module(ABC):
     def digest(self) -> str:
         """SHA-256 over configuration and tensors: equal digest, equal function. For cache keys."""
         whole = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True, default=str).encode())
-        for name, value in sorted(self.tensors().items()):
+        answering = {} if self.head is None else {f"head {key}": value for key, value in self.head.tensors.items()}
+        whole.update(b"" if self.head is None else self.head.card.to_json().encode())
+        for name, value in sorted({**self.tensors(), **answering}.items()):
             whole.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             whole.update(value.contiguous().view(torch.uint8).numpy().tobytes())
         return whole.hexdigest()
@@ -187,7 +199,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
-    """Raise `ModuleError` when the card states another backbone than this one. No statement is no refusal."""
+    """Raise `ModuleError` when the card states another backbone than this one, or a task head that has no place here.
+
+    No statement is no refusal.
+    """
     if card.backbone is not None and not card.backbone.same_as(backbone.fingerprint):
         raise ModuleError(
             f"module '{card.name}' was made for another backbone "
@@ -195,6 +210,13 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
             f"than {backbone.name} (weights {backbone.fingerprint.weights[:12]}); "
             "load the backbone it was tuned on, or leave it out"
         )
+    if card.head is not None:
+        if not isinstance(backbone, EncoderBackbone):
+            raise ModuleError(
+                f"module '{card.name}' has a task head for {card.head.task}, and {backbone.name} is a language model; "
+                "load the encoder it was tuned on, or leave it out"
+            )
+        require_head(card.head, backbone.head_shapes(card.head), name=card.name, backbone=backbone.name)
 
 
 def as_fresh(card: ModuleCard) -> ModuleCard:

@@ -22,7 +22,7 @@ from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
 from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
-from headstart.kinds.lora import check_layers, ends_with, layer_widths, linear_layers
+from headstart.kinds.targets import check_layers, ends_with, layer_widths, linear_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -253,7 +253,7 @@ def _peft_config(backbone: Backbone, *, targets: Sequence[str], feedforward: Seq
         feedforward_modules=list(feedforward),
         # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
         fan_in_fan_out=all(isinstance(layer, Conv1D) for layer in layers),
-        task_type="SEQ_2_SEQ_LM" if backbone.seq2seq else "CAUSAL_LM",
+        task_type=backbone.task_type,
         base_model_name_or_path=backbone.name,
         inference_mode=True,
     )

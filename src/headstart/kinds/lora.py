@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -20,7 +20,15 @@ from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
 from headstart.kinds.contract import Module, Stack, as_fresh, require_backbone_of, rows_by_layer
-from headstart.kinds.tensors import to_torch
+from headstart.kinds.targets import (
+    check_biases,
+    check_layers,
+    embedding_layers,
+    ends_with,
+    layer_widths,
+    linear_layers,
+)
+from headstart.kinds.tensors import rounded_digest, to_torch
 from headstart.records import ModuleCard
 
 __all__ = ["Factors", "LoraModule", "LoraSettings", "LoraStack"]
@@ -29,11 +37,15 @@ PREFIX = "base_model.model."
 
 
 class Factors(NamedTuple):
-    """One target's update: `a` (r, in), `b` (out, r), and `scaling` (α/r, or α/√r with rsLoRA)."""
+    """One target's update: `a` (r, in), `b` (out, r), and `scaling` (α/r, or α/√r with rsLoRA).
+
+    Beside an `embedding` "in" is the number of tokens: row i of ΔWᵀ is added to the embedding of token i.
+    """
 
     a: Tensor
     b: Tensor
     scaling: float
+    embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,8 @@ class LoraSettings:
     """Shape of a fresh LoRA module.
 
     `rank` r and `alpha` give the scaling α/r ([PEWE]: r 10, α 16; [TuPaTE]: r 8, α 8). `targets`: layer names as in
-    PEFT's `target_modules` (a layer matches when its path is or ends with one), or `None` for PEFT's default
-    for the architecture.
+    PEFT's `target_modules` (a layer matches when its path is or ends with one), embeddings of tokens among them, or
+    `None` for PEFT's default for the architecture.
     """
 
     rank: int = 8
@@ -52,32 +64,45 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class LoraModule(Module):
-    """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU."""
+    """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU.
+
+    `copies`: of the backbone's own weights that lay beside the factors, by layer, the digests of what they round to in
+    bfloat16 and in float16; such a copy is checked against the backbone and not saved again.
+    """
 
     kind = "lora"
     unequal_remedy = "merge them with space 'exact' or 'svd', or leave one out"
     settings = LoraSettings
     factors: Mapping[str, Factors]
+    copies: Mapping[str, Mapping[torch.dtype, str]] = field(default_factory=dict)
 
     @classmethod
     def from_stored(cls, stored: StoredModule) -> LoraModule:
         """The module that a validated PEFT folder holds."""
         layout = stored.layout
         assert isinstance(layout, LoraLayout)  # `load_module` chose this class by the kind on the card
-        factors = {
-            path: Factors(to_torch(stored.tensors[t.a]).float(), to_torch(stored.tensors[t.b]).float(), t.scaling)
-            for path, t in layout.targets.items()
-        }
-        return cls(stored.card, stored.config, factors)
+        factors, copies = {}, {}
+        for path, t in layout.targets.items():
+            a, b = (to_torch(stored.tensors[name]).float() for name in (t.a, t.b))
+            factors[path] = Factors(a, b, t.scaling, t.embedding)
+            if t.copy is not None:
+                copy = to_torch(stored.tensors[t.copy])
+                copies[path] = {dtype: rounded_digest(copy, dtype) for dtype in (torch.bfloat16, torch.float16)}
+        # What is written later is the factors alone, and the card says how many numbers they hold.
+        card = stored.card.model_copy(update={"parameters": _count(factors)}) if copies else stored.card
+        return cls(card, stored.config, factors, copies)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: LoraSettings, *, name: str, seed: int) -> LoraModule:
-        """A random start: A uniform as PEFT draws it (Kaiming, a = √5), B zero, so that ΔW = 0.
+        """A random start as PEFT draws it: A uniform (Kaiming, a = √5), B zero, so that ΔW = 0.
+
+        Beside an embedding A is zero and B standard normal.
 
         Raises `SettingError` when no layer of the backbone matches the targets.
         """
         targets = settings.targets or _default_targets(backbone)
-        layers = {path: layer for path, layer in linear_layers(backbone) if ends_with(path, targets)}
+        every: dict[str, nn.Module] = {**dict(linear_layers(backbone)), **dict(embedding_layers(backbone))}
+        layers = {path: layer for path, layer in every.items() if ends_with(path, targets)}
         if not layers:
             raise SettingError(
                 f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
@@ -86,7 +111,9 @@ class LoraModule(Module):
         factors = {}
         for path, layer in layers.items():
             inputs, outputs = layer_widths(layer)
-            factors[path] = _fresh_factors(settings.rank, inputs, outputs, settings.alpha / settings.rank, generator)
+            a, b = torch.empty(settings.rank, inputs), torch.empty(outputs, settings.rank)
+            blank = Factors(a, b, settings.alpha / settings.rank, isinstance(layer, nn.Embedding))
+            factors[path] = _drawn(blank, generator)
         return cls.build(factors, name=name, backbone=backbone, targets=targets)
 
     @classmethod
@@ -106,11 +133,13 @@ class LoraModule(Module):
         return cls(card, config, factors)
 
     def tensors(self) -> dict[str, Tensor]:
-        """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`."""
-        named = {}
+        """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; of embeddings `….lora_embedding_A` and B."""
+        named: dict[str, Tensor] = {}
         for path, factor in self.factors.items():
-            named[f"{PREFIX}{path}.lora_A.weight"] = factor.a
-            named[f"{PREFIX}{path}.lora_B.weight"] = factor.b
+            stem, end = (f"{PREFIX}{path}.lora_", ".weight")
+            if factor.embedding:
+                stem, end = (f"{stem}embedding_", "")
+            named |= {f"{stem}A{end}": factor.a, f"{stem}B{end}": factor.b}
         return named
 
     def arrays(self) -> dict[str, Tensor]:
@@ -120,7 +149,7 @@ class LoraModule(Module):
     def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
         """The same module with other factors of the same shapes."""
         factors = {
-            path: Factors(arrays[f"{path}.a"], arrays[f"{path}.b"], old.scaling) for path, old in self.factors.items()
+            path: old._replace(a=arrays[f"{path}.a"], b=arrays[f"{path}.b"]) for path, old in self.factors.items()
         }
         return replace(self, factors=factors)
 
@@ -136,25 +165,40 @@ class LoraModule(Module):
             scaling = other.factors[path].scaling
             if scaling == 0 != f.scaling:
                 raise MergeError(f"'{other.name}' has scaling 0 at {path}, so it does nothing there; leave it out")
-            factors[path] = f if f.scaling == scaling else Factors(f.a, f.b * (f.scaling / scaling), scaling)
+            factors[path] = f if f.scaling == scaling else f._replace(b=f.b * (f.scaling / scaling), scaling=scaling)
         card = self.card.model_copy(update={"scaling": other.card.scaling})
         return replace(self, factors=factors, config=other.config, card=card)
 
     def reset(self, *, seed: int) -> LoraModule:
         """The same layers, ranks and scalings with ΔW = 0; see `fresh`."""
         generator = torch.Generator().manual_seed(seed)
-        factors = {
-            path: _fresh_factors(f.a.shape[0], f.a.shape[1], f.b.shape[0], f.scaling, generator)
-            for path, f in self.factors.items()
-        }
+        factors = {path: _drawn(f, generator) for path, f in self.factors.items()}
         return replace(self, factors=factors, card=as_fresh(self.card))
 
     def check(self, backbone: Backbone) -> None:
-        """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers."""
+        """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers.
+
+        Also a copy of a backbone's weight that is not this one's.
+        """
         require_backbone_of(self.card, backbone)
         widths = {path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}
-        check_layers(widths, self.config, self.name, backbone)
+        check_layers(widths, self.config, self.name, backbone, embeddings=True)
         check_biases(widths, (), self.config, name=self.name, backbone=backbone)
+        for path, f in self.factors.items():
+            layer = backbone.model.get_submodule(path)
+            if f.embedding != isinstance(layer, nn.Embedding):
+                raise ModuleError(
+                    f"the tensors that module '{self.name}' has for {path} are those of "
+                    f"{'an embedding' if f.embedding else 'a linear layer'}, which it is not in {backbone.name}; "
+                    "load the backbone it was tuned on, or leave it out"
+                )
+            dtype = torch.float16 if backbone.dtype == torch.float16 else torch.bfloat16
+            copies = self.copies.get(path)
+            if copies is not None and copies[dtype] != rounded_digest(layer.get_parameter("weight"), dtype):
+                raise ModuleError(
+                    f"the copy of {path} that lies beside module '{self.name}' is not the weight of {backbone.name}; "
+                    "load the backbone it was tuned on, or save the module again with save_embedding_layers=False"
+                )
 
     @property
     def stack_key(self) -> Hashable:
@@ -167,11 +211,19 @@ class LoraModule(Module):
         return LoraStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers of one stack by their number; columns: A and B by path, flattened."""
+        """Rows: the layers of one stack by their number; columns: A and B by path, flattened.
+
+        Token embeddings and heads are tuned but take no part: they are in no layer.
+        """
         named = {
-            path: torch.cat([self.factors[path].a.flatten(), self.factors[path].b.flatten()])
-            for path in sorted(self.factors)
+            path: torch.cat([factor.a.flatten(), factor.b.flatten()])
+            for path, factor in sorted(self.factors.items())
+            if re.search(r"\.\d+\.", f"{path}.")
         }
+        if not named:
+            raise ModuleError(
+                f"'{self.name}' adapts no numbered layer, so it has no task embedding; use another indicator"
+            )
         return rows_by_layer(named, self.name)
 
 
@@ -192,12 +244,13 @@ class LoraStack(Stack):
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
-        """Add s·(x Aᵀ) Bᵀ to the output of every target layer, module n on its own rows."""
+        """Add s·(x Aᵀ) Bᵀ to the output of every target layer, module n on its own rows; x is one-hot for tokens."""
         handles = []
         try:
             for path in self.paths:
                 layer = backbone.model.get_submodule(path)
-                handles.append(layer.register_forward_hook(partial(self._add_update, path)))
+                add = self._add_to_tokens if isinstance(layer, nn.Embedding) else self._add_update
+                handles.append(layer.register_forward_hook(partial(add, path)))
             yield
         finally:
             for handle in handles:
@@ -216,89 +269,31 @@ class LoraStack(Stack):
         update = torch.baddbmm(output.reshape(self.size, -1, b.shape[1]), hidden, b.transpose(1, 2))
         return update.view(output.shape)
 
-
-def _fresh_factors(rank: int, inputs: int, outputs: int, scaling: float, generator: torch.Generator) -> Factors:
-    bound = 1 / math.sqrt(inputs)
-    a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator)
-    return Factors(a, torch.zeros(outputs, rank), scaling)
-
-
-def layer_widths(layer: nn.Module) -> tuple[int, int]:
-    """(in, out) of a linear layer; GPT-2's Conv1D holds its weight transposed."""
-    first, second = layer.get_parameter("weight").shape
-    return (first, second) if isinstance(layer, Conv1D) else (second, first)
-
-
-def check_layers(
-    widths: Mapping[str, tuple[int | None, int | None]], config: Mapping[str, Any], name: str, backbone: Backbone
-) -> None:
-    """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
-
-    A width that is `None` is not known and fits.
-    """
-    layers = dict(linear_layers(backbone))
-    for path, (inputs, outputs) in widths.items():
-        if path not in layers:
-            raise ModuleError(
-                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
-                "load the backbone it was tuned on, or leave it out"
-            )
-        here = layer_widths(layers[path])
-        if inputs not in (None, here[0]) or outputs not in (None, here[1]):
-            raise ModuleError(
-                f"{path} is {_arrow(inputs, outputs)} in module '{name}' but {_arrow(*here)} in {backbone.name}; "
-                "load the backbone it was tuned on, or leave it out"
-            )
-    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-    try:
-        matcher = LoraConfig(**{key: config.get(key) for key in fields})
-    except ValueError as error:
-        raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
-    if matcher.target_modules in (None, "all-linear"):
-        # PEFT resolves these while it injects and never saves them so: which layers were meant cannot be told.
-        stated = config.get("target_modules")
-        raise ModuleError(
-            f"the configuration of module '{name}' says target_modules {stated!r}, which names no layers; "
-            "save it again with PEFT's save_pretrained, which lists them"
-        )
-    named = {path for path in layers if check_target_module_exists(matcher, path)}
-    for path in sorted(named - widths.keys()):
-        raise ModuleError(
-            f"module '{name}' names {path} in target_modules but holds no tensors for it; "
-            "it was made for a smaller backbone: load that one, or leave the module out"
-        )
+    def _add_to_tokens(self, path: str, layer: nn.Embedding, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        a, b = (self.parameters[f"{path}.{part}"].to(output.dtype) for part in "ab")
+        ids = args[0].reshape(self.size, 1, -1)
+        columns = a.gather(2, ids.expand(-1, a.shape[1], -1))
+        if layer.padding_idx is not None:
+            # The padding token's embedding is not trained.
+            columns = torch.where(ids == layer.padding_idx, columns.detach(), columns)
+        hidden = (columns * self.scaling[path]).to(b.dtype)
+        update = torch.baddbmm(output.reshape(self.size, -1, b.shape[1]), hidden.transpose(1, 2), b.transpose(1, 2))
+        return update.view(output.shape)
 
 
-def check_biases(
-    layers: Container[str], held: Container[str], config: Mapping[str, Any], *, name: str, backbone: Backbone
-) -> None:
-    """Raise `ModuleError` when a bias that field "bias" says was trained, of `layers` or of any, is not `held`."""
-    stated = config.get("bias")
-    if stated not in ("all", "lora_only"):
-        return
-    for parameter, _ in backbone.model.named_parameters():
-        path = parameter.removesuffix(".bias")
-        if path != parameter and path not in held and (stated == "all" or path in layers):
-            raise ModuleError(
-                f"module '{name}' was trained with bias='{stated}' but holds no bias for {path}; "
-                "save it again with PEFT's save_pretrained, or leave it out"
-            )
+def _drawn(factors: Factors, generator: torch.Generator) -> Factors:
+    """Factors of these shapes as before any tuning."""
+    a, b = torch.zeros_like(factors.a), torch.zeros_like(factors.b)
+    if factors.embedding:
+        b.normal_(generator=generator)
+    else:
+        bound = 1 / math.sqrt(a.shape[1])
+        a.uniform_(-bound, bound, generator=generator)
+    return factors._replace(a=a, b=b)
 
 
-def _arrow(inputs: int | None, outputs: int | None) -> str:
-    return f"{'?' if inputs is None else inputs}→{'?' if outputs is None else outputs}"
-
-
-def linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer by its path, GPT-2's Conv1D among them."""
-    for path, layer in backbone.model.named_modules():
-        if isinstance(layer, nn.Linear | Conv1D):
-            yield path, layer
-
-
-def ends_with(path: str, targets: Sequence[str]) -> bool:
-    """Whether the path is, or its last parts are, one of the targets."""
-    return any(path == target or path.endswith(f".{target}") for target in targets)
+def _count(factors: Mapping[str, Factors]) -> int:
+    return sum(f.a.numel() + f.b.numel() for f in factors.values())
 
 
 def _default_targets(backbone: Backbone) -> tuple[str, ...]:
@@ -329,8 +324,8 @@ def _peft_config(
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
         target_modules=sorted(targets if targets is not None else factors),
         # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
-        fan_in_fan_out=all(isinstance(layers.get(path), Conv1D) for path in factors),
-        task_type="SEQ_2_SEQ_LM" if backbone is not None and backbone.seq2seq else "CAUSAL_LM",
+        fan_in_fan_out=all(isinstance(layers.get(path), Conv1D) for path, f in factors.items() if not f.embedding),
+        task_type=backbone.task_type if backbone is not None else "CAUSAL_LM",
         base_model_name_or_path=backbone.name if backbone is not None else None,
         inference_mode=True,
     )
@@ -347,7 +342,7 @@ def _card(factors: Mapping[str, Factors], *, name: str, backbone: Backbone | Non
         rank=max(f.a.shape[0] for f in factors.values()),
         scaling=scalings.pop() if len(scalings) == 1 else None,
         targets=tuple(sorted(factors)),
-        parameters=sum(f.a.numel() + f.b.numel() for f in factors.values()),
+        parameters=_count(factors),
         tensor_hash="",
         backbone=backbone.fingerprint if backbone else None,
         base_model=backbone.name if backbone else "",

@@ -1,19 +1,21 @@
 """Where bottleneck adapters stand in a backbone, and how AdapterHub writes that down."""
 
-import math
 import re
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FAMILIES, bottleneck_size
+from headstart.formats.adapter import FAMILIES, reduction_factor
 
-__all__ = ["PLACEMENTS", "Placement", "Spot", "adapter_spots", "adapterhub_config", "backbone_width"]
+__all__ = ["PLACEMENTS", "Placement", "Spot", "adapter_spots", "adapterhub_config", "backbone_width", "reads_in"]
 
 
 class Placement(NamedTuple):
-    """A design of adapters: the sublayers that get one, by AdapterHub's fields; what it reads; and its usual shape."""
+    """A design of adapters: the sublayers that get one, by AdapterHub's fields; what it reads; and its usual shape.
+
+    "sum" is "normed" in a backbone that normalizes behind a sublayer, see `reads_in`.
+    """
 
     parts: tuple[str, ...]
     reads: str
@@ -34,12 +36,14 @@ class Spot(NamedTuple):
     """Where one adapter can stand.
 
     `part`: AdapterHub's field that fills it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
-    norm that reads the residual stream before the sublayer; `key`: path under which AdapterHub keeps adapters.
+    norm before or behind the sublayer; `stream`: path of what is called with the residual stream, and as its how
+    manyeth argument; `key`: path under which AdapterHub keeps adapters.
     """
 
     part: str
     number: int
     norm: str
+    stream: tuple[str, int]
     key: str
 
 
@@ -63,8 +67,16 @@ def adapter_spots(backbone: Backbone) -> dict[str, Spot]:
         stack = f"{family.base}{blocks}"
         for index in range(counts[stack]):
             block = f"{stack}.{index}"
-            spots[f"{block}.{output}"] = Spot(part, starts[stack] + index, f"{block}.{norm}", f"{block}.{key}")
+            last = f"{block}.{norm}"
+            stream = (last.rpartition(".")[0], 1) if family.post_norm else (last, 0)
+            spots[f"{block}.{output}"] = Spot(part, starts[stack] + index, last, stream, f"{block}.{key}")
     return spots
+
+
+def reads_in(backbone: Backbone, placement: Placement) -> str:
+    """What adapters of this placement read in this backbone, one of `adapter_spots`."""
+    post_norm = FAMILIES[backbone.model.config.model_type].post_norm
+    return "normed" if post_norm and placement.reads == "sum" else placement.reads
 
 
 def backbone_width(backbone: Backbone) -> int:
@@ -77,7 +89,7 @@ def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: B
     width, before = backbone_width(backbone), placement.reads == "sum"
     method: dict[str, Any] = {
         **{part: part in placement.parts for part in ("mh_adapter", "cross_adapter", "output_adapter")},
-        "reduction_factor": _reduction(width, size), "non_linearity": placement.activation,
+        "reduction_factor": reduction_factor(width, size), "non_linearity": placement.activation,
         "original_ln_before": before, "original_ln_after": True, "residual_before_ln": True,
         "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False, "is_parallel": False,
         "scaling": 1.0, "init_weights": "mam_adapter", "use_gating": False, "phm_layer": False, "inv_adapter": None,
@@ -94,11 +106,3 @@ def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: B
         "name": re.sub(r"\W", "_", name) or "adapter",
         "version": "adapters.1.3.0",
     }
-
-
-def _reduction(width: int, size: int) -> float:
-    """The reduction factor that AdapterHub turns into exactly this size."""
-    factor = width / size
-    while bottleneck_size(width, factor) < size:
-        factor = math.nextafter(factor, 0.0)
-    return factor

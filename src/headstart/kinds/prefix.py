@@ -5,7 +5,6 @@ A prefix may be tuned through a projection, Linear → tanh → Linear, as in Lv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,13 +17,14 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError, SettingError
-from headstart.formats import PrefixLayout, StoredModule
+from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.prefix import PROJECTION
 from headstart.formats.prompt_learning import EMBEDDINGS
 from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.prefix_attention import AttentionPrefixModule
+from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
-    TASK_TYPES,
     Place,
     hooked,
     is_empty,
@@ -35,27 +35,13 @@ from headstart.kinds.virtual_tokens import (
 )
 from headstart.records import ModuleCard
 
-__all__ = ["PrefixModule", "PrefixSettings", "PrefixShape", "PrefixStack", "projected"]
+__all__ = ["PrefixModule", "PrefixSettings", "PrefixShape", "PrefixStack"]
 
 DIFFERENT = ("gemma2", "gemma3", "gemma4")
 """Architectures for which PEFT fills caches of another sort."""
 
 NEAR = 1e-4
 """How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
-
-
-@dataclass(frozen=True)
-class PrefixSettings:
-    """Shape of a fresh prefix.
-
-    `length` in tokens ([TuPaTE]: 20, [PEWE]: 120). `reparametrized`: tuned through a projection of width `bottleneck`
-    ([PEWE]: 24). `cross_attention` is there to be refused: PEFT computes no prefix of cross-attention.
-    """
-
-    length: int = 20
-    reparametrized: bool = False
-    bottleneck: int = 24
-    cross_attention: bool = False
 
 
 class PrefixShape(NamedTuple):
@@ -92,18 +78,21 @@ class PrefixModule(Module):
     """
 
     kind = "prefix"
+    head_prefix = "base_model."
     settings = PrefixSettings
     shape: PrefixShape
     values: Mapping[str, Tensor]
 
     @classmethod
-    def from_stored(cls, stored: StoredModule) -> PrefixModule:
-        """The prefix that a validated PEFT folder holds.
+    def from_stored(cls, stored: StoredModule) -> Module:
+        """The prefix that a validated folder holds: PEFT's, or an `AttentionPrefixModule`.
 
         PEFT itself saves no projection, only what it gives: without one the prefix goes on as a plain one. Raises
         `ModuleError` when a projection does not give the prefix beside it.
         """
         layout = stored.layout
+        if isinstance(layout, AttentionPrefixLayout):
+            return AttentionPrefixModule.from_stored(stored)
         assert isinstance(layout, PrefixLayout)  # `load_module` chose this class by the kind on the card
         shape = PrefixShape(layout.length, layout.layers, layout.heads, layout.head_dim, layout.seq2seq)
         prefix = to_torch(stored.tensors[EMBEDDINGS]).float()
@@ -118,17 +107,18 @@ class PrefixModule(Module):
         return cls(stored.card, stored.config, shape, values)
 
     @classmethod
-    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> PrefixModule:
+    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> Module:
         """A standard normal prefix, or a standard normal input of a projection as PyTorch begins one: as PEFT's.
 
-        No prefix does nothing. Raises `SettingError` for settings that PEFT has not, or a backbone without place.
+        No prefix does nothing. An `AttentionPrefixModule` where `settings` ask for what PEFT has not. Raises
+        `SettingError` for settings that make no prefix, or a backbone without place.
         """
         require_length(settings.length)
-        if settings.cross_attention:
-            raise SettingError("PEFT computes no prefix of cross-attention; leave cross_attention out")
         if settings.reparametrized and settings.bottleneck < 1:
             raise SettingError(f"bottleneck is {settings.bottleneck}; a projection is at least 1 unit wide")
         try:
+            if settings.encoder or settings.cross_attention:
+                return AttentionPrefixModule.fresh(backbone, settings, name=name, seed=seed)
             layers, heads, head_dim = _places(backbone)
         except ModuleError as error:
             raise SettingError(str(error)) from error
@@ -236,33 +226,10 @@ class PrefixStack(Stack):
         return EncoderDecoderCache(cache, DynamicCache()) if shape.seq2seq else cache
 
 
-def projected(values: Mapping[str, Tensor]) -> Tensor:
-    """The prefix (…, length, layers·2·dim) that `values` hold or give: W₂ tanh(W₁ x + b₁) + b₂ for each token x.
-
-    The leading dimensions are those of the values: none for one module, N for a stack.
-    """
-    if "prefix" in values:
-        return values["prefix"]
-    inner = values["tokens"] @ values["inner"].mT + values["inner_bias"].unsqueeze(-2)
-    return torch.tanh(inner) @ values["outer"].mT + values["outer_bias"].unsqueeze(-2)
-
-
 def _drawn(shape: PrefixShape, bottleneck: int | None, *, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    width = shape.layers * 2 * shape.dim
-    if bottleneck is None:
-        return {"prefix": torch.randn(shape.length, width, generator=generator)}
-
-    def uniform(*size: int, inputs: int) -> Tensor:
-        return torch.empty(size).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
-
-    return {
-        "tokens": torch.randn(shape.length, shape.dim, generator=generator),
-        "inner": uniform(bottleneck, shape.dim, inputs=shape.dim),
-        "inner_bias": uniform(bottleneck, inputs=shape.dim),
-        "outer": uniform(width, bottleneck, inputs=bottleneck),
-        "outer_bias": uniform(width, inputs=bottleneck),
-    }
+    whole = shape.layers * 2 * shape.dim
+    return drawn(shape.length, whole, width=shape.dim, bottleneck=bottleneck, generator=generator)
 
 
 def _places(backbone: Backbone) -> tuple[int, int, int]:
@@ -291,7 +258,7 @@ def _config(shape: PrefixShape, settings: PrefixSettings, backbone: Backbone) ->
         num_transformer_submodules=2 if shape.seq2seq else 1,
         encoder_hidden_size=settings.bottleneck if settings.reparametrized else shape.dim,
         prefix_projection=settings.reparametrized,
-        task_type=TASK_TYPES[backbone.seq2seq],
+        task_type=backbone.task_type,
         base_model_name_or_path=backbone.name,
         inference_mode=True,
     )

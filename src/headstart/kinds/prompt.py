@@ -18,7 +18,6 @@ from headstart.formats.prompt_learning import EMBEDDINGS
 from headstart.kinds.contract import Module, Stack, require_backbone_of
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
-    TASK_TYPES,
     Place,
     hooked,
     is_empty,
@@ -44,6 +43,7 @@ class PromptModule(Module):
     """A prompt; `rows` (length, dim), float32 on the CPU, stand before the input of a causal model or of an encoder."""
 
     kind = "prompt"
+    head_prefix = "base_model."
     settings = PromptSettings
     rows: Tensor
 
@@ -78,7 +78,7 @@ class PromptModule(Module):
             num_virtual_tokens=length,
             token_dim=dim,
             num_transformer_submodules=1,
-            task_type=TASK_TYPES[backbone.seq2seq],
+            task_type=backbone.task_type,
             base_model_name_or_path=backbone.name,
             inference_mode=True,
         )
@@ -165,7 +165,8 @@ class PromptStack(Stack):
             return _padding_first(changed, inputs.get("attention_mask"), self.length)
 
         def only_text(inputs: dict[str, Any], output: Any) -> Any:
-            if inputs.get("inputs_embeds") is not None:
+            # PEFT lets an encoder's head read the first place, which is then the prompt's.
+            if inputs.get("inputs_embeds") is not None and not backbone.is_encoder:
                 output.last_hidden_state = output.last_hidden_state[:, self.length :]
             return output
 

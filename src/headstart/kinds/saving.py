@@ -1,15 +1,17 @@
 """Writing a module as a plain PEFT (or AdapterHub) folder with a card, all at once or not at all."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from headstart.atomic import refuse_existing, staged_folder
-from headstart.formats import read_safetensors, tensor_hash
+from headstart.formats import HEAD_FILE, TASK_TYPES, read_safetensors, tensor_hash
 from headstart.hub.model_card import readme
 from headstart.kinds.contract import Module
 from headstart.records import CARD_FILE
@@ -29,13 +31,38 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
     refuse_existing(folder)
     with staged_folder(folder) as staging:
         weights = staging / module.weights_file
-        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in module.tensors().items()}
-        weights.write_bytes(save(tensors, metadata={"format": "pt"}))
-        written = tensor_hash(read_safetensors(weights))
+        answering = _head_tensors(module)
+        own = module.tensors()
+        _write(weights, own if module.head_prefix is None else own | answering)
+        found = read_safetensors(weights)
+        if module.head_prefix is None and answering:
+            _write(staging / HEAD_FILE, answering)
+            found |= read_safetensors(staging / HEAD_FILE)
+        written = tensor_hash(found)
         # Tensors that differ from those that were fetched come from here, not from there.
         origin = module.card.origin if written == module.card.tensor_hash else ""
         card = module.card.model_copy(update={"tensor_hash": written, "origin": origin})
-        (staging / "adapter_config.json").write_text(json.dumps(dict(module.config), indent=1, sort_keys=True) + "\n")
+        (staging / "adapter_config.json").write_text(json.dumps(_config(module), indent=1, sort_keys=True) + "\n")
         (staging / CARD_FILE).write_text(card.to_json())
         (staging / "README.md").write_text(readme(card))
     return replace(module, card=card)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    contiguous = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    path.write_bytes(save(contiguous, metadata={"format": "pt"}))
+
+
+def _head_tensors(module: Module) -> dict[str, Tensor]:
+    """The head's tensors under the names that PEFT gives them."""
+    prefix = module.head_prefix or ""
+    return {} if module.head is None else {f"{prefix}{name}": value for name, value in module.head.tensors.items()}
+
+
+def _config(module: Module) -> dict[str, Any]:
+    """The configuration, which for a module with a head says so in PEFT's words."""
+    config = dict(module.config)
+    if module.head is None or module.head_prefix is None:
+        return config
+    saved = sorted({name.partition(".")[0] for name in module.head.tensors})
+    return config | {"task_type": TASK_TYPES[module.head.card.task], "modules_to_save": saved}

@@ -1,12 +1,14 @@
 """Between stored bytes and torch tensors."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from headstart.errors import ModuleError
 from headstart.formats import StoredTensor
 
-__all__ = ["to_torch"]
+__all__ = ["rounded_digest", "to_torch"]
 
 DTYPES = {
     "F64": torch.float64,
@@ -27,3 +29,9 @@ def to_torch(stored: StoredTensor) -> Tensor:
     if 0 in stored.shape:
         return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
     return torch.frombuffer(stored.data, dtype=DTYPES[stored.dtype]).view(stored.shape).clone()
+
+
+def rounded_digest(values: Tensor, dtype: torch.dtype) -> str:
+    """SHA-256 of the values rounded to a dtype of 16 bits, wherever they lie."""
+    rounded = values.detach().to("cpu", dtype).contiguous()
+    return hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()

@@ -17,7 +17,8 @@ from headstart.backbone import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
-from headstart.kinds.lora import PREFIX, LoraSettings, check_biases, check_layers
+from headstart.kinds.lora import PREFIX, LoraSettings
+from headstart.kinds.targets import check_biases, check_layers
 from headstart.kinds.tensors import to_torch
 
 __all__ = ["PeftModule", "PeftStack"]
@@ -80,7 +81,7 @@ class PeftModule(Module):
     def check(self, backbone: Backbone) -> None:
         """As for LoRA."""
         require_backbone_of(self.card, backbone)
-        check_layers(self.widths, self.config, self.name, backbone)
+        check_layers(self.widths, self.config, self.name, backbone, embeddings=True)
         held = {name.removeprefix(PREFIX).removesuffix(BIAS) for name in self.values if name.endswith(BIAS)}
         check_biases(self.widths, held, self.config, name=self.name, backbone=backbone)
 

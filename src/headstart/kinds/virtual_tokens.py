@@ -16,9 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError, SettingError
+from headstart.formats import TASK_TYPES as HEAD_TYPES
 
 __all__ = [
-    "TASK_TYPES",
     "Place",
     "hooked",
     "is_empty",
@@ -28,10 +28,6 @@ __all__ = [
     "require_length",
     "require_task_type",
 ]
-
-TASK_TYPES = {False: "CAUSAL_LM", True: "SEQ_2_SEQ_LM"}
-"""PEFT's task type, by whether the backbone is an encoder-decoder."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -92,9 +88,10 @@ def per_row(modules: Tensor, rows: int) -> Tensor:
 
 
 def require_task_type(config: Mapping[str, Any], name: str, backbone: Backbone) -> None:
-    """Raise `ModuleError` when a module for causal models meets an encoder-decoder, or the other way round."""
-    wanted = TASK_TYPES[backbone.seq2seq]
-    if config.get("task_type") != wanted:
+    """Raise `ModuleError` when a module for one sort of backbone, such as causal models, meets another."""
+    wanted = backbone.task_type
+    here = set(HEAD_TYPES.values()) if backbone.is_encoder else {wanted}
+    if config.get("task_type") not in here:
         raise ModuleError(
             f"module '{name}' is for {config.get('task_type')} and {backbone.name} is for {wanted}; "
             "load the backbone it was tuned on, or leave it out"

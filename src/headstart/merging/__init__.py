@@ -1,6 +1,20 @@
-"""Merging: which weight each module gets (`weights`), and in which space the weighted sum is taken (`spaces`)."""
+"""Merging: which weight each module gets (`rules`), and in which space the weighted sum is taken (`spaces`)."""
 
 from headstart.merging.merge import SPACES, Merged, merge
+from headstart.merging.rules import RULES, Candidate, Rule, RuleOptions
 from headstart.merging.weights import check_softmax, effective_number, one_hot, softmax, uniform
 
-__all__ = ["SPACES", "Merged", "check_softmax", "effective_number", "merge", "one_hot", "softmax", "uniform"]
+__all__ = [
+    "RULES",
+    "SPACES",
+    "Candidate",
+    "Merged",
+    "Rule",
+    "RuleOptions",
+    "check_softmax",
+    "effective_number",
+    "merge",
+    "one_hot",
+    "softmax",
+    "uniform",
+]

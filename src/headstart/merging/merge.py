@@ -77,13 +77,9 @@ def merge(
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
     home = _home(donors)
     module = chosen(donors, shares, options)
-    return Merged(
-        _with_donors(module, donors, shares, name=name, space=space, home=home),
-        tuple(weights),
-        space,
-        effective_number(weights),
-        _error(module, donors, shares),
-    )
+    error = _error(module, donors, shares)
+    merged = _with_donors(module, donors, shares, name=name, space=space, home=home, error=error)
+    return Merged(merged, tuple(weights), space, effective_number(weights), error)
 
 
 def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) -> float | None:
@@ -110,22 +106,32 @@ def _home(donors: Sequence[Module]) -> Module:
 
 
 def _with_donors(
-    module: Module, donors: Sequence[Module], shares: Sequence[float], *, name: str, space: str, home: Module
+    module: Module,
+    donors: Sequence[Module],
+    shares: Sequence[float],
+    *,
+    name: str,
+    space: str,
+    home: Module,
+    error: float | None,
 ) -> Module:
     """The module with a card that names what it is made of."""
     licenses = sorted({donor.card.license for donor in donors})
     mixed = "mixed: " + "; ".join(text or "unstated" for text in licenses)
     data = sorted({donor.card.dataset_license for donor in donors if donor.card.dataset_license})
+    # JSON has no word for infinity, which is the error of something where the exact sum is nothing.
+    infinite = " Its ΔW error is infinite: the exact sum is 0." if error == math.inf else ""
     card = module.card.model_copy(
         update={
             "name": name, "backbone": home.card.backbone, "base_model": home.card.base_model, "task": "", "family": "",
-            "metric": "", "score": None, "train_rows": None, "tensor_hash": "",
+            "metric": "", "score": None, "train_rows": None, "tensor_hash": "", "head": None,
             "license": licenses[0] if len(licenses) == 1 else mixed, "dataset_license": "; ".join(data),
             "donors": tuple(
                 Donor(name=d.name, tensor_hash=d.card.tensor_hash, weight=w, license=d.card.license)
                 for d, w in zip(donors, shares, strict=True)
             ),
-            "notes": f"Merged in space '{space}'.",
+            "merge_error": None if error == math.inf else error,
+            "notes": f"Merged in space '{space}'.{infinite}",
         }
     )  # fmt: skip
     # What belongs to the backbone, and a module built from factors alone cannot know.
@@ -135,4 +141,4 @@ def _with_donors(
     }
     if "fan_in_fan_out" in module.config:
         kept["fan_in_fan_out"] = home.config.get("fan_in_fan_out", False)
-    return replace(module, card=card, config={**module.config, **kept})
+    return replace(module, card=card, config={**module.config, **kept}, head=None)

@@ -183,17 +183,22 @@ def _difference(scores: pd.DataFrame, method: str, other: str, *, stage: str) ->
     return _with_reasons(found, reasons)
 
 
-def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> str:
+def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> tuple[Any, str]:
+    """The seed, and why the method has no score there; "" where it has one."""
     if seed not in own.index:
-        return f"seed {seed}: {method} was not run"
+        return seed, f"{method} was not run"
     if not math.isnan(own["score"].loc[seed]):
-        return ""
-    return f"seed {seed}: {own['reason'].loc[seed] or f'no score for {method}'}"
+        return seed, ""
+    return seed, str(own["reason"].loc[seed] or f"no score for {method}")
 
 
-def _with_reasons(found: Estimate, reasons: Iterable[str]) -> Estimate:
-    parts = [found.reason, *dict.fromkeys(reasons)]
-    return Estimate(found.mean, found.interval, found.seeds, "; ".join(part for part in parts if part))
+def _with_reasons(found: Estimate, reasons: Iterable[tuple[Any, str]]) -> Estimate:
+    """The estimate with every reason said once, for all of its seeds."""
+    seeds: dict[str, list[str]] = {}
+    for seed, reason in dict.fromkeys(reasons):
+        seeds.setdefault(reason, []).append(str(seed))
+    said = [f"seed{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}" for why, own in seeds.items() if why]
+    return Estimate(found.mean, found.interval, found.seeds, "; ".join(part for part in (found.reason, *said) if part))
 
 
 def _outcome(found: Estimate) -> str:

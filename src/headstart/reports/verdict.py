@@ -30,7 +30,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def _stage_sentence(stage: str, rows: pd.DataFrame) -> str:
-    said = {outcome: [_clause(row) for row in own.to_dict("records")] for outcome, own in rows.groupby("outcome")}
+    said = {str(outcome): _clauses(str(outcome), own) for outcome, own in rows.groupby("outcome")}
     claims = []
     if better := said.get("better"):
         claims.append(f"the ensemble beats {_join(better)}")
@@ -43,10 +43,16 @@ def _stage_sentence(stage: str, rows: pd.DataFrame) -> str:
     return f"{_WHEN[stage]}, {'; '.join(claims)}."
 
 
+def _clauses(outcome: str, rows: pd.DataFrame) -> list[str]:
+    """One clause for each other method; those that were not measured share one for each reason."""
+    if outcome != "not measured":
+        return [_clause(row) for row in rows.to_dict("records")]
+    alike = rows.groupby("reason", sort=False)["other"]
+    return [f"{_join([_spoken(other) for other in others])} ({reason})" for reason, others in alike]
+
+
 def _clause(row: Mapping[Any, Any]) -> str:
-    other = _SPOKEN.get(row["other"], str(row["other"]))
-    if row["outcome"] == "not measured":
-        return f"{other} ({row['reason']})"
+    other = _spoken(row["other"])
     if math.isnan(row["interval"]):
         return f"{other} (mean difference {_short(row['difference'])}; no interval: {row['reason']})"
     interval = f"interval {_short(row['low'])} to {_short(row['high'])}"
@@ -73,6 +79,10 @@ def _at(step: float) -> str:
 
 def _short(value: float) -> str:
     return number_text(value, digits=3)
+
+
+def _spoken(method: object) -> str:
+    return _SPOKEN.get(str(method), str(method))
 
 
 def _join(parts: list[str]) -> str:

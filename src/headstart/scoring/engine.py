@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headstart.backbone import PASS_COST, Backbone, Encoded, TargetBatch, TextFormat, plan_batches
+from headstart.backbone import PASS_COST, Backbone, Encoded, Head, TargetBatch, TextFormat, plan_batches
 from headstart.errors import SettingError, TaskError
-from headstart.kinds import Module, Stack, stacks
+from headstart.kinds import Module, Stack, stack_of, stacks
 from headstart.scoring.indicators import (
     INDICATORS,
     GradientIndicator,
@@ -24,6 +24,7 @@ from headstart.tasks import Example
 __all__ = ["REDUCTIONS", "Scores", "score"]
 
 REDUCTIONS = ("mean", "sum")
+NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
 MOST_MODULES = 64
 MOST_LOGIT_ROWS = 1024
 
@@ -83,13 +84,24 @@ def score(
     """
     chosen = [INDICATORS[name] for name in dict.fromkeys(indicators)]
     _check_request(chosen, examples, reduction, reference)
-    items = backbone.encode([(example.input, example.target) for example in examples], style or TextFormat())
-    run = _Pass(backbone, items, chosen, budget=budget, modules=len(modules))
-    found = run.over(modules, reference, scale=1 / run.tokens if reduction == "mean" else 1.0, progress=progress)
+    head = _shared_head(chosen, backbone, reference)
+    pairs = [(example.input, example.target) for example in examples]
+    needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
+    items = backbone.encode(pairs, style or TextFormat(), head=head.card if head else None) if needed else []
+    answering = modules if head is None else [module.with_head(head) for module in modules]
+    values = head is not None and head.card.task == "regression"
+    defined = [indicator for indicator in chosen if not (values and indicator.distribution)]
+    run = _Pass(backbone, items, defined, budget=budget, modules=len(modules))
+    scale = 1 / max(run.tokens, 1) if reduction == "mean" else 1.0
+    found = run.over(answering, reference, scale=scale, progress=progress)
     reasons = _without_value(found, modules) | _from_weights(chosen, modules, reference, found)
+    for indicator in chosen:
+        if indicator not in defined:
+            found[indicator.name] = [math.nan] * len(modules)
+            reasons[indicator.name] = dict.fromkeys((module.name for module in modules), NO_DISTRIBUTION)
     names = tuple(module.name for module in modules)
-    values = {indicator.name: tuple(found[indicator.name]) for indicator in chosen}
-    return Scores(names, values, reduction, len(items), run.tokens, reasons)
+    by_name = {indicator.name: tuple(found[indicator.name]) for indicator in chosen}
+    return Scores(names, by_name, reduction, len(examples), run.tokens, reasons)
 
 
 def _check_request(
@@ -104,6 +116,21 @@ def _check_request(
     for indicator in chosen:
         if indicator.needs_reference and reference is None:
             raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
+
+
+def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Module | None) -> Head | None:
+    """The head through which every module answers on an encoder: the reference module's, tuned on the new task.
+
+    Raises `SettingError` where there is none although predictions are asked for.
+    """
+    if not backbone.is_encoder or all(isinstance(indicator, WeightIndicator) for indicator in chosen):
+        return None
+    if reference is None or reference.head is None:
+        raise SettingError(
+            f"on the encoder {backbone.name} modules answer through a task head that was tuned on the new task; "
+            "give reference=, a module tuned on it"
+        )
+    return reference.head
 
 
 class _Pass:
@@ -123,7 +150,7 @@ class _Pass:
         self.by_gradient = [indicator for indicator in chosen if isinstance(indicator, GradientIndicator)]
         lengths = [len(item.prompt) + len(item.target) for item in items]
         budget = budget or backbone.token_budget
-        typical = sorted(lengths)[len(lengths) // 2]
+        typical = sorted(lengths)[len(lengths) // 2] if lengths else 1
         self.width = max(1, min(budget // typical, MOST_MODULES, max(modules, 1)))
         self.tokens = sum(len(item.target) for item in items)
         plan = plan_batches(
@@ -156,7 +183,7 @@ class _Pass:
         """log p of the reference module at every target token, (M, V) per batch; `None` where nobody asks for it."""
         if reference is None or not any(indicator.needs_reference for indicator in self.by_token):
             return [None] * len(self.batches)
-        stack = type(reference).stack([reference], self.backbone)
+        stack = stack_of([reference], self.backbone)
         with torch.inference_mode(), stack.attach(self.backbone):
             return [self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu() for batch in self.batches]
 
@@ -171,7 +198,7 @@ class _Pass:
         """Every token and gradient indicator of one stack over all batches, (N,) each."""
         # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
         dtype = torch.float32 if self.by_gradient else None
-        stack = type(modules[0]).stack(modules, self.backbone, dtype=dtype)
+        stack = stack_of(modules, self.backbone, dtype=dtype)
         sums = {indicator.name: torch.zeros(len(modules), dtype=torch.float64) for indicator in self.by_token}
         with contextlib.ExitStack() as open_blocks:
             open_blocks.enter_context(stack.attach(self.backbone))

@@ -1,7 +1,8 @@
 """Tasks: named data sets with splits, in text-to-text form, with a metric and a family."""
 
 from headstart.tasks.example import Example
+from headstart.tasks.head import head_of
 from headstart.tasks.metrics import METRICS, Metric
 from headstart.tasks.task import Task
 
-__all__ = ["METRICS", "Example", "Metric", "Task"]
+__all__ = ["METRICS", "Example", "Metric", "Task", "head_of"]

@@ -6,17 +6,22 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, EncoderBackbone
+from headstart.backbone.loading import is_encoder
 from headstart.errors import SettingError
 
 __all__ = ["BACKBONES", "tiny_backbone"]
@@ -41,7 +46,8 @@ def tiny_backbone(family: str, *, layers: int = 2, seed: int = 0) -> Backbone:
     """
     if family not in BACKBONES:
         raise SettingError(f"unknown tiny backbone '{family}'; choose one of: {', '.join(BACKBONES)}")
-    tokenizer = _tokenizer(starts=family == "llama", ends=family == "t5")
+    reads_whole = family in ("bert", "roberta")
+    tokenizer = _tokenizer(starts=family == "llama" or reads_whole, ends=family == "t5" or reads_whole)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -51,7 +57,8 @@ def tiny_backbone(family: str, *, layers: int = 2, seed: int = 0) -> Backbone:
                 parameter.normal_(std=0.2)
             else:
                 parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
-    return Backbone(model, tokenizer, name=f"tiny-{family}")
+    made = EncoderBackbone if is_encoder(model.config) else Backbone
+    return made(model, tokenizer, name=f"tiny-{family}")
 
 
 def _llama(layers: int, shared: dict[str, Any]) -> PreTrainedModel:
@@ -93,8 +100,28 @@ def _t5(layers: int, shared: dict[str, Any]) -> PreTrainedModel:
     )
 
 
-BACKBONES: dict[str, Callable[[int, dict[str, Any]], PreTrainedModel]] = {"llama": _llama, "gpt2": _gpt2, "t5": _t5}
-"""By name: grouped-query attention without biases; Conv1D layers, biases and a tied head; an encoder-decoder."""
+def _bert(layers: int, shared: dict[str, Any]) -> PreTrainedModel:
+    return BertForSequenceClassification(BertConfig(**_sizes(layers), max_position_embeddings=POSITIONS, **shared))
+
+
+def _roberta(layers: int, shared: dict[str, Any]) -> PreTrainedModel:
+    # RoBERTa counts positions from behind the number of its padding token.
+    most = POSITIONS + shared["pad_token_id"] + 1
+    return RobertaForSequenceClassification(RobertaConfig(**_sizes(layers), max_position_embeddings=most, **shared))
+
+
+def _sizes(layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": layers, "num_attention_heads": HEADS,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3,
+    }  # fmt: skip
+
+
+BACKBONES: dict[str, Callable[[int, dict[str, Any]], PreTrainedModel]] = {
+    "llama": _llama, "gpt2": _gpt2, "t5": _t5, "bert": _bert, "roberta": _roberta,
+}  # fmt: skip
+"""By name: grouped-query attention without biases; Conv1D layers, biases and a tied head; an encoder-decoder; two
+encoders, whose task heads have one and two layers."""
 
 
 def _tokenizer(*, starts: bool, ends: bool) -> PreTrainedTokenizerFast:
@@ -104,7 +131,7 @@ def _tokenizer(*, starts: bool, ends: bool) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if starts or ends:
-        template = f"{START} $A" if starts else f"$A {END}"
+        template = f"{START if starts else ''} $A {END if ends else ''}".strip()
         special = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     return PreTrainedTokenizerFast(

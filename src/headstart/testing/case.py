@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded, TargetBatch, TextFormat
-from headstart.kinds import Module, Stack, fresh_module, load_module, save_module
-from headstart.records import CARD_FILE
+from headstart.backbone import Backbone, Encoded, EncoderBackbone, Head, TargetBatch, TextFormat
+from headstart.kinds import Module, Stack, fresh_module, load_module, save_module, stack_of
+from headstart.records import CARD_FILE, HeadCard
 from headstart.testing.backbones import tiny_backbone
 
-__all__ = ["TOLERANCE", "Aside", "Case", "Outcome", "Result", "Violation", "close", "require"]
+__all__ = ["TOLERANCE", "Aside", "Case", "Outcome", "Result", "Violation", "close", "require", "same_head"]
 
 Result = Literal["passed", "refused", "failed", "skipped"]
 
@@ -25,6 +25,9 @@ TOLERANCE = 1e-5
 
 TEXTS = (("a warm film", "yes"), ("dull", "no"), ("it never comes to life", "maybe so"))
 """Inputs and targets of unequal lengths."""
+
+LABELS = HeadCard(task="classification", outputs=len(TEXTS), labels=tuple(target for _, target in TEXTS))
+"""On an encoder the targets are labels."""
 
 SPREAD = 0.2
 """Standard deviation of what is added to a fresh module's parameters, so that none is zero."""
@@ -72,6 +75,13 @@ def close(actual: Tensor, expected: Tensor, what: str, *, within: float = TOLERA
         raise Violation(f"{what}: {distance:.1e} apart, of values up to {largest:.1e}")
 
 
+def same_head(found: Module, expected: Module) -> None:
+    """Raise `Violation` unless both have bit for bit the same task head, or none."""
+    mine, theirs = (module.head.tensors if module.head is not None else {} for module in (found, expected))
+    same = mine.keys() == theirs.keys() and all(torch.equal(mine[name], value) for name, value in theirs.items())
+    require(same and found.card.head == expected.card.head, "the task head is another one")
+
+
 class Case:
     """One kind on one backbone, untouched by other checks, with a folder to write in.
 
@@ -96,7 +106,7 @@ class Case:
     @cached_property
     def items(self) -> list[Encoded]:
         """`TEXTS` as ids."""
-        return self.backbone.encode(TEXTS, TextFormat(suffix=":"))
+        return self.backbone.encode(TEXTS, TextFormat(suffix=":"), head=LABELS)
 
     @cached_property
     def batch(self) -> TargetBatch:
@@ -108,17 +118,17 @@ class Case:
         return fresh_module(self.kind, backbone or self.backbone, self.shape, name=f"random-{seed}", seed=seed)
 
     def module(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
-        """A module whose every parameter was moved at random."""
+        """A module whose every parameter was moved at random, on an encoder with a head of such values."""
         fresh, generator = self.fresh(seed, backbone=backbone), torch.Generator().manual_seed(seed)
         moved = {
             name: value + SPREAD * torch.randn(value.shape, generator=generator)
             for name, value in fresh.arrays().items()
         }
-        return fresh.with_arrays(moved)
+        return fresh.with_arrays(moved).with_head(_head(backbone or self.backbone, generator))
 
     def stack(self, modules: Sequence[Module]) -> Stack:
         """The modules as one stack on the backbone."""
-        return type(modules[0]).stack(modules, self.backbone)
+        return stack_of(modules, self.backbone)
 
     def logits(self, modules: Sequence[Module]) -> Tensor:
         """Logits at the target positions of all examples, (N, M, vocabulary)."""
@@ -148,4 +158,14 @@ class Case:
 
 def copied(backbone: Backbone) -> Backbone:
     """A backbone of its own with the same weights."""
-    return Backbone(copy.deepcopy(backbone.model), backbone.tokenizer, name=backbone.name)
+    return type(backbone)(copy.deepcopy(backbone.model), backbone.tokenizer, name=backbone.name)
+
+
+def _head(backbone: Backbone, generator: torch.Generator) -> Head | None:
+    if not isinstance(backbone, EncoderBackbone):
+        return None
+    fresh = backbone.fresh_head(LABELS, seed=0)
+    return Head(
+        fresh.card,
+        {name: value + SPREAD * torch.randn(value.shape, generator=generator) for name, value in fresh.tensors.items()},
+    )

@@ -13,10 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.backbone import Encoded
+from headstart.backbone.loading import is_encoder
 from headstart.errors import ModuleError
 from headstart.formats import CONFIG_FILE
+from headstart.formats.adapterhub_prefix import FAMILIES
 from headstart.kinds import Module, load_module, save_module
-from headstart.testing.case import TOLERANCE, Aside, Case, close, require
+from headstart.testing.adapterhub_prefix import write_adapterhub_prefix
+from headstart.testing.case import TOLERANCE, Aside, Case, close, require, same_head
 
 __all__ = ["adapterhub_folder_is_read", "peft_computes_the_same", "peft_saves_the_same", "save_then_load_is_itself"]
 
@@ -40,6 +43,7 @@ def save_then_load_is_itself(case: Case) -> None:
     loaded = load_module(case.folder / "saved")
     loaded.check(case.backbone)
     _require_same(loaded, module)
+    same_head(loaded, module)
     require(torch.equal(case.logits([loaded]), expected), "the loaded module computes something else")
     require(loaded.stack_key == module.stack_key, "the loaded module has another stack_key")
 
@@ -69,17 +73,20 @@ def adapterhub_folder_is_read(case: Case) -> None:
     module = case.module()
     if is_adapterhub(module):
         loaded = case.take(case.saved(module))
-        close(case.logits([loaded]), case.logits([module]), "the module in AdapterHub's folder")
+        close(case.logits([loaded.with_head(module.head)]), case.logits([module]), "the module in AdapterHub's folder")
         return
     if case.kind not in METHODS:
         raise Aside("skipped", "AdapterHub has no such kind")
     folder = case.folder / "adapterhub"
-    _write_adapterhub(case, module, folder)
+    if case.kind == "prefix" and case.backbone.model.config.model_type in FAMILIES:
+        module = write_adapterhub_prefix(case, folder).with_head(module.head)
+    else:
+        _write_adapterhub(case, module, folder)
     try:
         loaded = case.take(folder)
     except ModuleError as error:
         raise Aside("refused", str(error)) from error
-    close(case.logits([loaded]), case.logits([module]), "the module in AdapterHub's folder")
+    close(case.logits([loaded.with_head(module.head)]), case.logits([module]), "the module in AdapterHub's folder")
 
 
 def is_adapterhub(module: Module) -> bool:
@@ -100,13 +107,18 @@ def _in_peft(case: Case, folder: Path) -> Any:
 
 
 def _peft_logits(model: Any, item: Encoded) -> Tensor:
-    """Logits at the target positions, (targets, vocabulary); PEFT's prompts and prefixes stand before them."""
+    """Logits at the target positions, (targets, vocabulary); PEFT's prompts and prefixes stand before them.
+
+    Of an encoder those of its head, (1, labels).
+    """
     config, ids = model.get_base_model().config, torch.tensor([item.prompt])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if config.is_encoder_decoder:
             decoder = torch.tensor([[config.decoder_start_token_id, *item.target[:-1]]])
             logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=decoder).logits
+        elif is_encoder(config):
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.unsqueeze(0)
         else:
             ids = torch.tensor([item.prompt + item.target[:-1]])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

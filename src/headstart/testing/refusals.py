@@ -104,7 +104,7 @@ def _require_refusal(case: Case, folder: Path, named: str, *, backbone: Backbone
 def _names(message: str, tensor: str, backbone: Backbone) -> bool:
     """Whether the message has the tensor's name, or the path of the backbone's layer that the name begins with."""
     layers = {path for path, _ in backbone.model.named_modules() if path}
-    layer = tensor.removeprefix("base_model.model.")
+    layer = tensor.removeprefix("base_model.model.").removeprefix("base_model.")
     while layer and layer not in layers:
         layer = layer.rpartition(".")[0]
     return tensor in message or (layer != "" and layer in message)

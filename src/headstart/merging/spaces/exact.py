@@ -28,5 +28,5 @@ def exact(modules: Sequence[Module], weights: Sequence[float], options: Options)
         scaling = found[0][1].scaling or 1.0
         a = torch.cat([factor.a for _, factor in found], 0)
         b = torch.cat([factor.b * (weight * factor.scaling / scaling) for weight, factor in found], 1)
-        merged[path] = Factors(a, b, scaling)
+        merged[path] = Factors(a, b, scaling, found[0][1].embedding)
     return LoraModule.build(merged, name="merged", backbone=None)

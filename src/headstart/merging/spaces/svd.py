@@ -24,11 +24,12 @@ def svd(modules: Sequence[Module], weights: Sequence[float], options: Options) -
     if keep < 1:
         raise SettingError(f"rank {keep} must be at least 1; leave it out to keep the largest rank among the modules")
     # What a root is taken of must be positive, and PEFT allows any α; singular values carry no sign.
-    scalings = {path: abs(f.scaling) or 1.0 for module in reversed(loras) for path, f in module.factors.items()}
+    firsts = {path: factor for module in reversed(loras) for path, factor in module.factors.items()}
     merged = {}
     for path, update in combination(loras, weights).items():
         u, values, v = update.truncated(keep)
-        root = (values / scalings[path]).sqrt()
+        scaling = abs(firsts[path].scaling) or 1.0
+        root = (values / scaling).sqrt()
         a, b = root.unsqueeze(1) * v, u * root
-        merged[path] = Factors(a.float().contiguous(), b.float().contiguous(), scalings[path])
+        merged[path] = Factors(a.float().contiguous(), b.float().contiguous(), scaling, firsts[path].embedding)
     return LoraModule.build(merged, name="merged", backbone=None)

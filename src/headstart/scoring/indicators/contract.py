@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from headstart.backbone import target_loss
 from headstart.kinds import Module
 
 __all__ = ["GradientIndicator", "Indicator", "TokenIndicator", "TokenStatistics", "WeightIndicator"]
@@ -17,12 +18,14 @@ class Indicator(ABC):
     """A score of one module for one task; higher = more similar.
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs_reference`, whether a module
-    tuned on the new task itself must be there; `temperature`, the softmax temperature used where none is asked for.
+    tuned on the new task itself must be there; `distribution`, whether it is defined for probabilities of answers only,
+    and so not for a regression; `temperature`, the softmax temperature used where none is asked for.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs_reference: ClassVar[bool] = False
+    distribution: ClassVar[bool] = True
     temperature: ClassVar[float]
 
 
@@ -30,7 +33,8 @@ class Indicator(ABC):
 class TokenStatistics:
     """What N modules predict at M target tokens.
 
-    `logits` (N, M, V); `gold` (M,) token ids; `reference_log_p` (M, V) of the reference module, or `None`.
+    `logits` (N, M, V); `gold` (M,) token ids; `reference_log_p` (M, V) of the reference module, or `None`. On an
+    encoder its labels, or the places of its text, stand for tokens; for a regression V is 1 and gold are values.
     """
 
     logits: Tensor
@@ -44,7 +48,9 @@ class TokenStatistics:
 
     @cached_property
     def gold_log_p(self) -> Tensor:
-        """log p of the gold token, (N, M)."""
+        """log p of the gold token, (N, M); for a regression the negative squared error."""
+        if self.gold.is_floating_point():
+            return -target_loss(self.logits, self.gold)
         index = self.gold.view(1, -1, 1).expand(self.log_p.shape[0], -1, 1)
         return self.log_p.gather(2, index).squeeze(2)
 

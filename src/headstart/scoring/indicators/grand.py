@@ -15,6 +15,7 @@ class Grand(GradientIndicator):
 
     name = "grand"
     source = "Lv et al., 2023, §2.2 (after Paul et al., 2021)"
+    distribution = False
     temperature = 0.1
 
     def from_squared_gradients(self, squared: Mapping[str, Tensor]) -> Tensor:

@@ -8,10 +8,14 @@ __all__ = ["Loss"]
 
 
 class Loss(TokenIndicator):
-    """log p of the gold token: the negative cross-entropy, without any update of the module."""
+    """log p of the gold token: the negative cross-entropy, without any update of the module.
+
+    For a regression on an encoder, the negative squared error.
+    """
 
     name = "loss"
     source = "Lv et al., 2023, §2.2"
+    distribution = False
     temperature = 0.1
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:

@@ -1,0 +1,243 @@
+"""Prefixes that AdapterHub's library `adapters` saves, read as prefixes of attention units; pure, without torch.
+
+The library keeps all prefixes of an adapter in one pool and saves the whole pool under the base model and again under
+every attention layer, whichever it belongs to. A pool holds one prefix each for self-attention of the encoder, that of
+the decoder ("self_prefix") and cross-attention, for all layers of its sort at once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from headstart.errors import ModuleError
+from headstart.formats.adapter import without_base
+from headstart.formats.peft_config import refuse_fields
+from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT, attention_prefix_shapes
+from headstart.formats.prompt_learning import sizes
+from headstart.formats.safetensors_file import StoredTensor
+
+__all__ = [
+    "FAMILIES",
+    "FLAT",
+    "HANDLED",
+    "HARMLESS",
+    "PROJECTED",
+    "REFUSED",
+    "as_attention_prefix",
+    "require_known_prefix",
+]
+
+HANDLED = frozenset(
+    {
+        "architecture", "bottleneck_size", "cross_prefix", "encoder_prefix", "flat", "non_linearity", "prefix_length",
+    }
+)  # fmt: skip
+HARMLESS = frozenset({"dropout", "init_weights_seed", "shared_gating"})
+REFUSED = {
+    "leave_out": "layers without a prefix are not computed, and in T5 the library drops relative positions behind one",
+    "use_gating": "it carries a gate beside each prefix",
+}
+"""`HANDLED`, `HARMLESS` and `REFUSED` together hold every field of the library's PrefixTuningConfig."""
+
+CAUSAL = ("llama", "mistral", "gpt2", "gptj")
+
+
+class Units(NamedTuple):
+    """The attention units of one stack of layers: `<layers>.<number>.<end>` for every end.
+
+    `locations`: by place, the name of its prefix in the pool.
+    """
+
+    locations: dict[str, str]
+    layers: str
+    ends: tuple[str, ...]
+
+
+T5 = (
+    Units({"encoder": "encoder_prefix"}, "encoder.block", ("layer.0.SelfAttention",)),
+    Units(
+        {"decoder": "self_prefix", "cross_attention": "cross_prefix"},
+        "decoder.block",
+        ("layer.0.SelfAttention", "layer.1.EncDecAttention"),
+    ),
+)
+BERT = (Units({"encoder": "self_prefix"}, "encoder.layer", ("attention.self",)),)
+FAMILIES = {"t5": T5, "mt5": T5, "bert": BERT, "roberta": BERT}
+"""By transformers' `model_type`: all attention units of such a backbone."""
+
+OPTIONAL = ("encoder_prefix", "cross_prefix")
+"""The locations that a field of the same name asks for; the others are always there."""
+
+FLAT = {"prefix": "control_trans"}
+PROJECTED = {
+    "tokens": "wte.weight",
+    "inner": "control_trans.0.weight",
+    "inner_bias": "control_trans.0.bias",
+    "outer": "control_trans.2.weight",
+    "outer_bias": "control_trans.2.bias",
+}
+"""AdapterHub's names for the tensors of one prefix, by ours."""
+
+SAVE_AGAIN = "save it again with the library `adapters` 1.3"
+
+
+def require_known_prefix(config: Mapping[str, object], source: str) -> None:
+    """Raise `ModuleError` for a backbone or a setting whose prefix Headstart does not compute as the library does.
+
+    `config` is the content of adapter_config.json; `source` a path or name for error messages.
+    """
+    method = _method(config)
+    family = config.get("model_type")
+    if family in CAUSAL:
+        raise ModuleError(
+            f"{source}: prefix in AdapterHub's layout is not read for '{family}': the library computes it in one way "
+            "with eager attention and in another with its default, so which of them it was tuned for cannot be told; "
+            "tune it with PEFT"
+        )
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ModuleError(
+            f"{source}: field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: "
+            f"{', '.join(FAMILIES)}"
+        )
+    refuse_fields(method, source, known=HANDLED | HARMLESS, refused=REFUSED)
+    for field in ("flat", "encoder_prefix", "cross_prefix"):
+        if not isinstance(method.get(field), bool):
+            raise ModuleError(f"{source}: field '{field}' is {method.get(field)!r}, not true or false; {SAVE_AGAIN}")
+    activation = method.get("non_linearity")
+    if not method["flat"] and str(activation).lower() != "tanh":
+        raise ModuleError(
+            f"{source}: field 'non_linearity' is {activation!r}; Headstart computes projections with tanh only, and "
+            "cannot use this module"
+        )
+
+
+def as_attention_prefix(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str
+) -> tuple[dict[str, object], dict[str, StoredTensor]]:
+    """Configuration and tensors of a prefix of attention units, for `attention_prefix_layout`.
+
+    `require_known_prefix` has passed the configuration. Raises `ModuleError` naming the field or tensor: for tensors
+    that are missing, misshapen or not part of the prefix, and for repeats that are not bit-equal.
+    """
+    method, family = _method(config), FAMILIES[str(config["model_type"])]
+    (length,) = sizes(method, ("prefix_length",), source)
+    parts = FLAT if method["flat"] else PROJECTED
+    pools = _pools(tensors, str(config["name"]), source)
+    layers, locations = {}, {}
+    for units, count in zip(family, _layer_counts(pools, family, source), strict=True):
+        for place, location in units.locations.items():
+            if location not in OPTIONAL or method[location]:
+                layers[place], locations[place] = count, location
+    wanted = [f"{location}.{part}" for location in locations.values() for part in parts.values()]
+    pool = _the_one_pool(pools, wanted, source)
+    own = next(place for place, location in locations.items() if location == "self_prefix")
+    dim, projection = _sizes(config, pool, layers[own], source)
+    found = {}
+    for new, shape in attention_prefix_shapes(layers, length=length, dim=dim, projection=projection).items():
+        place, _, part = new.partition(".")
+        tensor = pool[f"{locations[place]}.{parts[part]}"]
+        stored = (length * layers[place] * 2 * dim,) if part == "prefix" else shape
+        if tensor.shape != stored:
+            raise ModuleError(
+                f"{source}: tensor '{tensor.name}' has shape {tensor.shape} but the configuration and the other "
+                f"tensors say {stored}; {SAVE_AGAIN}"
+            )
+        found[new] = dataclasses.replace(tensor, shape=shape)
+    bottleneck, width = projection or (None, None)
+    seq2seq = family is T5
+    ours: dict[str, object] = {
+        "peft_type": "ATTENTION_PREFIX", "task_type": "SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS",
+        "num_virtual_tokens": length, "token_dim": dim, "num_attention_heads": None, "num_layers": layers,
+        "prefix_projection": projection is not None, "encoder_hidden_size": bottleneck, "embedding_dim": width,
+        "relative_positions": BIASED_PREFIX if seq2seq else BIASED_TEXT, "inference_mode": True,
+        "base_model_name_or_path": config.get("model_name") or None,
+    }  # fmt: skip
+    return ours, found
+
+
+def _method(config: Mapping[str, object]) -> Mapping[str, object]:
+    method = config["config"]
+    assert isinstance(method, Mapping)  # `is_adapterhub` said so
+    return method
+
+
+def _pools(tensors: Mapping[str, StoredTensor], name: str, source: str) -> dict[str, dict[str, StoredTensor]]:
+    """Every copy of the pool by the path of the layer it was saved under, "" for the base model; tensors by place and
+    part ("self_prefix.wte.weight").
+    """
+    pools: dict[str, dict[str, StoredTensor]] = {"": {}}
+    pattern = re.compile(rf"(?:(.+)\.prefix_tuning\.pool|prefix_tuning)\.prefix_tunings\.{re.escape(name)}\.(.+)")
+    for stored, tensor in tensors.items():
+        found = pattern.fullmatch(without_base(stored))
+        if found is None:
+            raise ModuleError(f"{source}: tensor '{stored}' is not part of the prefix '{name}'; remove it")
+        pool = pools.setdefault(found[1] or "", {})
+        if found[2] in pool:
+            raise ModuleError(f"{source}: tensor '{stored}' has the place of another one; {SAVE_AGAIN}")
+        pool[found[2]] = tensor
+    return pools
+
+
+def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...], source: str) -> list[int]:
+    """How many layers each sort of units has; every unit of every layer has its copy of the pool, and nothing else."""
+    counts, wanted = [], {""}
+    for units in family:
+        ends = "|".join(map(re.escape, units.ends))
+        numbers = re.compile(rf"{re.escape(units.layers)}\.(\d+)\.(?:{ends})")
+        count = len({found[1] for owner in pools if (found := numbers.fullmatch(owner))})
+        counts.append(count)
+        wanted |= {f"{units.layers}.{number}.{end}" for number in range(max(count, 1)) for end in units.ends}
+    odd, lacking = sorted(pools.keys() - wanted), sorted(wanted - pools.keys())
+    if lacking:
+        raise ModuleError(f"{source}: the tensors '{lacking[0]}.prefix_tuning.pool.*' are missing; {SAVE_AGAIN}")
+    if odd:
+        raise ModuleError(
+            f"{source}: tensors are there for '{odd[0]}', which is no attention unit of the backbone; {SAVE_AGAIN}"
+        )
+    return counts
+
+
+def _the_one_pool(
+    pools: Mapping[str, Mapping[str, StoredTensor]], wanted: list[str], source: str
+) -> Mapping[str, StoredTensor]:
+    """The pool under the base model; every copy must hold what is `wanted`, nothing else, and the same bits."""
+    first = pools[""]
+    for owner, pool in pools.items():
+        for name in wanted:
+            if name not in pool:
+                where = f"{owner}.prefix_tuning.pool" if owner else "prefix_tuning"
+                raise ModuleError(f"{source}: tensor '{name}' of '{where}' is missing; {SAVE_AGAIN}")
+            one, two = first[name], pool[name]
+            if (one.dtype, one.shape) != (two.dtype, two.shape) or bytes(one.data) != bytes(two.data):
+                raise ModuleError(
+                    f"{source}: tensors '{one.name}' and '{two.name}' are repeats of one another but differ; "
+                    "download or copy the module again"
+                )
+        odd = next((tensor for name, tensor in pool.items() if name not in wanted), None)
+        if odd is not None:
+            raise ModuleError(
+                f"{source}: tensor '{odd.name}' is there although the configuration has no such prefix; {SAVE_AGAIN}"
+            )
+    return first
+
+
+def _sizes(
+    config: Mapping[str, object], pool: Mapping[str, StoredTensor], layers: int, source: str
+) -> tuple[int, tuple[int, int] | None]:
+    """How wide the keys of one of `layers` are, as "self_prefix" shows; bottleneck and width of the projection."""
+    method = _method(config)
+    (length,) = sizes(method, ("prefix_length",), source)
+    name = "self_prefix.control_trans" if method["flat"] else "self_prefix.control_trans.2.bias"
+    tensor, share = pool[name], layers * 2 * (length if method["flat"] else 1)
+    whole = tensor.shape[0] if len(tensor.shape) == 1 else 0
+    if whole < 1 or whole % share:
+        raise ModuleError(
+            f"{source}: tensor '{tensor.name}' has shape {tensor.shape}, which is not keys and values for "
+            f"{layers} layers; {SAVE_AGAIN}"
+        )
+    if method["flat"]:
+        return whole // share, None
+    (bottleneck,) = sizes(method, ("bottleneck_size",), source)
+    (width,) = sizes(config, ("hidden_size",), source)
+    return whole // share, (bottleneck, width)

@@ -1,0 +1,103 @@
+"""Task heads in module folders: the whole layers that PEFT saves beside a module made for an encoder; without torch."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from headstart.errors import ModuleError
+from headstart.formats.peft_config import SAVE_AGAIN
+from headstart.formats.safetensors_file import StoredTensor
+from headstart.records import HeadCard
+
+__all__ = ["HEAD_FILE", "TASK_TYPES", "Parted", "head_card", "part_head"]
+
+HEAD_FILE = "headstart_head.safetensors"
+"""Where the head lies when the module's own file has no room for it."""
+
+TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "span": "QUESTION_ANS"}
+"""PEFT's task type, by what a head answers."""
+
+PREFIXES = ("base_model.model.", "base_model.")
+"""What PEFT puts before the names of saved layers: the latter for prompts and prefixes."""
+
+ALWAYS_NAMED = frozenset({"classifier", "score", "qa_outputs"})
+"""What PEFT names as the head whether the backbone has a layer of that name or not."""
+
+ANSWERING = ("out_proj", "qa_outputs", "score", "classifier")
+"""Last parts of the paths of layers that give a head's answer, the surest first."""
+
+
+class Parted(NamedTuple):
+    """A folder's configuration and tensors without the head, the head's tensors by their names in the backbone, and
+    what the head is; `None` where there is none.
+    """
+
+    config: dict[str, object]
+    tensors: dict[str, StoredTensor]
+    head: dict[str, StoredTensor]
+    card: HeadCard | None
+
+
+def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str) -> Parted:
+    """Take the task head out of what PEFT saved for a task type that has one; anything else stays as it is.
+
+    Raises `ModuleError` when a layer is named in `modules_to_save` and was not saved, or a head is not made of linear
+    layers. Saved layers of the encoder itself stay among the tensors, where no kind has a place for them.
+    """
+    named, task_type = config.get("modules_to_save"), config.get("task_type")
+    if task_type not in TASK_TYPES.values() or not isinstance(named, list):
+        return Parted(dict(config), dict(tensors), {}, None)
+    if not all(isinstance(name, str) and name for name in named):
+        raise ModuleError(f"{source}: field 'modules_to_save' is {named!r}, not a list of names; {SAVE_AGAIN}")
+    head, rest = {}, {}
+    for name, tensor in tensors.items():
+        path = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+        # As PEFT matches: "classifier" names DistilBERT's pre_classifier too.
+        if path.partition(".")[0].endswith(tuple(named)):
+            head[path] = tensor
+        else:
+            rest[name] = tensor
+    if not head and named:
+        raise ModuleError(
+            f"{source}: field 'modules_to_save' names a task head ({', '.join(dict.fromkeys(named))}) but no "
+            f"tensor of one is there; {SAVE_AGAIN}, or set the field to null"
+        )
+    absent = [name for name in named if name not in ALWAYS_NAMED and not any(f"{name}." in held for held in tensors)]
+    if absent:
+        raise ModuleError(
+            f"{source}: field 'modules_to_save' names '{absent[0]}' but no tensor of it is there; {SAVE_AGAIN}"
+        )
+    card = head_card(head, str(task_type), source) if head else None
+    return Parted({**config, "modules_to_save": None}, rest, head, card)
+
+
+def head_card(head: Mapping[str, StoredTensor], task_type: str, source: str) -> HeadCard:
+    """What a head is, by its tensors. Raises `ModuleError` when they are not those of linear layers."""
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in head.items():
+        path, _, part = name.rpartition(".")
+        layers.setdefault(path, {})[part] = tensor.shape
+    for path, parts in layers.items():
+        weight, bias = parts.get("weight", ()), parts.get("bias")
+        sound = (
+            len(weight) == 2
+            and 0 not in weight
+            and bias in (None, weight[:1])
+            and not parts.keys() - {"weight", "bias"}
+        )
+        if not sound:
+            found = ", ".join(f"{path}.{part} {shape}" for part, shape in parts.items())
+            raise ModuleError(f"{source}: the task head has {found}, which is no linear layer; {SAVE_AGAIN}")
+    last = next((path for end in ANSWERING for path in layers if path.rpartition(".")[2] == end), None)
+    if last is None:
+        raise ModuleError(
+            f"{source}: which of {', '.join(layers)} gives the task head's answer is not known; Headstart cannot use "
+            "this module"
+        )
+    outputs = layers[last]["weight"][0]
+    by_size = "regression" if outputs == 1 else "classification"
+    if task_type == TASK_TYPES["span"] and outputs != 2:
+        raise ModuleError(f"{source}: tensor '{last}.weight' gives {outputs} answers where a span has 2; {SAVE_AGAIN}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(head.items())}
+    return HeadCard.model_validate(
+        {"task": "span" if task_type == TASK_TYPES["span"] else by_size, "outputs": outputs, "shapes": shapes}
+    )

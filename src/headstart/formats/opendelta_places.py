@@ -1,0 +1,182 @@
+"""Which layers OpenDelta's `modified_modules` names: ends of paths, or words that it has for all backbones alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+
+__all__ = ["Modified", "family_of", "in_stack"]
+
+FAMILIES = {
+    "Bert": "bert", "GPT2": "gpt2", "Llama": "llama", "MT5": "mt5", "Mistral": "mistral", "Roberta": "roberta",
+    "T5": "t5", "XLMRoberta": "xlm-roberta",
+}  # fmt: skip
+"""Transformers' `model_type`, by how the names of a family's classes begin."""
+
+ATTENTION = {"q": "q", "k": "k", "v": "v", "o": "proj"}
+T5_ATTENTION = {"layer.0": "attn@", "layer.0.layer_norm": "attn@.layer_norm@"} | {
+    f"layer.0.SelfAttention.{own}": f"attn@.{word}@" for own, word in ATTENTION.items()
+}
+T5_CROSS = {"layer.1": "crossattn@", "layer.1.layer_norm": "crossattn@.layer_norm@"} | {
+    f"layer.1.EncDecAttention.{own}": f"crossattn@.{word}@" for own, word in ATTENTION.items()
+}
+BERT = {
+    "encoder.layer": {
+        "attention": "attn@", "attention.self.query": "attn@.q@", "attention.self.key": "attn@.k@",
+        "attention.self.value": "attn@.v@", "attention.output.dense": "attn@.proj@",
+        "attention.output.LayerNorm": "attn@.layer_norm@", "intermediate": "ff@", "intermediate.dense": "ff@.w1@",
+        "output": "ff@", "output.dense": "ff@.w2@", "output.LayerNorm": "ff@.layer_norm@",
+    }
+}  # fmt: skip
+
+
+def _t5_feed_forward(number: int) -> dict[str, str]:
+    words = {
+        "": "ff@",
+        ".DenseReluDense.wi": "ff@.w1@",
+        ".DenseReluDense.wo": "ff@.w2@",
+        ".layer_norm": "ff@.layer_norm@",
+    }
+    return {f"layer.{number}{end}": word for end, word in words.items()}
+
+
+NODES: dict[str, dict[str, dict[str, str]]] = {
+    "bert": BERT,
+    "roberta": BERT,
+    "gpt2": {
+        "h": {
+            "attn": "attn@", "attn.c_attn": "attn@.q,k,v@", "attn.c_proj": "attn@.proj@", "ln_1": "attn@.layer_norm@",
+            "mlp": "ff@", "mlp.c_fc": "ff@.w1@", "mlp.c_proj": "ff@.w2@", "ln_2": "ff@.layer_norm@",
+        },
+        "": {"ln_f": "decoder@.layer_norm@"},
+    },
+    "t5": {
+        "encoder.block": T5_ATTENTION | _t5_feed_forward(1),
+        "decoder.block": T5_ATTENTION | T5_CROSS | _t5_feed_forward(2),
+    },
+}  # fmt: skip
+"""By family and stack of blocks: OpenDelta's word for each layer of a block; "" are layers outside of any."""
+
+STACKS = ("encoder.", "decoder.", "embeddings.", "h.", "layers.", "ln_f", "norm", "pooler.")
+"""How paths below a model's head begin."""
+
+HEAD = "lm_head"
+"""What OpenDelta leaves out unless told otherwise."""
+
+OTHER_DENSE = "attention.output.dense"
+"""In BERT this path, too, ends with "output.dense"."""
+
+
+def family_of(config: Mapping[str, object], source: str) -> str:
+    """Transformers' `model_type` of the backbone. Raises `ModuleError` for one that is not known."""
+    stated = config.get("backbone_class")
+    found = re.fullmatch(r"([A-Za-z0-9]+?)(Model|EncoderModel|LMHeadModel|DoubleHeadsModel|For[A-Z]\w*)", str(stated))
+    if found is None or found[1] not in FAMILIES:
+        raise ModuleError(
+            f"{source}: field 'backbone_class' is {stated!r}; OpenDelta's folders are read for: "
+            f"{', '.join(sorted(set(FAMILIES.values())))}"
+        )
+    return FAMILIES[found[1]]
+
+
+def in_stack(layer: str) -> bool:
+    """Whether a path, without its base, lies below the head."""
+    return layer.startswith(STACKS)
+
+
+@dataclass(frozen=True)
+class Modified:
+    """What `modified_modules` says: ends of paths or, where they are `common`, OpenDelta's words for a `family`."""
+
+    family: str
+    listed: tuple[str, ...]
+    common: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, object], family: str, source: str) -> Modified:
+        """Read the fields. Raises `ModuleError` where they are malformed or say more than Headstart can tell."""
+        listed, common = config.get("modified_modules"), config.get("common_structure")
+        if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
+            raise ModuleError(
+                f"{source}: field 'modified_modules' is {listed!r}, not a list of layer names; correct it"
+            )
+        if config.get("exclude_modules") not in (None, [], [HEAD]):
+            raise ModuleError(
+                f"{source}: field 'exclude_modules' is {config['exclude_modules']!r}; Headstart reads modules that "
+                f"leave out nothing but {HEAD}; name the layers in modified_modules instead"
+            )
+        if common is not None and not isinstance(common, bool):
+            raise ModuleError(f"{source}: field 'common_structure' is {common!r}, not true or false; correct it")
+        if common and family not in NODES:
+            raise ModuleError(
+                f"{source}: OpenDelta has no common structure for '{family}'; name the layers in modified_modules"
+            )
+        modified = cls(family, tuple(dict.fromkeys(listed)), bool(common))
+        known = [word for stack in NODES.get(family, {}).values() for word in stack.values()]
+        for name in modified.listed:
+            if name.startswith("[r]") or (
+                common and not name.startswith(HEAD) and not any(_ends(w, name) for w in known)
+            ):
+                raise ModuleError(
+                    f"{source}: field 'modified_modules' holds {name!r}, which Headstart cannot resolve; use ends of "
+                    "paths, such as attention.self.query"
+                )
+        return modified
+
+    def names(self, layer: str, *, below: bool) -> bool:
+        """Whether the layer is named, or, with `below`, lies in one that is. Paths are without the base."""
+        return any(self._matches(layer, name, below=below) for name in self.listed)
+
+    def refuse_unused(self, layers: Iterable[str], source: str, *, below: bool = True) -> None:
+        """Raise `ModuleError` when a name has no layer among those that have tensors."""
+        held = list(layers)
+        for name in self.listed:
+            if not name.startswith(HEAD) and not any(self._matches(layer, name, below=below) for layer in held):
+                raise ModuleError(
+                    f"{source}: field 'modified_modules' names '{name}' but no layer of it has a tensor; copy or save "
+                    "the module again"
+                )
+
+    def linear(self) -> tuple[list[str], list[str] | None]:
+        """PEFT's `target_modules` and `exclude_modules` for the linear layers that are named."""
+        if not self.common:
+            return list(self.listed), None
+        targets = sorted({node for node in self._leaves() if "norm" not in node.lower() and not node.startswith("ln_")})
+        alone = "output.dense" in targets and OTHER_DENSE not in targets
+        return targets, [OTHER_DENSE] if alone else None
+
+    def biases(self, layers: Iterable[str]) -> list[str]:
+        """Names for the layers whose bias terms are tuned: by OpenDelta's words, else those that have tensors."""
+        return sorted(set(self._leaves()) if self.common else {_node(layer)[1] for layer in layers})
+
+    def _leaves(self) -> list[str]:
+        """The layers, without others below them, that OpenDelta's words name or lie in what they name."""
+        found = []
+        for stack, nodes in NODES[self.family].items():
+            for node in nodes:
+                whole = f"{stack}.0.{node}" if stack else node
+                if not any(other.startswith(f"{node}.") for other in nodes) and self.names(whole, below=True):
+                    found.append(node)
+        return found
+
+    def _matches(self, layer: str, name: str, *, below: bool) -> bool:
+        parts = layer.split(".")
+        paths = [".".join(parts[:end]) for end in range(1 if below else len(parts), len(parts) + 1)]
+        if not self.common:
+            return any(_ends(path, name) for path in paths)
+        placed = (_node(path) for path in paths)
+        words = (NODES[self.family].get(stack, {}).get(node) for stack, node in placed)
+        return any(word is not None and _ends(word, name) for word in words)
+
+
+def _node(layer: str) -> tuple[str, str]:
+    """The stack of blocks that a layer belongs to, and its path in the block; "" and the path for one in none."""
+    found = re.fullmatch(r"(encoder\.block|decoder\.block|encoder\.layer|layers|h)\.[0-9]+\.(.+)", layer)
+    return ("", layer) if found is None else (found[1], found[2])
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")

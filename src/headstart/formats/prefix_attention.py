@@ -1,0 +1,149 @@
+"""What a prefix of chosen attention units is, read from its configuration and its tensors' shapes; pure, without torch.
+
+PEFT's prefix for an encoder-decoder goes to the decoder's self-attention only. Lv et al., 2023, give the encoder one of
+its own, and AdapterHub the cross-attention too. PEFT has no such type, so the folder is Headstart's own, laid out as
+PEFT would: `peft_type` "ATTENTION_PREFIX", which PEFT does not know and refuses, and for every place one tensor
+`<place>.prefix` (length, layers·2·token_dim), the keys and values of all layers side by side, or the tensors of the
+projection that gives it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
+from headstart.formats.peft_config import SAVE_AGAIN, refuse_fields
+from headstart.formats.prompt_learning import IDENTITY, require_shapes, sizes
+
+__all__ = [
+    "BIASED_PREFIX",
+    "BIASED_TEXT",
+    "PLACES",
+    "AttentionPrefixLayout",
+    "attention_prefix_layout",
+    "attention_prefix_shapes",
+]
+
+PLACES = ("encoder", "decoder", "cross_attention")
+"""Where a prefix can stand: self-attention of the encoder, that of the decoder, and the decoder's attention to the
+encoder's output."""
+
+BIASED_TEXT, BIASED_PREFIX = "text", "adapterhub"
+"""What T5's relative position bias does: leaves the prefix alone and the text as it is; or, as the library `adapters`
+computes it, counts keys from the prefix's first and queries from the text's first."""
+
+HARMLESS = IDENTITY | {"task_type"}
+HANDLED = frozenset(
+    {
+        "embedding_dim", "encoder_hidden_size", "num_attention_heads", "num_layers", "num_virtual_tokens",
+        "prefix_projection", "relative_positions", "token_dim",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AttentionPrefixLayout(Layout):
+    """`length` keys and values of `dim` units, all heads together, for every layer of some places.
+
+    `layers`: how many by place, in the order of `PLACES`. `heads`: how many share `dim`, or `None` where the folder
+    does not say. `bottleneck` and `width`: of the projection and of what goes into it, or `None` without one.
+    `relative_positions`: `BIASED_TEXT` or `BIASED_PREFIX`.
+    """
+
+    length: int
+    dim: int
+    heads: int | None
+    layers: Mapping[str, int]
+    bottleneck: int | None
+    width: int | None
+    relative_positions: str
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Empty: no layer's weight is adapted."""
+        return {}
+
+    @property
+    def rank(self) -> int:
+        """The length in tokens."""
+        return self.length
+
+
+def attention_prefix_shapes(
+    layers: Mapping[str, int], *, length: int, dim: int, projection: tuple[int, int] | None
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by its name; `projection`: bottleneck and width of a projection, where there is one.
+
+    >>> attention_prefix_shapes({"encoder": 2}, length=3, dim=4, projection=None)
+    {'encoder.prefix': (3, 16)}
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for place, count in layers.items():
+        whole = count * 2 * dim
+        if projection is None:
+            found[f"{place}.prefix"] = (length, whole)
+            continue
+        bottleneck, width = projection
+        found |= {
+            f"{place}.tokens": (length, width),
+            f"{place}.inner": (bottleneck, width),
+            f"{place}.inner_bias": (bottleneck,),
+            f"{place}.outer": (whole, bottleneck),
+            f"{place}.outer_bias": (whole,),
+        }
+    return found
+
+
+def attention_prefix_layout(
+    config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> AttentionPrefixLayout:
+    """Read the layout of a prefix of chosen attention units.
+
+    Args:
+        config: the content of adapter_config.json.
+        shapes: shape of each stored tensor by its name.
+        source: path or name for error messages.
+
+    Raises:
+        ModuleError: a field is unknown or unsound, or a tensor is missing, misshapen or not part of the prefix. The
+            message names the field or tensor.
+    """
+    refuse_fields(config, source, known=HARMLESS | HANDLED, refused={})
+    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"), source)
+    heads = None
+    if config.get("num_attention_heads") is not None:
+        (heads,) = sizes(config, ("num_attention_heads",), source)
+        if dim % heads:
+            raise ModuleError(
+                f"{source}: field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
+            )
+    layers, bottleneck, width = _layers(config, source), None, None
+    if config.get("prefix_projection"):
+        bottleneck, width = sizes(config, ("encoder_hidden_size", "embedding_dim"), source)
+    positions = config.get("relative_positions")
+    if positions not in (BIASED_TEXT, BIASED_PREFIX):
+        raise ModuleError(
+            f"{source}: field 'relative_positions' is {positions!r}, not {BIASED_TEXT!r} or {BIASED_PREFIX!r}; "
+            f"{SAVE_AGAIN}"
+        )
+    projection = None if bottleneck is None or width is None else (bottleneck, width)
+    wanted = attention_prefix_shapes(layers, length=length, dim=dim, projection=projection)
+    require_shapes(shapes, wanted, source, kind="prefix")
+    return AttentionPrefixLayout(None, length, dim, heads, layers, bottleneck, width, str(positions))
+
+
+def _layers(config: Mapping[str, object], source: str) -> dict[str, int]:
+    stated = config.get("num_layers")
+    if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(PLACES):
+        raise ModuleError(
+            f"{source}: field 'num_layers' is {stated!r}, not the number of layers by place ({', '.join(PLACES)}); "
+            "correct it"
+        )
+    present = tuple(place for place in PLACES if place in stated)
+    for place in present:
+        if isinstance(stated[place], bool) or not isinstance(stated[place], int) or stated[place] < 1:
+            raise ModuleError(
+                f"{source}: field 'num_layers' has {stated[place]!r} for '{place}', not a whole number above 0; "
+                "correct it"
+            )
+    return {place: stated[place] for place in present}

@@ -1,0 +1,63 @@
+"""Modules on an encoder: a stack of any kind together with each module's task head."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone, EncoderBackbone, HeadStack
+from headstart.errors import SettingError
+from headstart.kinds.contract import Module, Stack
+
+__all__ = ["HeadedStack", "stack_of"]
+
+PREFIX = "head."
+"""What comes before a head's tensors among the parameters of a stack."""
+
+
+class HeadedStack(Stack):
+    """A stack and as many heads. Both are tuned; gradients that are collected for scores are the modules' alone."""
+
+    def __init__(self, modules: Stack, heads: HeadStack) -> None:
+        self.modules, self.heads = modules, heads
+        answering = {f"{PREFIX}{name}": value for name, value in heads.parameters.items()}
+        super().__init__(len(modules), modules.parameters | answering)
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Attach the modules, and let each of them answer through its own head."""
+        assert isinstance(backbone, EncoderBackbone)  # `stack_of` makes these for encoders only
+        with self.modules.attach(backbone), self.heads.on(backbone.head_layers(self.heads.card.task)):
+            yield
+
+    def module(self, index: int) -> Module:
+        """The module at `index` with its head."""
+        return self.modules.module(index).with_head(self.heads.head(index))
+
+    @contextlib.contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Those of the modules: a head belongs to the task, not to the module."""
+        with self.modules.gradients():
+            yield
+
+    def squared_gradients(self) -> dict[str, Tensor]:
+        """Those of the modules."""
+        return self.modules.squared_gradients()
+
+
+def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
+    """N ≥ 1 modules of one kind and `stack_key` as a stack, on an encoder with their heads; see `Module.stack`.
+
+    Raises `SettingError` when a module has no head for the encoder.
+    """
+    stack = type(modules[0]).stack(modules, backbone, dtype=dtype)
+    if not backbone.is_encoder:
+        return stack
+    heads = [module.head for module in modules if module.head is not None]
+    if len(heads) < len(modules):
+        bare = next(module.name for module in modules if module.head is None)
+        raise SettingError(f"module '{bare}' has no task head to answer through on {backbone.name}; tune it first")
+    return HeadedStack(stack, HeadStack(heads, device=backbone.device, dtype=dtype or backbone.dtype))

@@ -1,0 +1,264 @@
+"""Prefixes of chosen attention units: of an encoder, of a decoder and of its cross-attention.
+
+Each place has keys and values of its own, or a projection of its own that they are tuned through, as in Lv et al.,
+2023, who have none in the cross-attention; a projection is averaged as it is, before it is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError
+from headstart.formats import AttentionPrefixLayout, StoredModule
+from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
+from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
+from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
+from headstart.kinds.tensors import to_torch
+from headstart.kinds.virtual_tokens import Place, hooked, require_task_type
+from headstart.records import ModuleCard
+
+__all__ = ["AttentionPrefixModule", "AttentionPrefixShape", "AttentionPrefixStack"]
+
+
+class AttentionPrefixShape(NamedTuple):
+    """What is put before the keys of one backbone: `length` tokens of `dim` units, all heads together.
+
+    `layers`: how many by place. `heads`: how many share `dim`, or `None` where the module does not say.
+    `relative_positions`: see `AttentionPrefixLayout`.
+    """
+
+    length: int
+    dim: int
+    heads: int | None
+    layers: tuple[tuple[str, int], ...]
+    relative_positions: str
+
+
+@dataclass(frozen=True)
+class AttentionPrefixModule(Module):
+    """A prefix for every layer of some places, float32 on the CPU.
+
+    `values` holds, for every place, "<place>.prefix" (length, layers·2·dim), or the projection it is tuned through:
+    "<place>.tokens" (length, width), "<place>.inner" (bottleneck, width) with "<place>.inner_bias", "<place>.outer"
+    (layers·2·dim, bottleneck) with "<place>.outer_bias".
+    """
+
+    kind = "prefix"
+    settings = PrefixSettings
+    shape: AttentionPrefixShape
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> AttentionPrefixModule:
+        """The prefix that a validated folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, AttentionPrefixLayout)  # `PrefixModule.from_stored` chose this class by it
+        values = {name: to_torch(tensor).float() for name, tensor in stored.tensors.items()}
+        layers = tuple(layout.layers.items())
+        shape = AttentionPrefixShape(layout.length, layout.dim, layout.heads, layers, layout.relative_positions)
+        return cls(stored.card, stored.config, shape, values)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
+        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every place.
+
+        Raises `ModuleError` when the backbone's attention units are not known, or none is chosen.
+        """
+        chosen = {"encoder": settings.encoder, "decoder": True, "cross_attention": settings.cross_attention}
+        layers = tuple((place, count) for place, count in _layers(backbone).items() if chosen[place])
+        if not layers:
+            raise ModuleError(f"{backbone.name} has no cross-attention; leave cross_attention out")
+        heads, head_dim = attention_heads(backbone)
+        shape = AttentionPrefixShape(settings.length, heads * head_dim, heads, layers, BIASED_TEXT)
+        bottleneck = settings.bottleneck if settings.reparametrized else None
+        values = _drawn(shape, width=shape.dim, bottleneck=bottleneck, seed=seed)
+        card = ModuleCard(
+            name=name,
+            kind=cls.kind,
+            rank=settings.length,
+            parameters=sum(value.numel() for value in values.values()),
+            tensor_hash="",
+            backbone=backbone.fingerprint,
+            base_model=backbone.name,
+        )
+        return cls(card, _config(shape, bottleneck, backbone), shape, values)
+
+    @property
+    def projection(self) -> tuple[int, int] | None:
+        """Bottleneck and width of the projections it is tuned through, or `None`."""
+        inner = self.values.get(f"{self.shape.layers[0][0]}.inner")
+        return None if inner is None else (inner.shape[0], inner.shape[1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The values."""
+        return dict(self.values)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The values."""
+        return dict(self.values)
+
+    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+        """The same module with other values."""
+        return replace(self, values={name: arrays[name] for name in self.values})
+
+    def reset(self, *, seed: int) -> AttentionPrefixModule:
+        """The same shape, drawn again; see `fresh`."""
+        bottleneck, width = self.projection or (None, self.shape.dim)
+        return replace(self, values=_drawn(self.shape, width=width, bottleneck=bottleneck, seed=seed))
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""
+        require_backbone_of(self.card, backbone)
+        require_task_type(self.config, self.name, backbone)
+        mine = {**dict(self.shape.layers), "dim": self.shape.dim, "heads": self.shape.heads}
+        layers, (heads, head_dim) = _layers(backbone), attention_heads(backbone)
+        here = {
+            **dict.fromkeys(mine, 0),
+            **layers,
+            "dim": heads * head_dim,
+            "heads": heads if self.shape.heads is not None else None,
+        }
+        wrong = [what for what, count in mine.items() if here[what] != count]
+        if wrong:
+            said, found = mine[wrong[0]], here[wrong[0]]
+            what = {"dim": "units in its keys", "heads": "heads"}.get(wrong[0], f"layers of '{wrong[0]}'")
+            raise ModuleError(
+                f"module '{self.name}' has a prefix for {said} {what}, but {backbone.name} has {found}; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The shape, and that of the projections."""
+        return (self.shape, self.projection)
+
+    @classmethod
+    def stack(
+        cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None
+    ) -> AttentionPrefixStack:
+        """Hold the prefixes side by side on the backbone's device."""
+        return AttentionPrefixStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """For the encoder and the decoder, where they have a prefix, one row for every layer.
+
+        Columns: the keys and then the values, those of self-attention before those of cross-attention; projected where
+        that is so.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for place, layers in self.shape.layers:
+            prefix = projected(_of(self.values, place)).view(self.shape.length, layers, 2, self.shape.dim)
+            half = "encoder" if place == "encoder" else "decoder"
+            found.setdefault(half, []).append(prefix.permute(1, 2, 0, 3).flatten(1))
+        return tuple(torch.cat(parts, dim=1) for parts in found.values())
+
+
+class AttentionPrefixStack(Stack):
+    """N such prefixes of equal shape: the values of `AttentionPrefixModule`, each with a leading dimension N."""
+
+    def __init__(self, modules: Sequence[AttentionPrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = list(modules)
+        self.shape = modules[0].shape
+        parameters = {
+            name: torch.stack([module.values[name] for module in modules]).to(device, dtype)
+            for name in modules[0].values
+        }
+        super().__init__(len(modules), parameters)
+
+    @contextlib.contextmanager
+    def attach(self, backbone: Backbone) -> Iterator[None]:
+        """Let every attention unit of the places read module n's keys and values before those of its own rows."""
+        units, (heads, _) = attention_units(backbone), attention_heads(backbone)
+        now: dict[str, Tensor] = {}
+
+        def project(place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+            def before(inputs: dict[str, Any]) -> dict[str, Any]:
+                now[place] = self._pairs(place, heads, backbone.dtype)
+                return inputs
+
+            return before
+
+        def bring(place: str, number: int, unit: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+            def before(inputs: dict[str, Any]) -> dict[str, Any]:
+                keys, values = now[place][number]
+                changed = inputs | {KEYWORD: (keys, values)}
+                if self.shape.relative_positions == BIASED_PREFIX and getattr(
+                    unit, "has_relative_attention_bias", False
+                ):
+                    changed["position_bias"] = _biased(unit, inputs, self.shape.length)
+                return changed
+
+            return before
+
+        halves, places = [], []
+        for place, _ in self.shape.layers:
+            half = reader_of(place, backbone)
+            halves.append(half)
+            places.append(Place(half, project(place)))
+            places += [Place(unit, bring(place, number, unit)) for number, unit in enumerate(units[place])]
+        with through_prefixes(halves), hooked(*places):
+            yield
+
+    def module(self, index: int) -> AttentionPrefixModule:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
+
+    def _pairs(self, place: str, heads: int, dtype: torch.dtype) -> Tensor:
+        """Keys and values for every layer of a place, (layers, 2, N, heads, length, head size)."""
+        layers = dict(self.shape.layers)[place]
+        prefix = projected(_of(self.parameters, place)).to(dtype)
+        return prefix.view(self.size, self.shape.length, layers, 2, heads, -1).permute(2, 3, 0, 4, 1, 5)
+
+
+def _biased(unit: Any, inputs: Mapping[str, Any], length: int) -> Tensor:
+    """The bias of T5 as `adapters` computes it, (1, heads, queries, length + keys); see `BIASED_PREFIX`."""
+    cache = inputs.get("past_key_values")
+    seen = 0 if cache is None else cache.get_seq_length(unit.layer_idx)
+    queries = inputs["hidden_states"].shape[1]
+    bias: Tensor = unit.compute_bias(queries, length + seen + queries, past_seen_tokens=seen)
+    return bias
+
+
+def _of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    """The values of one place, without its name."""
+    return {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == place}
+
+
+def _layers(backbone: Backbone) -> dict[str, int]:
+    return {place: len(units) for place, units in attention_units(backbone).items()}
+
+
+def _drawn(shape: AttentionPrefixShape, *, width: int, bottleneck: int | None, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Tensor] = {}
+    for place, layers in shape.layers:
+        whole = layers * 2 * shape.dim
+        made = drawn(shape.length, whole, width=width, bottleneck=bottleneck, generator=generator)
+        found |= {f"{place}.{name}": value for name, value in made.items()}
+    return found
+
+
+def _config(shape: AttentionPrefixShape, bottleneck: int | None, backbone: Backbone) -> dict[str, Any]:
+    return {
+        "peft_type": "ATTENTION_PREFIX",
+        "task_type": backbone.task_type,
+        "num_virtual_tokens": shape.length,
+        "token_dim": shape.dim,
+        "num_attention_heads": shape.heads,
+        "num_layers": dict(shape.layers),
+        "prefix_projection": bottleneck is not None,
+        "encoder_hidden_size": bottleneck,
+        "embedding_dim": None if bottleneck is None else shape.dim,
+        "relative_positions": shape.relative_positions,
+        "base_model_name_or_path": backbone.name,
+        "inference_mode": True,
+    }

@@ -1,0 +1,121 @@
+"""Which layers of a backbone a module adapts, as PEFT's configurations name them, and whether they are there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from headstart.backbone import Backbone
+from headstart.errors import ModuleError
+
+__all__ = ["check_biases", "check_layers", "embedding_layers", "ends_with", "layer_widths", "linear_layers"]
+
+
+def layer_widths(layer: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer, (tokens, width) of an embedding; GPT-2's Conv1D holds its weight transposed."""
+    first, second = layer.get_parameter("weight").shape
+    return (first, second) if isinstance(layer, Conv1D | nn.Embedding) else (second, first)
+
+
+def check_layers(
+    widths: Mapping[str, tuple[int | None, int | None]],
+    config: Mapping[str, Any],
+    name: str,
+    backbone: Backbone,
+    *,
+    embeddings: bool = False,
+) -> None:
+    """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
+
+    A width that is `None` is not known and fits. `embeddings`: whether the kind adapts those of tokens too.
+    """
+    layers = dict(linear_layers(backbone)) | (dict(embedding_layers(backbone)) if embeddings else {})
+    others = {path for path, layer in backbone.named_layers() if isinstance(layer, nn.Embedding)} - layers.keys()
+    for path, (inputs, outputs) in widths.items():
+        if path in others:
+            raise ModuleError(
+                f"module '{name}' adapts {path}, which is no plain embedding of the tokens that {backbone.name} reads; "
+                "Headstart cannot use it: leave it out"
+            )
+        if path not in layers:
+            raise ModuleError(
+                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+        here = layer_widths(layers[path])
+        if inputs not in (None, here[0]) or outputs not in (None, here[1]):
+            raise ModuleError(
+                f"{path} is {_arrow(inputs, outputs)} in module '{name}' but {_arrow(*here)} in {backbone.name}; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    try:
+        matcher = LoraConfig(**{key: config.get(key) for key in fields})
+    except ValueError as error:
+        raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
+    if matcher.target_modules in (None, "all-linear"):
+        # PEFT resolves these while it injects and never saves them so: which layers were meant cannot be told.
+        stated = config.get("target_modules")
+        raise ModuleError(
+            f"the configuration of module '{name}' says target_modules {stated!r}, which names no layers; "
+            "save it again with PEFT's save_pretrained, which lists them"
+        )
+    named = {path for path in layers if check_target_module_exists(matcher, path)}
+    for path in sorted(named - widths.keys()):
+        raise ModuleError(
+            f"module '{name}' names {path} in target_modules but holds no tensors for it; "
+            "it was made for a smaller backbone: load that one, or leave the module out"
+        )
+
+
+def check_biases(
+    layers: Container[str], held: Container[str], config: Mapping[str, Any], *, name: str, backbone: Backbone
+) -> None:
+    """Raise `ModuleError` when a bias that field "bias" says was trained, of `layers` or of any, is not `held`."""
+    stated = config.get("bias")
+    if stated not in ("all", "lora_only"):
+        return
+    for parameter, _ in backbone.model.named_parameters():
+        path = parameter.removesuffix(".bias")
+        if path != parameter and path not in held and (stated == "all" or path in layers):
+            raise ModuleError(
+                f"module '{name}' was trained with bias='{stated}' but holds no bias for {path}; "
+                "save it again with PEFT's save_pretrained, or leave it out"
+            )
+
+
+def _arrow(inputs: int | None, outputs: int | None) -> str:
+    return f"{'?' if inputs is None else inputs}→{'?' if outputs is None else outputs}"
+
+
+def linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear layer by its path, GPT-2's Conv1D among them."""
+    for path, layer in backbone.named_layers():
+        if isinstance(layer, nn.Linear | Conv1D):
+            yield path, layer
+
+
+def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
+    """Every embedding by its path through which the backbone reads tokens: one row of ids for each row of the batch.
+
+    Left out are those that compute something more (scaled or renormalized rows), those that stand at several places,
+    of which PEFT adapts one, and T5's `shared`, which only holds the weights of the two that are used.
+    """
+    model = backbone.model
+    halves = (model.get_encoder(), model.get_decoder()) if backbone.seq2seq else (model,)
+    used = {id(half.get_input_embeddings()) for half in halves}
+    places = Counter(id(layer) for _, layer in model.named_modules(remove_duplicate=False))
+    for path, layer in backbone.named_layers():
+        if type(layer) is nn.Embedding and id(layer) in used and places[id(layer)] == 1 and layer.max_norm is None:
+            yield path, layer
+
+
+def ends_with(path: str, targets: Sequence[str]) -> bool:
+    """Whether the path is, or its last parts are, one of the targets."""
+    return any(path == target or path.endswith(f".{target}") for target in targets)

@@ -1,0 +1,250 @@
+"""Merge rules: their weights by hand, what they refuse, and that those without scores run no scoring pass."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart import pipeline, registry
+from headstart.backbone import Backbone
+from headstart.comparing import Blend, compare
+from headstart.errors import MergeError, SettingError
+from headstart.hub import Hub
+from headstart.kinds import PeftModule
+from headstart.merging import RULES, Candidate, Rule, RuleOptions, merge
+from headstart.merging.rules.uniform import Uniform
+from headstart.pipeline import blend_note, ensemble, rank, weight_table
+from headstart.records import ModuleCard
+from headstart.registry import Registry
+from headstart.tasks import Task
+from small_hub import RECIPE, filled, module, write_hub, write_task
+
+HUB = (
+    Candidate("ada", "reviews", 0.3),
+    Candidate("bob", "nli", 0.7),
+    Candidate("cyd", "reviews", math.nan),
+    Candidate("dan", "", 0.7),
+)
+"""bob and dan have the best score; cyd has none."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "expected"),
+    [
+        # e^(0.3/0.4) : e^(0.7/0.4) = 1 : e, so ada has 1/(1 + 2e)
+        ("softmax", RuleOptions(temperature=0.4), [0.155362, 0.422319, 0, 0.422319]),
+        ("softmax", RuleOptions(temperature=0.4, top_k=2), [0, 0.5, 0, 0.5]),
+        ("uniform", RuleOptions(), [0.25, 0.25, 0.25, 0.25]),
+        ("top_k", RuleOptions(top_k=1), [0, 1, 0, 0]),
+        ("top_k", RuleOptions(top_k=2), [0, 0.5, 0, 0.5]),
+        ("top_k", RuleOptions(top_k=9), [1 / 3, 1 / 3, 0, 1 / 3]),
+        ("best_single", RuleOptions(), [0, 1, 0, 0]),
+        ("manual", RuleOptions(family="reviews"), [0.5, 0, 0.5, 0]),
+        ("manual", RuleOptions(group=("dan", "bob"), family="reviews"), [0, 0.5, 0, 0.5]),
+    ],
+)  # fmt: skip
+def test_weights_by_hand(rule: str, options: RuleOptions, expected: Sequence[float]) -> None:
+    RULES[rule].check(options)
+    assert RULES[rule].weights(HUB, options) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("softmax", RuleOptions(), "rule 'softmax' needs a temperature"),
+        ("softmax", RuleOptions(temperature=0.0), r"temperature 0.0 must be above 0"),
+        ("softmax", RuleOptions(temperature=1.0, group=("ada", "bob")), "group ada, bob is not for rule 'softmax'"),
+        ("uniform", RuleOptions(temperature=1.0), "temperature 1.0 is not for rule 'uniform'; leave it out, or choose"),
+        ("uniform", RuleOptions(top_k=2), "top_k 2 is not for rule 'uniform'"),
+        ("best_single", RuleOptions(top_k=2), "top_k 2 is not for rule 'best_single'"),
+        ("top_k", RuleOptions(), "rule 'top_k' needs top_k, the number of modules to average; give it"),
+        ("top_k", RuleOptions(top_k=0), "top_k 0 must be at least 1"),
+        ("manual", RuleOptions(), "rule 'manual' has no group: the task states no family; name modules as the group"),
+    ],
+)  # fmt: skip
+def test_options_that_a_rule_cannot_use(rule: str, options: RuleOptions, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        RULES[rule].check(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (RuleOptions(group=("ada", "eve")), "'eve' of the group is not among the modules that can take part; correct"),
+        (RuleOptions(family="qa"), r"no module is of the task's family 'qa' \(their families: nli, reviews\); name"),
+    ],
+)
+def test_groups_that_are_not_there(options: RuleOptions, message: str) -> None:
+    with pytest.raises(MergeError, match=message):
+        RULES["manual"].weights(HUB, options)
+
+
+@pytest.mark.parametrize("rule", ["softmax", "top_k", "best_single"])
+def test_without_any_score_there_is_nothing_to_weigh(rule: str) -> None:
+    with pytest.raises(MergeError, match="no module has a score to weigh by; use another indicator"):
+        RULES[rule].weights([Candidate("ada")], RuleOptions(temperature=1.0, top_k=1))
+
+
+def test_what_cannot_be_merged_is_in_no_family_and_no_average() -> None:
+    hub = [*HUB, Candidate("dora", "reviews", merges=False)]
+    assert RULES["uniform"].weights(hub, RuleOptions())[-1] == 0
+    assert RULES["manual"].weights(hub, RuleOptions(family="reviews"))[-1] == 0
+    with pytest.raises(MergeError, match=r"no module to merge"):
+        RULES["uniform"].weights(hub[-1:], RuleOptions())
+    with pytest.raises(MergeError, match=r"their families: none stated"):
+        RULES["manual"].weights(hub[-1:], RuleOptions(family="reviews"))
+
+
+@given(scores=st.lists(st.floats(-5, 5) | st.just(math.nan), min_size=1, max_size=9), data=st.data())
+def test_weights_sum_to_1_and_follow_the_modules(scores: list[float], data: st.DataObject) -> None:
+    hub = [Candidate(str(place), "ab"[place % 2], score) for place, score in enumerate(scores)]
+    order = data.draw(st.permutations(range(len(hub))))
+    known = [score for score in scores if not math.isnan(score)]
+    for name, rule in RULES.items():
+        if (rule.needs_scores and not known) or (name != "softmax" and len(set(known)) < len(known)):
+            continue  # of equal scores the earlier stays
+        options = RuleOptions(temperature=0.5, top_k=2 if name == "top_k" else None, family="a")
+        weights = rule.weights(hub, options)
+        assert math.fsum(weights) == pytest.approx(1)
+        assert min(weights) >= 0
+        assert rule.weights([hub[place] for place in order], options) == pytest.approx([weights[i] for i in order])
+
+
+def test_a_plugin_s_rule_appears_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "theirs"
+
+        def load(self) -> Rule:
+            return Uniform()
+
+    asked: list[str] = []
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return [Point()]  # type: ignore[list-item]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    fresh: Registry[Rule] = Registry(RULES.family, group=RULES._group)
+    assert list(fresh) == ["theirs"]
+    assert asked == ["headstart.rules"]
+
+
+# The main job
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llama: Path) -> Backbone:
+    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def hub(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    return write_hub(tmp_path_factory.mktemp("room") / "hub", backbone)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return Task.load(write_task(tmp_path_factory.mktemp("task") / "task"))
+
+
+def of_family(task: Task, family: str) -> Task:
+    return replace(task, card=task.card.model_copy(update={"family": family}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "names"),
+    [
+        ({"rule": "uniform"}, "", ["ada", "bob", "cyd", "dan"]),
+        ({"rule": "manual"}, "reviews", ["ada", "bob"]),
+        ({"rule": "manual", "group": ["dan", "ada", "dan"]}, "reviews", ["ada", "dan"]),
+    ],
+)
+def test_rules_without_scores_run_no_scoring_pass(
+    settings: dict[str, Any],
+    family: str,
+    names: list[str],
+    task: Task,
+    hub: Hub,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    bare = replace(of_family(task, family), splits={"train": task.train})  # and so they need no dev split
+    start = ensemble(bare, hub, backbone, **settings)
+    assert [donor.name for donor in start.module.card.donors] == names
+    assert {donor.weight for donor in start.module.card.donors} == {1 / len(names)}
+    assert (start.rule, start.indicator, start.temperature) == (settings["rule"], None, None)
+    chosen = [found for found in start.ranking.modules if found.name in names]
+    expected = merge(chosen, [1 / len(names)] * len(names)).module
+    assert all(torch.equal(value, expected.arrays()[name]) for name, value in start.module.arrays().items())
+    frame = weight_table(start)
+    assert list(frame.columns) == ["module", "task", "family", "license", "weight"]
+    assert sorted(frame["module"][: len(names)]) == names
+    assert blend_note(start).startswith(f"{settings['rule']}: effective number of modules {len(names)}.00 of 4, space")
+
+
+def test_rules_with_scores(task: Task, hub: Hub, backbone: Backbone) -> None:
+    ranking = rank(task, hub, backbone, indicators=("loss",), recipe=RECIPE)
+    order = sorted(range(4), key=lambda place: -ranking.scores.values["loss"][place])
+    single = ensemble(task, hub, backbone, rule="best_single", indicator="loss", ranking=ranking)
+    assert single.merged.weights == tuple(float(place == order[0]) for place in range(4))
+    assert single.merged.error == 0.0
+    assert blend_note(single).startswith("best_single by loss: effective number of modules 1.00 of 4")
+    both = ensemble(task, hub, backbone, rule="top_k", top_k=2, indicator="loss", ranking=ranking)
+    assert both.merged.weights == tuple(0.5 if place in order[:2] else 0.0 for place in range(4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"rule": "medain"},
+            "unknown merge rule 'medain'; choose one of: softmax, uniform, top_k, best_single, manual",
+        ),
+        ({"rule": "manual"}, "rule 'manual' has no group: the task states no family"),
+        ({"rule": "top_k"}, "rule 'top_k' needs top_k"),
+        ({"rule": "uniform", "temperature": 0.5}, "temperature 0.5 is not for rule 'uniform'"),
+        ({"group": ["ada"]}, "group ada is not for rule 'softmax'"),
+    ],
+)
+def test_what_does_not_go_together_is_known_before_any_work(
+    settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    with pytest.raises(SettingError, match=message):
+        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
+
+
+def test_a_variant_in_a_named_group_is_refused_by_name(task: Task, backbone: Backbone) -> None:
+    class Dora(PeftModule):
+        def check(self, backbone: Backbone) -> None:
+            pass
+
+    plain = module(backbone, "ada", seed=1)
+    dora = Dora(
+        ModuleCard(name="dora", kind="lora", parameters=1, tensor_hash=""), {}, {"x": torch.ones(1)}, {}, "DoRA"
+    )
+    assert ensemble(task, [plain, dora], backbone, rule="uniform").merged.weights == (1.0, 0.0)
+    with pytest.raises(MergeError, match=r"'dora' is a LoRA variant \(DoRA\) whose parameters have no exact merge"):
+        ensemble(task, [plain, dora], backbone, rule="manual", group=["ada", "dora"])
+
+
+def test_a_comparison_with_a_rule(task: Task, hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    blend = Blend(rule="manual", group=("ada", "bob"))
+    found = compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=blend)
+    assert (found.settings["rule"], found.settings["group"], found.settings["temperature"]) == (
+        "manual", ["ada", "bob"], None
+    )  # fmt: skip
+    weights = dict(zip(found.ranking["module"], found.ranking["weight"], strict=True))
+    assert weights == {"ada": 0.5, "bob": 0.5, "cyd": 0.0, "dan": 0.0}
+    assert found.notes[0].startswith("seed 0: manual: effective number of modules 2.00 of 4")
+    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    with pytest.raises(MergeError, match="'eve' of the group is not among the modules"):
+        compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", group=("eve",)))
