@@ -16,6 +16,7 @@ from torch import Tensor
 
 from formula import by_formula
 from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.blending import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.evaluation import evaluate
@@ -27,7 +28,6 @@ from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_mo
 from headstart.kinds.adapter import ACTIVATIONS
 from headstart.kinds.placement import PLACEMENTS
 from headstart.merging import merge
-from headstart.pipeline import ensemble
 from headstart.tuning import tune
 from made_by_peft import ours
 from naive import (

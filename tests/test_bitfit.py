@@ -11,6 +11,7 @@ import torch
 
 import made_by_peft
 from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.blending import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.evaluation import evaluate
@@ -19,7 +20,6 @@ from headstart.hub import Hub
 from headstart.kinds import BitFitModule, BitFitSettings, load_module, save_module
 from headstart.kinds.bitfit import bias_terms
 from headstart.merging import merge
-from headstart.pipeline import ensemble
 from headstart.tuning import style_of, tune
 from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph, plain_logits
 from replaced import Replaced, gradients

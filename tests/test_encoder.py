@@ -218,12 +218,11 @@ def test_special_tokens_stand_for_no_characters(bert: EncoderBackbone) -> None:
 @pytest.mark.parametrize(
     ("task", "target", "message"),
     [
-        ("classification", "superb", r"target 'superb' of input 'a warm film' is none of the head's labels \(negative, "
-         r"neutral, positive\); mend the row, or tune a head for this task"),
+        ("classification", "superb", r"target 'superb' of input 'a warm film' is none of .* \(negative, neutral, pos"),
         ("regression", "much", "target 'much' of input 'a warm film' is not a number, which a regression needs; mend"),
         ("regression", "nan", "target 'nan' of input 'a warm film' is not a number"),
         ("regression", "1e999", "target '1e999' of input 'a warm film' is not a number"),
-        ("span", "cold", "target 'cold' does not stand in its input 'a warm film', so no span of it is the answer; use"),
+        ("span", "cold", "target 'cold' does not stand in its input 'a warm film', so no span of it is the answ"),
     ],
 )  # fmt: skip
 def test_a_target_that_no_head_answers_is_named(bert: EncoderBackbone, task: str, target: str, message: str) -> None:

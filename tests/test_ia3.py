@@ -11,6 +11,7 @@ import torch
 
 import made_by_peft
 from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.blending import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.evaluation import evaluate
@@ -20,7 +21,6 @@ from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
 from headstart.kinds.ia3 import Scale
 from headstart.merging import merge
-from headstart.pipeline import ensemble
 from headstart.tuning import tune
 from naive import (
     BACKBONES,

@@ -26,6 +26,7 @@ LAYERS = (
     "tuning",
     "comparison",
     "pipeline",
+    "blending",
     "comparing",
     "reports",
     "testing",

@@ -183,6 +183,17 @@ def test_a_hub_keeps_it_in_its_own_layout(tmp_path: Path, name: str) -> None:
     assert_same_arrays(load_module(stored), load_module(original))
 
 
+def test_one_that_was_put_into_a_hub_by_hand(tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    folder = saved(tmp_path / "hub" / "m", "t5 lora")
+    assert Hub.open(hub.path).names() == ["m"]
+    (folder / "config.json").write_text(
+        json.dumps(config_of(MADE["t5 lora"], lora_alpha=4, transformers_version="4.31"))
+    )
+    (problem,) = Hub.open(hub.path).problems()
+    assert "its tensors or configuration changed since it was added" in problem.reason
+
+
 def test_a_classifier_trained_beside_it_is_its_head(tmp_path: Path) -> None:
     made = MADE["bert lora"]
     head = {"classifier.weight": torch.ones(3, 32), "classifier.bias": torch.arange(3.0)}
@@ -275,6 +286,32 @@ def test_fields_that_are_missing(tmp_path: Path, name: str, field: str) -> None:
     config = {key: value for key, value in config_of(MADE[name]).items() if key != field}
     with pytest.raises(ModuleError, match=f"field '{field}' is missing; save it again with save_finetuned"):
         read_module(write(tmp_path / "m", config, tensors_of(MADE[name])))
+
+
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 3.5, float("nan"), 10**400, "", "@", "..", "[r](a+)+$", [], [""], [None], [["q"]], {}, {"a": 1},
+    "lora", "adapter", "BertModel", ["attn@.q@"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["t5 lora", "bert adapter", "bert bitfit"])
+def test_no_odd_value_of_a_field_passes_or_ends_in_another_error(tmp_path: Path, name: str) -> None:
+    made = MADE[name]
+    folder, config = saved(tmp_path / "m", name), config_of(made, unfrozen_modules=["deltas"])
+    sound, told = load_module(folder), {"lora_alpha", "non_linearity"}
+    for field in config:
+        for value in ODD:
+            (folder / "config.json").write_text(json.dumps(config | {field: value}))
+            try:
+                module = load_module(folder)
+            except ModuleError:
+                continue
+            # Who states another factor means another function.
+            assert field in told or (module.card.scaling, module.card.targets) == (
+                sound.card.scaling,
+                sound.card.targets,
+            )
+            assert_same_arrays(module, sound)
 
 
 Q0, DENSE0 = f"bert.encoder.layer.0.{QUERY}", "bert.encoder.layer.0.attention.output.dense.adapter.modulelist"

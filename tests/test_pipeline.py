@@ -9,22 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from headstart import pipeline
+from headstart import blending, pipeline
 from headstart.backbone import Backbone, TextFormat
+from headstart.blending import blend_note, ensemble, weight_table
 from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.kinds import LoraModule, Module, load_module, save_module
 from headstart.merging import merge
-from headstart.pipeline import (
-    blend_note,
-    ensemble,
-    fits,
-    load_modules,
-    rank,
-    reference_module,
-    scoring_examples,
-    weight_table,
-)
+from headstart.pipeline import fits, load_modules, rank, reference_module, scoring_examples
 from headstart.records import TaskCard
 from headstart.scoring import INDICATORS, score
 from headstart.tasks import Example, Task
@@ -96,7 +88,7 @@ def test_the_frame_has_the_best_first(hub: Hub, task: Task, backbone: Backbone) 
 
 def test_equals_keep_their_order_and_the_missing_come_last() -> None:
     frame = pd.DataFrame({"module": list("abcd"), "x": [0.5, math.nan, 1.0, 0.5]})
-    assert list(pipeline._best_first(frame, "x")["module"]) == ["c", "a", "d", "b"]
+    assert list(pipeline.best_first(frame, "x")["module"]) == ["c", "a", "d", "b"]
 
 
 def test_an_unfit_module_is_refused_with_the_reason_and_the_others_are_scored(
@@ -260,7 +252,8 @@ def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, bac
 def test_a_wrong_name_is_known_before_any_work(
     settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    for place in (pipeline, blending):
+        monkeypatch.setattr(place, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
     with pytest.raises(SettingError, match=message):
         ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
 

@@ -400,6 +400,11 @@ def test_a_layout() -> None:
     ("changes", "shapes", "text"),
     [
         ({"newest": 1}, SHAPES, "^m: unknown field 'newest' is set to 1"),
+        (
+            {"task_type": ["SEQ_2_SEQ_LM"]},
+            SHAPES,
+            r"field 'task_type' is \['SEQ_2_SEQ_LM'\]; Headstart uses modules for",
+        ),
         ({"num_virtual_tokens": 0}, SHAPES, "field 'num_virtual_tokens' is 0, not a whole number above 0"),
         ({"num_attention_heads": 4}, SHAPES, "'token_dim' is 6, which num_attention_heads 4 does not divide"),
         ({"num_attention_heads": -1}, SHAPES, "field 'num_attention_heads' is -1, not a whole number"),

@@ -12,15 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import pipeline, registry
+from headstart import blending, pipeline, registry
 from headstart.backbone import Backbone
+from headstart.blending import blend_note, ensemble, weight_table
 from headstart.comparing import Blend, compare
 from headstart.errors import MergeError, SettingError
 from headstart.hub import Hub
 from headstart.kinds import PeftModule
 from headstart.merging import RULES, Candidate, Rule, RuleOptions, merge
 from headstart.merging.rules.uniform import Uniform
-from headstart.pipeline import blend_note, ensemble, rank, weight_table
+from headstart.pipeline import rank
 from headstart.records import ModuleCard
 from headstart.registry import Registry
 from headstart.tasks import Task
@@ -217,7 +218,8 @@ def test_rules_with_scores(task: Task, hub: Hub, backbone: Backbone) -> None:
 def test_what_does_not_go_together_is_known_before_any_work(
     settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    for place in (pipeline, blending):
+        monkeypatch.setattr(place, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
     with pytest.raises(SettingError, match=message):
         ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
 

@@ -10,11 +10,11 @@ import torch
 import made_by_peft
 import virtual
 from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.blending import ensemble
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.evaluation import evaluate
 from headstart.kinds import KINDS, Module, fresh_module, load_module, save_module, stacks
 from headstart.merging import merge
-from headstart.pipeline import ensemble
 from headstart.recipes import Recipe
 from headstart.records import Fingerprint, TaskCard
 from headstart.scoring import score

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.backbone import Backbone
+    from headstart.blending import ensemble
     from headstart.comparing import Blend, compare
     from headstart.comparison import Comparison
     from headstart.errors import HeadstartError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from headstart.hub import Hub
     from headstart.kinds import load_module, save_module
     from headstart.merging import merge
-    from headstart.pipeline import ensemble, fits, rank
+    from headstart.pipeline import fits, rank
     from headstart.recipes import Recipe
     from headstart.reports.html import write_report
     from headstart.scoring import score
@@ -56,7 +57,7 @@ _HOMES = {
     "Recipe": "recipes",
     "Task": "tasks",
     "compare": "comparing",
-    "ensemble": "pipeline",
+    "ensemble": "blending",
     "evaluate": "evaluation",
     "fits": "pipeline",
     "load_module": "kinds",

@@ -14,26 +14,22 @@ import pandas as pd
 
 from headstart.atomic import write_text
 from headstart.backbone import Backbone
+from headstart.blending import (
+    Start,
+    blend_note,
+    blend_options,
+    blend_weights,
+    ensemble,
+    require_defined,
+    weight_table,
+)
 from headstart.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
 from headstart.merging import RULES, RuleOptions, merge, one_hot, uniform
-from headstart.pipeline import (
-    Progress,
-    Ranking,
-    Refused,
-    Start,
-    blend_note,
-    blend_options,
-    blend_weights,
-    ensemble,
-    load_modules,
-    rank,
-    require_defined,
-    weight_table,
-)
+from headstart.pipeline import Progress, Ranking, Refused, load_modules, rank
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
 from headstart.tasks import Task

@@ -1,6 +1,5 @@
-"""The main job in its steps: rank a hub for a task, and blend a start for it."""
+"""Rank a hub for a task: its modules are read, checked and scored on the task's examples."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -12,29 +11,22 @@ from headstart.errors import HubError, ModuleError, SettingError
 from headstart.formats import StoredModule
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule, load_module
-from headstart.merging import RULES, SPACES, Candidate, Merged, RuleOptions, merge
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores, score
-from headstart.scoring.engine import NO_DISTRIBUTION, REDUCTIONS
-from headstart.tasks import Example, Task, head_of
+from headstart.scoring.engine import REDUCTIONS
+from headstart.tasks import Example, Task
 from headstart.tuning import tune
 
 __all__ = [
     "Progress",
     "Ranking",
     "Refused",
-    "Start",
-    "blend_note",
-    "blend_options",
-    "blend_weights",
-    "ensemble",
+    "best_first",
     "fits",
     "load_modules",
     "rank",
     "reference_module",
-    "require_defined",
     "scoring_examples",
-    "weight_table",
 ]
 
 Progress = Callable[[str, int, int], None]
@@ -69,26 +61,7 @@ class Ranking:
             for index, m in enumerate(self.modules)
         ]
         frame = pd.DataFrame(rows)
-        return _best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
-
-
-@dataclass(frozen=True)
-class Start:
-    """An initialization made for a task: the merged module, the ranking behind it and how it was weighed.
-
-    `indicator` and `temperature` are `None` for rules that need none; the ranking then may hold no scores.
-    """
-
-    merged: Merged
-    ranking: Ranking
-    rule: str
-    indicator: str | None
-    temperature: float | None
-
-    @property
-    def module(self) -> Module:
-        """The module to tune from."""
-        return self.merged.module
+        return best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
 
 
 def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
@@ -229,145 +202,6 @@ def reference_module(
     return tune(task, backbone, start=start, recipe=short, seed=seed, name="reference", progress=report).module
 
 
-def ensemble(
-    task: Task,
-    hub: Hub | Sequence[Module],
-    backbone: Backbone,
-    *,
-    rule: str = "softmax",
-    indicator: str = "cosine",
-    temperature: float | None = None,
-    top_k: int | None = None,
-    group: Sequence[str] = (),
-    space: str = "parameters",
-    rank_to: int | None = None,
-    density: float = 0.5,
-    ranking: Ranking | None = None,
-    name: str | None = None,
-    reduction: str = "mean",
-    recipe: Recipe | str = "few-shot",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Start:
-    """Blend a hub into a start for a task: by default Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
-
-    Variants that only PEFT computes (DoRA, …) are ranked with the others but have no exact merge: their weight is 0.
-    Rules that need no scores, "uniform" and "manual", run no scoring pass, and need no dev split.
-
-    Args:
-        task: with a dev split.
-        hub: a hub, or modules that were loaded before.
-        backbone: the frozen model.
-        rule: a name in `RULES`: how scores become weights. "softmax", "uniform", "top_k" (the k best, equally),
-            "best_single", or "manual" (the modules of `group`, equally).
-        indicator: whose scores are the S_i.
-        temperature: τ of "softmax"; `None` is the indicator's own default.
-        top_k: blend only the k best ("softmax", "top_k").
-        group: names of modules, for "manual"; empty: all whose family is the task's.
-        space: "parameters", "exact", "svd", "ties" or "dare"; see `merge`.
-        rank_to: the rank that "svd" cuts to.
-        density: the share of numbers that "ties" and "dare" keep.
-        ranking: a ranking made before, instead of scoring again.
-        name: of the start; `None` is "<task>-start".
-        reduction: "mean" or "sum" over target tokens.
-        recipe: of the reference module, where the indicator needs one.
-        seed: of the draw of examples.
-        progress: called with (what, done, total).
-
-    Raises:
-        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`.
-    """
-    options = blend_options(
-        task, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k, group=group, space=space
-    )
-    scored = RULES[rule].needs_scores
-    if scored:
-        require_defined(indicator, task, backbone)
-    if ranking is None and scored:
-        ranking = rank(
-            task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
-            progress=progress,
-        )  # fmt: skip
-    elif ranking is None:
-        ranking = _unscored(hub, backbone, reduction=reduction, progress=progress)
-    weights = blend_weights(ranking.modules, rule, options, ranking.scores.values[indicator] if scored else None)
-    merged = merge(
-        ranking.modules, weights, space=space, rank=rank_to, density=density, name=name or f"{task.name}-start"
-    )
-    return Start(merged, ranking, rule, indicator if scored else None, options.temperature)
-
-
-def blend_options(
-    task: Task,
-    *,
-    rule: str,
-    indicator: str,
-    temperature: float | None,
-    top_k: int | None,
-    group: Sequence[str],
-    space: str,
-) -> RuleOptions:
-    """The rule's options, τ the indicator's own where `None`; raises `SettingError` before work that would be lost."""
-    chosen, own = RULES[rule], INDICATORS[indicator].temperature
-    if temperature is None and "temperature" in chosen.reads:
-        temperature = own
-    options = RuleOptions(temperature, top_k, tuple(dict.fromkeys(group)), task.card.family)
-    chosen.check(options)
-    SPACES[space]
-    return options
-
-
-def require_defined(indicator: str, task: Task, backbone: Backbone) -> None:
-    """Raise `SettingError` when an encoder's answers to the task have no such score, before a reference is tuned.
-
-    Raises `TaskError` when no head on an encoder can answer the task.
-    """
-    if backbone.is_encoder and head_of(task.card).task == "regression" and INDICATORS[indicator].distribution:
-        defined = ", ".join(name for name, known in INDICATORS.items() if not known.distribution)
-        raise SettingError(f"'{indicator}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}")
-
-
-def blend_weights(
-    modules: Sequence[Module], rule: str, options: RuleOptions, scores: Sequence[float] | None
-) -> tuple[float, ...]:
-    """What the rule gives every module; variants that cannot be merged get 0. `scores`: `None` where it needs none.
-
-    Raises `MergeError`: see `Rule.weights`.
-    """
-    values = [math.nan] * len(modules) if scores is None else scores
-    candidates = []
-    for module, value in zip(modules, values, strict=True):
-        merges = not isinstance(module, PeftModule)
-        candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
-    return RULES[rule].weights(candidates, options)
-
-
-def _unscored(hub: Hub | Sequence[Module], backbone: Backbone, *, reduction: str, progress: Progress | None) -> Ranking:
-    """The modules that fit, without a pass over examples."""
-    modules, refused = load_modules(hub, backbone, progress=progress)
-    names = tuple(module.name for module in modules)
-    return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), tuple(refused), None)
-
-
-def _best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """The rows by falling `column`; equals keep their order, and what has no value comes last."""
     return frame.sort_values(column, ascending=False, kind="stable", ignore_index=True)
-
-
-def weight_table(start: Start) -> pd.DataFrame:
-    """The ranking with a `weight` column after the indicators; best first, by weight where no indicator set it."""
-    weights = dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
-    frame = start.ranking.frame()
-    return _best_first(frame.assign(weight=frame["module"].map(weights)), start.indicator or "weight")
-
-
-def blend_note(start: Start) -> str:
-    """One line: how many modules share the weight, and what the merge changed."""
-    error = "" if start.merged.error is None else f", ΔW error {start.merged.error:.3g}"
-    how = start.rule if start.indicator is None else f"{start.rule} by {start.indicator}"
-    if start.temperature is not None:
-        how = f"{start.indicator} at τ = {start.temperature:g}"
-    return (
-        f"{how}: effective number of modules "
-        f"{start.merged.effective:.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"
-    )

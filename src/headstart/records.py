@@ -123,6 +123,15 @@ class HeadCard(Record):
     labels: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
+    @property
+    def words(self) -> str:
+        """What it answers, for people.
+
+        >>> HeadCard(task="classification", outputs=2, labels=("no", "yes")).words
+        'classification among no, yes'
+        """
+        return f"{self.task} among {', '.join(self.labels)}" if self.labels else self.task
+
     def answers_as(self, other: "HeadCard") -> bool:
         """Whether both answer the same in the same order, whatever they are made of."""
         return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)

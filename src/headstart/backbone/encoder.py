@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +51,8 @@ class EncoderBackbone(Backbone):
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, *, name: str) -> None:
         super().__init__(model, tokenizer, name=name)
-        self.encoder = Encoder(tokenizer, whole=True, longest=_positions(model, tokenizer))
+        self._positions = _positions(model)
+        self.encoder = Encoder(tokenizer, whole=True, longest=min(self._positions, int(tokenizer.model_max_length)))
         self._classifier = {
             path: layer
             for path, layer in model.named_modules()
@@ -166,10 +168,12 @@ class EncoderBackbone(Backbone):
     def target_logits(self, batch: TargetBatch, *, modules: int = 1) -> Tensor:
         """Logits of the attached heads, (N, M, V): V labels or one value for each example; for a span M = 2B, first and
         last token of each example, and V = T tokens, those of padding at the lowest finite value.
+
+        Raises `SettingError` when the attached modules' virtual tokens leave too few positions for the inputs.
         """
         inputs = {key: value.to(self.device).repeat(modules, 1) for key, value in batch.inputs.items()}
         rows, length = batch.inputs["input_ids"].shape
-        with self._attention(length):
+        with self._attention(length), self._room_for(length):
             if len(batch.gold) == rows:
                 logits: Tensor = self.model(**inputs).logits
                 return logits.view(modules, rows, -1)
@@ -180,6 +184,25 @@ class EncoderBackbone(Backbone):
         logits = logits.masked_fill(hidden_places, torch.finfo(logits.dtype).min)
         return logits.reshape(modules, 2 * rows, length)
 
+    @contextlib.contextmanager
+    def _room_for(self, length: int) -> Iterator[None]:
+        """Refuse a pass over more tokens, virtual ones included, than have positions: it would end in an index error."""
+
+        def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+            seen = inputs.get("attention_mask")
+            if seen is not None and seen.shape[1] > self._positions:
+                extra = seen.shape[1] - length
+                raise SettingError(
+                    f"{length} tokens of input and {extra} virtual ones are more than the {self._positions} that "
+                    f"{self.name} reads; set max_input to at most {self._positions - extra}"
+                )
+
+        handle = self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def option_scores(self, *_: Any, **__: Any) -> list[list[list[float]]]:
         """Not offered: an encoder answers through its head."""
         raise SettingError(f"{self.name} is an encoder and answers through its task head; leave `decoding` at auto")
@@ -189,12 +212,12 @@ class EncoderBackbone(Backbone):
         raise SettingError(f"{self.name} is an encoder and writes no text; leave `decoding` at auto")
 
 
-def _positions(model: PreTrainedModel, tokenizer: Any) -> int:
-    """The longest input, in tokens. RoBERTa's positions begin behind the number of its padding token."""
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens have a position. RoBERTa's positions begin behind the number of its padding token."""
     most = int(getattr(model.config, "max_position_embeddings", 512))
     places = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
     shifted = getattr(places, "padding_idx", None)
-    return min(most - (shifted + 1 if shifted is not None else 0), int(tokenizer.model_max_length))
+    return most - (shifted + 1 if shifted is not None else 0)
 
 
 def _label(text: str, target: str, head: HeadCard) -> int:

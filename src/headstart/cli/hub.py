@@ -85,7 +85,8 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
     """Show one module's card."""
     from headstart.hub import Hub
 
-    card = Hub.open(hub).card(name).model_dump(mode="json")
+    found = Hub.open(hub).card(name)
+    card = found.model_dump(mode="json")
     if as_json:
         print_json(card)
         return
@@ -93,6 +94,7 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
         "targets": _shortened(card["targets"]),
         "donors": ", ".join(f"{donor['name']} {donor['weight']:.3f}" for donor in card["donors"]),
         "backbone": _identity(card["backbone"]),
+        "head": found.head and found.head.words,
     }
     rows = [{"field": key, "value": value} for key, value in facts.items() if value not in (None, "")]
     console().print(rows_table(rows, ("field", "value"), whole=("field",)))

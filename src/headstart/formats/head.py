@@ -22,6 +22,9 @@ PREFIXES = ("base_model.model.", "base_model.")
 ALWAYS_NAMED = frozenset({"classifier", "score", "qa_outputs"})
 """What PEFT names as the head whether the backbone has a layer of that name or not."""
 
+DEEPEST = 2
+"""Dots in the longest name of a head's tensor, "classifier.out_proj.weight"."""
+
 ANSWERING = ("out_proj", "qa_outputs", "score", "classifier")
 """Last parts of the paths of layers that give a head's answer, the surest first."""
 
@@ -51,8 +54,8 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
     head, rest = {}, {}
     for name, tensor in tensors.items():
         path = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
-        # As PEFT matches: "classifier" names DistilBERT's pre_classifier too.
-        if path.partition(".")[0].endswith(tuple(named)):
+        # As PEFT matches: "classifier" names DistilBERT's pre_classifier too. What lies deeper is the encoder's.
+        if path.partition(".")[0].endswith(tuple(named)) and path.count(".") <= DEEPEST:
             head[path] = tensor
         else:
             rest[name] = tensor

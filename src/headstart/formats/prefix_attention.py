@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
 from headstart.formats.peft_config import SAVE_AGAIN, refuse_fields
-from headstart.formats.prompt_learning import IDENTITY, require_shapes, sizes
+from headstart.formats.prompt_learning import IDENTITY, halves, require_shapes, sizes
 
 __all__ = [
     "BIASED_PREFIX",
@@ -109,6 +109,7 @@ def attention_prefix_layout(
             message names the field or tensor.
     """
     refuse_fields(config, source, known=HARMLESS | HANDLED, refused={})
+    halves(config, source)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"), source)
     heads = None
     if config.get("num_attention_heads") is not None:

@@ -19,6 +19,7 @@ from headstart.formats import (
     safetensors_bytes,
 )
 from headstart.formats.adapterhub import ADAPTERHUB_WEIGHTS
+from headstart.formats.opendelta import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS
 from headstart.records import CARD_FILE
 
 __all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
@@ -70,7 +71,7 @@ def stamps(hub: Path) -> dict[str, str]:
 def stamp(folder: Path) -> str:
     """Times and sizes of the folder and of the files that make the module; "-" for a file that is not there."""
     parts = []
-    for name in ("", *WATCHED):
+    for name in ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS):
         try:
             status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- thousands of calls
             parts.append(f"{status.st_mtime_ns}+{status.st_size if name else 0}")

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.records import ModuleCard
@@ -27,7 +26,7 @@ def readme(card: ModuleCard) -> str:
         "Rank": card.rank,
         "Parameters": f"{card.parameters:,}",
         "Backbone": card.base_model,
-        "Task head": None if card.head is None else " ".join((card.head.task, *_among(card.head.labels))),
+        "Task head": card.head and card.head.words,
         "ΔW error of the merge": None if card.merge_error is None else f"{card.merge_error:.3g}",
         "Licence": card.license,
         "Data licence": card.dataset_license,
@@ -67,10 +66,6 @@ def _metadata(card: ModuleCard) -> list[str]:
         name = re.sub(r"[^a-z0-9.]+", "-", card.license.lower()).strip("-")
         lines += ["license: other", f"license_name: {json.dumps(name)}"]
     return [*lines, f"tags: [headstart, {card.kind}]"]
-
-
-def _among(labels: Sequence[str]) -> list[str]:
-    return [f"among {', '.join(labels)}"] if labels else []
 
 
 def _cell(value: object) -> str:

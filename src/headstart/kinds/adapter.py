@@ -97,6 +97,7 @@ class AdapterModule(Module):
     kind = "adapter"
     settings = AdapterSettings
     weights_file = "adapter.safetensors"
+    head_prefix = None  # AdapterHub's library would warn of tensors that it does not know
     adapters: Mapping[str, Bottleneck]
     keys: Mapping[str, str]
     computation: Computation

@@ -20,6 +20,7 @@ from transformers.activations import ACT2FN
 
 from headstart.backbone import Backbone
 from headstart.records import CARD_FILE
+from headstart.testing.corpus.prefixes import stand_attention_prefix, stand_hub_prefix
 from headstart.testing.corpus.stored import config_of, load_tensors
 
 __all__ = ["MeaninglessError", "judged", "run"]
@@ -48,6 +49,9 @@ def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
         return _adapterhub(model, config, tensors)
     if config["peft_type"] == "BITFIT":
         return _bitfit(model, config, tensors)
+    if config["peft_type"] == "ATTENTION_PREFIX":
+        _require_shapes(tensors, stand_attention_prefix(model, config, tensors, identity=IDENTITY))
+        return run(model)
     return _peft(model, config, tensors)
 
 
@@ -130,6 +134,9 @@ def _adapterhub(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Ten
     if len(plain) != len(tensors):
         raise MeaninglessError("two tensors have one place")
     method, name = config["config"], config["name"]
+    if method.get("architecture") == "prefix_tuning":
+        _require_shapes(plain, stand_hub_prefix(model, method, plain, name=name))
+        return run(model)
     if method.get("architecture") == "lora":
         return _hub_lora(model, config, plain, name=name, base=base)
     return _hub_adapter(model, method, plain, name=name, base=base)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from headstart.backbone import Backbone
-from headstart.formats import PrefixLayout, PromptLayout, StoredModule
+from headstart.formats import AttentionPrefixLayout, PrefixLayout, PromptLayout, StoredModule
 from headstart.testing.backbones import tiny_backbone
 from headstart.testing.corpus.case import Room
 
@@ -83,6 +83,11 @@ def room_of(stored: StoredModule) -> Room | None:
         family = "t5" if layout.seq2seq else "llama"
         heads, head = layout.heads, layout.head_dim
         return _small(Room(family, layout.layers, heads * head, 2 * heads * head, heads, heads, head))
+    if isinstance(layout, AttentionPrefixLayout):
+        heads = layout.heads or 4
+        same = len(set(layout.layers.values())) == 1 and "decoder" in layout.layers
+        sizes = (layout.width or layout.dim, 2 * layout.dim, heads, heads, layout.dim // heads)
+        return _small(Room("t5", layout.layers["decoder"], *sizes)) if same else None
     if isinstance(layout, PromptLayout):
         return _small(Room("t5" if layout.seq2seq else "llama", 2, layout.dim, 2 * layout.dim, 4, 4, layout.dim // 4))
     family = next((found for start, found in STARTS.items() if any(w.startswith(start) for w in layout.widths)), "")

@@ -16,6 +16,7 @@ from headstart.formats import CONFIG_FILE, read_module
 from headstart.kinds import Module, fresh_module, load_module, save_module
 from headstart.records import CARD_FILE
 from headstart.testing.corpus.case import Room, Source
+from headstart.testing.corpus.prefixes import HUB_PREFIX, hub_prefix_tensors
 from headstart.testing.corpus.rooms import backbone_of, room_of
 
 __all__ = ["given_sources", "made_sources"]
@@ -32,6 +33,8 @@ OWN: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("ia3", "llama", {}), ("ia3", "t5", {}), ("bitfit", "gpt2", {}), ("bitfit", "gpt2", {"targets": ("ln_1", "c_fc")}),
     ("prompt", "llama", {"length": 4}), ("prompt", "t5", {"length": 4}), ("prefix", "gpt2", {"length": 4}),
     ("prefix", "llama", {"length": 4, "reparametrized": True, "bottleneck": 6}), ("prefix", "t5", {"length": 4}),
+    ("prefix", "t5", {"length": 3, "encoder": True, "cross_attention": True}),
+    ("prefix", "t5", {"length": 3, "encoder": True, "reparametrized": True, "bottleneck": 5}),
     ("adapter", "llama", {"bottleneck": 4, "placement": "pfeiffer"}), ("adapter", "t5", {"bottleneck": 4}),
     ("adapter", "gpt2", {"bottleneck": 4, "placement": "houlsby"}),
 )  # fmt: skip
@@ -96,6 +99,11 @@ def made_sources(folder: Path, *, seed: int) -> list[Source]:
             target = folder / f"hub-{method}-{family}"
             _by_adapterhub(target, BOTTLENECK if method == "adapter" else HUB_LORA, named, family=family)
             sources.append(Source(target, ROOMS[family]))
+    for prefix in (HUB_PREFIX, HUB_PREFIX | {"flat": True, "cross_prefix": False}):
+        target = folder / f"hub-prefix-{'flat' if prefix['flat'] else 'projected'}-t5"
+        named = hub_prefix_tensors(backbone_of(ROOMS["t5"]).model, prefix, seed=seed)
+        _by_adapterhub(target, prefix, named, family="t5")
+        sources.append(Source(target, ROOMS["t5"]))
     return sources
 
 

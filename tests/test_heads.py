@@ -1,0 +1,386 @@
+"""Task heads that travel with modules: saved and loaded, in PEFT, in merges and embeddings, and refused by name."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from encoders import (
+    CARDS,
+    ENCODERS,
+    LABELS,
+    QUERIES,
+    TASKS,
+    encoder,
+    in_peft,
+    items,
+    model_of,
+    ours,
+    plain,
+    random_head,
+    random_module,
+    write,
+)
+from headstart.backbone import EncoderBackbone, TextFormat
+from headstart.embeddings import tuned_parameters
+from headstart.errors import ModuleError, SettingError
+from headstart.kinds import KINDS, Module, PeftModule, fresh_module, load_module, save_module, stack_of, stacks
+from headstart.merging import SPACES, merge
+from headstart.records import CARD_FILE, HeadCard
+from headstart.testing import tiny_backbone
+from naive import assert_close, assert_same_arrays, assert_untouched, load, photograph
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+WEIGHTS = "adapter_model.safetensors"
+TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "span": "QUESTION_ANS"}
+
+
+@pytest.fixture(params=ENCODERS)
+def backbone(request: pytest.FixtureRequest) -> EncoderBackbone:
+    return encoder(request.param)
+
+
+@pytest.fixture
+def bert() -> EncoderBackbone:
+    return encoder("bert")
+
+
+def kind_module(kind: str, backbone: EncoderBackbone, card: HeadCard, *, seed: int = 1) -> Module:
+    """A module of any kind whose every number was moved, with a random head."""
+    fresh = fresh_module(kind, backbone, {}, name=f"{kind}-{seed}", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    moved = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.arrays().items()}
+    return fresh.with_arrays(moved).with_head(random_head(backbone, card, seed=seed))
+
+
+def lora_config(backbone: EncoderBackbone, task: str, **settings: Any) -> Any:
+    from peft import LoraConfig
+
+    targets = QUERIES[backbone.name.removeprefix("tiny-")]
+    return LoraConfig(**({"r": 2, "target_modules": list(targets), "task_type": TYPES[task]} | settings))
+
+
+def assert_same_head(actual: Module, expected: Module) -> None:
+    assert actual.head is not None
+    assert expected.head is not None
+    assert actual.head.tensors.keys() == expected.head.tensors.keys()
+    assert all(torch.equal(actual.head.tensors[name], value) for name, value in expected.head.tensors.items())
+    assert actual.card.head == actual.head.card == expected.card.head
+
+
+def assert_says(backbone: EncoderBackbone, module: Module, model: Any, task: str) -> None:
+    """The stacked computation of the module is that of a model of PEFT's, example by example."""
+    rows = items(backbone, CARDS[task])
+    found = ours(backbone, [module], rows)[0]
+    step = 2 if task == "span" else 1
+    for place, row in enumerate(rows):
+        expected = plain(model, row, task=task)
+        assert_close(found[step * place : step * (place + 1), : expected.shape[1]], expected, within=2e-5)
+
+
+# PEFT
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_peft_saves_is_read_and_computes_the_same(backbone: EncoderBackbone, task: str, tmp_path: Path) -> None:
+    model = in_peft(backbone, random_head(backbone, CARDS[task]), lora_config(backbone, task), seed=1)
+    model.save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    module.check(backbone)
+    head = module.card.head
+    assert head is not None
+    assert (head.task, head.outputs, head.labels) == (task, CARDS[task].outputs, ())
+    assert_says(backbone, module, model, task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_saved_here_computes_the_same_in_peft(backbone: EncoderBackbone, task: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    module = random_module(backbone, CARDS[task], seed=1)
+    save_module(module, tmp_path / "m")
+    bare = model_of(backbone, backbone.fresh_head(CARDS[task], seed=9))
+    model = PeftModel.from_pretrained(bare, tmp_path / "m").eval()
+    assert type(model).__name__ == f"PeftModelFor{'QuestionAnswering' if task == 'span' else 'SequenceClassification'}"
+    assert_says(backbone, module, model, task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_prompts_of_peft(family: str, task: str, tmp_path: Path) -> None:
+    from peft import PeftModel, PromptTuningConfig
+
+    backbone = encoder(family)
+    config = PromptTuningConfig(task_type=TYPES[task], num_virtual_tokens=3)
+    model = in_peft(backbone, random_head(backbone, CARDS[task]), config, seed=1)
+    model.save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    module.check(backbone)
+    assert_says(backbone, module, model, task)
+    save_module(module, tmp_path / "again")
+    bare = model_of(backbone, backbone.fresh_head(CARDS[task], seed=9))
+    assert_says(backbone, module, PeftModel.from_pretrained(bare, tmp_path / "again").eval(), task)
+
+
+@pytest.mark.parametrize("targets", [["query", "dense"], ".*dense", "all-linear"])
+def test_a_target_that_names_a_layer_of_the_head_leaves_the_head_alone(targets: Any, tmp_path: Path) -> None:
+    # RoBERTa's head has a layer "dense", as its encoder has.
+    from peft import PeftModel
+
+    roberta = encoder("roberta")
+    config = lora_config(roberta, "classification", target_modules=targets)
+    model = in_peft(roberta, random_head(roberta, CARDS["classification"]), config, seed=1)
+    model.save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    module.check(roberta)
+    assert all(target.startswith("roberta.") for target in module.card.targets)
+    assert any("dense" in target for target in module.card.targets)
+    assert_says(roberta, module, model, "classification")
+    save_module(module, tmp_path / "again")
+    bare = model_of(roberta, roberta.fresh_head(CARDS["classification"], seed=9))
+    assert_says(roberta, module, PeftModel.from_pretrained(bare, tmp_path / "again").eval(), "classification")
+
+
+def test_a_fresh_module_leaves_the_layers_of_the_head_alone(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    roberta = encoder("roberta")
+    module = random_module(roberta, CARDS["classification"], targets=("dense", "out_proj"))
+    assert {path.partition(".")[0] for path in module.factors} == {"roberta"}
+    save_module(module, tmp_path / "m")
+    bare = model_of(roberta, roberta.fresh_head(CARDS["classification"], seed=9))
+    assert_says(roberta, module, PeftModel.from_pretrained(bare, tmp_path / "m").eval(), "classification")
+    biases = fresh_module("bitfit", roberta, {}, name="b", seed=0)
+    assert {path.partition(".")[0] for path in biases.card.targets} == {"roberta"}
+    biases.check(roberta)
+
+
+@pytest.mark.parametrize("variant", [{"use_dora": True}, {"bias": "lora_only"}])
+def test_variants_that_run_through_peft_have_heads_too(
+    bert: EncoderBackbone, variant: dict[str, Any], tmp_path: Path
+) -> None:
+    config = lora_config(bert, "classification", **variant)
+    model = in_peft(bert, random_head(bert, CARDS["classification"]), config, seed=1)
+    model.save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    assert isinstance(module, PeftModule)
+    module.check(bert)
+    before = photograph(bert)
+    assert_says(bert, module, model, "classification")
+    assert_untouched(bert, before)
+
+
+def test_the_pooler_that_a_span_never_reads(bert: EncoderBackbone, tmp_path: Path) -> None:
+    # transformers builds no pooler for spans, so PEFT has nothing of it to save, whatever "dense" names elsewhere.
+    config = lora_config(bert, "span", target_modules=["query", "dense"])
+    in_peft(bert, random_head(bert, CARDS["span"]), config).save_pretrained(tmp_path / "m")
+    module = load_module(tmp_path / "m")
+    with pytest.raises(ModuleError, match=r"names bert\.pooler\.dense in target_modules but holds no tensors for it"):
+        module.check(bert)
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_brings_its_head_back(bert: EncoderBackbone, kind: str, task: str, tmp_path: Path) -> None:
+    module = kind_module(kind, bert, CARDS[task])
+    saved = save_module(module, tmp_path / "m")
+    loaded = load_module(tmp_path / "m")
+    assert_same_head(loaded, module)
+    assert_same_arrays(loaded, module)
+    assert loaded.card == saved.card
+    assert loaded.card.parameters == module.card.parameters, "the head is not counted"
+    loaded.check(bert)
+    rows = items(bert, CARDS[task])
+    assert torch.equal(ours(bert, [loaded], rows), ours(bert, [module], rows))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_without_the_card_only_the_labels_are_lost(bert: EncoderBackbone, kind: str, tmp_path: Path) -> None:
+    module = kind_module(kind, bert, CARDS["classification"])
+    save_module(module, tmp_path / "m")
+    (tmp_path / "m" / CARD_FILE).unlink()
+    loaded = load_module(tmp_path / "m")
+    assert loaded.card.head == module.head.card.model_copy(update={"labels": ()})  # type: ignore[union-attr]
+    rows = items(bert, CARDS["classification"])
+    assert torch.equal(ours(bert, [loaded], rows), ours(bert, [module], rows))
+
+
+def test_a_head_is_not_shared(bert: EncoderBackbone) -> None:
+    module = random_module(bert, CARDS["regression"])
+    assert module.with_head(None).card.head is None
+    assert module.head is not None, "work returns a new module"
+    stack = stack_of([module], bert)
+    for value in stack.parameters.values():
+        value.data += 1
+    assert_same_head(module, random_module(bert, CARDS["regression"]))
+    given_back = stack.module(0).head
+    assert given_back is not None
+    for name, value in given_back.tensors.items():
+        assert_close(value, module.head.tensors[name] + 1, within=1e-6)
+
+
+def test_equal_digest_equal_answers(bert: EncoderBackbone) -> None:
+    module = random_module(bert, CARDS["classification"])
+    assert module.digest() == random_module(bert, CARDS["classification"]).digest()
+    turned = module.head.card.model_copy(update={"labels": LABELS[::-1]})  # type: ignore[union-attr]
+    others = [
+        module.with_head(None),
+        module.with_head(random_head(bert, CARDS["classification"], seed=5)),
+        module.with_head(replace(module.head, card=turned)),  # type: ignore[type-var]
+    ]
+    assert len({module.digest(), *(other.digest() for other in others)}) == 4
+
+
+# Merging and embedding
+
+
+@pytest.mark.parametrize("space", list(SPACES))
+def test_a_merge_has_no_head(bert: EncoderBackbone, space: str, tmp_path: Path) -> None:
+    modules = [random_module(bert, CARDS[task], seed=seed) for seed, task in enumerate(TASKS)]
+    for weights in ([0.5, 0.25, 0.25], [1.0, 0.0, 0.0]):
+        merged = merge(modules, weights, space=space).module
+        assert (merged.head, merged.card.head) == (None, None)
+        assert not any("classifier" in name for name in merged.tensors())
+        bare = merge([module.with_head(None) for module in modules], weights, space=space).module
+        assert_same_arrays(merged, bare)
+    save_module(merged, tmp_path / "merged")
+    loaded = load_module(tmp_path / "merged")
+    assert loaded.head is None
+    loaded.check(bert)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("prompt",)])
+def test_an_embedding_does_not_see_the_head(bert: EncoderBackbone, kind: str) -> None:
+    module = kind_module(kind, bert, CARDS["span"])
+    other = module.with_head(random_head(bert, CARDS["classification"], seed=7))
+    assert torch.equal(tuned_parameters(module), tuned_parameters(other))
+    assert torch.equal(tuned_parameters(module), tuned_parameters(module.with_head(None)))
+
+
+def test_stacks_hold_heads_that_answer_alike(bert: EncoderBackbone) -> None:
+    two = HeadCard(task="classification", outputs=2, labels=("no", "yes"))
+    turned = CARDS["classification"].model_copy(update={"labels": LABELS[::-1]})
+    cards = [CARDS["classification"], two, CARDS["span"], CARDS["classification"], turned, CARDS["regression"], None]
+    modules = [random_module(bert, card, seed=seed) for seed, card in enumerate(cards)]
+    assert stacks(modules, most=8) == [[0, 3], [1], [2], [4], [5], [6]]
+
+
+# What is refused
+
+
+def broken(folder: Path, **changes: torch.Tensor | None) -> Path:
+    """The folder without its card and with some tensors replaced or, where `None`, gone."""
+    (folder / CARD_FILE).unlink()
+    tensors: dict[str, Any] = {**load_file(folder / WEIGHTS), **changes}
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+DENSE = "base_model.model.classifier.dense.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (DENSE, None, r"the task head has classifier\.dense\.bias \(32,\), which is no linear layer; save it again"),
+        (DENSE, torch.ones(31, 32), r"classifier\.dense\.bias|classifier\.dense\.weight"),
+        (DENSE, torch.ones(32, 31), r"has 32×31 as classifier\.dense\.weight, where tiny-roberta has 32×32"),
+        (DENSE, torch.full((32, 32), torch.nan), f"tensor '{DENSE}' holds NaN or infinite values"),
+        ("base_model.model.classifier.other.weight", torch.ones(2, 2), r"2×2 as classifier\.other\.weight, where .* has"),
+        ("base_model.model.classifier.out_proj.bias", None, r"has none as classifier\.out_proj\.bias, where .* has 3;"),
+    ],
+)  # fmt: skip
+def test_tensors_of_a_head_that_do_not_fit_are_named(
+    name: str, value: torch.Tensor | None, message: str, tmp_path: Path
+) -> None:
+    roberta = encoder("roberta")
+    save_module(random_module(roberta, CARDS["classification"]), tmp_path / "m")
+    load_module(tmp_path / "m").check(roberta)  # or the refusals would say nothing
+    with pytest.raises(ModuleError, match=message):
+        load_module(broken(tmp_path / "m", **{name: value})).check(roberta)
+
+
+@pytest.mark.parametrize("named", ["pooler", "dense", "LayerNorm"])
+def test_a_whole_layer_of_the_encoder_is_refused(named: str, bert: EncoderBackbone, tmp_path: Path) -> None:
+    config = lora_config(bert, "classification", modules_to_save=[named])
+    in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "m")
+    with pytest.raises(ModuleError, match=rf"tensor 'base_model\.model\.bert\..*{named}"):
+        load_module(tmp_path / "m")
+
+
+def test_biases_that_peft_saved_within_the_head_are_refused(bert: EncoderBackbone, tmp_path: Path) -> None:
+    config = lora_config(bert, "classification", bias="all")
+    in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "m")
+    with pytest.raises(ModuleError, match=r"classifier\.modules_to_save\.bias \(3,\), which is no linear layer"):
+        load_module(tmp_path / "m")
+
+
+def test_a_head_of_another_encoder_is_refused(bert: EncoderBackbone, tmp_path: Path) -> None:
+    save_module(random_module(bert, CARDS["classification"]), tmp_path / "m")
+    (tmp_path / "m" / CARD_FILE).unlink()
+    with pytest.raises(
+        ModuleError, match=r"task head of module 'm' has 3 as classifier\.bias, where tiny-roberta has n"
+    ):
+        load_module(tmp_path / "m").check(encoder("roberta"))
+    wide = tiny_backbone("bert", seed=1)
+    load_module(tmp_path / "m").check(wide)  # of equal shapes: without the card nobody can tell
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_language_model_has_no_place_for_a_head(bert: EncoderBackbone, kind: str, tmp_path: Path) -> None:
+    save_module(kind_module(kind, bert, CARDS["span"]), tmp_path / "m")
+    (tmp_path / "m" / CARD_FILE).unlink()
+    module = load_module(tmp_path / "m")
+    with pytest.raises(
+        ModuleError, match=rf"module '(m|{kind}.1)' has a task head for span, and tiny-llama is a langu"
+    ):
+        module.check(tiny_backbone("llama"))
+
+
+def test_a_card_of_another_head_is_refused(bert: EncoderBackbone, tmp_path: Path) -> None:
+    save_module(random_module(bert, CARDS["classification"]), tmp_path / "m")
+    path = tmp_path / "m" / CARD_FILE
+    card = json.loads(path.read_text())
+    card["head"] |= {"labels": ["negative", "positive"]}
+    path.write_text(json.dumps(card))
+    with pytest.raises(ModuleError, match="field 'head' is not what the tensors of the task head are; remove the card"):
+        load_module(tmp_path / "m")
+
+
+def test_the_backbone_s_own_head_is_never_used_for_a_folder(bert: EncoderBackbone, tmp_path: Path) -> None:
+    other = copy.deepcopy(bert.model)
+    other.classifier.weight.data.fill_(9.0)
+    folder = write(EncoderBackbone(other, bert.tokenizer, name="tiny-bert"), tmp_path / "tiny-bert")
+    loaded = load(folder)
+    assert isinstance(loaded, EncoderBackbone)
+    module, rows = random_module(bert, CARDS["classification"]), items(bert, CARDS["classification"])
+    module.check(loaded)
+    assert torch.equal(ours(loaded, [module], rows), ours(bert, [module], rows))
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_virtual_tokens_take_positions_of_the_input(family: str, kind: str) -> None:
+    # 256 positions, of which 20 go to the virtual tokens.
+    backbone, card = encoder(family), CARDS["regression"]
+    module = kind_module(kind, backbone, card)
+    before = photograph(backbone)
+    for most, fits in ((256, False), (237, False), (236, True)):
+        rows = backbone.encode([("warm " * 200, "1")], TextFormat(max_input=most), head=card)
+        if fits:
+            assert ours(backbone, [module], rows).isfinite().all()
+            continue
+        with pytest.raises(
+            SettingError, match=rf"{most} tokens of input and 20 virtual .* set max_input to at most 236"
+        ):
+            ours(backbone, [module], rows)
+        assert_untouched(backbone, before)
