@@ -10,8 +10,11 @@ from headstart.testing.conformance import short
 __all__ = ["PAGE", "page"]
 
 PAGE = Path(__file__).with_name("support.md")
-NAMES = {"llama": "Llama", "gpt2": "GPT-2", "t5": "T5"}
-FORMATS = {"save and load": "Headstart's own", "PEFT folder": "PEFT", "AdapterHub folder": "AdapterHub"}
+NAMES = {"llama": "Llama", "gpt2": "GPT-2", "t5": "T5", "bert": "BERT", "roberta": "RoBERTa"}
+FORMATS = {
+    "save and load": "Headstart's own", "PEFT folder": "PEFT", "AdapterHub folder": "AdapterHub",
+    "OpenDelta folder": "OpenDelta",
+}  # fmt: skip
 """The checks that say what is read, and the heading of each one's column."""
 
 INTRODUCTION = """\
@@ -30,7 +33,10 @@ here is claimed that was not run.
 *Headstart's own* is what `tune`, `ensemble` and `save_module` write, with a card. For every kind that PEFT has it is a
 PEFT folder, for bottleneck adapters AdapterHub's; BitFit has a layout of its own in PEFT's style. *PEFT*: PEFT loads
 what Headstart writes, Headstart loads what PEFT writes, and all compute the same. *AdapterHub*: Headstart reads the
-folder as the library `adapters` 1.3 lays it out; that library itself takes no part in this run.
+folder as the library `adapters` 1.3 lays it out, *OpenDelta*: as OpenDelta 0.3 does. Those two libraries take no part
+in this run; tests hold numbers that they computed, and `make slow` runs `adapters` itself in an environment of its own.
+
+BERT and RoBERTa answer through task heads, which are saved and loaded with the modules.
 """
 
 OWN_KIND = """\
@@ -55,7 +61,7 @@ python -m headstart.testing.conformance my-kind          # a table; --json for o
 def support(outcomes: Sequence[Outcome]) -> str:
     """The table kinds × backbones × formats, and the reasons of its refusals below it."""
     reasons: dict[str, int] = {}
-    lines = [f"| kind | backbone | {' | '.join(FORMATS.values())} |", "|---|---|---|---|---|"]
+    lines = [f"| kind | backbone | {' | '.join(FORMATS.values())} |", f"|---|---|{'---|' * len(FORMATS)}"]
     for kind, backbone in dict.fromkeys((outcome.kind, outcome.backbone) for outcome in outcomes):
         found = {o.check: o for o in outcomes if (o.kind, o.backbone) == (kind, backbone)}
         cells = [cell(found, check, reasons) for check in FORMATS]

@@ -60,8 +60,9 @@ def _distilbert() -> EncoderBackbone:
     generator = torch.Generator().manual_seed(0)
     model = DistilBertForSequenceClassification(config).eval()
     with torch.no_grad():
-        for value in model.parameters():
-            value.normal_(std=0.2, generator=generator)
+        for name, value in model.named_parameters():
+            norm = value.ndim == 1 and not name.endswith("bias")
+            value.normal_(mean=1.0 if norm else 0.0, std=0.2, generator=generator)
     return EncoderBackbone(model, tokenizer, name="tiny-distilbert")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, BertModel, LlamaModel
+from transformers import AutoModelForCausalLM, LlamaModel, ViTConfig, ViTModel
 
 from headstart.backbone import Backbone, Encoded, TextFormat
 from headstart.backbone.loading import choose_dtype
@@ -269,13 +269,12 @@ def test_a_peft_folder(tmp_path: Path) -> None:
         Backbone.load(tmp_path)
 
 
-@pytest.mark.parametrize("made", [BertModel, BertForSequenceClassification])
-def test_an_encoder(tmp_path: Path, made: type) -> None:
-    made(
-        BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    ).save_pretrained(tmp_path / "bert")
-    with pytest.raises(BackboneError, match="'bert' is neither a causal nor an encoder-decoder language model"):
-        Backbone.load(tmp_path / "bert")
+def test_a_model_that_reads_no_text(tmp_path: Path) -> None:
+    ViTModel(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16)
+    ).save_pretrained(tmp_path / "vit")
+    with pytest.raises(BackboneError, match="'vit' is neither a causal or encoder-decoder language model nor an encod"):
+        Backbone.load(tmp_path / "vit")
 
 
 def test_weights_that_are_not_there_are_not_drawn_at_random(tiny_llama: Path, tmp_path: Path) -> None:

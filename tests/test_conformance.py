@@ -34,11 +34,18 @@ REFUSED = {
 }
 """By kind, backbone and check: a part of the reason. Everything else passes, or there is nothing to look at."""
 
+ENCODERS, BIASED = ("bert", "roberta"), ("gpt2", "bert", "roberta")
 SKIPPED = {
+    **{(kind, name, "options"): "an encoder answers through its head" for kind in KINDS for name in ENCODERS},
     **{("prompt", name, "layer count"): "the same for any number of layers" for name in BACKBONES},
     **{("adapter", name, check): "not in PEFT" for name in BACKBONES for check in ("PEFT folder", "PEFT saves it")},
-    **{("bitfit", "gpt2", check): "not in PEFT" for check in ("PEFT folder", "PEFT saves it")},
-    ("bitfit", "gpt2", "AdapterHub folder"): "AdapterHub has no such kind",
+    **{("bitfit", name, check): "not in PEFT" for name in BIASED for check in ("PEFT folder", "PEFT saves it")},
+    **{("bitfit", name, "AdapterHub folder"): "AdapterHub has no such kind" for name in BIASED},
+    **{
+        (kind, name, "OpenDelta folder"): "OpenDelta has another"
+        for kind in ("ia3", "prefix", "prompt")
+        for name in BACKBONES
+    },
 }
 
 checked = cache(check_kind)
@@ -86,7 +93,7 @@ class HookLeft(LoraModule):
     class Stack(LoraStack):
         @contextlib.contextmanager
         def attach(self, backbone: Backbone) -> Iterator[None]:
-            layer = backbone.model.get_submodule(self.paths[0])
+            layer = backbone.model.get_submodule(next(iter(self.scaling)))
             layer.register_forward_hook(lambda *_: None)
             with super().attach(backbone):
                 yield
@@ -110,7 +117,7 @@ class WeightRounded(LoraModule):
     class Stack(LoraStack):
         @contextlib.contextmanager
         def attach(self, backbone: Backbone) -> Iterator[None]:
-            weight = backbone.model.get_submodule(self.paths[0]).get_parameter("weight")
+            weight = backbone.model.get_submodule(next(iter(self.scaling))).get_parameter("weight")
             with super().attach(backbone):
                 yield
             weight.copy_((weight + 7) - 7)
@@ -275,7 +282,8 @@ def test_a_plugin_is_checked_by_its_name() -> None:
     outcomes = check_kind("my-lora", backbones=["llama"])
     assert {o.result for o in outcomes} == {"passed", "skipped"}
     assert [(o.check, o.detail) for o in outcomes if o.result == "skipped"] == [
-        ("AdapterHub folder", "AdapterHub has no such kind")
+        ("AdapterHub folder", "AdapterHub has no such kind"),
+        ("OpenDelta folder", "OpenDelta has another such kind, or none"),
     ]
     assert check_kind("shy", backbones=["t5"]) == [
         Outcome("shy", "t5", FIRST, "refused", "tiny-t5 is no backbone for it; use another kind")

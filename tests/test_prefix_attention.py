@@ -309,6 +309,13 @@ def test_scored_and_tuned(t5: Backbone, variant: dict[str, Any], tmp_path: Path)
     assert_same_arrays(load_module(tmp_path / "tuned"), tuned.module)
 
 
+def test_a_bfloat16_backbone_tunes_float32_values(tiny_t5: Path, variant: dict[str, Any]) -> None:
+    backbone = load(tiny_t5, "bfloat16")
+    tuned = tune(TASK, backbone, recipe=RECIPE.change(**variant))
+    assert all(value.dtype == torch.float32 for value in tuned.module.arrays().values())
+    assert tuned.best.dev_loss < tuned.curve[0].dev_loss
+
+
 # Fresh prefixes, and what does not fit
 
 

@@ -153,7 +153,8 @@ def test_every_field_of_peft_is_known() -> None:
 
 
 def test_a_layout() -> None:
-    assert prompt_layout(CONFIG, SHAPES, "m") == PromptLayout(None, 3, 4, False)
+    for task_type in ("CAUSAL_LM", "SEQ_CLS", "QUESTION_ANS"):
+        assert prompt_layout(CONFIG | {"task_type": task_type}, SHAPES, "m") == PromptLayout(None, 3, 4, False)
     t5 = CONFIG | {"task_type": "SEQ_2_SEQ_LM"}
     assert prompt_layout(t5, {"prompt_embeddings": (6, 4)}, "m") == PromptLayout(None, 3, 4, True)
     assert prompt_layout(t5 | {"num_transformer_submodules": 1}, SHAPES, "m") == PromptLayout(None, 3, 4, True)
@@ -164,8 +165,8 @@ def test_a_layout() -> None:
     [
         ({"modules_to_save": ["lm_head"]}, SHAPES, "^m: field 'modules_to_save' is set: it carries whole layers"),
         ({"magic": 1}, SHAPES, "unknown field 'magic' is set to 1"),
-        ({"task_type": None}, SHAPES, "field 'task_type' is None; Headstart uses modules for text to text, CAUSAL_LM"),
-        ({"task_type": "SEQ_CLS"}, SHAPES, "field 'task_type' is 'SEQ_CLS'"),
+        ({"task_type": None}, SHAPES, "field 'task_type' is None; Headstart uses modules for CAUSAL_LM, SEQ_2_SEQ_L"),
+        ({"task_type": "TOKEN_CLS"}, SHAPES, "field 'task_type' is 'TOKEN_CLS'"),
         ({"num_virtual_tokens": None}, SHAPES, "field 'num_virtual_tokens' is None, not a whole number above 0; save"),
         ({"token_dim": True}, SHAPES, "field 'token_dim' is True"),
         ({"num_transformer_submodules": 2}, SHAPES, "'num_transformer_submodules' is 2 for task type CAUSAL_LM, where"),

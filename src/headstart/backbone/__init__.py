@@ -4,6 +4,7 @@ from headstart.backbone.backbone import Backbone
 from headstart.backbone.encoder import EncoderBackbone
 from headstart.backbone.encoding import Encoded, TextFormat
 from headstart.backbone.heads import Head, HeadStack, require_head, target_loss
+from headstart.backbone.hooks import attached
 from headstart.backbone.identity import fingerprint
 from headstart.backbone.plan import PASS_COST, TargetBatch, plan_batches
 
@@ -16,6 +17,7 @@ __all__ = [
     "HeadStack",
     "TargetBatch",
     "TextFormat",
+    "attached",
     "fingerprint",
     "plan_batches",
     "require_head",

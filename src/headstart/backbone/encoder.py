@@ -53,7 +53,7 @@ class EncoderBackbone(Backbone):
         super().__init__(model, tokenizer, name=name)
         self._positions = _positions(model)
         self.encoder = Encoder(tokenizer, whole=True, longest=min(self._positions, int(tokenizer.model_max_length)))
-        self._classifier = {
+        self._classifier: dict[str, nn.Linear] = {
             path: layer
             for path, layer in model.named_modules()
             if not path.startswith(self.below_head) and next(layer.parameters(recurse=False), None) is not None
@@ -64,10 +64,9 @@ class EncoderBackbone(Backbone):
                 f"the task head of {type(model).__name__} is not made of linear layers alone ({', '.join(odd)}); "
                 "choose another encoder"
             )
-        # Its own weights are never used: a head is always attached.
-        width = int(model.config.hidden_size)
-        self._span: nn.Linear = nn.utils.skip_init(nn.Linear, width, 2, device=model.device, dtype=model.dtype)
-        self._span.requires_grad_(False)
+        # Its own weights are never used, since a head is always attached, and so they are not drawn either.
+        blank = nn.Linear(int(model.config.hidden_size), 2, device="meta", dtype=model.dtype)
+        self._span = blank.to_empty(device=model.device).requires_grad_(False)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -186,7 +185,7 @@ class EncoderBackbone(Backbone):
 
     @contextlib.contextmanager
     def _room_for(self, length: int) -> Iterator[None]:
-        """Refuse a pass over more tokens, virtual ones included, than have positions: it would end in an index error."""
+        """Refuse a pass over more tokens, virtual ones included, than there are positions for."""
 
         def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
             seen = inputs.get("attention_mask")

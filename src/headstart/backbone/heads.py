@@ -6,14 +6,15 @@ those of an extractive span are two positions in the text; a regression's one nu
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from headstart.backbone.hooks import attached
 from headstart.errors import ModuleError
 from headstart.records import HeadCard
 
@@ -44,17 +45,9 @@ class HeadStack:
         tensors = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return Head(self._cards[index], tensors)
 
-    @contextlib.contextmanager
-    def on(self, layers: Mapping[str, nn.Linear]) -> Iterator[None]:
+    def on(self, layers: Mapping[str, nn.Linear]) -> AbstractContextManager[None]:
         """Let each of the backbone's head layers, given by path, compute with module n's own weights in its rows."""
-        handles = []
-        try:
-            for path, layer in layers.items():
-                handles.append(layer.register_forward_hook(partial(self._linear, path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return attached(layer.register_forward_hook(partial(self._linear, path)) for path, layer in layers.items())
 
     def _linear(self, path: str, _: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
         x = args[0]

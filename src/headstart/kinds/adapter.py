@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
-from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
 from headstart.kinds.placement import (
     PLACEMENTS,
     Placement,
@@ -246,41 +246,34 @@ class AdapterModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class AdapterStack(Stack):
+class AdapterStack(ArrayStack):
     """N adapters of equal shapes: `<sublayer>.down` (N, m, d), `.down_bias` (N, m), `.up` (N, d, m), `.up_bias`."""
 
     def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
-        arrays = [module.arrays() for module in modules]
+        super().__init__(modules, device=device, dtype=dtype)
+        self._paths = tuple(modules[0].adapters)
         factors = [module.computation.factor for module in modules]
         self._computation = modules[0].computation
         self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
         self._residual: dict[str, Tensor] = {}
-        super().__init__(
-            len(modules), {name: torch.stack([a[name] for a in arrays]).to(device, dtype) for name in arrays[0]}
-        )
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
         """Add every adapter's update to its sublayer's output, module n on its own rows."""
-        spots, handles = adapter_spots(backbone), []
         try:
-            for path in self._modules[0].adapters:
-                handles.append(self._hook(backbone.model, path, spots[path]))
-                if self._computation.reads in ("sum", "residual"):
-                    where, argument = spots[path].stream
-                    keep = partial(self._keep_residual, path, argument)
-                    handles.append(backbone.model.get_submodule(where).register_forward_pre_hook(keep))
-            yield
+            with attached(self._hooks(backbone)):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self._residual.clear()
 
-    def module(self, index: int) -> AdapterModule:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
+    def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
+        spots = adapter_spots(backbone)
+        for path in self._paths:
+            yield self._hook(backbone.model, path, spots[path])
+            if self._computation.reads in ("sum", "residual"):
+                where, argument = spots[path].stream
+                keep = partial(self._keep_residual, path, argument)
+                yield backbone.model.get_submodule(where).register_forward_pre_hook(keep)
 
     def _hook(self, model: nn.Module, path: str, spot: Spot) -> RemovableHandle:
         """What changes the output of the sublayer, or of the norm behind it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, attached
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
-from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -161,33 +161,17 @@ class BitFitModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class BitFitStack(Stack):
+class BitFitStack(ArrayStack):
     """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
 
     def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
+        super().__init__(modules, device=device, dtype=dtype)
         self.paths = list(modules[0].biases)
-        arrays = [module.arrays() for module in modules]
-        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
-        super().__init__(len(modules), parameters)
 
-    @contextlib.contextmanager
-    def attach(self, backbone: Backbone) -> Iterator[None]:
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Add to every layer's output what its bias term was changed by, module n on its own rows."""
-        handles = []
-        try:
-            for path in self.paths:
-                layer = backbone.model.get_submodule(path)
-                handles.append(layer.register_forward_hook(partial(self._add_change, path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def module(self, index: int) -> BitFitModule:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
+        layers = ((path, backbone.model.get_submodule(path)) for path in self.paths)
+        return attached(layer.register_forward_hook(partial(self._add_change, path)) for path, layer in layers)
 
     def _add_change(self, path: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
         change = self.parameters[f"{path}.bias"] - _bias(layer)

@@ -20,7 +20,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["Module", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
+__all__ = ["ArrayStack", "Module", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,21 @@ class Stack(ABC):
             name: torch.zeros(self.size) if value.grad is None else value.grad.float().flatten(1).pow(2).sum(1).cpu()
             for name, value in self.parameters.items()
         }
+
+
+class ArrayStack(Stack):
+    """A stack whose parameters are the modules' `arrays`, side by side on one device and in one dtype."""
+
+    def __init__(self, modules: Sequence[Module], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._modules = tuple(modules)
+        arrays = [module.arrays() for module in modules]
+        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
+        super().__init__(len(modules), parameters)
+
+    def module(self, index: int) -> Module:
+        """The module at `index`, in float32 on the CPU."""
+        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_arrays(arrays)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -15,13 +15,14 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 )
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
-from headstart.kinds.contract import Module, Stack, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import check_layers, ends_with, layer_widths, linear_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -176,36 +177,24 @@ class IA3Module(Module):
         return rows_by_layer({path: self.scales[path].vector for path in sorted(self.scales)}, self.name)
 
 
-class IA3Stack(Stack):
+class IA3Stack(ArrayStack):
     """N IA3 modules of equal shapes: `<layer>.l` (N, D)."""
 
     def __init__(self, modules: Sequence[IA3Module], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
+        super().__init__(modules, device=device, dtype=dtype)
         self.sides = {path: scale.feedforward for path, scale in modules[0].scales.items()}
-        arrays = [module.arrays() for module in modules]
-        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
-        super().__init__(len(modules), parameters)
 
-    @contextlib.contextmanager
-    def attach(self, backbone: Backbone) -> Iterator[None]:
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Scale the output of every target layer, or the input of a feed-forward one, module n on its own rows."""
-        handles = []
-        try:
-            for path, feedforward in self.sides.items():
-                layer = backbone.model.get_submodule(path)
-                if feedforward:
-                    handles.append(layer.register_forward_pre_hook(partial(self._scale_input, path)))
-                else:
-                    handles.append(layer.register_forward_hook(partial(self._scale_output, path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return attached(self._hooks(backbone))
 
-    def module(self, index: int) -> IA3Module:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
+    def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
+        for path, feedforward in self.sides.items():
+            layer = backbone.model.get_submodule(path)
+            if feedforward:
+                yield layer.register_forward_pre_hook(partial(self._scale_input, path))
+            else:
+                yield layer.register_forward_hook(partial(self._scale_output, path))
 
     def _scale_input(self, path: str, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (self._scaled(path, args[0]), *args[1:])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -14,12 +14,13 @@ import torch
 from peft import LoraConfig
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
-from headstart.kinds.contract import Module, Stack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import (
     check_biases,
     check_layers,
@@ -173,7 +174,7 @@ class LoraModule(Module):
         """The same layers, ranks and scalings with ΔW = 0; see `fresh`."""
         generator = torch.Generator().manual_seed(seed)
         factors = {path: _drawn(f, generator) for path, f in self.factors.items()}
-        return replace(self, factors=factors, card=as_fresh(self.card))
+        return replace(self, factors=factors, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers.
@@ -227,39 +228,25 @@ class LoraModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class LoraStack(Stack):
+class LoraStack(ArrayStack):
     """N LoRA modules of equal shapes: `<layer>.a` (N, r, in) and `<layer>.b` (N, out, r)."""
 
     def __init__(self, modules: Sequence[LoraModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
-        self.paths = list(modules[0].factors)
-        parameters = {}
-        self.scaling: dict[str, Tensor] = {}
-        for path in self.paths:
-            found = [module.factors[path] for module in modules]
-            parameters[f"{path}.a"] = torch.stack([f.a for f in found]).to(device, dtype)
-            parameters[f"{path}.b"] = torch.stack([f.b for f in found]).to(device, dtype)
-            self.scaling[path] = torch.tensor([f.scaling for f in found], device=device).view(-1, 1, 1)
-        super().__init__(len(modules), parameters)
+        super().__init__(modules, device=device, dtype=dtype)
+        self.scaling = {
+            path: torch.tensor([module.factors[path].scaling for module in modules], device=device).view(-1, 1, 1)
+            for path in modules[0].factors
+        }
 
-    @contextlib.contextmanager
-    def attach(self, backbone: Backbone) -> Iterator[None]:
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Add s·(x Aᵀ) Bᵀ to the output of every target layer, module n on its own rows; x is one-hot for tokens."""
-        handles = []
-        try:
-            for path in self.paths:
-                layer = backbone.model.get_submodule(path)
-                add = self._add_to_tokens if isinstance(layer, nn.Embedding) else self._add_update
-                handles.append(layer.register_forward_hook(partial(add, path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return attached(self._hooks(backbone))
 
-    def module(self, index: int) -> LoraModule:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
+    def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
+        for path in self.scaling:
+            layer = backbone.model.get_submodule(path)
+            add = self._add_to_tokens if isinstance(layer, nn.Embedding) else self._add_update
+            yield layer.register_forward_hook(partial(add, path))
 
     def _add_update(self, path: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = (self.parameters[f"{path}.{part}"].to(args[0].dtype) for part in "ab")

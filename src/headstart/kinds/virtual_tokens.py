@@ -29,6 +29,7 @@ __all__ = [
     "require_task_type",
 ]
 
+
 @dataclass(frozen=True)
 class Place:
     """Where to hook: `before` changes the inputs of `layer` by name, `after` its output, given the changed inputs."""

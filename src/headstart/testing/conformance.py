@@ -29,6 +29,7 @@ from headstart.testing.behaviour import (
 from headstart.testing.case import Aside, Case, Outcome, Result, Violation
 from headstart.testing.folders import (
     adapterhub_folder_is_read,
+    opendelta_folder_is_read,
     peft_computes_the_same,
     peft_saves_the_same,
     save_then_load_is_itself,
@@ -57,6 +58,7 @@ for _name, _check in {
     "PEFT folder": peft_computes_the_same,
     "PEFT saves it": peft_saves_the_same,
     "AdapterHub folder": adapterhub_folder_is_read,
+    "OpenDelta folder": opendelta_folder_is_read,
     "NaN": nan_is_refused,
     "missing tensor": missing_tensor_is_refused,
     "extra tensor": extra_tensor_is_refused,

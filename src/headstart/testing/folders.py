@@ -20,8 +20,15 @@ from headstart.formats.adapterhub_prefix import FAMILIES
 from headstart.kinds import Module, load_module, save_module
 from headstart.testing.adapterhub_prefix import write_adapterhub_prefix
 from headstart.testing.case import TOLERANCE, Aside, Case, close, require, same_head
+from headstart.testing.opendelta import in_opendelta, write_opendelta
 
-__all__ = ["adapterhub_folder_is_read", "peft_computes_the_same", "peft_saves_the_same", "save_then_load_is_itself"]
+__all__ = [
+    "adapterhub_folder_is_read",
+    "opendelta_folder_is_read",
+    "peft_computes_the_same",
+    "peft_saves_the_same",
+    "save_then_load_is_itself",
+]
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"architecture": "lora", "composition_mode": "add"},
@@ -31,6 +38,7 @@ METHODS: dict[str, dict[str, object]] = {
 }
 """How AdapterHub names the kinds that it has beside bottleneck adapters."""
 
+WHOLE = {"q": "query", "k": "key", "v": "value"}
 INTERMEDIATE, OUTPUT = {"wi", "wi_1", "c_fc", "down_proj"}, {"wo", "c_proj", "up_proj"}
 """The last parts of the paths of feed-forward layers, as AdapterHub's fields for LoRA count them."""
 
@@ -89,6 +97,19 @@ def adapterhub_folder_is_read(case: Case) -> None:
     close(case.logits([loaded.with_head(module.head)]), case.logits([module]), "the module in AdapterHub's folder")
 
 
+def opendelta_folder_is_read(case: Case) -> None:
+    """A folder as OpenDelta's library lays it out is read and computes the same, or is refused by name."""
+    module = case.module()
+    if not in_opendelta(module):
+        raise Aside("skipped", "OpenDelta has another such kind, or none")
+    write_opendelta(case, module, case.folder / "opendelta")
+    try:
+        loaded = case.take(case.folder / "opendelta")
+    except ModuleError as error:
+        raise Aside("refused", str(error)) from error
+    close(case.logits([loaded.with_head(module.head)]), case.logits([module]), "the module in OpenDelta's folder")
+
+
 def is_adapterhub(module: Module) -> bool:
     """Whether a module is saved in AdapterHub's layout."""
     return "peft_type" not in module.config and "model_type" in module.config
@@ -133,7 +154,7 @@ def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
         tensors = {_adapterhub_name(name, base): value for name, value in tensors.items()}
         config: Any = module.config
         ends = {name.split(".loras.")[0].rpartition(".")[2] for name in tensors}
-        matrices = sorted(matrix for matrix in "qkv" if ends & {matrix, f"{matrix}_proj"})
+        matrices = sorted(matrix for matrix in "qkv" if ends & {matrix, f"{matrix}_proj", WHOLE[matrix]})
         method |= {
             "alpha": config["lora_alpha"], "r": config["r"], "attn_matrices": matrices,
             "selfattn_lora": bool(matrices), "intermediate_lora": bool(ends & INTERMEDIATE),

@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--faults", action="store_true", help="describe every case that went wrong")
     options = parser.parse_args()
     corpus = run_corpus(cases=options.cases, seed=options.seed, folders=options.folders)
+    for line in corpus.left_out:
+        sys.stderr.write(f"not altered: {line}\n")
     if options.markdown:
         options.markdown.write_text(page(corpus), encoding="utf-8")
     if options.faults:

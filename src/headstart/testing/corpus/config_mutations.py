@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from headstart.testing.corpus.case import Expectation, Mutation
-from headstart.testing.corpus.stored import CONFIG, config_of, write_config
+from headstart.testing.corpus.stored import config_of, config_path, write_config
 
 __all__ = ["CONFIG_MUTATIONS"]
 
@@ -177,7 +177,7 @@ def _remark(folder: Path, rng: Random) -> Made:
     names = sorted(config)
     rng.shuffle(names)
     text = json.dumps({name: config[name] for name in names}, indent=rng.choice((None, 0, 7)))
-    (folder / CONFIG).write_text("\n " * rng.randrange(3) + text + "\n" * rng.randrange(3), encoding="utf-8")
+    config_path(folder).write_text("\n " * rng.randrange(3) + text + "\n" * rng.randrange(3), encoding="utf-8")
     return f"'{field}' is {config[field]!r}, and another order", "same"
 
 
@@ -195,7 +195,7 @@ def _left_out(folder: Path, rng: Random) -> Made:
 
 
 def _bit(folder: Path, rng: Random) -> Made:
-    path = folder / CONFIG
+    path = config_path(folder)
     content = bytearray(path.read_bytes())
     place, bit = rng.randrange(len(content)), 1 << rng.randrange(7)
     content[place] ^= bit
@@ -204,7 +204,7 @@ def _bit(folder: Path, rng: Random) -> Made:
 
 
 def _not_json(folder: Path, rng: Random) -> Made:
-    path = folder / CONFIG
+    path = config_path(folder)
     text = path.read_bytes()
     forms = (
         b"", b"[]", b"null", b"7", b'"LORA"', text[: rng.randrange(len(text) - 2)], text.replace(b'"', b"'"),

@@ -11,7 +11,7 @@ from typing import Any
 from headstart.records import CARD_FILE
 from headstart.testing.corpus.case import Expectation, Mutation
 from headstart.testing.corpus.pickle_mutations import Calls
-from headstart.testing.corpus.stored import CONFIG, weights_of
+from headstart.testing.corpus.stored import config_path, head_path, weights_of
 
 __all__ = ["FILE_MUTATIONS"]
 
@@ -19,12 +19,12 @@ Made = tuple[str, Expectation] | None
 
 
 def _file(folder: Path, rng: Random) -> Path:
-    card = folder / CARD_FILE
-    return rng.choice([folder / CONFIG, weights_of(folder), *([card] if card.exists() else [])])
+    others = [path for path in (folder / CARD_FILE, head_path(folder)) if path.exists()]
+    return rng.choice([config_path(folder), weights_of(folder), *others])
 
 
 def _gone(folder: Path, rng: Random) -> Made:
-    path = rng.choice((folder / CONFIG, weights_of(folder)))
+    path = rng.choice((config_path(folder), weights_of(folder)))
     path.unlink()
     return f"no {path.name}", "refused"
 
@@ -73,7 +73,7 @@ def _link_within(folder: Path, rng: Random) -> Made:
 
 def _second_file(folder: Path, rng: Random) -> Made:
     weights = weights_of(folder)
-    if weights.name == "adapter_model.safetensors":
+    if weights.name in ("adapter_model.safetensors", "pytorch_model.bin"):
         (folder / "adapter_model.bin").write_bytes(pickle.dumps(Calls(folder.parent / "marker")))
         return "a pickle that runs code beside the tensors", "same"
     other = {"adapter.safetensors": "pytorch_adapter.bin"}.get(weights.name, "adapter.safetensors")

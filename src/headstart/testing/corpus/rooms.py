@@ -8,22 +8,38 @@ from typing import Any
 
 import torch
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from headstart.backbone import Backbone
-from headstart.formats import AttentionPrefixLayout, PrefixLayout, PromptLayout, StoredModule
+from headstart.formats import TASK_TYPES, AttentionPrefixLayout, PrefixLayout, PromptLayout, StoredModule
 from headstart.testing.backbones import tiny_backbone
 from headstart.testing.corpus.case import Room
 
-__all__ = ["backbone_of", "room_of"]
+__all__ = ["LARGEST", "ROOMS", "backbone_of", "room_of"]
 
-STARTS = {"model.layers.": "llama", "transformer.h.": "gpt2", "encoder.block.": "t5", "decoder.block.": "t5"}
+STARTS = {
+    "model.": "llama", "transformer.": "gpt2", "encoder.block.": "t5", "decoder.block.": "t5", "bert.": "bert",
+    "roberta.": "roberta",
+}  # fmt: skip
+ROOMS = {
+    "llama": Room("llama"), "gpt2": Room("gpt2", key_heads=4), "t5": Room("t5", key_heads=4),
+    "bert": Room("bert", key_heads=4), "roberta": Room("roberta", key_heads=4),
+}  # fmt: skip
+"""The backbones that modules are made for."""
+
+LABELS = 3
+"""Of the heads that the encoders have themselves, which nothing here uses."""
+
 LARGEST = 64
 """Wider backbones are not built: a test of readers need not wait for them."""
 
@@ -41,7 +57,7 @@ def backbone_of(room: Room) -> Backbone:
                 parameter.normal_(std=0.2)
             else:
                 parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
-    return Backbone(model.double(), plain.tokenizer, name=f"tiny-{room.family}-{room.layers}")
+    return type(plain)(model.double(), plain.tokenizer, name=f"tiny-{room.family}-{room.layers}")
 
 
 def _llama(room: Room, vocabulary: int) -> Any:
@@ -73,28 +89,57 @@ def _t5(room: Room, vocabulary: int) -> Any:
     )  # fmt: skip
 
 
-MODELS = {"llama": _llama, "gpt2": _gpt2, "t5": _t5}
+def _bert(room: Room, vocabulary: int) -> Any:
+    return BertForSequenceClassification(
+        BertConfig(**_encoder(room), vocab_size=vocabulary, max_position_embeddings=64, pad_token_id=0)
+    )
+
+
+def _roberta(room: Room, vocabulary: int) -> Any:
+    # RoBERTa counts positions from behind the number of its padding token.
+    return RobertaForSequenceClassification(
+        RobertaConfig(**_encoder(room), vocab_size=vocabulary, max_position_embeddings=66, pad_token_id=1)
+    )
+
+
+def _encoder(room: Room) -> dict[str, Any]:
+    return {
+        "hidden_size": room.width, "intermediate_size": room.inner, "num_hidden_layers": room.layers,
+        "num_attention_heads": room.heads, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "num_labels": LABELS,
+    }  # fmt: skip
+
+
+MODELS = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "bert": _bert, "roberta": _roberta}
 
 
 def room_of(stored: StoredModule) -> Room | None:
     """The sizes of a backbone that this module may have been made for; `None` where none is built here."""
-    layout = stored.layout
+    layout, encodes = stored.layout, stored.config.get("task_type") in TASK_TYPES.values()
+    causal = "bert" if encodes else "llama"
+    if encodes and any(name.startswith("classifier.out_proj.") for name in stored.head):
+        causal = "roberta"
+    if isinstance(layout, AttentionPrefixLayout):
+        heads, layers = layout.heads or 4, max(layout.layers.values())
+        family = "t5" if "decoder" in layout.layers else causal
+        width = layout.width or layout.dim
+        return _small(Room(family, layers, width, 2 * width, heads, heads, layout.dim // heads))
     if isinstance(layout, PrefixLayout):
-        family = "t5" if layout.seq2seq else "llama"
+        family = "t5" if layout.seq2seq else causal
         heads, head = layout.heads, layout.head_dim
         return _small(Room(family, layout.layers, heads * head, 2 * heads * head, heads, heads, head))
-    if isinstance(layout, AttentionPrefixLayout):
-        heads = layout.heads or 4
-        same = len(set(layout.layers.values())) == 1 and "decoder" in layout.layers
-        sizes = (layout.width or layout.dim, 2 * layout.dim, heads, heads, layout.dim // heads)
-        return _small(Room("t5", layout.layers["decoder"], *sizes)) if same else None
     if isinstance(layout, PromptLayout):
-        return _small(Room("t5" if layout.seq2seq else "llama", 2, layout.dim, 2 * layout.dim, 4, 4, layout.dim // 4))
+        return _small(Room("t5" if layout.seq2seq else causal, 2, layout.dim, 2 * layout.dim, 4, 4, layout.dim // 4))
     family = next((found for start, found in STARTS.items() if any(w.startswith(start) for w in layout.widths)), "")
     if not family:
         return None
-    layers = 1 + max(int(found[1]) for path in layout.widths if (found := re.search(r"\.(\d+)\.", path)))
+    numbers = [int(found[1]) for path in layout.widths if (found := re.search(r"\.(\d+)\.", path))]
+    layers = 1 + max(numbers, default=1)
     return _small(_sized(family, layers, layout.widths))
+
+
+WHOLE = "mlp|self_attn|attn|SelfAttention|EncDecAttention|DenseReluDense"
+"""Sublayers that adapters stand behind."""
 
 
 def _sized(family: str, layers: int, widths: Mapping[str, tuple[int | None, int | None]]) -> Room:
@@ -103,11 +148,13 @@ def _sized(family: str, layers: int, widths: Mapping[str, tuple[int | None, int 
     def seen(pattern: str, side: int) -> int | None:
         return next((w[side] for path, w in widths.items() if re.search(pattern, path) and w[side]), None)
 
-    queries, keys = seen(r"\.(q|q_proj)$", 1), seen(r"\.(k|v|k_proj|v_proj)$", 1)
-    width = seen(r"\.(q|k|v|q_proj|k_proj|v_proj|mlp|self_attn|attn|SelfAttention|EncDecAttention|DenseReluDense)$", 0)
-    width = width or seen(r"\.(c_attn|ln_1|wi_0|wi_1)$", 0)
-    width = width or seen(r"\.(wo|c_proj|down_proj|ln_1)$", 1) or queries or keys or 0
-    inner = seen(r"\.(wo|down_proj|mlp\.c_proj)$", 0) or seen(r"\.(wi_0|wi_1|up_proj|gate_proj|c_fc)$", 1) or 2 * width
+    queries, keys = seen(r"\.(q|q_proj|query)$", 1), seen(r"\.(k|v|k_proj|v_proj|key|value)$", 1)
+    width = seen(rf"\.(q|k|v|q_proj|k_proj|v_proj|query|key|value|{WHOLE})$", 0)
+    width = width or seen(r"\.(c_attn|ln_1|wi_0|wi_1|intermediate\.dense)$", 0)
+    width = width or seen(r"\.(wo|c_proj|down_proj|ln_1|output\.dense|LayerNorm|\w*embeddings|embed_tokens|wte)$", 1)
+    width = width or queries or keys or 0
+    inner = seen(r"(\.(wo|down_proj|mlp\.c_proj)|[0-9]\.output\.dense)$", 0)
+    inner = inner or seen(r"\.(wi_0|wi_1|up_proj|gate_proj|c_fc|intermediate\.dense)$", 1) or 2 * width
     queries = queries or (keys if family == "t5" and keys else width)
     head = math.gcd(queries, keys or queries)
     head = head // 4 if head == queries and head % 8 == 0 else head

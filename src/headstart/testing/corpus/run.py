@@ -13,9 +13,11 @@ from headstart.kinds import load_module
 from headstart.testing.corpus.case import Case, Expectation, Finding, Mutation, Result, Room, Source
 from headstart.testing.corpus.config_mutations import CONFIG_MUTATIONS
 from headstart.testing.corpus.file_mutations import FILE_MUTATIONS
+from headstart.testing.corpus.given import Given, given_sources
 from headstart.testing.corpus.header_mutations import HEADER_MUTATIONS
 from headstart.testing.corpus.pickle_mutations import PICKLE_MUTATIONS
-from headstart.testing.corpus.sources import given_sources, made_sources
+from headstart.testing.corpus.rooms import ROOMS
+from headstart.testing.corpus.sources import made_sources
 from headstart.testing.corpus.tensor_mutations import TENSOR_MUTATIONS
 from headstart.testing.corpus.worker import Reader, findings
 
@@ -39,10 +41,11 @@ RESULTS: tuple[Result, ...] = ("loaded_right", "refused", "silent_wrong", "crash
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run found, one finding for each case."""
+    """What a run found, one finding for each case; `left_out`: about each given folder that was not altered, why."""
 
     seed: int
     found: tuple[Finding, ...]
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def counts(self) -> dict[Result, int]:
@@ -82,12 +85,15 @@ def run_corpus(
         (room / "sources").mkdir()
         (room / "cases").mkdir()
         where = room / "sources"
-        sources = given_sources(folders, where) if folders else made_sources(where, seed=seed)
+        sources, left_out = given_sources(folders, where) if folders else Given(made_sources(where, seed=seed), [])
         if not sources:
-            raise ValueError("no module in the given folders can be used as it is; name folders that Headstart reads")
+            raise ValueError(
+                "no module in the given folders can be used as it is; name folders that Headstart reads\n"
+                + "\n".join(left_out)
+            )
         made = draw_cases(sources, room / "cases", cases=cases, seed=seed)
         found = tuple(findings(made, reader=reader, marker=room / "cases" / "marker"))
-    return Corpus(seed, found)
+    return Corpus(seed, found, tuple(left_out))
 
 
 def draw_cases(sources: Sequence[Source], folder: Path, *, cases: int, seed: int) -> Iterator[Case]:
@@ -124,11 +130,12 @@ def _another(room: Room, rng: Random) -> Room:
         room._replace(layers=room.layers + rng.choice((1, 2))), room._replace(layers=max(room.layers - 1, 1)),
         room._replace(width=room.width * 2, head=room.head * 2, inner=room.inner * 2),
         room._replace(inner=room.inner + 8), room._replace(heads=room.heads * 2, head=room.head // 2 or 1),
-        room._replace(seed=room.seed + 1), room._replace(family=rng.choice(("llama", "gpt2", "t5"))),
+        room._replace(seed=room.seed + 1), room._replace(family=rng.choice(sorted(ROOMS))),
     )  # fmt: skip
     sound = [o for o in others if o != room and o.head % 2 == 0 and o.heads % o.key_heads == 0]
     chosen = rng.choice(sound)
-    return chosen._replace(width=chosen.heads * chosen.head) if chosen.family == "gpt2" else chosen
+    narrow = chosen.family not in ("llama", "t5")
+    return chosen._replace(width=chosen.heads * chosen.head) if narrow else chosen
 
 
 def _remove(folder: Path) -> None:

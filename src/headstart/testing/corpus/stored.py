@@ -14,16 +14,29 @@ from torch import Tensor
 
 __all__ = [
     "config_of",
+    "config_path",
+    "head_path",
+    "load_head",
     "load_tensors",
     "raw_header",
+    "read_file",
+    "save_file_of",
     "save_tensors",
     "weights_of",
     "write_config",
     "write_raw",
 ]
 
-CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "pytorch_adapter.bin")
+CONFIGS = ("adapter_config.json", "config.json")
+"""Names of the configuration: PEFT's and AdapterHub's, and OpenDelta's."""
+
+WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "pytorch_adapter.bin", "pytorch_model.bin")
+HEAD = "headstart_head.safetensors"
+
+
+def config_path(folder: Path) -> Path:
+    """The file of the configuration."""
+    return next(folder / name for name in CONFIGS if (folder / name).exists())
 
 
 def weights_of(folder: Path) -> Path:
@@ -33,18 +46,33 @@ def weights_of(folder: Path) -> Path:
 
 def config_of(folder: Path) -> dict[str, Any]:
     """The configuration, parsed by Python's own reader."""
-    found: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(config_path(folder).read_text(encoding="utf-8"))
     return found
 
 
 def write_config(folder: Path, config: Any) -> None:
     """Write the configuration, whatever it is."""
-    (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    config_path(folder).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors, read by the library safetensors or by torch's own restricted load."""
-    path = weights_of(folder)
+    return read_file(weights_of(folder))
+
+
+def head_path(folder: Path) -> Path:
+    """The file of the task head's tensors where these have one of their own."""
+    return folder / HEAD
+
+
+def load_head(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the task head from its own file; none where there is none."""
+    path = head_path(folder)
+    return read_file(path) if path.exists() else {}
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file; see `load_tensors`."""
     if path.suffix == ".safetensors":
         return dict(load_file(path))
     try:
@@ -67,7 +95,11 @@ def _packed_again(path: Path) -> io.BytesIO:
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write the tensors in the format that the folder has."""
-    path = weights_of(folder)
+    save_file_of(weights_of(folder), tensors)
+
+
+def save_file_of(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the tensors in the format that the path's suffix says."""
     if path.suffix == ".safetensors":
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, {"format": "pt"})
     else:

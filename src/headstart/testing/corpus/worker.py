@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, Encoded
 from headstart.errors import HeadstartError
-from headstart.kinds import Module
+from headstart.kinds import Module, stack_of
 from headstart.testing.corpus.case import Case, Finding, Result, Room
-from headstart.testing.corpus.judge import judged, run
+from headstart.testing.corpus.judges import IDS, answers, body, in_one, judged
 from headstart.testing.corpus.rooms import backbone_of
 
 __all__ = ["Reader", "findings", "verdict"]
@@ -83,9 +83,14 @@ def _refusal(message: str, case: Case) -> tuple[Result, str]:
 
 
 def _computed(module: Module, backbone: Backbone) -> Tensor:
-    stack = type(module).stack([module], backbone, dtype=torch.float64)
-    with stack.attach(backbone):
-        return run(backbone.model)
+    """What the judges compute, computed by Headstart: with a task head through the backbone's own `target_logits`."""
+    if module.head is None:
+        with type(module).stack([module], backbone, dtype=torch.float64).attach(backbone):
+            return answers(backbone.model)
+    target = (0, 0) if module.head.card.task == "span" else (0,)
+    batch = backbone.batch([Encoded(ids, target) for ids in IDS], range(len(IDS)))
+    with stack_of([module], backbone, dtype=torch.float64).attach(backbone), torch.inference_mode():
+        return in_one(body(backbone.model), backbone.target_logits(batch))
 
 
 def _original(case: Case) -> Tensor:

@@ -1,0 +1,67 @@
+"""What an altered folder means to readers that are not Headstart's: PEFT itself, or a plain formula.
+
+Every tensor that the configuration calls for must be there in the shape it has in the backbone, and no other; else
+the folder means nothing, and whoever loads it is wrong.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from headstart.backbone import Backbone
+from headstart.records import CARD_FILE
+from headstart.testing.corpus.judges.adapterhub import adapterhub
+from headstart.testing.corpus.judges.answers import IDS, MeaninglessError, answers, body, in_one
+from headstart.testing.corpus.judges.attention_prefix import attention_prefix
+from headstart.testing.corpus.judges.bitfit import bitfit
+from headstart.testing.corpus.judges.by_peft import by_peft
+from headstart.testing.corpus.judges.opendelta import opendelta
+from headstart.testing.corpus.stored import config_of, load_head, load_tensors
+
+__all__ = ["IDS", "MeaninglessError", "answers", "body", "in_one", "judged"]
+
+OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
+"""By `peft_type`: the types that PEFT does not have."""
+
+HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs)\..+)")
+
+
+def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
+    """All that the folder's files compute, flat; raises anything at all where they define no function."""
+    config, tensors, head = config_of(folder), load_tensors(folder), load_head(folder)
+    for name, value in {**tensors, **head}.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise MeaninglessError(f"'{name}' holds values that are no finite floats")
+    if (folder / CARD_FILE).exists():
+        _require_same({**tensors, **head}, {**load_tensors(original), **load_head(original)})
+    model = copy.deepcopy(backbone.model)
+    if "delta_type" in config and "peft_type" not in config:
+        return opendelta(model, config, tensors)
+    if "peft_type" not in config:
+        return adapterhub(model, config, tensors, head=head)
+    if config["peft_type"] not in OWN:
+        return by_peft(model, config, tensors)
+    named = config.get("modules_to_save") or []
+    found = {name: match[1] for name in tensors if (match := HEAD.fullmatch(name))}
+    if {place.partition(".")[0] for place in found.values()} != set(named) - {"score"}:
+        raise MeaninglessError(f"{named} are named as the task head, whose tensors are {sorted(found)}")
+    head = {place: tensors[name] for name, place in found.items()}
+    rest = {name: value for name, value in tensors.items() if name not in found}
+    return OWN[config["peft_type"]](model, config, rest, head=head)
+
+
+def _require_same(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    if tensors.keys() != others.keys():
+        raise MeaninglessError("the card's hash is of tensors of other names")
+    for name, value in tensors.items():
+        other = others[name]
+        if value.dtype != other.dtype or value.shape != other.shape or _bytes(value) != _bytes(other):
+            raise MeaninglessError(f"the card's hash is of another '{name}'")
+
+
+def _bytes(value: Tensor) -> bytes:
+    return bytes(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
