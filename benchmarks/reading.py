@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+sys.path.append(str(Path(__file__).parents[1]))  # scripts, which are not part of the package
+from benchmarks.machine import cpu_model
 from headstart.formats import CONFIG_FILE, WEIGHTS_FILE, read_module
 
 RANK = 8
@@ -38,14 +41,6 @@ def read_all(folders: list[Path]) -> int:
     """Read as `headstart hub` does, in as many threads as cores; return the parameters seen."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return sum(pool.map(lambda folder: read_module(folder).card.parameters, folders))
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from encoders import CARDS, QUERIES, TASKS, encoder, model_of, ours, random_head, random_module
+from encoders import CARDS, QUERIES, TASKS, encoder, in_peft, model_of, ours, random_head, random_module
 from headstart import comparing, pipeline
 from headstart.backbone import EncoderBackbone, TextFormat, target_loss
 from headstart.blending import ensemble
@@ -359,6 +359,21 @@ def test_grand_is_of_the_module_s_parameters_alone(bert: EncoderBackbone, task: 
     assert any(name.startswith("head.") and square > 0 for name, square in squares.items())
     wanted = -math.sqrt(sum(square for name, square in squares.items() if not name.startswith("head.")))
     assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_variants_that_run_through_peft_are_scored_with_the_reference_s_head(
+    bert: EncoderBackbone, tmp_path: Path
+) -> None:
+    from peft import LoraConfig
+
+    data, like = a_task("classification"), reference(bert, "classification")
+    config = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", use_dora=True)
+    in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "dora")
+    modules = [load_module(tmp_path / "dora"), random_module(bert, seed=1)]
+    found = score(modules, data.dev, bert, indicators=["loss", "grand"], reference=like, style=STYLE)
+    wanted = evaluate([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", style=STYLE)
+    assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
+    assert all(value < 0 for value in found.values["grand"])
 
 
 def test_comparing_parameters_needs_no_head_and_reads_no_text(

@@ -29,6 +29,7 @@ from encoders import (
 from headstart.backbone import EncoderBackbone, TextFormat
 from headstart.embeddings import tuned_parameters
 from headstart.errors import ModuleError, SettingError
+from headstart.hub import Hub
 from headstart.kinds import KINDS, Module, PeftModule, fresh_module, load_module, save_module, stack_of, stacks
 from headstart.merging import SPACES, merge
 from headstart.records import CARD_FILE, HeadCard
@@ -174,6 +175,10 @@ def test_variants_that_run_through_peft_have_heads_too(
     before = photograph(bert)
     assert_says(bert, module, model, "classification")
     assert_untouched(bert, before)
+    save_module(module, tmp_path / "again")
+    again = load_module(tmp_path / "again")
+    assert_same_head(again, module)
+    assert_says(bert, again, model, "classification")
 
 
 def test_the_pooler_that_a_span_never_reads(bert: EncoderBackbone, tmp_path: Path) -> None:
@@ -212,6 +217,21 @@ def test_without_the_card_only_the_labels_are_lost(bert: EncoderBackbone, kind: 
     assert loaded.card.head == module.head.card.model_copy(update={"labels": ()})  # type: ignore[union-attr]
     rows = items(bert, CARDS["classification"])
     assert torch.equal(ours(bert, [loaded], rows), ours(bert, [module], rows))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_hub_keeps_the_head(bert: EncoderBackbone, kind: str, tmp_path: Path) -> None:
+    module = kind_module(kind, bert, CARDS["classification"])
+    save_module(module, tmp_path / module.name)
+    hub = Hub.create(tmp_path / "hub")
+    hub.add(tmp_path / module.name)
+    assert_same_head(load_module(hub.read(module.name)), module)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_was_never_tuned_has_a_whole_head_or_none(bert: EncoderBackbone, kind: str) -> None:
+    fresh = kind_module(kind, bert, CARDS["classification"]).untuned(bert, seed=0)
+    assert fresh.card.head == (None if fresh.head is None else fresh.head.card)
 
 
 def test_a_head_is_not_shared(bert: EncoderBackbone) -> None:
@@ -258,7 +278,7 @@ def test_a_merge_has_no_head(bert: EncoderBackbone, space: str, tmp_path: Path) 
     loaded.check(bert)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("prompt",)])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_an_embedding_does_not_see_the_head(bert: EncoderBackbone, kind: str) -> None:
     module = kind_module(kind, bert, CARDS["span"])
     other = module.with_head(random_head(bert, CARDS["classification"], seed=7))

@@ -20,7 +20,7 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.prefix import PROJECTION
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.tensors import to_torch
@@ -188,17 +188,12 @@ class PrefixModule(Module):
         return (prefix.permute(1, 2, 0, 3)[self.shape.pairs].flatten(1),)
 
 
-class PrefixStack(Stack):
+class PrefixStack(ArrayStack):
     """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
 
     def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
+        super().__init__(modules, device=device, dtype=dtype)
         self.shape = modules[0].shape
-        parameters = {
-            name: torch.stack([module.values[name] for module in modules]).to(device, dtype)
-            for name in modules[0].values
-        }
-        super().__init__(len(modules), parameters)
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Let every pass over an empty cache begin with module n's keys and values in its own rows."""
@@ -211,11 +206,6 @@ class PrefixStack(Stack):
             return changed
 
         return hooked(Place(backbone.decoder, read_prefix))
-
-    def module(self, index: int) -> PrefixModule:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
 
     def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
         shape = self.shape

@@ -18,7 +18,7 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
-from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.tensors import to_torch
@@ -161,17 +161,12 @@ class AttentionPrefixModule(Module):
         return tuple(torch.cat(parts, dim=1) for parts in found.values())
 
 
-class AttentionPrefixStack(Stack):
+class AttentionPrefixStack(ArrayStack):
     """N such prefixes of equal shape: the values of `AttentionPrefixModule`, each with a leading dimension N."""
 
     def __init__(self, modules: Sequence[AttentionPrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
+        super().__init__(modules, device=device, dtype=dtype)
         self.shape = modules[0].shape
-        parameters = {
-            name: torch.stack([module.values[name] for module in modules]).to(device, dtype)
-            for name in modules[0].values
-        }
-        super().__init__(len(modules), parameters)
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
@@ -206,11 +201,6 @@ class AttentionPrefixStack(Stack):
             places += [Place(unit, bring(place, number, unit)) for number, unit in enumerate(units[place])]
         with through_prefixes(halves), hooked(*places):
             yield
-
-    def module(self, index: int) -> AttentionPrefixModule:
-        """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
 
     def _pairs(self, place: str, heads: int, dtype: torch.dtype) -> Tensor:
         """Keys and values for every layer of a place, (layers, 2, N, heads, length, head size)."""

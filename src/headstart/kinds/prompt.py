@@ -15,7 +15,7 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
     Place,
@@ -142,14 +142,12 @@ class PromptModule(Module):
         return (self.rows.reshape(1, -1),)
 
 
-class PromptStack(Stack):
+class PromptStack(ArrayStack):
     """N prompts of equal shape: `prompt` (N, length, dim)."""
 
     def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._modules = list(modules)
+        super().__init__(modules, device=device, dtype=dtype)
         self.length = modules[0].rows.shape[0]
-        rows = torch.stack([module.rows for module in modules]).to(device, dtype)
-        super().__init__(len(modules), {"prompt": rows})
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Put module n's rows before the embedded input of its own rows; only the text's places reach the head."""
@@ -176,11 +174,6 @@ class PromptStack(Stack):
         if backbone.seq2seq:
             return hooked(Place(backbone.model.get_encoder(), read_prompt), Place(backbone.decoder, see_prompt))
         return hooked(Place(backbone.decoder, read_prompt, only_text))
-
-    def module(self, index: int) -> PromptModule:
-        """The module at `index`, in float32 on the CPU."""
-        rows = self.parameters["prompt"][index].detach().float().cpu().clone()
-        return replace(self._modules[index], rows=rows)
 
 
 def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]:

@@ -48,7 +48,12 @@ CLASSES = {
     "bert": "BertForSequenceClassification", "roberta": "RobertaForSequenceClassification",
     "t5": "T5ForConditionalGeneration", "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM",
 }  # fmt: skip
-DELTA_LORA: dict[str, Any] = {"lora_r": 2, "lora_alpha": 6, "lora_dropout": 0.0, "modified_modules": ["attn@.q@", "attn@.v@"]}
+DELTA_LORA: dict[str, Any] = {
+    "lora_r": 2,
+    "lora_alpha": 6,
+    "lora_dropout": 0.0,
+    "modified_modules": ["attn@.q@", "attn@.v@"],
+}
 DELTA_ADAPTER: dict[str, Any] = {
     "bottleneck_dim": 4, "non_linearity": "gelu_new", "modified_modules": ["attn@.proj@", "ff@.w2@"],
 }  # fmt: skip

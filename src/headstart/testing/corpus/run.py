@@ -14,6 +14,7 @@ from headstart.testing.corpus.case import Case, Expectation, Finding, Mutation, 
 from headstart.testing.corpus.config_mutations import CONFIG_MUTATIONS
 from headstart.testing.corpus.file_mutations import FILE_MUTATIONS
 from headstart.testing.corpus.given import Given, given_sources
+from headstart.testing.corpus.head_mutations import HEAD_MUTATIONS
 from headstart.testing.corpus.header_mutations import HEADER_MUTATIONS
 from headstart.testing.corpus.pickle_mutations import PICKLE_MUTATIONS
 from headstart.testing.corpus.rooms import ROOMS
@@ -31,7 +32,7 @@ def _other_backbone(folder: Path, rng: Random) -> tuple[str, Expectation]:
 
 OTHER = "another backbone"
 FAMILIES: dict[str, tuple[Mutation, ...]] = {
-    **TENSOR_MUTATIONS, **HEADER_MUTATIONS, **PICKLE_MUTATIONS, **CONFIG_MUTATIONS, **FILE_MUTATIONS,
+    **TENSOR_MUTATIONS, **HEADER_MUTATIONS, **PICKLE_MUTATIONS, **CONFIG_MUTATIONS, **HEAD_MUTATIONS, **FILE_MUTATIONS,
     OTHER: (_other_backbone,),
 }  # fmt: skip
 """By name: the mutations of one family; one listed twice is drawn twice as often."""

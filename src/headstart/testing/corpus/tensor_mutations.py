@@ -31,6 +31,21 @@ def _value_bit(folder: Path, rng: Random) -> Made:
     return f"bit {bit} of byte {place} of '{name}' flipped", "judged"
 
 
+def _one_repeat(folder: Path, rng: Random) -> Made:
+    """AdapterHub saves a prefix again under every attention layer."""
+    tensors = load_tensors(folder)
+    repeated = [name for name in sorted(tensors) if ".prefix_tunings." in name]
+    if not repeated:
+        return None
+    name = rng.choice(repeated)
+    value = tensors[name].clone()
+    value.view(-1)[rng.randrange(value.numel())] += rng.choice((1e-6, 0.5, -3.0))
+    if value.equal(tensors[name]):
+        return None
+    save_tensors(folder, tensors | {name: value})
+    return f"'{name}' differs from its repeats", "refused"
+
+
 def _not_finite(folder: Path, rng: Random) -> Made:
     tensors = load_tensors(folder)
     name = rng.choice(sorted(tensors))
@@ -137,6 +152,7 @@ def _none(folder: Path, rng: Random) -> Made:
 
 TENSOR_MUTATIONS: dict[str, tuple[Mutation, ...]] = {
     "a bit of a value flipped": (_value_bit, _value_bit, _value_bit),
+    "one repeat of a tensor altered": (_one_repeat,),
     "NaN or infinity planted": (_not_finite,),
     "key renamed": (_renamed, _renamed),
     "keys missing": (_missing, _layer_missing, _none),

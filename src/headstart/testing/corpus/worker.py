@@ -5,12 +5,14 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,7 +121,7 @@ class _Worker:
     """A process that answers one case after the other."""
 
     def __init__(self, reader: Reader) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, reader), daemon=True)
         self._process.start()
@@ -146,6 +148,16 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self._connection.close()
+
+
+@lru_cache(maxsize=1)
+def _context() -> Any:
+    """Where it can be done a process that has the libraries makes all workers, which then begin in a moment."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _serve(connection: Connection, reader: Reader) -> None:

@@ -21,8 +21,9 @@ def adapterhub(model: Any, config: Mapping[str, Any], tensors: Tensors, *, head:
     """What the model computes with a bottleneck adapter, LoRA or prefix, and with the task head if there is one."""
     if config["model_type"] != model.config.model_type:
         raise MeaninglessError("it is for another architecture")
-    base = BASES[config["model_type"]]
-    plain = {re.sub(r"^(model|transformer|bert|roberta)\.", "", name): value.double() for name, value in tensors.items()}
+    plain = {
+        re.sub(r"^(model|transformer|bert|roberta)\.", "", name): value.double() for name, value in tensors.items()
+    }
     if len(plain) != len(tensors):
         raise MeaninglessError("two tensors have one place")
     require_shapes(plain, adapterhub_shapes(model, config))

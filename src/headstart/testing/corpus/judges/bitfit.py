@@ -10,7 +10,9 @@ from headstart.testing.corpus.judges.answers import answers, require_shapes
 __all__ = ["bitfit"]
 
 
-def bitfit(model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, head: Mapping[str, Tensor]) -> Tensor:
+def bitfit(
+    model: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, head: Mapping[str, Tensor]
+) -> Tensor:
     """What the model computes with the biases in `tensors`, and with the task head if there is one."""
     targets = config.get("target_modules")
     below = f"{model.base_model_prefix}." if hasattr(model, "classifier") else ""

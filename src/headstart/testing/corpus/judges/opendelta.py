@@ -17,7 +17,8 @@ BASES = r"^(model|transformer|bert|roberta)\."
 A, B = "lora.lora_A", "lora.lora_B"
 PARTS = tuple(f"adapter.modulelist.{name}_proj.{part}" for name in ("down", "up") for part in ("weight", "bias"))
 ENCODER = {
-    r"encoder\.layer\.\d+\.attention\.self\.query": "attn@.q@", r"encoder\.layer\.\d+\.attention\.self\.key": "attn@.k@",
+    r"encoder\.layer\.\d+\.attention\.self\.query": "attn@.q@",
+    r"encoder\.layer\.\d+\.attention\.self\.key": "attn@.k@",
     r"encoder\.layer\.\d+\.attention\.self\.value": "attn@.v@",
     r"encoder\.layer\.\d+\.attention\.output\.dense": "attn@.proj@",
     r"encoder\.layer\.\d+\.attention\.output\.LayerNorm": "attn@.layer_norm@",
