@@ -1,6 +1,7 @@
 """Encoders with task heads: identity, tokens, and logits equal to transformers' own on one example at a time."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from encoders import (
 )
 from headstart.backbone import Backbone, EncoderBackbone, HeadStack, TextFormat, target_loss
 from headstart.errors import BackboneError, SettingError, TaskError
-from headstart.kinds import LoraModule, stack_of
+from headstart.kinds import LoraModule, fresh_module, stack_of
 from headstart.records import HeadCard
 from naive import assert_close, assert_untouched, load, photograph
 
@@ -109,6 +110,19 @@ def test_a_folder_of_a_masked_language_model_lacks_the_pooler(bert: EncoderBackb
     BertForMaskedLM(bert.model.config).save_pretrained(tmp_path / "bert")
     with pytest.raises(BackboneError, match=r"lack bert\.pooler\.dense\.bias, which would be random; give a complete"):
         load(tmp_path / "bert")
+
+
+def test_a_tokenizer_needs_a_padding_token_and_no_end(bert: EncoderBackbone, tmp_path: Path) -> None:
+    folder = write(bert, tmp_path / "bert")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "eos_token"}))
+    assert load(folder).tokenizer.eos_token_id is None
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in ("eos_token", "pad_token")}))
+    with pytest.raises(
+        BackboneError, match=r"tokenizer of .*bert has no padding token; set pad_token in its configurat"
+    ):
+        load(folder)
 
 
 def test_a_head_of_more_than_linear_layers_is_refused(bert: EncoderBackbone) -> None:
@@ -210,6 +224,15 @@ def test_a_span_is_its_first_and_last_token(
 def test_special_tokens_stand_for_no_characters(bert: EncoderBackbone) -> None:
     (item,) = bert.encode([("ab", "b")], STYLE, head=CARDS["span"])
     assert item.offsets == ((0, 0), (0, 1), (1, 2), (0, 0))
+
+
+def test_a_tokenizer_must_tell_the_characters_of_its_tokens(
+    bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(bert.tokenizer), "is_fast", False)
+    with pytest.raises(BackboneError, match="does not tell which characters a token stands for, so no span of the inp"):
+        items(bert, CARDS["span"])
+    assert len(items(bert, CARDS["classification"])) == 3
 
 
 # What no head can answer
@@ -380,3 +403,8 @@ def test_the_loss_of_a_span_does_not_see_padding(bert: EncoderBackbone) -> None:
     with torch.inference_mode():
         wanted = model(input_ids=ids, start_positions=start, end_positions=end).loss
     assert found.mean().item() == pytest.approx(wanted.item(), abs=1e-5), "transformers' loss is the mean of the two"
+
+
+def test_a_prefix_has_no_place_in_an_encoder_that_takes_no_keys() -> None:
+    with pytest.raises(SettingError, match="'distilbert' does not cache plain keys and values of one shape"):
+        fresh_module("prefix", encoder("distilbert"), {}, name="m", seed=0)

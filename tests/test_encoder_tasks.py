@@ -1,58 +1,23 @@
-"""The road of a task on encoders: evaluate, tune, score, rank, blend and compare modules with task heads."""
+"""Modules with task heads on encoders: evaluated and tuned."""
 
-import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from encoders import CARDS, QUERIES, TASKS, encoder, in_peft, model_of, ours, random_head, random_module
-from headstart import comparing, pipeline
+from encoder_tasks import RECIPE, STYLE, a_task, examples
+from encoders import CARDS, QUERIES, TASKS, encoder, model_of, ours, random_head, random_module
 from headstart.backbone import EncoderBackbone, TextFormat, target_loss
-from headstart.blending import ensemble
-from headstart.comparing import UNTUNED_HEAD, Blend, compare
 from headstart.errors import SettingError, TaskError
 from headstart.evaluation import _answer, evaluate
-from headstart.kinds import LoraModule, Module, load_module, save_module, stack_of
-from headstart.merging import RULES
-from headstart.pipeline import rank
-from headstart.recipes import Recipe
+from headstart.kinds import LoraModule, load_module, save_module, stack_of
 from headstart.records import HeadCard, TaskCard
-from headstart.reports.verdict import verdict
-from headstart.scoring import INDICATORS, score
 from headstart.tasks import Example, Task, head_of
-from headstart.tuning import style_of, tune
-from naive import assert_close, assert_same_arrays, assert_untouched, photograph
+from headstart.tuning import tune
+from naive import assert_close, assert_untouched, photograph
 from test_tuning import PowerCut, assert_same_run, kill_at
-
-RECIPE = Recipe(
-    name="tiny", lr=2e-2, batch_size=4, max_steps=8, eval_every=4, patience=9, optimizer="adamw", schedule="linear",
-    warmup_steps=1, clip=1.0, max_input=32, max_target=12, rank=2, alpha=4.0, select="loss",
-)  # fmt: skip
-STYLE = style_of(RECIPE)
-PLACES = ("film", "book", "play", "song", "tale", "show")
-WORDS = {"positive": ("warm", "funny", "superb"), "negative": ("dull", "tired", "silly")}
-
-
-def examples(task: str) -> tuple[Example, ...]:
-    """Rows that a head can learn: a class, a number or the very word, by the adjective."""
-    rows = []
-    for place, (label, words) in itertools.product(PLACES[:4], WORDS.items()):
-        for number, word in enumerate(words):
-            text = f"the {place} is {word}"
-            target = {"classification": label, "regression": str(number - 1.5), "span": word}[task]
-            rows.append(Example(text, (target,), tuple(WORDS) if task == "classification" else None))
-    return tuple(rows)
-
-
-def a_task(task: str, *, name: str = "reviews") -> Task:
-    metric = {"classification": "ACC", "regression": "Pearson-Correlation", "span": "EM"}[task]
-    card = TaskCard(name=name, metric=metric, labels=tuple(WORDS) if task == "classification" else None)
-    rows = examples(task)
-    return Task(card, {"train": rows, "dev": rows[::2], "test": rows[1::2]})
 
 
 @pytest.fixture
@@ -306,187 +271,3 @@ def test_a_task_that_no_head_answers_is_refused_before_any_step(bert: EncoderBac
         TaskError, match="the target 'cold' does not stand in its input 'a warm film', so no span of it"
     ):
         tune(free, bert, recipe=RECIPE)
-
-
-# Scoring
-
-
-def reference(backbone: EncoderBackbone, task: str) -> Module:
-    return random_module(backbone, head_of(a_task(task).card), seed=50, name="reference")
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_all_modules_answer_through_the_reference_s_head(backbone: EncoderBackbone, task: str) -> None:
-    data, like = a_task(task), reference(backbone, task)
-    cards = [CARDS["classification"], None, CARDS["span"], CARDS["regression"]]
-    modules = [random_module(backbone, card, seed=seed) for seed, card in enumerate(cards)]
-    names = ["loss", "el2n", "cosine", "kl", "grand", "tupate"]
-    found = score(modules, data.dev, backbone, indicators=names, reference=like, style=STYLE)
-    bare = score(
-        [m.with_head(None) for m in modules], data.dev, backbone, indicators=names, reference=like, style=STYLE
-    )
-    assert repr(found) == repr(bare), "a module's own head plays no part"
-    shared = [module.with_head(like.head) for module in modules]
-    wanted = evaluate(shared, data.dev, backbone, metric=data.card.metric, style=STYLE)
-    assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
-    assert found.tokens == len(data.dev) * (2 if task == "span" else 1)
-    missing = {name for name in names if INDICATORS[name].distribution} if task == "regression" else set()
-    assert missing == ({"el2n", "cosine", "kl"} if task == "regression" else set())
-    for name in names:
-        assert all(math.isnan(value) is (name in missing) for value in found.values[name]), name
-        assert (name in found.reasons) is (name in missing)
-    for name in missing:
-        assert set(found.reasons[name].values()) == {
-            "it compares distributions over answers, and a regression answers with one number"
-        }
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_grand_is_of_the_module_s_parameters_alone(bert: EncoderBackbone, task: str) -> None:
-    data, like = a_task(task), reference(bert, task)
-    module = random_module(bert, seed=3)
-    (found,) = score(
-        [module], data.dev, bert, indicators=["grand"], reduction="sum", reference=like, style=STYLE
-    ).values["grand"]
-    stack = stack_of([module.with_head(like.head)], bert, dtype=torch.float32)
-    rows = bert.encode([(row.input, row.target) for row in data.dev], STYLE, head=like.card.head)
-    with stack.attach(bert):
-        for value in stack.parameters.values():
-            value.requires_grad_(True)
-        batch = bert.batch(rows, range(len(rows)))
-        target_loss(bert.target_logits(batch), batch.gold).sum().backward()
-    squares = {name: value.grad.double().square().sum().item() for name, value in stack.parameters.items()}  # type: ignore[union-attr]
-    assert any(name.startswith("head.") and square > 0 for name, square in squares.items())
-    wanted = -math.sqrt(sum(square for name, square in squares.items() if not name.startswith("head.")))
-    assert found == pytest.approx(wanted, rel=1e-4)
-
-
-def test_variants_that_run_through_peft_are_scored_with_the_reference_s_head(
-    bert: EncoderBackbone, tmp_path: Path
-) -> None:
-    from peft import LoraConfig
-
-    data, like = a_task("classification"), reference(bert, "classification")
-    config = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", use_dora=True)
-    in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "dora")
-    modules = [load_module(tmp_path / "dora"), random_module(bert, seed=1)]
-    found = score(modules, data.dev, bert, indicators=["loss", "grand"], reference=like, style=STYLE)
-    wanted = evaluate([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", style=STYLE)
-    assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
-    assert all(value < 0 for value in found.values["grand"])
-
-
-def test_comparing_parameters_needs_no_head_and_reads_no_text(
-    bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    modules = [random_module(bert, CARDS["span"], seed=seed) for seed in range(3)]
-    monkeypatch.setattr(EncoderBackbone, "encode", lambda *_, **__: pytest.fail("a text was read"))
-    found = score(modules, examples("span"), bert, indicators=["tupate"], reference=modules[1].with_head(None))
-    assert found.values["tupate"][1] == pytest.approx(1.0)
-    assert found.tokens == 0
-
-
-def test_without_a_tuned_head_there_is_no_score(bert: EncoderBackbone) -> None:
-    for like in (None, random_module(bert)):
-        with pytest.raises(
-            SettingError, match="on the encoder tiny-bert modules answer through a task head that was tun"
-        ):
-            score([random_module(bert)], examples("span"), bert, indicators=["loss"], reference=like)
-
-
-# The whole road
-
-
-def hub_of(backbone: EncoderBackbone) -> list[Module]:
-    """Modules of tasks of every sort, with a head and without."""
-    cards = [CARDS["classification"], CARDS["span"], CARDS["regression"], None]
-    return [random_module(backbone, card, seed=seed, name=name) for seed, (card, name) in
-            enumerate(zip(cards, ("ada", "bob", "cyd", "dan"), strict=True))]  # fmt: skip
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_rank_tunes_a_reference_for_its_head(bert: EncoderBackbone, task: str) -> None:
-    data = a_task(task)
-    ranking = rank(data, hub_of(bert), bert, indicators=("loss",), recipe=RECIPE)
-    made = ranking.reference
-    assert made is not None
-    assert made.card.head is not None
-    assert made.card.head.answers_as(head_of(data.card))
-    again = rank(data, hub_of(bert), bert, indicators=("loss",), recipe=RECIPE, reference=made)
-    assert again.scores == ranking.scores
-    assert set(ranking.scores.names) == {"ada", "bob", "cyd", "dan"}
-
-
-@pytest.mark.parametrize("rule", ["softmax", "uniform", "best_single", "top_k"])
-def test_a_start_has_no_head(bert: EncoderBackbone, rule: str) -> None:
-    data = a_task("classification")
-    top = {"top_k": 2} if "top_k" in RULES[rule].reads and rule == "top_k" else {}
-    start = ensemble(data, hub_of(bert), bert, rule=rule, recipe=RECIPE, **top)
-    assert (start.module.head, start.module.card.head) == (None, None)
-    tuned = tune(data, bert, start=start.module, recipe=RECIPE)
-    assert tuned.module.card.head is not None
-    assert tuned.module.card.head.labels == data.card.labels
-    assert {donor.name for donor in tuned.module.card.donors} <= {"ada", "bob", "cyd", "dan"}
-
-
-def test_compare_before_tuning_there_is_nothing_to_compare(bert: EncoderBackbone) -> None:
-    data = a_task("classification")
-    found = compare(data, hub_of(bert), bert, seeds=2, shots=2, blend=Blend(temperature=0.5), recipe=RECIPE)
-    zero, tuned = (found.scores[found.scores["stage"] == stage] for stage in ("zero-shot", "tuned"))
-    assert zero["score"].isna().all()
-    assert set(zero["reason"]) == {UNTUNED_HEAD}
-    assert tuned["score"].between(0, 1).all()
-    assert set(tuned["reason"]) == {""}
-    assert found.settings["decoding"] == "head"
-    text = verdict(found)
-    assert text.count(UNTUNED_HEAD) == 1
-    assert (
-        "Before tuning, the ensemble could not be compared with scratch, the average and the best single module "
-        f"(no seed has both scores; seeds 0, 1: {UNTUNED_HEAD})."
-    ) in text
-    assert "After tuning, " in text
-
-
-def test_the_methods_of_a_seed_share_one_fresh_head(bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts: list[dict[str, Any]] = []
-
-    def watched(*args: Any, **settings: Any) -> Any:
-        starts.append(settings)
-        return tune(*args, **settings)
-
-    monkeypatch.setattr(comparing, "tune", watched)
-    compare(a_task("regression"), hub_of(bert), bert, seeds=2, shots=1, blend=Blend(indicator="loss"), recipe=RECIPE)
-    assert [call["seed"] for call in starts] == [0] * 4 + [1] * 4
-    assert all(call["start"].head is None for call in starts)
-
-
-def test_an_indicator_without_values_is_refused_before_any_tuning(
-    bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "tune", lambda *_, **__: pytest.fail("it tuned"))
-    message = "'cosine' has no value for 'reviews': it compares distributions .* use one of: loss, .*grand"
-    for run in (compare, ensemble):
-        with pytest.raises(SettingError, match=message):
-            run(a_task("regression"), hub_of(bert), bert)
-    with pytest.raises(
-        SettingError, match="tiny-bert is an encoder and answers through its head; leave decoding at auto"
-    ):
-        compare(a_task("classification"), hub_of(bert), bert, decoding="options")
-    with pytest.raises(TaskError, match="has its own options, which no head of an encoder chooses among"):
-        ensemble(replace(a_task("span"), card=TaskCard(name="q", options="field")), hub_of(bert), bert)
-
-
-def test_a_hub_of_tuned_modules_is_evaluated_with_their_heads(bert: EncoderBackbone, tmp_path: Path) -> None:
-    data = a_task("classification")
-    tuned = [
-        tune(data, bert, recipe=RECIPE.change(rank=rank_), seed=rank_, name=f"m{rank_}").module for rank_ in (1, 2)
-    ]
-    for module in tuned:
-        save_module(module, tmp_path / module.name)
-    loaded = [load_module(tmp_path / module.name) for module in tuned]
-    found = evaluate(loaded, data.test, bert, metric="ACC", style=STYLE)
-    assert [r.predictions for r in found] == [
-        evaluate([module], data.test, bert, metric="ACC", style=STYLE)[0].predictions for module in tuned
-    ]
-    for one, other in zip(loaded, tuned, strict=True):
-        assert_same_arrays(one, other)

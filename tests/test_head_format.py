@@ -121,7 +121,7 @@ OTHER = f"{PREFIX}bert.pooler.dense.weight"
          "which of score_of_sorts gives the task head's answer is not known; Headstart cannot use this module"),
         # A layer of the encoder itself is no head: no kind has a place for it.
         ({**bert_head(), OTHER: values(4, 4)}, {"modules_to_save": ["classifier", "pooler"]}, r"bert\.pooler\.dense"),
-        ({**bert_head(), OTHER: values(4, 4)}, {"modules_to_save": ["bert", "classifier"]}, r"bert\.pooler\.dense"),
+        ({**bert_head(), OTHER: values(4, 4)}, {"modules_to_save": ["bert", "classifier"]}, "names 'bert', with ten"),
         (
             {f"{PREFIX}qa_outputs.weight": values(3, 4)},
             {"task_type": "QUESTION_ANS", "modules_to_save": ["qa_outputs"]},

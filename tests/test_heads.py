@@ -82,7 +82,11 @@ def assert_says(backbone: EncoderBackbone, module: Module, model: Any, task: str
     step = 2 if task == "span" else 1
     for place, row in enumerate(rows):
         expected = plain(model, row, task=task)
-        assert_close(found[step * place : step * (place + 1), : expected.shape[1]], expected, within=2e-5)
+        assert_close(
+            found[step * place : step * (place + 1), : expected.shape[1]],
+            expected,
+            within=2e-5 * max(1.0, expected.abs().max().item()),
+        )
 
 
 # PEFT
@@ -184,10 +188,11 @@ def test_variants_that_run_through_peft_have_heads_too(
 def test_the_pooler_that_a_span_never_reads(bert: EncoderBackbone, tmp_path: Path) -> None:
     # transformers builds no pooler for spans, so PEFT has nothing of it to save, whatever "dense" names elsewhere.
     config = lora_config(bert, "span", target_modules=["query", "dense"])
-    in_peft(bert, random_head(bert, CARDS["span"]), config).save_pretrained(tmp_path / "m")
+    model = in_peft(bert, random_head(bert, CARDS["span"]), config)
+    model.save_pretrained(tmp_path / "m")
     module = load_module(tmp_path / "m")
-    with pytest.raises(ModuleError, match=r"names bert\.pooler\.dense in target_modules but holds no tensors for it"):
-        module.check(bert)
+    module.check(bert)
+    assert_says(bert, module, model, "span")
 
 
 # Saving and loading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -86,8 +87,10 @@ class EncoderBackbone(Backbone):
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
-        """(heads, head size) of every layer's keys and values."""
+        """(heads, head size) of every layer's keys and values; `None` where the encoder takes none from elsewhere."""
         config = self.model.config
+        if "past_key_values" not in inspect.signature(self.decoder.forward).parameters:
+            return (None,) * int(config.num_hidden_layers)
         heads = int(config.num_attention_heads)
         return ((heads, int(config.hidden_size) // heads),) * int(config.num_hidden_layers)
 

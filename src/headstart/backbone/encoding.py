@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.errors import TaskError
+from headstart.errors import BackboneError, TaskError
 
 __all__ = ["Encoded", "Encoder", "TextFormat"]
 
@@ -78,7 +78,15 @@ class Encoder:
         return (*ids[: style.max_target - 1], int(self.tokenizer.eos_token_id))
 
     def placed(self, text: str, style: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """Ids of a whole input, and for each the characters (first, behind the last) that it stands for."""
+        """Ids of a whole input, and for each the characters (first, behind the last) that it stands for.
+
+        Raises `BackboneError` when the tokenizer does not tell them.
+        """
+        if not self.tokenizer.is_fast:
+            raise BackboneError(
+                f"{type(self.tokenizer).__name__} does not tell which characters a token stands for, so no span of the "
+                "input can be found; choose a backbone with a tokenizer.json"
+            )
         most = self._most(style)
         made = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
         return tuple(made["input_ids"]), tuple((first, end) for first, end in made["offset_mapping"])

@@ -135,7 +135,10 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
         )
     model.to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **extra)
-    if tokenizer.eos_token_id is None and family is not AutoModelForSequenceClassification:
+    if family is AutoModelForSequenceClassification:
+        if tokenizer.pad_token_id is None:
+            raise BackboneError(f"the tokenizer of {place} has no padding token; set pad_token in its configuration")
+    elif tokenizer.eos_token_id is None:
         raise BackboneError(
             f"the tokenizer of {place} has no end-of-sequence token; set eos_token in its configuration"
         )

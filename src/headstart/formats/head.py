@@ -64,10 +64,15 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
             f"{source}: field 'modules_to_save' names a task head ({', '.join(dict.fromkeys(named))}) but no "
             f"tensor of one is there; {SAVE_AGAIN}, or set the field to null"
         )
-    absent = [name for name in named if name not in ALWAYS_NAMED and not any(f"{name}." in held for held in tensors)]
+    whole = {path.partition(".")[0] for path in head} | ALWAYS_NAMED
+    absent = [name for name in named if name not in whole]
     if absent:
+        lies = next((held for held in rest if f".{absent[0]}." in held), None)
         raise ModuleError(
             f"{source}: field 'modules_to_save' names '{absent[0]}' but no tensor of it is there; {SAVE_AGAIN}"
+            if lies is None
+            else f"{source}: field 'modules_to_save' names '{absent[0]}', with tensor '{lies}', which is no task head; "
+            "Headstart cannot use a module that trains other layers"
         )
     card = head_card(head, str(task_type), source) if head else None
     return Parted({**config, "modules_to_save": None}, rest, head, card)

@@ -97,7 +97,14 @@ def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTen
     delta = _delta_type(config, source)
     family = family_of(config, source)
     modified = Modified.of(config, family, source)
-    grouped, head = _grouped(tensors, delta, modified, _heads(config), source)
+    heads = _heads(config)
+    grouped, head = _grouped(tensors, delta, modified, heads, source)
+    absent = [layer for layer in heads if not any(name.startswith(f"{layer}.") for name in head)]
+    if absent:
+        raise ModuleError(
+            f"{source}: field 'unfrozen_modules' names the task head '{absent[0]}' but no tensor of it is there; "
+            f"{SAVE_AGAIN}"
+        )
     modified.refuse_unused(grouped, source, below=delta == "bitfit")
     write = {"lora": _lora, "adapter": _adapter, "bitfit": _bitfit}[delta]
     plain = write(config, grouped, modified, source)

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbone import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.placement import (
     PLACEMENTS,
     Placement,
@@ -26,6 +26,7 @@ from headstart.kinds.placement import (
     adapterhub_config,
     backbone_width,
     reads_in,
+    require_size,
 )
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -195,7 +196,7 @@ class AdapterModule(Module):
             path: _fresh(*a.down.shape, biases=a.down_bias is not None, generator=generator)
             for path, a in self.adapters.items()
         }
-        return replace(self, adapters=adapters)
+        return replace(self, adapters=adapters, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a sublayer that the backbone lacks, another width, another stated backbone, or too few layers."""
@@ -214,6 +215,8 @@ class AdapterModule(Module):
                 )
         method = self.config["config"]
         left_out = method.get("leave_out") or ()
+        for path, adapter in self.adapters.items():
+            require_size(adapter.down.shape, method, spots[path].number, f"'{self.name}' has at {path}")
         for path, spot in spots.items():
             if path in self.adapters and spot.number in left_out:
                 raise ModuleError(

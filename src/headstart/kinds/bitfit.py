@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbone import Backbone, attached
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -106,7 +106,8 @@ class BitFitModule(Module):
         del seed
         layers, _ = bias_terms(backbone.model, below=backbone.below_head)
         self.check(backbone)
-        return replace(self, biases=_own_biases({path: layers[path] for path in self.biases}))
+        biases = _own_biases({path: layers[path] for path in self.biases})
+        return replace(self, biases=biases, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a bias that the backbone lacks, another length, another stated backbone, or too few of its biases."""

@@ -22,7 +22,7 @@ from headstart.backbone import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import check_layers, ends_with, layer_widths, linear_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -122,7 +122,8 @@ class IA3Module(Module):
     def reset(self, *, seed: int) -> IA3Module:
         """The same layers with all factors 1."""
         del seed
-        return self.with_arrays({name: torch.ones_like(value) for name, value in self.arrays().items()})
+        ones = self.with_arrays({name: torch.ones_like(value) for name, value in self.arrays().items()})
+        return replace(ones, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another width or side, another stated backbone, or too few layers."""

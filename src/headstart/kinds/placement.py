@@ -1,14 +1,24 @@
 """Where bottleneck adapters stand in a backbone, and how AdapterHub writes that down."""
 
 import re
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FAMILIES, reduction_factor
+from headstart.formats.adapter import FAMILIES, bottleneck_size, reduction_factor
 
-__all__ = ["PLACEMENTS", "Placement", "Spot", "adapter_spots", "adapterhub_config", "backbone_width", "reads_in"]
+__all__ = [
+    "PLACEMENTS",
+    "Placement",
+    "Spot",
+    "adapter_spots",
+    "adapterhub_config",
+    "backbone_width",
+    "reads_in",
+    "require_size",
+]
 
 
 class Placement(NamedTuple):
@@ -82,6 +92,23 @@ def reads_in(backbone: Backbone, placement: Placement) -> str:
 def backbone_width(backbone: Backbone) -> int:
     """The width of the residual stream."""
     return int(backbone.model.config.hidden_size)
+
+
+def require_size(down: Sequence[int], method: Mapping[str, Any], number: int, what: str) -> None:
+    """Raise `ModuleError` unless a bottleneck is what AdapterHub makes of a reduction factor given layer by layer.
+
+    `down` is (size, width), `number` the layer's; `what` names module and place for the error.
+    """
+    stated = method.get("reduction_factor")
+    if not isinstance(stated, Mapping):
+        return
+    factor = stated.get(str(number), stated.get("default"))
+    size, width = down
+    if factor is None or bottleneck_size(width, factor) != size:
+        raise ModuleError(
+            f"the bottleneck of {size} that module {what} is not what reduction_factor says for layer {number}, "
+            f"{factor}; correct reduction_factor, or save the module again"
+        )
 
 
 def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: Backbone) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.prefix import PROJECTION
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.tensors import to_torch
@@ -159,7 +159,8 @@ class PrefixModule(Module):
     def reset(self, *, seed: int) -> PrefixModule:
         """The same shape, drawn again; see `fresh`."""
         bottleneck = self.values["inner"].shape[0] if self.reparametrized else None
-        return replace(self, values=_drawn(self.shape, bottleneck, seed=seed))
+        values = _drawn(self.shape, bottleneck, seed=seed)
+        return replace(self, values=values, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""

@@ -18,7 +18,7 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.tensors import to_torch
@@ -112,7 +112,8 @@ class AttentionPrefixModule(Module):
     def reset(self, *, seed: int) -> AttentionPrefixModule:
         """The same shape, drawn again; see `fresh`."""
         bottleneck, width = self.projection or (None, self.shape.dim)
-        return replace(self, values=_drawn(self.shape, width=width, bottleneck=bottleneck, seed=seed))
+        values = _drawn(self.shape, width=width, bottleneck=bottleneck, seed=seed)
+        return replace(self, values=values, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""

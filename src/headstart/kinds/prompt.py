@@ -15,7 +15,7 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import ArrayStack, Module, require_backbone_of
+from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
     Place,
@@ -108,12 +108,13 @@ class PromptModule(Module):
     def reset(self, *, seed: int) -> PromptModule:
         """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
         generator = torch.Generator().manual_seed(seed)
-        return replace(self, rows=torch.randn(self.rows.shape, generator=generator) * self.rows.std())
+        rows = torch.randn(self.rows.shape, generator=generator) * self.rows.std()
+        return replace(self, rows=rows, card=as_fresh(self.card), head=None)
 
     def untuned(self, backbone: Backbone, *, seed: int) -> PromptModule:
         """Tokens of the vocabulary again; see `fresh`."""
         again = self.fresh(backbone, PromptSettings(len(self.rows)), name=self.name, seed=seed)
-        return replace(self, rows=again.rows)
+        return replace(self, rows=again.rows, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or another width of its embeddings."""

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from headstart.backbone import Backbone
 from headstart.errors import ModuleError
+from headstart.formats import TASK_TYPES
 
 __all__ = ["check_biases", "check_layers", "embedding_layers", "ends_with", "layer_widths", "linear_layers"]
 
@@ -67,7 +68,9 @@ def check_layers(
             "save it again with PEFT's save_pretrained, which lists them"
         )
     named = {path for path in layers if check_target_module_exists(matcher, path)}
-    for path in sorted(named - widths.keys()):
+    # Of an encoder that finds spans transformers leaves the pooler out, and PEFT with it.
+    unread = f"{backbone.below_head}pooler." if config.get("task_type") == TASK_TYPES["span"] else None
+    for path in sorted(path for path in named - widths.keys() if unread is None or not path.startswith(unread)):
         raise ModuleError(
             f"module '{name}' names {path} in target_modules but holds no tensors for it; "
             "it was made for a smaller backbone: load that one, or leave the module out"

@@ -120,6 +120,18 @@ def _extra(folder: Path, rng: Random) -> Made:
     return f"a tensor {new!r} more", "refused"
 
 
+def _planted(folder: Path, rng: Random) -> Made:
+    """Headstart's own file of a head beside a module in AdapterHub's layout that has none."""
+    config = config_of(folder)
+    if head_path(folder).exists() or not isinstance(config.get("config"), dict):
+        return None
+    layer, labels = rng.choice((("classifier", 3), ("qa_outputs", 2), ("classifier", 1), ("qa_outputs", 3)))
+    generator = torch.Generator().manual_seed(rng.randrange(1000))
+    weight = 0.3 * torch.randn(labels, config["hidden_size"], generator=generator)
+    save_file_of(head_path(folder), {f"{layer}.weight": weight, f"{layer}.bias": weight[:, 0].contiguous()})
+    return f"a head '{layer}' of {labels} answers", "judged"
+
+
 def _values(folder: Path, rng: Random) -> Made:
     head = _head(folder)
     if head is None:
@@ -210,7 +222,7 @@ def _card_remark(folder: Path, rng: Random) -> Made:
 
 
 HEAD_MUTATIONS: dict[str, tuple[Mutation, ...]] = {
-    "task head: tensors missing, renamed, too many": (_missing, _renamed, _extra),
+    "task head: tensors missing, renamed, too many": (_missing, _renamed, _extra, _planted),
     "task head: shapes": (_misshapen, _other_answers),
     "task head: values": (_not_finite, _values, _bytes),
     "task head: configuration": (_named, _named, _task),

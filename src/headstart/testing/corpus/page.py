@@ -1,5 +1,6 @@
 """The corpus as a table, and as a page of the documentation."""
 
+from headstart.testing.corpus.rooms import LARGEST
 from headstart.testing.corpus.run import RESULTS, Corpus
 
 __all__ = ["page", "table"]
@@ -16,11 +17,13 @@ A module comes as a folder from somebody else. It may be cut short, edited, made
 Headstart has to load it right or refuse it with a message that names the file, tensor or field; it must never crash,
 hang, run code, or load something else than the files say.
 
-`python -m headstart.testing.corpus` alters sound modules of every kind (saved by Headstart, by PEFT, and in
-AdapterHub's layout) and loads every altered copy in a process of its own. What loads is compared, as logits of a tiny
-random backbone, with what PEFT itself or a plain formula computes from the same files as the library safetensors or
-torch's restricted load reads them. Alterations that leave the function alone have to give the original's; those that
-leave nothing to compute have to be refused.
+`python -m headstart.testing.corpus` alters sound modules of every kind and loads every altered copy in a process of its
+own. The modules are made on the spot: saved by Headstart and by PEFT on language models and on encoders with task heads
+(classification, regression, span), and written as AdapterHub's library and OpenDelta write theirs. What loads is
+compared, on a tiny random backbone, with what PEFT itself or a plain formula computes from the same files as the
+library safetensors or torch's restricted load reads them: logits of a language model; of an encoder its hidden states,
+and what its task head answers. Alterations that leave the function alone have to give the original's; those that leave
+nothing to compute have to be refused.
 """
 
 
@@ -41,5 +44,7 @@ def page(corpus: Corpus) -> str:
     command = f"python -m headstart.testing.corpus --seed {corpus.seed} --cases {len(corpus.found)}"
     return (
         f"{INTRODUCTION}\n{table(corpus)}\n\nThis table is written by `{command} --markdown docs/corpus.md`; another "
-        "`--seed` draws other alterations, and `--folders` alters modules of your own.\n"
+        "`--seed` draws other alterations. `--folders` alters modules of your own instead, wherever a backbone of at "
+        f"most {LARGEST} units can be built for them; a folder that is not altered is named with the reason. The "
+        "modules of the demonstration are too wide for that: what they are made of is altered at a smaller size.\n"
     )

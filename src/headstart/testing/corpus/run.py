@@ -22,7 +22,7 @@ from headstart.testing.corpus.sources import made_sources
 from headstart.testing.corpus.tensor_mutations import TENSOR_MUTATIONS
 from headstart.testing.corpus.worker import Reader, findings
 
-__all__ = ["FAMILIES", "RESULTS", "Corpus", "draw_cases", "run_corpus"]
+__all__ = ["FAMILIES", "RESULTS", "Corpus", "another", "draw_cases", "run_corpus"]
 
 
 def _other_backbone(folder: Path, rng: Random) -> tuple[str, Expectation]:
@@ -119,19 +119,19 @@ def _case(family: str, sources: Sequence[Source], folder: Path, *, rng: Random, 
             shutil.copytree(source.folder, folder)
             made = mutation(folder, rng)
             if made is not None:
-                room = _another(source.room, rng) if family == OTHER else source.room
+                room = another(source.room, rng) if family == OTHER else source.room
                 return Case(number, family, made[0], made[1], folder, source.folder, room, source.room)
             _remove(folder)
     return None
 
 
-def _another(room: Room, rng: Random) -> Room:
+def another(room: Room, rng: Random) -> Room:
     """A backbone with more or fewer layers, other widths, other weights, or of another architecture."""
     others = (
         room._replace(layers=room.layers + rng.choice((1, 2))), room._replace(layers=max(room.layers - 1, 1)),
         room._replace(width=room.width * 2, head=room.head * 2, inner=room.inner * 2),
         room._replace(inner=room.inner + 8), room._replace(heads=room.heads * 2, head=room.head // 2 or 1),
-        room._replace(seed=room.seed + 1), room._replace(family=rng.choice(sorted(ROOMS))),
+        room._replace(seed=room.seed + 1), *(room._replace(family=rng.choice(sorted(ROOMS))) for _ in range(2)),
     )  # fmt: skip
     sound = [o for o in others if o != room and o.head % 2 == 0 and o.heads % o.key_heads == 0]
     chosen = rng.choice(sound)

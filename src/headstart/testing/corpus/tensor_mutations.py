@@ -75,7 +75,8 @@ def _missing(folder: Path, rng: Random) -> Made:
     if len(tensors) == 1:
         return None
     save_tensors(folder, {key: value for key, value in tensors.items() if key != name})
-    return f"'{name}' left out", "refused"
+    # PEFT saves a copy of the backbone's own weight beside adapted embeddings, and can do without.
+    return f"'{name}' left out", "judged" if name.endswith(".base_layer.weight") else "refused"
 
 
 def _layer_missing(folder: Path, rng: Random) -> Made:

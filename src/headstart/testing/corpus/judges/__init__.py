@@ -27,6 +27,9 @@ __all__ = ["IDS", "MeaninglessError", "answers", "body", "in_one", "judged"]
 OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
 """By `peft_type`: the types that PEFT does not have."""
 
+ALWAYS_NAMED = {"classifier", "score", "qa_outputs"}
+"""What PEFT names as a head, whether the backbone has it or not."""
+
 HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs)\..+)")
 
 
@@ -47,7 +50,8 @@ def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
         return by_peft(model, config, tensors)
     named = config.get("modules_to_save") or []
     found = {name: match[1] for name in tensors if (match := HEAD.fullmatch(name))}
-    if {place.partition(".")[0] for place in found.values()} != set(named) - {"score"}:
+    held = {place.partition(".")[0] for place in found.values()}
+    if not held <= set(named) <= held | ALWAYS_NAMED or (named and not held):
         raise MeaninglessError(f"{named} are named as the task head, whose tensors are {sorted(found)}")
     head = {place: tensors[name] for name, place in found.items()}
     rest = {name: value for name, value in tensors.items() if name not in found}

@@ -14,12 +14,15 @@ from headstart.testing.corpus.judges.attention_prefix import adapterhub_prefix, 
 __all__ = ["BASES", "adapterhub", "adapterhub_shapes"]
 
 BASES = {"llama": "model.", "gpt2": "transformer.", "t5": "", "bert": "bert.", "roberta": "roberta."}
+ALIKE = {"mistral": "llama", "mt5": "t5", "roberta": "bert", "xlm-roberta": "bert"}
+"""Architectures of the same layers: the library looks at the names of the tensors, not at `model_type`."""
+
 Tensors = Mapping[str, Tensor]
 
 
 def adapterhub(model: Any, config: Mapping[str, Any], tensors: Tensors, *, head: Tensors) -> Tensor:
     """What the model computes with a bottleneck adapter, LoRA or prefix, and with the task head if there is one."""
-    if config["model_type"] != model.config.model_type:
+    if ALIKE.get(config["model_type"], config["model_type"]) != ALIKE.get(*[model.config.model_type] * 2):
         raise MeaninglessError("it is for another architecture")
     plain = {
         re.sub(r"^(model|transformer|bert|roberta)\.", "", name): value.double() for name, value in tensors.items()
@@ -40,24 +43,29 @@ def adapterhub(model: Any, config: Mapping[str, Any], tensors: Tensors, *, head:
 def adapterhub_shapes(model: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of such a folder by its name, without the path of the base model."""
     method, name, width = config["config"], config["name"], model.config.hidden_size
+    wanted: dict[str, tuple[int, ...]] = {}
     if method.get("architecture") == "prefix_tuning":
         return adapterhub_prefix_shapes(model, config)
     if method.get("architecture") == "lora":
-        rank, wanted = method["r"], {}
+        rank = method["r"]
         for start, layer in _lora_layers(model, config).items():
             outputs, inputs = layer.weight.shape
             wanted |= {f"{start}.lora_A": (rank, inputs), f"{start}.lora_B": (outputs, rank)}
         return wanted
-    size = max(int(width // method["reduction_factor"]), 1)
-    shapes: dict[str, tuple[int, ...]] = {"adapter_down.0.weight": (size, width), "adapter_up.weight": (width, size)}
-    if method.get("biases", True):
-        shapes |= {"adapter_down.0.bias": (size,), "adapter_up.bias": (width,)}
-    starts = [f"{key}.adapters.{name}" for _, _, key in _places(model, method)]
-    return {f"{start}.{end}": shape for start in starts for end, shape in shapes.items()}
+    for output, _, key in _places(model, method):
+        factor = method["reduction_factor"]
+        if isinstance(factor, Mapping):
+            number = _number(model, output.removeprefix(BASES[model.config.model_type]))
+            factor = factor[str(number)] if str(number) in factor else factor["default"]
+        size, start = max(int(width // factor), 1), f"{key}.adapters.{name}"
+        wanted |= {f"{start}.adapter_down.0.weight": (size, width), f"{start}.adapter_up.weight": (width, size)}
+        if method.get("biases", True):
+            wanted |= {f"{start}.adapter_down.0.bias": (size,), f"{start}.adapter_up.bias": (width,)}
+    return wanted
 
 
 def _number(model: Any, path: str) -> int:
-    """A layer's number as AdapterHub's `leave_out` counts: decoders after encoders."""
+    """A layer's number as AdapterHub counts: decoders after encoders."""
     found = re.search(r"\.(\d+)\.", path)
     after = model.config.num_layers if path.startswith("decoder.") else 0
     return int(found[1]) + after if found else -1
@@ -71,7 +79,7 @@ OUTPUT = (".wo", ".mlp.c_proj", ".up_proj", ".output.dense")
 
 def _lora_layers(model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """The layers by the beginning of their tensors' names."""
-    method, base = config["config"], BASES[config["model_type"]]
+    method, base = config["config"], BASES[model.config.model_type]
     ends = [end for m in method["attn_matrices"] for end in ENDS[m] if method.get("selfattn_lora", True)]
     ends += [*INTERMEDIATE] if method.get("intermediate_lora") else []
     ends += [*OUTPUT] if method.get("output_lora") else []

@@ -50,7 +50,8 @@ def attention_prefix(model: Any, config: Mapping[str, Any], tensors: Tensors, *,
     if config["token_dim"] != sizes.heads * sizes.head or stated not in (None, sizes.heads):
         raise MeaninglessError("its keys have other units or heads")
     projected = bool(config.get("prefix_projection"))
-    wanted, prefixes = {}, {}
+    wanted: dict[str, tuple[int, ...]] = {}
+    prefixes = {}
     for place, count in counts.items():
         whole = count * 2 * config["token_dim"]
         shapes: dict[str, tuple[int, ...]] = {"prefix": (length, whole)}

@@ -12,7 +12,10 @@ from headstart.testing.corpus.judges.answers import MeaninglessError, answers, r
 __all__ = ["opendelta", "opendelta_shapes"]
 
 Tensors = Mapping[str, Tensor]
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "t5": "T5", "gpt2": "GPT2", "llama": "Llama"}
+ENCODERS = "(Bert|Roberta|XLMRoberta)"
+CLASSES = {"bert": ENCODERS, "roberta": ENCODERS, "t5": "M?T5", "gpt2": "GPT2", "llama": "(Llama|Mistral)"}
+"""How the names of the classes begin whose layers are the same."""
+
 BASES = r"^(model|transformer|bert|roberta)\."
 A, B = "lora.lora_A", "lora.lora_B"
 PARTS = tuple(f"adapter.modulelist.{name}_proj.{part}" for name in ("down", "up") for part in ("weight", "bias"))
@@ -67,7 +70,8 @@ def opendelta(model: Any, config: Mapping[str, Any], tensors: Tensors) -> Tensor
 
 def _named(model: Any, config: Mapping[str, Any], *, below: bool) -> dict[str, nn.Module]:
     """The layers that the configuration names, or that lie in those, by their paths below the head."""
-    found, used = {}, set()
+    found: dict[str, nn.Module] = {}
+    used: set[str] = set()
     for whole, layer in model.named_modules():
         if whole.startswith(("lm_head", "classifier")):
             continue
