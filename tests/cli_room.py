@@ -30,16 +30,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Path:
+def room(tmp_path_factory: pytest.TempPathFactory, llama: Backbone) -> Path:
     """A folder with modules in made/, a hub and a task; tests read it only."""
     room = tmp_path_factory.mktemp("room")
     write_task(room / "reviews")
-    Hub.create(room / "hub").add_all(write_modules(room / "made", backbone))
+    Hub.create(room / "hub").add_all(write_modules(room / "made", llama))
     return room
 
 

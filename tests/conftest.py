@@ -28,6 +28,8 @@ from hub_standin import HubStandin, serving
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from headstart.backbone import Backbone
+
 hypothesis.settings.register_profile("headstart", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("headstart")
 
@@ -205,3 +207,39 @@ def save_tiny(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2", "tiny_t5"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Each of the tiny backbones in turn."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> "Backbone":
+    """Each of the tiny backbones in turn, loaded once for a file of tests."""
+    from naive import load
+
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> "Backbone":
+    from naive import load
+
+    return load(tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tiny_gpt2: Path) -> "Backbone":
+    from naive import load
+
+    return load(tiny_gpt2)
+
+
+@pytest.fixture(scope="module")
+def t5(tiny_t5: Path) -> "Backbone":
+    from naive import load
+
+    return load(tiny_t5)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded
+from headstart.backbone import Backbone, Encoded, TextFormat
 from headstart.kinds import LoraModule, LoraSettings, Module
 from headstart.tasks import Example
 
@@ -34,6 +34,11 @@ REVIEWS = (
 
 def load(folder: Path, dtype: str = "float32") -> Backbone:
     return Backbone.load(folder, device="cpu", dtype=dtype)
+
+
+def encoded(backbone: Backbone) -> list[Encoded]:
+    """`REVIEWS` as ids."""
+    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def random_lora(

@@ -31,11 +31,11 @@ from headstart.merging import merge
 from headstart.tuning import tune
 from made_by_peft import ours
 from naive import (
-    BACKBONES,
     REVIEWS,
     assert_close,
     assert_same_arrays,
     assert_untouched,
+    encoded,
     load,
     photograph,
     plain_logits,
@@ -50,26 +50,6 @@ OUTPUTS = {
     "tiny-t5": lambda path: path.removesuffix(".DenseReluDense"),
 }
 """From a feed-forward network's path to that of the layer that adds its output to the residual stream."""
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def random_adapter(backbone: Backbone, *, seed: int, name: str = "", **settings: Any) -> AdapterModule:

@@ -33,11 +33,6 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return load(request.getfixturevalue(request.param))
 
 
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
 def encoded(backbone: Backbone) -> list[Encoded]:
     return backbone.encode([(example.input, example.target) for example in REVIEWS], STYLE)
 

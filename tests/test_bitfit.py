@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone, TextFormat
 from headstart.blending import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
@@ -21,22 +21,12 @@ from headstart.kinds import BitFitModule, BitFitSettings, load_module, save_modu
 from headstart.kinds.bitfit import bias_terms
 from headstart.merging import merge
 from headstart.tuning import style_of, tune
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph, plain_logits
+from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, encoded, load, photograph, plain_logits
 from replaced import Replaced, gradients
 from test_tuning import RECIPE, TASK
 
 BITFIT = RECIPE.change(kind="bitfit")
 ATTN0, NORM0 = "transformer.h.0.attn.c_attn", "transformer.h.0.ln_1"
-
-
-@pytest.fixture(scope="module")
-def gpt2(tiny_gpt2: Path) -> Backbone:
-    return load(tiny_gpt2)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +56,6 @@ SIZES = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     found: Backbone = request.getfixturevalue(request.param)
     return found
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def random_bitfit(

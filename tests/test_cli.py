@@ -82,9 +82,9 @@ def test_hub_mistakes(run: Run, room: Path, tmp_path: Path) -> None:
 
 
 def test_names_with_brackets_are_printed_as_they_are(
-    run: Run, here: dict[str, list[str]], room: Path, backbone: Backbone, tmp_path: Path
+    run: Run, here: dict[str, list[str]], room: Path, llama: Backbone, tmp_path: Path
 ) -> None:
-    save_module(module(backbone, "[bold]x[/y]", seed=5), tmp_path / "[bold]x[-y]")
+    save_module(module(llama, "[bold]x[/y]", seed=5), tmp_path / "[bold]x[-y]")
     hub = tmp_path / "[hub]"
     assert run("hub", "add", hub, tmp_path / "[bold]x[-y]").code == 0
     assert "[bold]x[-y]" in run("hub", "list", hub).out
@@ -94,7 +94,7 @@ def test_names_with_brackets_are_printed_as_they_are(
     assert_mistake(run("rank", tmp_path / "[/b]", *here["hub"], *here["on"]), "[/b]")
 
 
-def test_rank(run: Run, here: dict[str, list[str]], backbone: Backbone) -> None:
+def test_rank(run: Run, here: dict[str, list[str]], llama: Backbone) -> None:
     command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "cosine", "-i", "tupate"]
     data = run(*command, "--json").data
     assert (data["task"], data["examples"], data["reduction"], data["refused"]) == ("reviews", 12, "mean", [])
@@ -110,10 +110,10 @@ def test_rank(run: Run, here: dict[str, list[str]], backbone: Backbone) -> None:
 
 
 def test_rank_says_what_it_could_not_rank(
-    run: Run, here: dict[str, list[str]], room: Path, backbone: Backbone, tmp_path: Path
+    run: Run, here: dict[str, list[str]], room: Path, llama: Backbone, tmp_path: Path
 ) -> None:
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
-    save_module(module(backbone, "fat", seed=6, rank=3), tmp_path / "fat")
+    save_module(misfit(llama, "eve"), tmp_path / "eve")
+    save_module(module(llama, "fat", seed=6, rank=3), tmp_path / "fat")
     hub = tmp_path / "hub"
     run("hub", "add", hub, room / "made" / "ada", room / "made" / "bob", tmp_path / "eve", tmp_path / "fat")
     command = ["rank", *here["task"], "--hub", hub, *here["on"], *QUICK, "-i", "tupate"]
@@ -127,7 +127,7 @@ def test_rank_says_what_it_could_not_rank(
     assert set(data["reasons"]["tupate"]) == {"fat"}
 
 
-def test_ensemble(run: Run, here: dict[str, list[str]], backbone: Backbone, tmp_path: Path) -> None:
+def test_ensemble(run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path) -> None:
     command = ["ensemble", *here["task"], *here["hub"], *here["on"], *QUICK, "--temperature", "0.5"]
     data = run(*command, "-o", tmp_path / "one", "--json").data
     assert [donor["name"] for donor in data["card"]["donors"]] == NAMES
@@ -135,7 +135,7 @@ def test_ensemble(run: Run, here: dict[str, list[str]], backbone: Backbone, tmp_
     assert (data["indicator"], data["temperature"], data["space"]) == ("cosine", 0.5, "parameters")
     assert data["card"]["name"] == "one"
     saved = load_module(tmp_path / "one")
-    saved.check(backbone)
+    saved.check(llama)
     assert saved.card.model_dump(mode="json") == data["card"]
     table = run(*command, "-o", tmp_path / "two", "--space", "svd", "--rank", "3", "--top-k", "2")
     assert "effective number of modules 2.00 of 4, space 'svd'" in table.out
@@ -169,7 +169,7 @@ def test_ensemble_by_hand(run: Run, here: dict[str, list[str]], tmp_path: Path) 
 
 
 def test_tune_from_nothing_and_from_a_start(
-    run: Run, here: dict[str, list[str]], room: Path, backbone: Backbone, tmp_path: Path
+    run: Run, here: dict[str, list[str]], room: Path, llama: Backbone, tmp_path: Path
 ) -> None:
     command = ["tune", *here["task"], *here["on"], *QUICK]
     data = run(*command, "-o", tmp_path / "one", "--license", "mit", "--json").data

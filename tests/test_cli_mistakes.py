@@ -50,9 +50,9 @@ def broken(folder: Path, backbone: Backbone, kind: str) -> tuple[Path, str]:
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "pickle", "nan", "inf", "ranks"])
 def test_a_broken_module_is_refused(
-    kind: str, run: Run, here: dict[str, list[str]], backbone: Backbone, tmp_path: Path
+    kind: str, run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path
 ) -> None:
-    folder, message = broken(tmp_path / "x", backbone, kind)
+    folder, message = broken(tmp_path / "x", llama, kind)
     before = snapshot(tmp_path)
     assert_mistake(run("tune", *here["task"], *here["on"], *QUICK, "--start", folder, "-o", tmp_path / "out"), message)
     assert snapshot(tmp_path) == before
@@ -82,9 +82,9 @@ def alien(folder: Path, backbone: Backbone, kind: str) -> tuple[Path, str]:
 
 @pytest.mark.parametrize("kind", ["layer", "shape", "fewer-layers", "backbone"])
 def test_a_module_of_another_backbone_is_refused(
-    kind: str, run: Run, here: dict[str, list[str]], backbone: Backbone, tmp_path: Path
+    kind: str, run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path
 ) -> None:
-    folder, message = alien(tmp_path / "x", backbone, kind)
+    folder, message = alien(tmp_path / "x", llama, kind)
     before = snapshot(tmp_path)
     assert_mistake(run("tune", *here["task"], *here["on"], *QUICK, "--start", folder, "-o", tmp_path / "out"), message)
     added = run("hub", "add", tmp_path / "hub", folder, *here["on"], "--json")
@@ -205,12 +205,12 @@ def test_what_is_no_command_line_exits_with_2(words: list[str], run: Run, here: 
 
 
 def test_a_hub_that_gives_no_start(
-    run: Run, here: dict[str, list[str]], room: Path, backbone: Backbone, tmp_path: Path
+    run: Run, here: dict[str, list[str]], room: Path, llama: Backbone, tmp_path: Path
 ) -> None:
     words = [*here["task"], *here["on"], *QUICK, "-o", tmp_path / "out"]
     (tmp_path / "empty").mkdir()
     assert_mistake(run("ensemble", *words, "--hub", tmp_path / "empty"), "add some with headstart hub add")
-    save_module(module(backbone, "fat", seed=6, rank=3), tmp_path / "fat")
+    save_module(module(llama, "fat", seed=6, rank=3), tmp_path / "fat")
     run("hub", "add", tmp_path / "hub", room / "made" / "ada", tmp_path / "fat")
     for name in ("ensemble", "compare"):
         more = ["--seeds", "1", "--shots", "3"] if name == "compare" else []

@@ -343,6 +343,15 @@ def test_what_is_left_out_is_said(
     assert json.loads(said.out)["cases"] == CASES
 
 
+def test_a_mistake_is_said_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["corpus", "--folders", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main()
+    assert f"{tmp_path} has no adapter_config.json" in capsys.readouterr().err
+
+
 def test_another_backbone_is_of_any_family() -> None:
     drawn = [another(ROOMS[family], Random(seed)) for family in ("bert", "llama") for seed in range(99)]
     assert {room.family for room in drawn[:99]} == {room.family for room in drawn[99:]} == set(ROOMS)

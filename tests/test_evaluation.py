@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +21,6 @@ STYLE = TextFormat(max_target=8)
 @pytest.fixture(scope="module", params=BACKBONES)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return load(request.getfixturevalue(request.param))
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
 
 
 def naive_choice(backbone: Backbone, module: LoraModule | None, example: Example) -> str:

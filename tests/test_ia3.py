@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone, TextFormat
 from headstart.blending import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
@@ -28,6 +28,7 @@ from naive import (
     assert_close,
     assert_same_arrays,
     assert_untouched,
+    encoded,
     load,
     photograph,
     random_lora,
@@ -43,26 +44,6 @@ DEFAULTS = {
     "tiny-gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
     "tiny-t5": (["k", "v", "wo"], ["wo"]),
 }
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def random_ia3(backbone: Backbone, *, seed: int, name: str = "") -> IA3Module:

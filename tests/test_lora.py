@@ -11,20 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.kinds import LoraModule, LoraSettings, load_module, save_module
 from headstart.kinds.lora import Factors, layer_widths
 from headstart.records import Fingerprint, ModuleCard
 from naive import (
-    BACKBONES,
-    REVIEWS,
     TARGETS,
     Merged,
     assert_close,
     assert_same_arrays,
     assert_untouched,
+    encoded,
     load,
     photograph,
     random_lora,
@@ -32,26 +31,6 @@ from naive import (
 
 Q0, Q1 = (f"model.layers.{number}.self_attn.q_proj" for number in (0, 1))
 V0 = "model.layers.0.self_attn.v_proj"
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def factors(ranks: Mapping[str, int], scalings: Mapping[str, float], backbone: Backbone) -> dict[str, Factors]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone, Encoded
 from headstart.embeddings import tuned_parameters
 from headstart.errors import ModuleError, SettingError
 from headstart.kinds import LoraModule, LoraSettings, PeftModule, load_module, save_module
@@ -20,7 +20,16 @@ from headstart.tasks import Task
 from headstart.tasks.task import TaskCard
 from headstart.testing import check_kind
 from headstart.tuning import tune
-from naive import BACKBONES, REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph, plain_logits
+from naive import (
+    REVIEWS,
+    assert_close,
+    assert_same_arrays,
+    assert_untouched,
+    encoded,
+    load,
+    photograph,
+    plain_logits,
+)
 from small_hub import RECIPE
 
 # PEFT says when it saves embeddings, and when those that it adapts are tied to the head.
@@ -41,26 +50,6 @@ EMBEDDINGS = {
     "tiny-t5": ["decoder.embed_tokens", "encoder.embed_tokens"],
 }
 EMBED = "model.embed_tokens"
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def drawn(backbone: Backbone, *, seed: int, rank: int = 3, targets: tuple[str, ...] | None = None) -> LoraModule:

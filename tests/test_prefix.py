@@ -39,16 +39,6 @@ PROJECTED = SHAPES | {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-@pytest.fixture(scope="module")
-def t5(tiny_t5: Path) -> Backbone:
-    return load(tiny_t5)
-
-
 def random_prefix(backbone: Backbone, *, seed: int = 1, **settings: Any) -> PrefixModule:
     module = random_module("prefix", backbone, seed=seed, **settings)
     assert isinstance(module, PrefixModule)

@@ -53,11 +53,6 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def t5(tiny_t5: Path) -> Backbone:
-    return load(tiny_t5)
-
-
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
     return VARIANTS[request.param]

@@ -23,11 +23,6 @@ CONFIG = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_t
 SHAPES: dict[str, tuple[int, ...]] = {"prompt_embeddings": (3, 4)}
 
 
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
 # What it computes
 
 

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone
 from headstart.embeddings import tuned_parameters
 from headstart.errors import SettingError, TaskError
 from headstart.kinds import LoraModule
@@ -17,7 +16,7 @@ from headstart.records import TaskCard
 from headstart.scoring import Scores, score
 from headstart.tasks import Example, Task
 from headstart.tuning import tune
-from naive import BACKBONES, REVIEWS, Merged, assert_untouched, load, photograph, random_lora
+from naive import BACKBONES, REVIEWS, Merged, assert_untouched, encoded, load, photograph, random_lora
 
 BY_TOKEN = ("loss", "cosine", "el2n", "kl")
 ALL = (*BY_TOKEN, "grand")
@@ -29,18 +28,9 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
-@pytest.fixture(scope="module")
 def modules(llama: Backbone) -> list[LoraModule]:
     """Seven modules of two shapes, mixed."""
     return [random_lora(llama, seed=seed, rank=2 + seed % 2, alpha=seed + 1.0) for seed in range(7)]
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def naive_scores(backbone: Backbone, module: LoraModule, reference: LoraModule) -> dict[str, float]:

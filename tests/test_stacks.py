@@ -1,20 +1,12 @@
 """Which modules compute together, and what a stack says of each of its members."""
 
-from pathlib import Path
-
-import pytest
 import torch
 
 from headstart.backbone import Backbone
 from headstart.kinds import LoraModule, stacks
-from naive import load, random_lora
+from naive import random_lora
 
 Q0 = "model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
 
 
 def test_stacks_group_equal_shapes_in_order(llama: Backbone) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbone import Backbone, Encoded
 from headstart.errors import MergeError, ModuleError
 from headstart.kinds import PeftModule, load_module, save_module, stacks
 from headstart.scoring import score
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph, plain_logits
+from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, encoded, load, photograph, plain_logits
 
 # PEFT warns whoever wants to merge such a module, and takes LoRA biases for broken tensors when it saves them.
 pytestmark = [
@@ -52,10 +52,6 @@ def dora(tiny_gpt2: Path, tmp_path: Path) -> PeftModule:
     module = load_module(made_by_peft.make(tiny_gpt2, tmp_path / "dora", use_dora=True))
     assert isinstance(module, PeftModule)
     return module
-
-
-def encoded(backbone: Backbone) -> list[Encoded]:
-    return backbone.encode([(example.input, example.target) for example in REVIEWS], TextFormat())
 
 
 def test_peft_computes_the_same_and_nothing_is_left(folder: Path, backbone: Backbone, made: Path) -> None:

@@ -38,11 +38,6 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
-
-
 class PowerCut(BaseException):
     """The run ends here, past every `except Exception`."""
 

@@ -20,7 +20,7 @@ from headstart.records import Fingerprint, TaskCard
 from headstart.scoring import score
 from headstart.tasks import Task
 from headstart.tuning import style_of, tune
-from naive import BACKBONES, REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph
+from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph
 from virtual import LENGTH, encoded, from_peft, load_peft, peft_logits, random_module
 
 # PEFT 0.21 still asks transformers for the old name of a property.
@@ -33,22 +33,6 @@ RECIPE = Recipe(
     name="tiny", lr=5e-2, batch_size=2, max_steps=18, eval_every=6, patience=9, optimizer="adamw", schedule="linear",
     warmup_steps=2, clip=1.0, max_input=64, max_target=8, select="loss", length=LENGTH,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def folder(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def llama(tiny_llama: Path) -> Backbone:
-    return load(tiny_llama)
 
 
 @pytest.fixture(params=VARIANTS)

@@ -19,7 +19,10 @@ def main() -> int:
     parser.add_argument("--folders", type=Path, nargs="+", default=[], help="modules to alter instead of made ones")
     parser.add_argument("--faults", action="store_true", help="describe every case that went wrong")
     options = parser.parse_args()
-    corpus = run_corpus(cases=options.cases, seed=options.seed, folders=options.folders)
+    try:
+        corpus = run_corpus(cases=options.cases, seed=options.seed, folders=options.folders)
+    except ValueError as error:
+        parser.error(str(error))
     for line in corpus.left_out:
         sys.stderr.write(f"not altered: {line}\n")
     if options.markdown:
