@@ -283,6 +283,16 @@ def test_what_the_corpus_once_found_is_refused(
         load_module(tmp_path / "m")
 
 
+def test_a_bias_that_lies_in_a_named_layer_and_is_missing_is_refused(sources: list[Source], tmp_path: Path) -> None:
+    source = next(source for source in sources if source.folder.name == "delta-12-bitfit-bert")
+    assert verdict(as_it_is(source), load_module)[0] == "loaded_right"
+    shutil.copytree(source.folder, tmp_path / "m")
+    kept = {name: value for name, value in load_tensors(source.folder).items() if ".query." not in name}
+    save_tensors(tmp_path / "m", kept)
+    with pytest.raises(ModuleError, match=r"attention\.self\.query"):
+        load_module(tmp_path / "m").check(backbone_of(source.room))
+
+
 def test_a_bottleneck_that_is_not_what_its_own_layer_s_factor_says_is_refused(
     sources: list[Source], tmp_path: Path
 ) -> None:

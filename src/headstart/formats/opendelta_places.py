@@ -149,13 +149,16 @@ class Modified:
         return targets, [OTHER_DENSE] if alone else None
 
     def biases(self, layers: Iterable[str]) -> list[str]:
-        """Names for the layers whose bias terms are tuned: by OpenDelta's words, else those that have tensors."""
-        return sorted(set(self._leaves()) if self.common else {_node(layer)[1] for layer in layers})
+        """Names for the layers whose bias terms are tuned: all that lie in what is named, and where names are ends of
+        paths also those that have tensors.
+        """
+        held = set() if self.common else {_node(layer)[1] for layer in layers}
+        return sorted({*self._leaves(), *held})
 
     def _leaves(self) -> list[str]:
-        """The layers, without others below them, that OpenDelta's words name or lie in what they name."""
+        """The known layers, without others below them, that are named or lie in what is named."""
         found = []
-        for stack, nodes in NODES[self.family].items():
+        for stack, nodes in NODES.get(self.family, {}).items():
             for node in nodes:
                 whole = f"{stack}.0.{node}" if stack else node
                 if not any(other.startswith(f"{node}.") for other in nodes) and self.names(whole, below=True):
