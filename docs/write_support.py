@@ -52,6 +52,10 @@ failed = [outcome for outcome in check_kind("my-kind") if outcome.result == "fai
 assert not failed, failed
 ```
 
+`check_kind("my-kind", reference=function)` also compares it with a slow and plain computation of your own in float64.
+Folders with a `peft_type` of their own are read through a `headstart.formats.FolderReader` in the entry-point group
+`headstart.folders`.
+
 ```sh
 python -m headstart.testing.conformance my-kind          # a table; --json for one line per outcome
 ```

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from headstart import registry
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, Encoded
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import READERS, FolderReader, lora_layout
-from headstart.kinds import KINDS, LoraModule, fresh_module, load_module, save_module
+from headstart.kinds import KINDS, LoraModule, Module, fresh_module, load_module, save_module
 from headstart.kinds.lora import LoraStack
 from headstart.testing import BACKBONES, CHECKS, Outcome, check_kind, conformance, tiny_backbone
+from headstart.testing.case import copied
 from headstart.testing.conformance import FIRST, main, table
+from naive import plain_logits
 
 REFUSED = {
     ("lora", "gpt2", "AdapterHub folder"): "adapts a layer that Headstart does not know",
@@ -149,6 +151,14 @@ class Steep(LoraModule):
             return changed + changed - changed.detach()
 
 
+class Faint(LoraModule):
+    """Every update is a thousandth too small, wherever it is computed here."""
+
+    class Stack(LoraStack):
+        def _add_update(self, path: str, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + 0.999 * (super()._add_update(path, layer, args, output) - output)
+
+
 class SharedGradient(LoraModule):
     """Each module's gradient is clipped by the norm over the whole stack."""
 
@@ -221,6 +231,7 @@ def broken(family: type[LoraModule]) -> type[LoraModule]:
         (Mixed, "stack", "module 0 of the stack: "),
         (Reversed, "stack", "module 0 of the stack: "),
         (Steep, "gradient", "finite differences"),
+        (Faint, "float64 reference", "float64: "),
         (SharedGradient, "gradients together", "gradient of "),
         (Drifting, "merge", "model.layers.0.self_attn.q_proj.a: "),
         (Unscaled, "save and load", "is another one after loading"),
@@ -308,6 +319,25 @@ def test_a_folder_of_no_reader_names_them_all(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"LORA"', '"MY_LORA"'))
     with pytest.raises(ModuleError, match="peft_type 'MY_LORA' is not supported; supported: LORA, IA3"):
         load_module(tmp_path / "m")
+
+
+def merged(module: Module, double: Backbone, item: Encoded) -> Tensor:
+    """LoRA by hand: its update in the weights themselves."""
+    assert isinstance(module, LoraModule)
+    for path, factor in module.factors.items():
+        weight = double.model.get_submodule(path).weight
+        weight.data += factor.scaling * (factor.b.double() @ factor.a.double())
+    return plain_logits(double.model, item)
+
+
+@pytest.mark.parametrize(("strength", "result"), [(1.0, "passed"), (0.999, "failed")])
+def test_a_kind_is_compared_with_a_reference_of_its_own(strength: float, result: str) -> None:
+    def reference(module: Module, double: Backbone, item: Encoded) -> Tensor:
+        arrays = {name: value * strength for name, value in module.arrays().items()}
+        return merged(module.with_arrays(arrays), copied(double), item)
+
+    outcomes = check_kind("lora", backbones=["llama"], reference=reference)
+    assert {o.check: o.result for o in outcomes}["float64 reference"] == result
 
 
 # The command and the page

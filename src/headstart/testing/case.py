@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,24 @@ from headstart.kinds import Module, Stack, fresh_module, load_module, save_modul
 from headstart.records import CARD_FILE, HeadCard
 from headstart.testing.backbones import tiny_backbone
 
-__all__ = ["TOLERANCE", "Aside", "Case", "Outcome", "Result", "Violation", "close", "require", "same_head"]
+__all__ = [
+    "TOLERANCE",
+    "Aside",
+    "Case",
+    "Outcome",
+    "Reference",
+    "Result",
+    "Violation",
+    "close",
+    "copied",
+    "require",
+    "same_head",
+]
 
 Result = Literal["passed", "refused", "failed", "skipped"]
+
+Reference = Callable[[Module, Backbone, Encoded], Tensor]
+"""What a module makes of an example on a float64 copy of the backbone: logits at its target positions, (targets, V)."""
 
 TOLERANCE = 1e-5
 """How far float32 results may lie apart, of the largest of them."""
@@ -90,11 +105,21 @@ class Case:
         pristine: the backbone that every case begins from; it is copied.
         folder: an empty folder.
         shape: the kind's settings by name; its defaults where there are none.
+        reference: a slow and plain computation of the kind's own.
     """
 
-    def __init__(self, kind: str, pristine: Backbone, folder: Path, *, shape: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        pristine: Backbone,
+        folder: Path,
+        *,
+        shape: Mapping[str, Any],
+        reference: Reference | None = None,
+    ) -> None:
         self.kind = kind
         self.shape = shape
+        self.reference = reference
         self.backbone = copied(pristine)
         self.folder = folder
 

@@ -26,7 +26,7 @@ from headstart.testing.behaviour import (
     options_score_as_targets_do,
     stack_is_single_runs,
 )
-from headstart.testing.case import Aside, Case, Outcome, Result, Violation
+from headstart.testing.case import Aside, Case, Outcome, Reference, Result, Violation
 from headstart.testing.folders import (
     adapterhub_folder_is_read,
     opendelta_folder_is_read,
@@ -34,6 +34,7 @@ from headstart.testing.folders import (
     peft_saves_the_same,
     save_then_load_is_itself,
 )
+from headstart.testing.reference import float64_reference_agrees
 from headstart.testing.refusals import (
     another_layer_count_is_refused,
     extra_tensor_is_refused,
@@ -51,6 +52,7 @@ for _name, _check in {
     "attach and detach": attach_leaves_no_trace,
     "stack": stack_is_single_runs,
     "options": options_score_as_targets_do,
+    "float64 reference": float64_reference_agrees,
     "gradient": gradient_is_that_of_finite_differences,
     "gradients together": gradients_together_are_those_alone,
     "merge": merge_of_one_or_equals_is_itself,
@@ -74,7 +76,11 @@ FIRST = "fresh"
 
 
 def check_kind(
-    kind: str, *, backbones: Sequence[str] = tuple(BACKBONES), shape: Mapping[str, Any] | None = None
+    kind: str,
+    *,
+    backbones: Sequence[str] = tuple(BACKBONES),
+    shape: Mapping[str, Any] | None = None,
+    reference: Reference | None = None,
 ) -> list[Outcome]:
     """Run every check on a kind, on tiny random backbones, without a network.
 
@@ -85,6 +91,9 @@ def check_kind(
         kind: a name in `KINDS`: one of Headstart's, or a plugin's in the entry-point group "headstart.kinds".
         backbones: names in `headstart.testing.BACKBONES`.
         shape: the kind's settings by name (`{"rank": 4}`), as in a recipe; its defaults where there are none.
+        reference: a slow and plain computation of the kind, called with a module, a float64 copy of the backbone and
+            one example, which returns the logits at its target positions, (targets, V). Headstart's own kinds are
+            compared with PEFT in float64 or with plain formulas where there is none.
 
     Returns:
         One outcome for every backbone and check, in the order of `CHECKS`.
@@ -95,15 +104,17 @@ def check_kind(
     KINDS[kind]  # an unknown kind is the caller's mistake
     found = []
     for name in backbones:
-        found += _outcomes(kind, name, tiny_backbone(name), shape or {})
+        found += _outcomes(kind, name, tiny_backbone(name), shape or {}, reference)
     return found
 
 
-def _outcomes(kind: str, name: str, pristine: Backbone, shape: Mapping[str, Any]) -> list[Outcome]:
+def _outcomes(
+    kind: str, name: str, pristine: Backbone, shape: Mapping[str, Any], reference: Reference | None
+) -> list[Outcome]:
     found: list[Outcome] = []
     for check, function in ((FIRST, _begin), *CHECKS.items()):
         with tempfile.TemporaryDirectory() as folder:
-            result, detail = _run(function, Case(kind, pristine, Path(folder), shape=shape))
+            result, detail = _run(function, Case(kind, pristine, Path(folder), shape=shape, reference=reference))
         found.append(Outcome(kind, name, check, result, detail))
         if check == FIRST and result != "passed":
             break

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded
 from headstart.errors import HeadstartError
-from headstart.kinds import Module, stack_of
+from headstart.kinds import Module
 from headstart.testing.corpus.case import Case, Finding, Result, Room
-from headstart.testing.corpus.judges import IDS, answers, body, in_one, judged
+from headstart.testing.corpus.judges import computed, judged
 from headstart.testing.corpus.rooms import backbone_of
 
 __all__ = ["Reader", "findings", "verdict"]
@@ -64,7 +63,7 @@ def verdict(case: Case, reader: Reader) -> tuple[Result, str]:
     try:
         module = reader(case.folder)
         module.check(backbone)
-        found = _computed(module, backbone)
+        found = computed(module, backbone, dtype=torch.float64)
     except HeadstartError as error:
         return _refusal(str(error), case)
     except Exception:
@@ -82,17 +81,6 @@ def _refusal(message: str, case: Case) -> tuple[Result, str]:
     if str(case.folder) in message or re.search(r"'[^']+'|\w+\.\w+\.\w+", message):
         return "refused", message
     return "crashed", f"the refusal names nothing: {message}"
-
-
-def _computed(module: Module, backbone: Backbone) -> Tensor:
-    """What the judges compute, computed by Headstart: with a task head through the backbone's own `target_logits`."""
-    if module.head is None:
-        with type(module).stack([module], backbone, dtype=torch.float64).attach(backbone):
-            return answers(backbone.model)
-    target = (0, 0) if module.head.card.task == "span" else (0,)
-    batch = backbone.batch([Encoded(ids, target) for ids in IDS], range(len(IDS)))
-    with stack_of([module], backbone, dtype=torch.float64).attach(backbone), torch.inference_mode():
-        return in_one(body(backbone.model), backbone.target_logits(batch))
 
 
 def _original(case: Case) -> Tensor:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, Encoded
+from headstart.kinds import Module, stack_of
 from headstart.records import CARD_FILE
 from headstart.testing.corpus.judges.adapterhub import adapterhub
 from headstart.testing.corpus.judges.answers import IDS, MeaninglessError, answers, body, in_one
@@ -22,7 +23,7 @@ from headstart.testing.corpus.judges.by_peft import by_peft
 from headstart.testing.corpus.judges.opendelta import opendelta
 from headstart.testing.corpus.stored import config_of, load_head, load_tensors
 
-__all__ = ["IDS", "MeaninglessError", "answers", "body", "in_one", "judged"]
+__all__ = ["OWN", "MeaninglessError", "computed", "judged"]
 
 OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
 """By `peft_type`: the types that PEFT does not have."""
@@ -56,6 +57,20 @@ def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
     head = {place: tensors[name] for name, place in found.items()}
     rest = {name: value for name, value in tensors.items() if name not in found}
     return OWN[config["peft_type"]](model, config, rest, head=head)
+
+
+def computed(module: Module, backbone: Backbone, *, dtype: torch.dtype | None = None) -> Tensor:
+    """What the judges compute, computed by Headstart: with a task head through the backbone's own `target_logits`.
+
+    `dtype` is that of the stack; see `Module.stack`.
+    """
+    if module.head is None:
+        with type(module).stack([module], backbone, dtype=dtype).attach(backbone):
+            return answers(backbone.model)
+    target = (0, 0) if module.head.card.task == "span" else (0,)
+    batch = backbone.batch([Encoded(ids, target) for ids in IDS], range(len(IDS)))
+    with stack_of([module], backbone, dtype=dtype).attach(backbone), torch.inference_mode():
+        return in_one(body(backbone.model), backbone.target_logits(batch))
 
 
 def _require_same(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
