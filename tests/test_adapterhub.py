@@ -140,7 +140,7 @@ def test_names_become_paths(family: str, key: str, path: str) -> None:
     content = config(PLAIN | {"cross_adapter": True}, model_type=family)
     layout = adapter_layout(content, shapes(bottlenecks([f"{key}.adapters.m"])), "here")
     assert list(layout.places) == [path]
-    assert layout.widths == {path: (32, 32)}
+    assert layout.widths == {path: (None, 32)}
 
 
 def test_every_field_has_its_place() -> None:

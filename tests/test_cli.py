@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,8 @@ def test_every_public_name_can_be_imported() -> None:
     assert set(headstart.__all__) <= set(dir(headstart))
     with pytest.raises(AttributeError, match="module 'headstart' has no attribute 'tuna'"):
         headstart.tuna  # noqa: B018
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "headstart", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"headstart {version('headstart')}"

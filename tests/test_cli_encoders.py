@@ -118,3 +118,12 @@ def test_mistakes(run: Run, room: Path, on: list[str], tiny_llama: Path, tmp_pat
         "does not stand in its input", "use a text-to-text backbone for this task",
     )  # fmt: skip
     assert not (tmp_path / "other").exists()
+
+
+def test_one_kind_of_a_hub(run: Run, room: Path, on: list[str]) -> None:
+    command = ["rank", room / "reviews", "--hub", room / "hub", *on, "-i", "tupate", "--json"]
+    every, loras = run(*command).data, run(*command, "--kind", "lora").data
+    assert [row["module"] for row in loras["modules"]] == [row["module"] for row in every["modules"]]
+    ended = run(*command, "--kind", "prefix")
+    assert ended.code == 2
+    assert "has no module of kind 'prefix' (it has: " in " ".join(ended.err.split())

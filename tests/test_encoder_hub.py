@@ -14,11 +14,12 @@ from headstart import comparing, pipeline
 from headstart.backbone import EncoderBackbone, target_loss
 from headstart.blending import ensemble
 from headstart.comparing import UNTUNED_HEAD, Blend, compare
-from headstart.errors import SettingError, TaskError
+from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.evaluation import evaluate
-from headstart.kinds import Module, load_module, save_module, stack_of
-from headstart.merging import RULES
-from headstart.pipeline import rank
+from headstart.hub import Hub
+from headstart.kinds import Module, fresh_module, load_module, save_module, stack_of
+from headstart.merging import RULES, merge
+from headstart.pipeline import fits, rank
 from headstart.records import TaskCard
 from headstart.reports.verdict import verdict
 from headstart.scoring import INDICATORS, score
@@ -219,3 +220,25 @@ def test_a_hub_of_tuned_modules_is_evaluated_with_their_heads(bert: EncoderBackb
     ]
     for one, other in zip(loaded, tuned, strict=True):
         assert_same_arrays(one, other)
+
+
+@pytest.mark.parametrize("first", ["adapter", "ia3"])
+def test_kinds_that_show_other_widths_of_one_layer_share_a_hub(
+    bert: EncoderBackbone, first: str, tmp_path: Path
+) -> None:
+    # An adapter shows the width behind `output.dense`, (IA)³ the one before it.
+    kinds = [first, *({"adapter", "ia3"} - {first})]
+    for kind in kinds:
+        settings = {"placement": "houlsby"} if kind == "adapter" else {}
+        save_module(fresh_module(kind, bert, settings, name=kind, seed=0), tmp_path / kind)
+    hub = Hub.create(tmp_path / "hub")
+    admitted = hub.add_all([tmp_path / kind for kind in kinds], check=fits(bert))
+    assert [admission.reason for admission in admitted] == [None, None]
+    assert hub.of_kind("ia3").names() == ["ia3"]
+    assert [card.kind for card in hub.of_kind("adapter").cards()] == ["adapter"]
+    assert hub.names() == ["adapter", "ia3"], "the hub itself is as before"
+    with pytest.raises(HubError, match=r"no module of kind 'lora' \(it has: 1 adapter, 1 ia3\); choose one of these"):
+        hub.of_kind("lora")
+    modules = [load_module(hub.read(name)) for name in hub.names()]
+    with pytest.raises(MergeError, match=r"of several kinds \(1 adapter, 1 ia3\); merge modules of one kind"):
+        merge(modules, [0.5, 0.5])

@@ -15,7 +15,7 @@ from headstart.evaluation import _answer, evaluate
 from headstart.kinds import LoraModule, load_module, save_module, stack_of
 from headstart.records import HeadCard, TaskCard
 from headstart.tasks import Example, Task, head_of
-from headstart.tuning import tune
+from headstart.tuning import CUT_OFF, OTHER_HEAD, UNMOVED, tune
 from naive import assert_close, assert_untouched, photograph
 from test_tuning import PowerCut, assert_same_run, kill_at
 
@@ -271,3 +271,25 @@ def test_a_task_that_no_head_answers_is_refused_before_any_step(bert: EncoderBac
         TaskError, match="the target 'cold' does not stand in its input 'a warm film', so no span of it"
     ):
         tune(free, bert, recipe=RECIPE)
+
+
+def test_a_run_says_what_its_caller_may_not_expect(bert: EncoderBackbone) -> None:
+    still = RECIPE.change(lr=1e-12, max_steps=4)
+    task = a_task("classification")
+    tuned = tune(task, bert, recipe=still.change(select="score"))
+    assert tuned.best.step == 0
+    assert tuned.notes == (UNMOVED,)
+    other = replace(task, card=task.card.model_copy(update={"labels": tuple(reversed(task.card.labels or ()))}))
+    assert OTHER_HEAD in tune(other, bert, start=tuned.module, recipe=still).notes
+    assert OTHER_HEAD not in tune(task, bert, start=tuned.module, recipe=still).notes
+
+
+def test_training_rows_whose_answer_is_cut_off_are_left_out(bert: EncoderBackbone) -> None:
+    task = a_task("span")
+    late = tuple(replace(row, input=f"{'so ' * 20}{row.input}") for row in task.train[:5])
+    mixed = replace(task, splits={**task.splits, "train": (*late, *task.train[5:])})
+    tuned = tune(mixed, bert, recipe=RECIPE)
+    assert CUT_OFF.format(count=5, rows=len(task.train), most=RECIPE.max_input) in tuned.notes
+    assert tuned.module.card.train_rows == len(task.train) - 5
+    with pytest.raises(TaskError, match="no answer of the 5 training rows of 'reviews' lies within the first 32"):
+        tune(replace(task, splits={**task.splits, "train": late}), bert, recipe=RECIPE)

@@ -31,6 +31,7 @@ LAYERS = (
     "reports",
     "testing",
     "cli",
+    "__main__",
 )
 """Every module and package directly below `headstart`, lowest first."""
 NAMES_THAT_SAY_NOTHING = {"common", "core", "helpers", "misc", "util", "utils"}

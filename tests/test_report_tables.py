@@ -327,6 +327,14 @@ class TestConsole:
         for part in ("best single", "lora-mnli-r8", "Refused: 2", "Note: Merge error", "Effective number of modules"):
             assert part in text
 
+    def test_a_narrow_terminal_shows_every_number(self) -> None:
+        console = Console(record=True, width=80, file=io.StringIO())
+        print_summary(make_comparison(), console)
+        text = console.export_text()
+        assert all(len(line) <= 80 for line in text.splitlines())
+        for column in ("Zero-shot", "Tuned", "Steps to scratch", "Seeds", "scratch", "ensemble"):
+            assert column in text
+
     def test_print_summary_of_nothing(self) -> None:
         empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in FRAMES.items()}
         console = Console(file=io.StringIO(), width=160)

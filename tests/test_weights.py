@@ -40,7 +40,7 @@ def test_a_missing_score_gets_no_weight() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_must_be_positive(temperature: float) -> None:
-    with pytest.raises(SettingError, match=r"temperature .* must be above 0; for the best module alone use top_k=1"):
+    with pytest.raises(SettingError, match=r"temperature .* must be above 0; for the best module alone use rule"):
         softmax([1.0], temperature=temperature)
 
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from headstart.backbone import Backbone
-from headstart.errors import SettingError
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
 from headstart.merging import RULES, SPACES, Candidate, Merged, RuleOptions, merge
-from headstart.pipeline import Progress, Ranking, best_first, load_modules, rank
+from headstart.pipeline import Progress, Ranking, best_first, load_modules, rank, require_defined
 from headstart.recipes import Recipe
 from headstart.scoring import INDICATORS, Scores
-from headstart.scoring.engine import NO_DISTRIBUTION
-from headstart.tasks import Task, head_of
+from headstart.tasks import Task
 
 __all__ = [
     "Start",
@@ -23,7 +21,6 @@ __all__ = [
     "blend_options",
     "blend_weights",
     "ensemble",
-    "require_defined",
     "weight_table",
 ]
 
@@ -100,7 +97,7 @@ def ensemble(
     )
     scored = RULES[rule].needs_scores
     if scored:
-        require_defined(indicator, task, backbone)
+        require_defined((indicator,), task, backbone)
     if ranking is None and scored:
         ranking = rank(
             task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
@@ -133,16 +130,6 @@ def blend_options(
     chosen.check(options)
     SPACES[space]
     return options
-
-
-def require_defined(indicator: str, task: Task, backbone: Backbone) -> None:
-    """Raise `SettingError` when an encoder's answers to the task have no such score, before a reference is tuned.
-
-    Raises `TaskError` when no head on an encoder can answer the task.
-    """
-    if backbone.is_encoder and head_of(task.card).task == "regression" and INDICATORS[indicator].distribution:
-        defined = ", ".join(name for name, known in INDICATORS.items() if not known.distribution)
-        raise SettingError(f"'{indicator}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}")
 
 
 def blend_weights(

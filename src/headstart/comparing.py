@@ -20,7 +20,6 @@ from headstart.blending import (
     blend_options,
     blend_weights,
     ensemble,
-    require_defined,
     weight_table,
 )
 from headstart.comparison import METHODS, Comparison
@@ -29,7 +28,7 @@ from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
 from headstart.merging import RULES, RuleOptions, merge, one_hot, uniform
-from headstart.pipeline import Progress, Ranking, Refused, load_modules, rank
+from headstart.pipeline import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
 from headstart.tasks import Task
@@ -112,7 +111,7 @@ def compare(
     blend = blend or Blend()
     wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
     _check_request(task, blend, wanted, seeds=seeds, decoding=decoding)
-    require_defined(blend.indicator, task, backbone)
+    require_defined((blend.indicator,), task, backbone)
     if backbone.is_encoder and decoding != "auto":
         raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
     began = time.monotonic()

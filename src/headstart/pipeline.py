@@ -13,8 +13,8 @@ from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule, load_module
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores, score
-from headstart.scoring.engine import REDUCTIONS
-from headstart.tasks import Example, Task
+from headstart.scoring.engine import NO_DISTRIBUTION, REDUCTIONS
+from headstart.tasks import Example, Task, head_of
 from headstart.tuning import tune
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "load_modules",
     "rank",
     "reference_module",
+    "require_defined",
     "scoring_examples",
 ]
 
@@ -153,6 +154,7 @@ def rank(
     needs_reference = backbone.is_encoder or any(INDICATORS[name].needs_reference for name in indicators)
     if reduction not in REDUCTIONS:
         raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
+    require_defined(indicators, task, backbone)
     examples = scoring_examples(task, rows=rows, seed=seed)
     modules, refused = load_modules(hub, backbone, progress=progress)
     if needs_reference and reference is None:
@@ -168,6 +170,19 @@ def rank(
         progress=(lambda done, total: progress("scoring", done, total)) if progress else None,
     )
     return Ranking(tuple(modules), scores, tuple(refused), reference)
+
+
+def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
+    """Raise `SettingError` when an encoder's answers to the task have none of these scores, before any work.
+
+    Raises `TaskError` when no head on an encoder can answer the task.
+    """
+    values = backbone.is_encoder and head_of(task.card).task == "regression"
+    if values and all(INDICATORS[name].distribution for name in indicators):
+        defined = ", ".join(name for name, known in INDICATORS.items() if not known.distribution)
+        raise SettingError(
+            f"'{indicators[0]}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}"
+        )
 
 
 def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:

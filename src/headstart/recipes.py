@@ -2,13 +2,27 @@
 
 import math
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from headstart.errors import SettingError
 from headstart.records import Record
 from headstart.registry import Registry
 
 __all__ = ["RECIPES", "Recipe"]
+
+
+POSITIVE = (
+    "lr", "batch_size", "max_steps", "eval_every", "patience", "max_input", "max_target", "max_dev", "rank", "alpha",
+)  # fmt: skip
+SHAPES = {
+    "lora": {"rank", "alpha", "targets"},
+    "ia3": {"targets"},
+    "bitfit": {"targets"},
+    "prompt": {"length"},
+    "prefix": {"length", "reparametrized", "bottleneck", "encoder", "cross_attention"},
+    "adapter": {"placement", "bottleneck", "activation", "biases"},
+}
+"""What shapes a fresh module, by kind."""
 
 
 class Recipe(Record):
@@ -52,8 +66,17 @@ class Recipe(Record):
     encoder: bool | None = None
     cross_attention: bool | None = None
 
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """Names in one text, "query,value", as a list of names."""
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
     def change(self, **settings: object) -> "Recipe":
-        """The same recipe with some settings changed. Raises `SettingError` for an unknown name or a bad value."""
+        """The same recipe with some settings changed.
+
+        Raises `SettingError` for an unknown name, a bad value, or a setting of another kind than the recipe's.
+        """
         unknown = settings.keys() - type(self).model_fields.keys()
         if unknown:
             known = ", ".join(type(self).model_fields)
@@ -65,9 +88,20 @@ class Recipe(Record):
             raise SettingError(
                 f"recipe setting {first['loc'][0]}={first['input']!r}: {first['msg']}; correct it"
             ) from error
-        for field in ("lr", "batch_size", "max_steps", "eval_every", "patience", "rank", "alpha"):
-            if not 0 < getattr(changed, field) < math.inf:
+        for field in POSITIVE:
+            if not 0 < (1 if getattr(changed, field) is None else getattr(changed, field)) < math.inf:
                 raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be above 0; correct it")
+        for field in ("clip", "warmup_steps", "weight_decay"):
+            if not 0 <= getattr(changed, field) < math.inf:
+                raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be at least 0; correct it")
+        shaping: set[str] = set().union(*SHAPES.values())
+        own = SHAPES.get(changed.kind, shaping)  # what a plugin's kind reads is its own affair
+        for field in sorted(settings.keys() & shaping):
+            if field not in own:
+                raise SettingError(
+                    f"recipe setting {field} is not for kind '{changed.kind}', which reads: {', '.join(sorted(own))}; "
+                    "leave it out, or name the kind it is for (kind=…)"
+                )
         if changed.select not in ("score", "loss"):
             raise SettingError(f"unknown select '{changed.select}'; choose one of: score, loss")
         return changed

@@ -30,6 +30,10 @@ from headstart.tasks import Task, head_of
 __all__ = ["CurvePoint", "Tuned", "style_of", "tune"]
 
 
+OTHER_HEAD = "The start's task head is for another task or other labels, so a fresh one was tuned."
+CUT_OFF = "{count} of {rows} training rows were left out: their answers lie beyond the {most} tokens of max_input."
+UNMOVED = "No later state was better on the dev rows, so what is kept is the start itself, as it was."
+
 WINDOW = 16
 """Batches whose rows are sorted by length together."""
 
@@ -46,12 +50,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went."""
+    """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went.
+
+    `notes`: what the caller may not expect, each as a sentence.
+    """
 
     module: Module
     curve: tuple[CurvePoint, ...]
     best: CurvePoint
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,9 @@ def tune(
             f"'{start.name}' is a LoRA variant ({start.variant}) that Headstart cannot tune; start from plain LoRA"
         )
     start.check(backbone)
-    start = start.with_head(_head(task, backbone, start, seed=seed))
+    head = _head(task, backbone, start, seed=seed)
+    notes = [OTHER_HEAD] if start.head is not None and head is not start.head else []
+    start = start.with_head(head)
     run = _Run(task, backbone, start, recipe=recipe, seed=seed, checkpoint=checkpoint, tracker=tracker)
     began = time.monotonic()
     with run.stack.attach(backbone):
@@ -123,7 +133,11 @@ def tune(
     assert run.best is not None
     seconds = run.seconds_before + time.monotonic() - began
     module = run.finish(name=name, license_name=license)
-    return Tuned(module, tuple(run.curve), run.best, seconds)
+    if run.left_out:
+        notes.append(CUT_OFF.format(count=run.left_out, rows=len(task.train), most=recipe.max_input))
+    if run.best.step == 0:
+        notes.append(UNMOVED)
+    return Tuned(module, tuple(run.curve), run.best, seconds, tuple(notes))
 
 
 class _Run:
@@ -144,9 +158,16 @@ class _Run:
         self.style = style_of(recipe)
         self.dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
         pairs = [(example.input, example.target) for example in task.train]
-        self.items = backbone.encode(pairs, self.style, head=start.card.head)
-        if not self.items or not self.dev:
+        encoded = backbone.encode(pairs, self.style, head=start.card.head)
+        if not encoded or not self.dev:
             raise TaskError(f"task '{task.name}' has an empty train or dev split; add rows to it")
+        self.items = [item for item in encoded if not item.cut_off]
+        self.left_out = len(encoded) - len(self.items)
+        if not self.items:
+            raise TaskError(
+                f"no answer of the {len(encoded)} training rows of '{task.name}' lies within the first "
+                f"{recipe.max_input} tokens of its input; raise max_input, or shorten the inputs"
+            )
         self.stack: Stack = stack_of([start], backbone, dtype=torch.float32)
         self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
         self.accelerator = _accelerator(backbone, tracker)
@@ -237,7 +258,7 @@ class _Run:
             update={
                 "name": name, "task": self.task.name, "family": self.task.card.family, "metric": self.task.card.metric,
                 "score": None if math.isnan(self.best.dev_score) else self.best.dev_score,
-                "train_rows": len(self.task.train), "license": license_name or self.start.card.license,
+                "train_rows": len(self.items), "license": license_name or self.start.card.license,
                 "dataset_license": "; ".join(data), "donors": _donors(self.start),
                 "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",

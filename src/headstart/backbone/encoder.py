@@ -194,9 +194,11 @@ class EncoderBackbone(Backbone):
             seen = inputs.get("attention_mask")
             if seen is not None and seen.shape[1] > self._positions:
                 extra = seen.shape[1] - length
+                left = self._positions - extra
+                remedy = f"set max_input to at most {left}" if left > 0 else "use fewer virtual tokens (length)"
                 raise SettingError(
                     f"{length} tokens of input and {extra} virtual ones are more than the {self._positions} that "
-                    f"{self.name} reads; set max_input to at most {self._positions - extra}"
+                    f"{self.name} reads; {remedy}"
                 )
 
         handle = self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)
@@ -249,7 +251,8 @@ def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[i
     if start < 0:
         raise TaskError(
             f"the target {target[:SHOWN]!r} does not stand in its input {text[:SHOWN]!r}, so no span of it is the "
-            "answer; use a text-to-text backbone for this task"
+            "answer; use a text-to-text backbone for this task, or give it labels, or the metric Pearson-Correlation "
+            "where targets are numbers"
         )
     end = start + len(target)
     inside = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]

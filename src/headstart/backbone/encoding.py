@@ -34,6 +34,11 @@ class Encoded:
     offsets: tuple[tuple[int, int], ...] = ()
     value: float | None = None
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether a span's answer lies beyond the tokens that are read; its target is then the first token."""
+        return bool(self.offsets) and self.target == (0, 0)
+
 
 class Encoder:
     """Turns texts into ids for one tokenizer. Deterministic; never adds padding.

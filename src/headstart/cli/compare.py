@@ -23,6 +23,7 @@ from headstart.cli.options import (
     DeviceOption,
     DtypeOption,
     HubOption,
+    KindOption,
     MetricOption,
     OutputOption,
     RecipeOption,
@@ -33,6 +34,7 @@ from headstart.cli.options import (
     load_backbone,
     load_recipe,
     load_task,
+    open_hub,
     print_json,
     print_line,
     steps_bar,
@@ -47,6 +49,7 @@ def compare(
     hub: HubOption,
     backbone: BackboneOption,
     output: OutputOption,
+    kind: KindOption = None,
     seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
     shots: ShotsOption = None,
     rule: RuleOption = "softmax",
@@ -76,10 +79,8 @@ def compare(
     A killed comparison continues with the same command; finished units lie beside the report until it is done.
     """
     refuse_existing(output)
-    from headstart.hub import Hub
-
     chosen = load_recipe(recipe, settings)
-    opened = Hub.open(hub)
+    opened = open_hub(hub, kind)
     data = load_task(task, metric, seed=seed)
     data = data.take("test", test_rows, seed=seed) if test_rows is not None else data
     model = load_backbone(backbone, device, dtype)

@@ -11,6 +11,7 @@ from headstart.cli.options import (
     DeviceOption,
     DtypeOption,
     HubOption,
+    KindOption,
     MetricOption,
     OutputOption,
     RecipeOption,
@@ -22,6 +23,7 @@ from headstart.cli.options import (
     load_backbone,
     load_recipe,
     load_task,
+    open_hub,
     print_json,
     print_line,
     steps_bar,
@@ -64,6 +66,7 @@ def ensemble(
     hub: HubOption,
     backbone: BackboneOption,
     output: OutputOption,
+    kind: KindOption = None,
     rule: RuleOption = "softmax",
     indicator: IndicatorOption = "cosine",
     temperature: TemperatureOption = None,
@@ -84,10 +87,8 @@ def ensemble(
 ) -> None:
     """Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
-    from headstart.hub import Hub
-
     chosen = load_recipe(recipe, settings)
-    opened = Hub.open(hub)
+    opened = open_hub(hub, kind)
     data = load_task(task, metric, seed=seed)
     data = data.few_shot(k=shots, seed=seed) if shots is not None else data
     model = load_backbone(backbone, device, dtype)
@@ -115,8 +116,10 @@ def ensemble(
     from headstart.reports.console import table
 
     shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
-    less = len(frame) - len(shown)
+    out = int((frame["weight"] == 0).sum())
+    less = len(frame) - len(shown) - out
     rest = f"; {less} more weigh less than {LEAST_SHOWN} each" if less else ""
+    rest += f"; {out} take no part" if out else ""
     console().print(table(shown, title=f"{data.name}: what the start is made of{rest}"))
     print_line(f"{blend_note(start)}. Saved {output}.")
     print_gaps(start.ranking)

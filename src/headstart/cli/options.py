@@ -19,6 +19,7 @@ from headstart.errors import SettingError
 
 if TYPE_CHECKING:
     from headstart.backbone import Backbone
+    from headstart.hub import Hub
     from headstart.recipes import Recipe
     from headstart.tasks import Task
 
@@ -28,6 +29,7 @@ __all__ = [
     "DeviceOption",
     "DtypeOption",
     "HubOption",
+    "KindOption",
     "MetricOption",
     "OutputOption",
     "RecipeOption",
@@ -53,6 +55,7 @@ TaskArgument = Annotated[
 BackboneOption = Annotated[
     str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")
 ]
+KindOption = Annotated[str | None, typer.Option("--kind", help="Only the hub's modules of this kind, such as lora.")]
 HubOption = Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -90,6 +93,14 @@ def print_json(data: Any) -> None:
 def print_line(text: str, *, error: bool = False) -> None:
     """Print `text` as it is, never broken into lines, on standard output or standard error."""
     (error_console() if error else console()).print(Text(text), soft_wrap=True)
+
+
+def open_hub(path: Path, kind: str | None) -> "Hub":
+    """The hub a command reads, or its modules of one kind."""
+    from headstart.hub import Hub
+
+    opened = Hub.open(path)
+    return opened if kind is None else opened.of_kind(kind)
 
 
 def load_task(source: str, metric: str | None, *, seed: int = 0, family: str | None = None) -> "Task":

@@ -10,6 +10,7 @@ from headstart.cli.options import (
     DeviceOption,
     DtypeOption,
     HubOption,
+    KindOption,
     MetricOption,
     RecipeOption,
     SeedOption,
@@ -20,6 +21,7 @@ from headstart.cli.options import (
     load_backbone,
     load_recipe,
     load_task,
+    open_hub,
     print_json,
     print_line,
     steps_bar,
@@ -27,6 +29,7 @@ from headstart.cli.options import (
 
 if TYPE_CHECKING:
     from headstart.pipeline import Ranking
+    from headstart.records import ModuleCard
 
 __all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "print_gaps", "rank"]
 
@@ -41,6 +44,7 @@ def rank(
     task: TaskArgument,
     hub: HubOption,
     backbone: BackboneOption,
+    kind: KindOption = None,
     indicators: IndicatorsOption = None,
     reduction: ReductionOption = "mean",
     rows: RowsOption = None,
@@ -54,10 +58,8 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Score every module of a hub on TASK by all asked indicators in one pass; higher is better."""
-    from headstart.hub import Hub
-
     chosen = load_recipe(recipe, settings)
-    opened = Hub.open(hub)
+    opened = open_hub(hub, kind)
     data = load_task(task, metric, seed=seed)
     data = data.few_shot(k=shots, seed=seed) if shots is not None else data
     model = load_backbone(backbone, device, dtype)
@@ -86,7 +88,16 @@ def rank(
         f"{data.name}: {len(frame)} modules on {found.examples} dev rows, {reduction} over {found.tokens} target tokens"
     )
     console().print(table(frame.drop(columns=["task", "license"]), title=title))
+    if ranking.reference is not None:
+        print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
+
+
+def reference_note(card: "ModuleCard", *, through_head: bool) -> str:
+    """One line on the reference module: how good it is, which is what its comparisons are worth."""
+    score = "no score" if card.score is None else f"{card.score:.4f}"
+    what = "Every module answered through the task head of" if through_head else "Compared with"
+    return f"{what} a reference module tuned on the task: dev {card.metric} {score}."
 
 
 def print_gaps(ranking: "Ranking") -> None:

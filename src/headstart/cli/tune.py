@@ -79,7 +79,8 @@ def tune(
     saved = save_module(tuned.module, output)
     checkpoint.unlink(missing_ok=True)
     if as_json:
-        print_json({"module": saved.card.model_dump(mode="json"), "curve": [vars(point) for point in tuned.curve]})
+        curve = [vars(point) for point in tuned.curve]
+        print_json({"module": saved.card.model_dump(mode="json"), "curve": curve, "notes": tuned.notes})
         return
     import pandas as pd
 
@@ -87,6 +88,8 @@ def tune(
 
     frame = pd.DataFrame([vars(point) for point in tuned.curve])
     console().print(table(frame, title=f"Tuning on {data.name}"))
+    for note in tuned.notes:
+        print_line(note)
     print_line(
         f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} (loss {tuned.best.dev_loss:.4f}) "
         f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in "

@@ -174,9 +174,9 @@ class AdapterLayout(Layout):
     leave_out: frozenset[int]
 
     @property
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """(width, width) of every place."""
-        return {path: (place.width, place.width) for path, place in self.places.items()}
+    def widths(self) -> dict[str, tuple[int | None, int | None]]:
+        """The output's width of every place: what goes into the sublayer itself an adapter does not show."""
+        return {path: (None, place.width) for path, place in self.places.items()}
 
     @property
     def rank(self) -> int | None:

@@ -1,11 +1,13 @@
 """A hub: a folder of modules for one backbone. The folders are the truth, the catalogue a cache of it."""
 
+import copy
 import dataclasses
 import difflib
 import os
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,6 +74,7 @@ class Hub:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._catalogue = Catalogue(self.path / CATALOGUE_FILE)
+        self._kind: str | None = None
 
     @classmethod
     def open(cls, path: Path | str, *, progress: Progress | None = None) -> Self:
@@ -106,15 +109,31 @@ class Hub:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def of_kind(self, kind: str) -> "Hub":
+        """The same hub seen without the modules of other kinds ("lora").
+
+        Raises `HubError` when it has none, with the kinds that it has.
+        """
+        view = copy.copy(self)
+        view._kind = kind
+        if not view.names():
+            kinds = Counter(card.kind for card in self.cards())
+            there = ", ".join(f"{count} {name}" for name, count in kinds.most_common()) or "none"
+            raise HubError(f"the hub {self.path} has no module of kind '{kind}' (it has: {there}); choose one of these")
+        return view
+
     def names(self) -> list[str]:
         """Names of the usable modules."""
+        if self._kind is not None:
+            return [card.name for card in self.cards()]
         with self._catalogue.reading() as connection:
             rows = connection.execute("SELECT name FROM modules WHERE reason IS NULL ORDER BY name").fetchall()
         return [name for (name,) in rows]
 
     def cards(self) -> list[ModuleCard]:
         """Cards of the usable modules."""
-        return [known.card for known in self._known().values() if known.card is not None and known.reason is None]
+        cards = [known.card for known in self._known().values() if known.card is not None and known.reason is None]
+        return [card for card in cards if self._kind in (None, card.kind)]
 
     def problems(self) -> list[Problem]:
         """Folders that could not be used when they were last read."""

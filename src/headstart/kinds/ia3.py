@@ -23,7 +23,7 @@ from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
 from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
-from headstart.kinds.targets import check_layers, ends_with, layer_widths, linear_layers
+from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -86,7 +86,8 @@ class IA3Module(Module):
                 scales[path] = Scale(torch.ones(layer_widths(layer)[0 if scaled else 1]), scaled)
         if not scales:
             raise SettingError(
-                f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
+                f"no layer of {backbone.name} that can be adapted is called {' or '.join(targets)}; name some of "
+                f"{', '.join(last_names((path for path, _ in linear_layers(backbone))))} with targets"
             )
         config = _peft_config(backbone, targets=targets, feedforward=feedforward)
         return cls(_card(scales, name=name, backbone=backbone), config, scales)

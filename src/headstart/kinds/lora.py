@@ -26,6 +26,7 @@ from headstart.kinds.targets import (
     check_layers,
     embedding_layers,
     ends_with,
+    last_names,
     layer_widths,
     linear_layers,
 )
@@ -106,7 +107,8 @@ class LoraModule(Module):
         layers = {path: layer for path, layer in every.items() if ends_with(path, targets)}
         if not layers:
             raise SettingError(
-                f"no layer of {backbone.name} is called {' or '.join(targets)}; name its layers with targets"
+                f"no layer of {backbone.name} that can be adapted is called {' or '.join(targets)}; name some of "
+                f"{', '.join(last_names(every))} with targets"
             )
         generator = torch.Generator().manual_seed(seed)
         factors = {}

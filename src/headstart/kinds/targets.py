@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
@@ -15,7 +15,15 @@ from headstart.backbone import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES
 
-__all__ = ["check_biases", "check_layers", "embedding_layers", "ends_with", "layer_widths", "linear_layers"]
+__all__ = [
+    "check_biases",
+    "check_layers",
+    "embedding_layers",
+    "ends_with",
+    "last_names",
+    "layer_widths",
+    "linear_layers",
+]
 
 
 def layer_widths(layer: nn.Module) -> tuple[int, int]:
@@ -117,6 +125,11 @@ def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
     for path, layer in backbone.named_layers():
         if type(layer) is nn.Embedding and id(layer) in used and places[id(layer)] == 1 and layer.max_norm is None:
             yield path, layer
+
+
+def last_names(paths: Iterable[str]) -> list[str]:
+    """The last parts of the paths, each once: what users call layers."""
+    return sorted({path.rpartition(".")[2] for path in paths})
 
 
 def ends_with(path: str, targets: Sequence[str]) -> bool:

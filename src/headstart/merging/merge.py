@@ -1,6 +1,7 @@
 """Σ w_i O_i with everything that a reader needs beside it: the space, the error, the donors."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,6 +76,7 @@ def merge(
     options.check(space)
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
+    _require_one_kind(donors)
     home = _home(donors)
     module = chosen(donors, shares, options)
     error = _error(module, donors, shares)
@@ -89,6 +91,16 @@ def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) ->
     if not isinstance(module, LoraModule) or len(loras) < len(donors):
         return None
     return relative_error(combination([module], [1.0]), combination(loras, shares))
+
+
+def _require_one_kind(donors: Sequence[Module]) -> None:
+    kinds = Counter(donor.kind for donor in donors)
+    if len(kinds) > 1:
+        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise MergeError(
+            f"the modules are of several kinds ({counted}); merge modules of one kind, which "
+            "Hub.of_kind and --kind choose"
+        )
 
 
 def _home(donors: Sequence[Module]) -> Module:

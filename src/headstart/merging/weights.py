@@ -43,7 +43,7 @@ def highest(scores: Sequence[float], top_k: int | None = None) -> tuple[int, ...
 def check_softmax(temperature: float, top_k: int | None) -> None:
     """Raise `SettingError` for τ ≤ 0 or k < 1: what `softmax` would refuse, known before any score is."""
     if not temperature > 0:
-        raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use top_k=1")
+        raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use rule best_single")
     check_top_k(top_k)
 
 

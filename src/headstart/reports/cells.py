@@ -122,4 +122,4 @@ _ESTIMATES: Sequence[tuple[str, str]] = (
 
 
 def _seeds(zero_shot: int, tuned: int) -> str:
-    return str(tuned) if zero_shot == tuned else f"{zero_shot}, {tuned}"
+    return str(tuned) if zero_shot == tuned else f"{zero_shot} zero-shot, {tuned} tuned"

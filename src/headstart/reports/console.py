@@ -15,6 +15,8 @@ from headstart.reports.verdict import verdict
 __all__ = ["print_summary", "table"]
 
 _TOP = 10
+WIDE = 110
+"""Columns of the terminal that the scores need with a row for each method."""
 
 
 def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
@@ -48,9 +50,10 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     console.print(Text(verdict(comparison)))
     console.print()
     notes = Footnotes()
-    scores = table(
-        summary_cells(summary(comparison), notes), title=f"{comparison.task.name}: {main_metric(comparison)}"
-    )
+    cells = summary_cells(summary(comparison), notes)
+    if console.width < WIDE:  # a column for each method needs less room than one for each number
+        cells = cells.set_index("Method").T.rename_axis(None, axis="columns").reset_index(names="")
+    scores = table(cells, title=f"{comparison.task.name}: {main_metric(comparison)}")
     for place, column in enumerate(scores.columns):
         column.justify = "right" if place else "left"
     console.print(scores)

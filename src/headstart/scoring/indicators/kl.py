@@ -19,4 +19,5 @@ class Kl(TokenIndicator):
         """−Σ_v p̃_v (log p̃_v − log p_v), (N, M), at most 0."""
         assert tokens.reference_log_p is not None  # the engine has checked needs_reference
         reference = tokens.reference_log_p.to(tokens.logits.device)
-        return -(reference.exp() * (reference - tokens.log_p.detach())).sum(-1)
+        divergence = (reference.exp() * (reference - tokens.log_p.detach())).sum(-1)
+        return -divergence.clamp(min=0)  # which it is, but for rounding

@@ -149,7 +149,7 @@ def _sized(family: str, layers: int, widths: Mapping[str, tuple[int | None, int 
         return next((w[side] for path, w in widths.items() if re.search(pattern, path) and w[side]), None)
 
     queries, keys = seen(r"\.(q|q_proj|query)$", 1), seen(r"\.(k|v|k_proj|v_proj|key|value)$", 1)
-    width = seen(rf"\.(q|k|v|q_proj|k_proj|v_proj|query|key|value|{WHOLE})$", 0)
+    width = seen(r"\.(q|k|v|q_proj|k_proj|v_proj|query|key|value)$", 0) or seen(rf"\.({WHOLE})$", 1)
     width = width or seen(r"\.(c_attn|ln_1|wi_0|wi_1|intermediate\.dense)$", 0)
     width = width or seen(r"\.(wo|c_proj|down_proj|ln_1|output\.dense|LayerNorm|\w*embeddings|embed_tokens|wte)$", 1)
     width = width or queries or keys or 0

@@ -1,0 +1,92 @@
+"""Write docs/recipes.md from the recipes and the kinds themselves: `python docs/write_recipes.py`. A test checks it."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from headstart.kinds import KINDS
+from headstart.recipes import RECIPES, SHAPES, Recipe
+
+__all__ = ["PAGE", "page"]
+
+PAGE = Path(__file__).with_name("recipes.md")
+EVERY_KIND = sorted(set().union(*SHAPES.values()))
+
+BEGIN = """\
+# Recipes and settings
+
+A recipe holds every number of a tuning run. `--recipe NAME` chooses one, and `--set name=value`, repeated, changes it;
+in Python `headstart.Recipe` is such a record, and `RECIPES["quick"].change(max_steps=100, lr=5e-4)` gives another one.
+
+```sh
+headstart tune TASK --backbone B -o module/ --recipe quick --set max_steps=200
+headstart tune TASK --backbone B -o module/ --set kind=prefix --set encoder=true --set reparametrized=true
+headstart tune TASK --backbone B -o module/ --set targets=q_proj,v_proj,embed_tokens --set rank=16
+```
+
+A setting that the recipe's kind does not read is refused. Lengths are in tokens, steps are optimizer updates; the best
+state on the dev rows is kept, and `patience` evaluations without a better one end the run.
+
+## Recipes
+
+`few-shot` and `full` are those of Lv et al., 2023, `tupate` that of Zhou et al., 2022; `quick` is what a laptop does in
+a minute or two on a small backbone. `--set select=loss` keeps the state with the lowest dev loss instead of the best
+score, and `max_dev` bounds the dev rows of an evaluation.
+
+"""
+
+SHAPE = """
+## Shapes of a fresh module
+
+`--set kind=…` chooses the kind. A module given with `--start` keeps its own shape. Where no value is set, these are the
+kinds' own; [Methods](methods.md#kinds) says what they mean.
+
+"""
+
+END = """
+[PEWE] tunes LoRA with rank 10 and alpha 16, adapters with placement `pewe` (size 12), and a prefix with
+`encoder=true reparametrized=true length=120`; [TuPaTE] LoRA with rank and alpha 8, a prefix of length 20 without
+projection, and BitFit.
+"""
+
+
+def page() -> str:
+    """The page as it should be."""
+    names = [name for name in Recipe.model_fields if name not in {"name", "kind", *EVERY_KIND}]
+    lines = [f"| setting | {' | '.join(f'`{name}`' for name in RECIPES)} |", f"|---|{'---|' * len(RECIPES)}"]
+    for name in names:
+        values = (_text(name, getattr(recipe, name)) for recipe in RECIPES.values())
+        lines.append(f"| `{name}` | {' | '.join(values)} |")
+    shapes = ["| kind | settings and their defaults |", "|---|---|"]
+    for kind in SHAPES:
+        own = {field.name: field.default for field in fields(KINDS[kind].settings) if field.name in SHAPES[kind]}
+        if kind == "lora":
+            own |= {"rank": "the recipe's", "alpha": "the recipe's"}
+        if kind == "bitfit":
+            own |= {"targets": "every bias"}
+        shapes.append(f"| `{kind}` | {', '.join(f'`{name}`: {_text(name, value)}' for name, value in own.items())} |")
+    note = "\nRank and alpha of LoRA: "
+    note += ", ".join(f"`{name}` {recipe.rank} and {recipe.alpha:g}" for name, recipe in RECIPES.items()) + ".\n"
+    return BEGIN + "\n".join(lines) + "\n" + SHAPE + "\n".join(shapes) + "\n" + note + END
+
+
+UNSET = {
+    "max_dev": "all",
+    "targets": "PEFT's for the architecture",
+    "activation": "the placement's",
+    "biases": "the placement's",
+}
+
+
+def _text(name: str, value: object) -> str:
+    match value:
+        case None:
+            return UNSET[name]
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
