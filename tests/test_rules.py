@@ -18,7 +18,7 @@ from headstart.blending import blend_note, ensemble, weight_table
 from headstart.comparing import Blend, compare
 from headstart.errors import MergeError, SettingError
 from headstart.hub import Hub
-from headstart.kinds import PeftModule
+from headstart.kinds import PeftModule, fresh_module
 from headstart.merging import RULES, Candidate, Rule, RuleOptions, merge
 from headstart.merging.rules.uniform import Uniform
 from headstart.pipeline import rank
@@ -250,3 +250,20 @@ def test_a_comparison_with_a_rule(task: Task, hub: Hub, backbone: Backbone, monk
     monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
     with pytest.raises(MergeError, match="'eve' of the group is not among the modules"):
         compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", group=("eve",)))
+
+
+def test_several_kinds_are_refused_before_any_scoring(
+    task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = [module(backbone, "ada", seed=1), fresh_module("ia3", backbone, {}, name="bob", seed=0)]
+    best = ensemble(task, modules, backbone, rule="best_single", indicator="loss")
+    assert best.merged.weights in ((1.0, 0.0), (0.0, 1.0)), "one module alone needs no other of its kind"
+    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    message = r"the modules are of several kinds \(1 lora, 1 ia3\); merge modules of one kind, which Hub.of_kind and"
+    for settings in ({}, {"rule": "uniform"}):
+        with pytest.raises(MergeError, match=message):
+            ensemble(task, modules, backbone, **settings)
+    with pytest.raises(MergeError, match=message):
+        compare(task, modules, backbone, seeds=1, shots=3, recipe=RECIPE)
+    assert RULES["softmax"].takes_all(RuleOptions(temperature=1.0))
+    assert not RULES["softmax"].takes_all(RuleOptions(temperature=1.0, top_k=1))

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from headstart.backbone import Backbone
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
-from headstart.merging import RULES, SPACES, Candidate, Merged, RuleOptions, merge
+from headstart.merging import RULES, SPACES, Candidate, Merged, RuleOptions, merge, require_one_kind
 from headstart.pipeline import Progress, Ranking, best_first, load_modules, rank, require_defined
-from headstart.recipes import Recipe
+from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
+from headstart.scoring.engine import check_reduction
 from headstart.tasks import Task
 
 __all__ = [
@@ -95,16 +96,22 @@ def ensemble(
     options = blend_options(
         task, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k, group=group, space=space
     )
+    check_reduction(reduction)
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     scored = RULES[rule].needs_scores
     if scored:
         require_defined((indicator,), task, backbone)
-    if ranking is None and scored:
-        ranking = rank(
-            task, hub, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
-            progress=progress,
-        )  # fmt: skip
-    elif ranking is None:
-        ranking = _unscored(hub, backbone, reduction=reduction, progress=progress)
+    if ranking is None:
+        modules, refused = load_modules(hub, backbone, progress=progress)
+        if RULES[rule].takes_all(options):
+            require_one_kind([module for module in modules if not isinstance(module, PeftModule)])
+        ranking = _unscored(modules, reduction)
+        if scored:
+            ranking = rank(
+                task, modules, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        ranking = replace(ranking, refused=tuple(refused))
     weights = blend_weights(ranking.modules, rule, options, ranking.scores.values[indicator] if scored else None)
     merged = merge(
         ranking.modules, weights, space=space, rank=rank_to, density=density, name=name or f"{task.name}-start"
@@ -147,11 +154,10 @@ def blend_weights(
     return RULES[rule].weights(candidates, options)
 
 
-def _unscored(hub: Hub | Sequence[Module], backbone: Backbone, *, reduction: str, progress: Progress | None) -> Ranking:
-    """The modules that fit, without a pass over examples."""
-    modules, refused = load_modules(hub, backbone, progress=progress)
+def _unscored(modules: Sequence[Module], reduction: str) -> Ranking:
+    """The modules without a pass over examples."""
     names = tuple(module.name for module in modules)
-    return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), tuple(refused), None)
+    return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), (), None)
 
 
 def weight_table(start: Start) -> pd.DataFrame:

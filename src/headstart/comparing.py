@@ -27,7 +27,7 @@ from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
-from headstart.merging import RULES, RuleOptions, merge, one_hot, uniform
+from headstart.merging import RULES, RuleOptions, merge, one_hot, require_one_kind, uniform
 from headstart.pipeline import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
@@ -129,6 +129,7 @@ def compare(
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
         )
+    require_one_kind(modules)  # the average is of them all
     if not RULES[blend.rule].needs_scores:
         blend_weights(modules, blend.rule, blend.options(task), None)  # a group that is not there is known by now
     run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)

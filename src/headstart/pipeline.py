@@ -13,7 +13,7 @@ from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule, load_module
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores, score
-from headstart.scoring.engine import NO_DISTRIBUTION, REDUCTIONS
+from headstart.scoring.engine import NO_DISTRIBUTION, check_reduction
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning import tune
 
@@ -152,8 +152,7 @@ def rank(
     style = style or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
     # An encoder's modules answer through the reference module's task head.
     needs_reference = backbone.is_encoder or any(INDICATORS[name].needs_reference for name in indicators)
-    if reduction not in REDUCTIONS:
-        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
+    check_reduction(reduction)
     require_defined(indicators, task, backbone)
     examples = scoring_examples(task, rows=rows, seed=seed)
     modules, refused = load_modules(hub, backbone, progress=progress)

@@ -1,6 +1,6 @@
 """Merging: which weight each module gets (`rules`), and in which space the weighted sum is taken (`spaces`)."""
 
-from headstart.merging.merge import SPACES, Merged, merge
+from headstart.merging.merge import SPACES, Merged, merge, require_one_kind
 from headstart.merging.rules import RULES, Candidate, Rule, RuleOptions
 from headstart.merging.weights import check_softmax, effective_number, one_hot, softmax, uniform
 
@@ -15,6 +15,7 @@ __all__ = [
     "effective_number",
     "merge",
     "one_hot",
+    "require_one_kind",
     "softmax",
     "uniform",
 ]

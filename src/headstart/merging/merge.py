@@ -18,7 +18,7 @@ from headstart.merging.weights import effective_number
 from headstart.records import Donor
 from headstart.registry import Registry
 
-__all__ = ["SPACES", "Merged", "merge"]
+__all__ = ["SPACES", "Merged", "merge", "require_one_kind"]
 
 Space = Callable[[Sequence[Module], Sequence[float], Options], Module]
 SPACES: Registry[Space] = Registry("merge space", group="headstart.spaces")
@@ -76,7 +76,7 @@ def merge(
     options.check(space)
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
-    _require_one_kind(donors)
+    require_one_kind(donors)
     home = _home(donors)
     module = chosen(donors, shares, options)
     error = _error(module, donors, shares)
@@ -93,7 +93,8 @@ def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) ->
     return relative_error(combination([module], [1.0]), combination(loras, shares))
 
 
-def _require_one_kind(donors: Sequence[Module]) -> None:
+def require_one_kind(donors: Sequence[Module]) -> None:
+    """Raise `MergeError` when the modules are of several kinds."""
     kinds = Counter(donor.kind for donor in donors)
     if len(kinds) > 1:
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

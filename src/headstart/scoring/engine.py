@@ -21,7 +21,7 @@ from headstart.scoring.indicators import (
 )
 from headstart.tasks import Example
 
-__all__ = ["REDUCTIONS", "Scores", "score"]
+__all__ = ["REDUCTIONS", "Scores", "check_reduction", "score"]
 
 REDUCTIONS = ("mean", "sum")
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
@@ -104,11 +104,16 @@ def score(
     return Scores(names, by_name, reduction, len(examples), run.tokens, reasons)
 
 
+def check_reduction(reduction: str) -> None:
+    """Raise `SettingError` for a reduction that is none."""
+    if reduction not in REDUCTIONS:
+        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
+
+
 def _check_request(
     chosen: Sequence[Indicator], examples: Sequence[Example], reduction: str, reference: Module | None
 ) -> None:
-    if reduction not in REDUCTIONS:
-        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
+    check_reduction(reduction)
     if not chosen:
         raise SettingError(f"no indicator was asked for; choose from: {', '.join(INDICATORS)}")
     if not examples:

@@ -58,6 +58,11 @@ class Rule(ABC):
                 shown = ", ".join(value) if isinstance(value, tuple) else value
                 raise SettingError(f"{option} {shown} is not for rule '{self.name}'; leave it out, or choose its rule")
 
+    def takes_all(self, options: RuleOptions) -> bool:
+        """Whether every module with a score gets a weight, so that all must go together: known before any score is."""
+        del options
+        return False
+
     @abstractmethod
     def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
         """One weight per candidate, non-negative, summing to 1.

@@ -22,6 +22,10 @@ class Softmax(Rule):
         super().check(options)
         check_softmax(_temperature(options), options.top_k)
 
+    def takes_all(self, options: RuleOptions) -> bool:
+        """Unless `top_k` cuts them off."""
+        return options.top_k is None
+
     def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
         """Modules without a score get 0."""
         return softmax(

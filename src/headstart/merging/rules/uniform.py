@@ -15,6 +15,11 @@ class Uniform(Rule):
     source = "Lv et al., 2023, §3.1"
     needs_scores = False
 
+    def takes_all(self, options: RuleOptions) -> bool:
+        """Always."""
+        del options
+        return True
+
     def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
         """1/n for the n that can be merged."""
         del options  # nothing to choose
