@@ -13,7 +13,7 @@ from comparison_example import curves_frame, make_comparison, scores_frame
 from headstart.comparison import FRAMES, METHODS
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
-from headstart.reports.console import print_summary, table
+from headstart.reports.console import print_summary, print_table, table
 from headstart.reports.intervals import ONE_SEED, SAME, estimate
 from headstart.reports.tables import (
     curve_table,
@@ -318,6 +318,22 @@ class TestConsole:
     def test_numbers_stand_on_the_right(self) -> None:
         frame = pd.DataFrame({"name": ["a"], "float": [0.5], "mixed": pd.Series([None], dtype=object)})
         assert [column.justify for column in table(frame).columns] == ["left", "right", "left"]
+
+    def test_a_table_too_wide_for_the_terminal_becomes_several(self) -> None:
+        numbers = {f"indicator-{place}": [0.125 * place, -2.5] for place in range(1, 9)}
+        frame = pd.DataFrame(
+            {"module": ["a-module-with-a-rather-long-name-" * 2, "b"], "family": ["Nli", "x"]} | numbers
+        )
+        for width in (60, 80, 110, 200):
+            console = Console(record=True, width=width, file=io.StringIO())
+            print_table(frame, console, title="scores")
+            text = console.export_text()
+            assert all(len(line) <= width for line in text.splitlines())
+            for name, (value, _) in numbers.items():
+                assert text.count(name) == 1
+                assert number_text(value) in text
+            assert text.count("scores") == 1
+        assert text.count("┏") == 1, "where there is room it is one table"
 
     def test_print_summary(self) -> None:
         console = Console(file=io.StringIO(), width=160)

@@ -113,13 +113,13 @@ def ensemble(
             }
         )  # fmt: skip
         return
-    from headstart.reports.console import table
+    from headstart.reports.console import print_table
 
     shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
     out = int((frame["weight"] == 0).sum())
     less = len(frame) - len(shown) - out
     rest = f"; {less} more weigh less than {LEAST_SHOWN} each" if less else ""
     rest += f"; {out} take no part" if out else ""
-    console().print(table(shown, title=f"{data.name}: what the start is made of{rest}"))
+    print_table(shown, console(), title=f"{data.name}: what the start is made of{rest}")
     print_line(f"{blend_note(start)}. Saved {output}.")
     print_gaps(start.ranking)

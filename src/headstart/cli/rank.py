@@ -81,13 +81,13 @@ def rank(
             }
         )  # fmt: skip
         return
-    from headstart.reports.console import table
+    from headstart.reports.console import print_table
 
     found = ranking.scores
     title = (
         f"{data.name}: {len(frame)} modules on {found.examples} dev rows, {reduction} over {found.tokens} target tokens"
     )
-    console().print(table(frame.drop(columns=["task", "license"]), title=title))
+    print_table(frame.drop(columns=["task", "license"]), console(), title=title)
     if ranking.reference is not None:
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from headstart.reports.cells import Footnotes, cell_text, number_text, short_fam
 from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary
 from headstart.reports.verdict import verdict
 
-__all__ = ["print_summary", "table"]
+__all__ = ["print_summary", "print_table", "table"]
 
 _TOP = 10
 WIDE = 110
@@ -32,17 +33,38 @@ def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
     ]
     for place, column in enumerate(columns):
         right = pd.api.types.is_numeric_dtype(column) or _all_numbers(column)
-        whole = right or place == 0
+        longest = max(map(len, map(cell_text, column)), default=0)
         result.add_column(
             Text(str(column.name)),
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=whole,
-            min_width=None if whole else 12,
+            no_wrap=right,
+            min_width=None if right else min(12 if place else 24, max(longest, len(str(column.name)))),
         )
     for row in zip(*columns, strict=True):
         result.add_row(*(Text(cell_text(value)) for value in row))
     return result
+
+
+def print_table(frame: pd.DataFrame, console: Console, *, title: str | None = None) -> None:
+    """Print `frame` as one table, or as several that all begin with its first column where the terminal is too narrow.
+
+    No number is ever cut off.
+    """
+    first, *rest = (str(name) for name in frame.columns)
+    while True:
+        shown = len(rest)
+        while shown > 1 and _needed(frame[[first, *rest[:shown]]], console) > console.width:
+            shown -= 1
+        console.print(table(frame[[first, *rest[:shown]]], title=title))
+        rest, title = rest[shown:], None
+        if not rest:
+            return
+
+
+def _needed(frame: pd.DataFrame, console: Console) -> int:
+    """Columns of the terminal that a table needs at least."""
+    return Measurement.get(console, console.options.update(width=10_000), table(frame)).minimum
 
 
 def print_summary(comparison: Comparison, console: Console) -> None:
@@ -62,7 +84,7 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     console.print()
     _print_ranking(comparison, console)
     if len(comparison.refused):
-        console.print(table(comparison.refused, title=f"Refused: {len(comparison.refused)}"))
+        print_table(comparison.refused, console, title=f"Refused: {len(comparison.refused)}")
     for note in comparison.notes:
         console.print(Text(f"Note: {note}"))
 
@@ -73,7 +95,7 @@ def _print_ranking(comparison: Comparison, console: Console) -> None:
         return
     shown = ranking[["module", "family", "weight", *comparison.indicators]].head(_TOP)
     more = f", best {_TOP} of {len(ranking)}" if len(ranking) > _TOP else ""
-    console.print(table(shown, title=f"Modules{more}, mean over seeds"))
+    print_table(shown, console, title=f"Modules{more}, mean over seeds")
     effective = effective_modules(comparison)["effective"].mean()
     console.print(Text(f"Effective number of modules in the {ENSEMBLE} (1/Σw²): {number_text(effective, digits=3)}"))
 
