@@ -46,7 +46,7 @@ def test_the_hub_commands_print_tables(run: Run, room: Path, tmp_path: Path) -> 
     assert "tiny-llama (LlamaForCausalLM, weights" in shown
     assert "model.layers.0.self_attn.q_proj" in shown
     assert run("hub", "check", hub).out == "All 2 modules are as catalogued.\n"
-    assert run("hub", "remove", hub, "ada").out == "Removed ada; 1 modules are left.\n"
+    assert run("hub", "remove", hub, "ada").out == "Removed ada; 1 module is left.\n"
 
 
 def test_hub_add_refuses_row_by_row(run: Run, room: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from headstart.backbone import Backbone
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
-from headstart.merging import RULES, SPACES, Candidate, Merged, RuleOptions, merge, require_one_kind
+from headstart.merging import RULES, Candidate, Merged, RuleOptions, check_space, merge, require_one_kind
 from headstart.pipeline import Progress, Ranking, best_first, load_modules, rank, require_defined
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
@@ -57,7 +57,7 @@ def ensemble(
     group: Sequence[str] = (),
     space: str = "parameters",
     rank_to: int | None = None,
-    density: float = 0.5,
+    density: float | None = None,
     ranking: Ranking | None = None,
     name: str | None = None,
     reduction: str = "mean",
@@ -82,7 +82,7 @@ def ensemble(
         group: names of modules, for "manual"; empty: all whose family is the task's.
         space: "parameters", "exact", "svd", "ties" or "dare"; see `merge`.
         rank_to: the rank that "svd" cuts to.
-        density: the share of numbers that "ties" and "dare" keep.
+        density: the share of numbers that "ties" and "dare" keep; `None` is a half.
         ranking: a ranking made before, instead of scoring again.
         name: of the start; `None` is "<task>-start".
         reduction: "mean" or "sum" over target tokens.
@@ -93,9 +93,8 @@ def ensemble(
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`.
     """
-    options = blend_options(
-        task, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k, group=group, space=space
-    )
+    options = blend_options(task, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k, group=group)
+    check_space(space, rank=rank_to, density=density)
     check_reduction(reduction)
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     scored = RULES[rule].needs_scores
@@ -127,7 +126,6 @@ def blend_options(
     temperature: float | None,
     top_k: int | None,
     group: Sequence[str],
-    space: str,
 ) -> RuleOptions:
     """The rule's options, τ the indicator's own where `None`; raises `SettingError` before work that would be lost."""
     chosen, own = RULES[rule], INDICATORS[indicator].temperature
@@ -135,7 +133,6 @@ def blend_options(
         temperature = own
     options = RuleOptions(temperature, top_k, tuple(dict.fromkeys(group)), task.card.family)
     chosen.check(options)
-    SPACES[space]
     return options
 
 

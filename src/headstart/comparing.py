@@ -27,7 +27,7 @@ from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.evaluation import DECODINGS, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
-from headstart.merging import RULES, RuleOptions, merge, one_hot, require_one_kind, uniform
+from headstart.merging import RULES, RuleOptions, check_space, merge, one_hot, require_one_kind, uniform
 from headstart.pipeline import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.recipes import RECIPES, Recipe
 from headstart.scoring import INDICATORS, Scores
@@ -58,15 +58,16 @@ class Blend:
     space: str = "parameters"
     rank_to: int | None = None
     reduction: str = "mean"
-    density: float = 0.5
+    density: float | None = None
     rule: str = "softmax"
     group: tuple[str, ...] = ()
 
     def options(self, task: Task) -> RuleOptions:
         """What the rule is told; raises `SettingError` for unknown names and bad values before any work."""
+        check_space(self.space, rank=self.rank_to, density=self.density)
         return blend_options(
             task, rule=self.rule, indicator=self.indicator, temperature=self.temperature, top_k=self.top_k,
-            group=self.group, space=self.space,
+            group=self.group,
         )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def compare(
     group: GroupOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
-    density: DensityOption = 0.5,
+    density: DensityOption = None,
     reduction: ReductionOption = "mean",
     recipe: RecipeOption = "few-shot",
     settings: SetOption = None,

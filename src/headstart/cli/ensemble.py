@@ -48,7 +48,9 @@ GroupOption = Annotated[
     typer.Option("--group", help="Module that rule manual averages, repeatable; default: all of the task's family."),
 ]
 IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")]
-DensityOption = Annotated[float, typer.Option(help="Share of each module's numbers that ties and dare keep.")]
+DensityOption = Annotated[
+    float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: a half.")
+]
 TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
 TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")]
 SpaceOption = Annotated[
@@ -74,7 +76,7 @@ def ensemble(
     group: GroupOption = None,
     space: SpaceOption = "parameters",
     rank_to: RankToOption = None,
-    density: DensityOption = 0.5,
+    density: DensityOption = None,
     reduction: ReductionOption = "mean",
     shots: ShotsOption = None,
     recipe: RecipeOption = "few-shot",

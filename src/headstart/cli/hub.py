@@ -114,7 +114,9 @@ def check(hub: HubArgument, as_json: AsJson = False) -> None:
     elif rows:
         console().print(rows_table(rows, ("module", "problem"), whole=("module",)))
     else:
-        print_line(f"All {len(opened)} modules are as catalogued.")
+        print_line(
+            "Every module is as catalogued." if len(opened) == 1 else f"All {len(opened)} modules are as catalogued."
+        )
     if rows:
         raise typer.Exit(1)
 
@@ -139,7 +141,8 @@ def remove(
     if as_json:
         print_json({"removed": wanted, "left": len(opened)})
     else:
-        print_line(f"Removed {', '.join(wanted)}; {len(opened)} modules are left.")
+        left = "1 module is left" if len(opened) == 1 else f"{len(opened)} modules are left"
+        print_line(f"Removed {', '.join(wanted)}; {left}.")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Merging: which weight each module gets (`rules`), and in which space the weighted sum is taken (`spaces`)."""
 
-from headstart.merging.merge import SPACES, Merged, merge, require_one_kind
+from headstart.merging.merge import SPACES, Merged, check_space, merge, require_one_kind
 from headstart.merging.rules import RULES, Candidate, Rule, RuleOptions
 from headstart.merging.weights import check_softmax, effective_number, one_hot, softmax, uniform
 
@@ -12,6 +12,7 @@ __all__ = [
     "Rule",
     "RuleOptions",
     "check_softmax",
+    "check_space",
     "effective_number",
     "merge",
     "one_hot",

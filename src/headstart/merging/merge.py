@@ -18,7 +18,7 @@ from headstart.merging.weights import effective_number
 from headstart.records import Donor
 from headstart.registry import Registry
 
-__all__ = ["SPACES", "Merged", "merge", "require_one_kind"]
+__all__ = ["SPACES", "Merged", "check_space", "merge", "require_one_kind"]
 
 Space = Callable[[Sequence[Module], Sequence[float], Options], Module]
 SPACES: Registry[Space] = Registry("merge space", group="headstart.spaces")
@@ -46,7 +46,7 @@ def merge(
     *,
     space: str = "parameters",
     rank: int | None = None,
-    density: float = 0.5,
+    density: float | None = None,
     seed: int = 0,
     name: str = "merged",
 ) -> Merged:
@@ -58,7 +58,7 @@ def merge(
         space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i), "svd" (cut to `rank`),
             and for comparison "ties" and "dare".
         rank: for "svd"; see `Options` for this and the next two.
-        density: for "ties" and "dare".
+        density: for "ties" and "dare"; `None` is a half.
         seed: for "dare".
         name: of the result.
 
@@ -71,9 +71,8 @@ def merge(
     sound = len(weights) == len(modules) and all(weight >= 0 for weight in weights)
     if not sound or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
         raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
-    chosen = SPACES[space]
-    options = Options(rank, density, seed)
-    options.check(space)
+    check_space(space, rank=rank, density=density)
+    chosen, options = SPACES[space], Options(rank, density, seed)
     kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
     require_one_kind(donors)
@@ -82,6 +81,12 @@ def merge(
     error = _error(module, donors, shares)
     merged = _with_donors(module, donors, shares, name=name, space=space, home=home, error=error)
     return Merged(merged, tuple(weights), space, effective_number(weights), error)
+
+
+def check_space(space: str, *, rank: int | None, density: float | None) -> None:
+    """Raise `SettingError` for what `merge` would refuse of its space and that space's options."""
+    SPACES[space]
+    Options(rank, density).check(space)
 
 
 def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) -> float | None:

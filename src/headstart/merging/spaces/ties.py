@@ -13,7 +13,7 @@ __all__ = ["ties"]
 
 
 def ties(modules: Sequence[Module], weights: Sequence[float], options: Options) -> Module:
-    """Of each tensor the numbers of largest magnitude stay, a share `options.density` of them; each place takes the
+    """Of each tensor the numbers of largest magnitude stay, a share `options.kept` of them; each place takes the
     sign with the larger weighted sum; the weighted mean is over the modules that have it (Yadav et al., 2023, §4).
 
     The paper's mean has equal weights. Raises `MergeError` when shapes or layers differ.
@@ -23,7 +23,7 @@ def ties(modules: Sequence[Module], weights: Sequence[float], options: Options) 
     arrays = aligned_arrays(modules)
     shares = torch.tensor(list(weights), dtype=torch.float64)
     return modules[0].with_arrays(
-        {name: _tensor(torch.stack([a[name].double() for a in arrays]), shares, options.density) for name in arrays[0]}
+        {name: _tensor(torch.stack([a[name].double() for a in arrays]), shares, options.kept) for name in arrays[0]}
     )
 
 
