@@ -243,3 +243,12 @@ def test_every_public_name_can_be_imported() -> None:
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "headstart", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"headstart {version('headstart')}"
+
+
+def test_a_narrow_terminal_loses_no_column(run: Run, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (30, 60, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        shown = run("hub", "list", room / "hub").out
+        assert all(len(line) <= width for line in shown.splitlines())
+        for column in ("name", "kind", "rank", "parameters", "family", "metric", "score", *NAMES):
+            assert column in shown

@@ -37,6 +37,7 @@ from headstart.backbone import Backbone, EncoderBackbone, HeadStack, TextFormat,
 from headstart.errors import BackboneError, SettingError, TaskError
 from headstart.kinds import LoraModule, fresh_module, stack_of
 from headstart.records import HeadCard
+from headstart.testing.case import copied
 from naive import assert_close, assert_untouched, load, photograph
 
 
@@ -408,3 +409,18 @@ def test_the_loss_of_a_span_does_not_see_padding(bert: EncoderBackbone) -> None:
 def test_a_prefix_has_no_place_in_an_encoder_that_takes_no_keys() -> None:
     with pytest.raises(SettingError, match="'distilbert' does not cache plain keys and values of one shape"):
         fresh_module("prefix", encoder("distilbert"), {}, name="m", seed=0)
+
+
+def test_a_head_that_is_first_needed_while_evaluating_can_still_be_tuned() -> None:
+    backbone = copied(encoder("bert"))
+    assert isinstance(backbone, EncoderBackbone)
+    backbone.model.to(torch.bfloat16)
+    with torch.inference_mode():
+        (layer,) = backbone.head_layers("span").values()
+    assert layer.weight.dtype == torch.bfloat16
+    assert not layer.weight.is_inference()
+
+
+def test_only_its_own_models_are_loaded_by_name_of_the_class(tiny_llama: Path) -> None:
+    with pytest.raises(BackboneError, match="is no model that EncoderBackbone runs; load it with"):
+        EncoderBackbone.load(tiny_llama, device="cpu", dtype="float32")

@@ -461,3 +461,16 @@ def test_the_configuration_is_plain_json(t5: Backbone, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
     assert config["num_layers"] == {"encoder": 2, "decoder": 2, "cross_attention": 2}
     assert (config["num_attention_heads"], config["token_dim"], config["relative_positions"]) == (4, 32, "text")
+
+
+def test_prefixes_that_count_positions_in_another_way_are_not_merged(t5: Backbone) -> None:
+    one, other = (fresh_module("prefix", t5, {"encoder": True}, name=name, seed=1) for name in ("one", "other"))
+    assert isinstance(other, AttentionPrefixModule)
+    counted = replace(other, shape=other.shape._replace(relative_positions=BIASED_PREFIX))
+    with pytest.raises(MergeError, match="'other' has relative_positions 'adapterhub' and 'one' 'text', so an average"):
+        merge([one, counted], [0.5, 0.5])
+    fewer = replace(other, shape=other.shape._replace(heads=2))
+    with pytest.raises(MergeError, match="'other' has heads 2 and 'one' 4, so an average of the two is neither"):
+        merge([one, fewer], [0.5, 0.5])
+    unsaid = replace(other, shape=other.shape._replace(heads=None))
+    assert merge([one, unsaid], [0.5, 0.5]).effective == pytest.approx(2)

@@ -56,6 +56,7 @@ def test_a_change_that_makes_no_sense(settings: dict[str, Any], message: str) ->
         ({"max_target": -1}, "recipe setting max_target=-1 must be above 0"),
         ({"max_dev": 0}, "recipe setting max_dev=0 must be above 0"),
         ({"warmup_steps": -3}, "recipe setting warmup_steps=-3 must be at least 0"),
+        ({"targets": " , "}, "recipe setting targets=' , ': Value error, it names no layer; correct it"),
         ({"encoder": True}, "recipe setting encoder is not for kind 'lora', which reads: alpha, rank, targets; leave"),
         ({"kind": "bitfit", "rank": 4}, "recipe setting rank is not for kind 'bitfit', which reads: targets; leave it"),
     ],
@@ -70,6 +71,8 @@ def test_what_a_kind_reads_is_what_its_settings_hold() -> None:
     assert list(SHAPES) != []
     assert {kind: own & Recipe.model_fields.keys() for kind, own in found.items()} == SHAPES
     assert RECIPES["quick"].change(kind="prefix", encoder=True).encoder
+    assert RECIPES["quick"].change(**RECIPES["few-shot"].model_dump()) == RECIPES["few-shot"]
+    assert RECIPES["quick"].change(kind="adapter", length=None).kind == "adapter"
     assert RECIPES["quick"].change(kind="a-plugin-s", rank=4).rank == 4, "what a plugin reads is its own affair"
 
 

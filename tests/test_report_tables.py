@@ -324,7 +324,7 @@ class TestConsole:
         frame = pd.DataFrame(
             {"module": ["a-module-with-a-rather-long-name-" * 2, "b"], "family": ["Nli", "x"]} | numbers
         )
-        for width in (60, 80, 110, 200):
+        for width in (30, 36, 60, 80, 110, 200):
             console = Console(record=True, width=width, file=io.StringIO())
             print_table(frame, console, title="scores")
             text = console.export_text()

@@ -70,7 +70,12 @@ class Recipe(Record):
     @classmethod
     def _names(cls, value: object) -> object:
         """Names in one text, "query,value", as a list of names."""
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not names:
+            raise ValueError("it names no layer")
+        return names
 
     def change(self, **settings: object) -> "Recipe":
         """The same recipe with some settings changed.
@@ -97,7 +102,7 @@ class Recipe(Record):
         shaping: set[str] = set().union(*SHAPES.values())
         own = SHAPES.get(changed.kind, shaping)  # what a plugin's kind reads is its own affair
         for field in sorted(settings.keys() & shaping):
-            if field not in own:
+            if field not in own and settings[field] != type(self).model_fields[field].default:
                 raise SettingError(
                     f"recipe setting {field} is not for kind '{changed.kind}', which reads: {', '.join(sorted(own))}; "
                     "leave it out, or name the kind it is for (kind=…)"

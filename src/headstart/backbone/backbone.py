@@ -77,7 +77,9 @@ class Backbone:
         # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
         exact = torch.float32 if wanted == torch.float16 else wanted
         model, tokenizer = loading.load(source, dtype=exact, revision=revision)
-        family = next((family for family in cls.__subclasses__() if family.runs(model)), cls)
+        family = next((family for family in Backbone.__subclasses__() if family.runs(model)), Backbone)
+        if not issubclass(family, cls):
+            raise BackboneError(f"{source} is no model that {cls.__name__} runs; load it with Backbone.load")
         backbone = family(model, tokenizer, name=loading.name_of(source))
         if wanted != exact:
             backbone.fingerprint  # noqa: B018 - computed now, and kept

@@ -108,7 +108,8 @@ class EncoderBackbone(Backbone):
         """The layers of the head of a "classification", "regression" or "span" task, by path; the last one answers."""
         if task != "span":
             return self._classifier
-        self._span.to(self.device, self.dtype)
+        with torch.inference_mode(mode=False):  # moved in there, it would be of no use to any later gradient
+            self._span.to(self.device, self.dtype)
         return {SPAN: self._span}
 
     def head_shapes(self, card: HeadCard) -> dict[str, tuple[int, ...]]:

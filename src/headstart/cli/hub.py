@@ -10,12 +10,11 @@ from headstart.cli.options import (
     AsJson,
     DeviceOption,
     DtypeOption,
-    console,
     load_backbone,
     print_json,
     print_line,
+    print_rows,
     progress_bar,
-    rows_table,
 )
 from headstart.errors import HubError
 
@@ -54,7 +53,7 @@ def add(
     if as_json:
         print_json(rows)
     else:
-        console().print(rows_table(rows, ("module", "result", "reason"), whole=("module", "result")))
+        print_rows(rows, ("module", "result", "reason"), whole=("module", "result"))
     if any(row["result"] == "refused" for row in rows):
         raise typer.Exit(1)
 
@@ -76,7 +75,7 @@ def list_(hub: HubArgument, as_json: AsJson = False) -> None:
         for card in cards
     ]
     columns = ("name", "kind", "rank", "parameters", "family", "metric", "score")
-    console().print(rows_table(rows, columns, whole=("kind", "parameters", "score")))
+    print_rows(rows, columns, whole=("kind", "rank", "parameters", "score"))
     _warn(opened.problems())
 
 
@@ -97,7 +96,7 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
         "head": found.head and found.head.words,
     }
     rows = [{"field": key, "value": value} for key, value in facts.items() if value not in (None, "")]
-    console().print(rows_table(rows, ("field", "value"), whole=("field",)))
+    print_rows(rows, ("field", "value"), whole=("field",))
 
 
 @app.command()
@@ -112,7 +111,7 @@ def check(hub: HubArgument, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"modules": len(opened), "problems": rows})
     elif rows:
-        console().print(rows_table(rows, ("module", "problem"), whole=("module",)))
+        print_rows(rows, ("module", "problem"), whole=("module",))
     else:
         print_line(
             "Every module is as catalogued." if len(opened) == 1 else f"All {len(opened)} modules are as catalogued."

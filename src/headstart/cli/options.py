@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -44,6 +45,7 @@ __all__ = [
     "load_task",
     "print_json",
     "print_line",
+    "print_rows",
     "progress_bar",
     "rows_table",
     "steps_bar",
@@ -143,6 +145,21 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
     for row in rows:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
     return table
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
+    """Print a plain table, as several that begin with the first column where the terminal is too narrow for one."""
+    screen, first, rest = console(), columns[0], list(columns[1:])
+    while rest:
+        shown = len(rest)
+        while shown > 1 and _needed(rows_table(rows, (first, *rest[:shown]), whole=whole), screen) > screen.width:
+            shown -= 1
+        screen.print(rows_table(rows, (first, *rest[:shown]), whole=whole))
+        rest = rest[shown:]
+
+
+def _needed(table: Table, screen: Console) -> int:
+    return Measurement.get(screen, screen.options.update(width=10_000), table).minimum
 
 
 @contextmanager

@@ -51,6 +51,12 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
         return Parted(dict(config), dict(tensors), {}, None)
     if not all(isinstance(name, str) and name for name in named):
         raise ModuleError(f"{source}: field 'modules_to_save' is {named!r}, not a list of names; {SAVE_AGAIN}")
+    inner = next((name for name in tensors if ".modules_to_save." in name), None)
+    if inner is not None:
+        raise ModuleError(
+            f"{source}: tensor '{inner}' is a bias of the task head that PEFT saved a second time, because of "
+            "bias='all'; train the module with bias='none' or 'lora_only'"
+        )
     head, rest = {}, {}
     for name, tensor in tensors.items():
         path = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headstart.backbone import Backbone
-from headstart.errors import ModuleError
+from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
@@ -114,6 +114,19 @@ class AttentionPrefixModule(Module):
         bottleneck, width = self.projection or (None, self.shape.dim)
         values = _drawn(self.shape, width=width, bottleneck=bottleneck, seed=seed)
         return replace(self, values=values, card=as_fresh(self.card), head=None)
+
+    def aligned_to(self, other: Module) -> Module:
+        """Only modules that count positions alike, and with as many heads, have a common average."""
+        super().aligned_to(other)
+        if isinstance(other, AttentionPrefixModule):
+            for what in ("relative_positions", "heads"):
+                mine, theirs = getattr(self.shape, what), getattr(other.shape, what)
+                if None not in (mine, theirs) and mine != theirs:
+                    raise MergeError(
+                        f"'{self.name}' has {what} {mine!r} and '{other.name}' {theirs!r}, so an average of the two is "
+                        "neither; leave one out"
+                    )
+        return self
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""

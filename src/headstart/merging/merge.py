@@ -148,7 +148,7 @@ def _with_donors(
                 Donor(name=d.name, tensor_hash=d.card.tensor_hash, weight=w, license=d.card.license)
                 for d, w in zip(donors, shares, strict=True)
             ),
-            "merge_error": None if error == math.inf else error,
+            "merge_error": error if error is not None and math.isfinite(error) else None,
             "notes": f"Merged in space '{space}'.{infinite}",
         }
     )  # fmt: skip

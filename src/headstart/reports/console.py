@@ -16,15 +16,17 @@ from headstart.reports.verdict import verdict
 __all__ = ["print_summary", "print_table", "table"]
 
 _TOP = 10
+LEAST = 24
+"""Characters of the first column that are kept together where there is room."""
 WIDE = 110
 """Columns of the terminal that the scores need with a row for each method."""
 
 
-def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
+def table(frame: pd.DataFrame, *, title: str | None = None, least: int = LEAST) -> Table:
     """`frame` as a rich table: floats to 4 significant digits, a dash for what is missing, numbers on the right.
 
     The index is not shown; of a family "Classification / Nli" the last part is. Texts are shown as they are: `[` in a
-    module's name is not markup.
+    module's name is not markup. The first column is folded where it must be, but not below `least` characters.
     """
     result = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold")
     columns = [
@@ -39,7 +41,7 @@ def table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=right,
-            min_width=None if right else min(12 if place else 24, max(longest, len(str(column.name)))),
+            min_width=None if right else min(12 if place else least, max(longest, len(str(column.name)))),
         )
     for row in zip(*columns, strict=True):
         result.add_row(*(Text(cell_text(value)) for value in row))
@@ -56,7 +58,9 @@ def print_table(frame: pd.DataFrame, console: Console, *, title: str | None = No
         shown = len(rest)
         while shown > 1 and _needed(frame[[first, *rest[:shown]]], console) > console.width:
             shown -= 1
-        console.print(table(frame[[first, *rest[:shown]]], title=title))
+        part = frame[[first, *rest[:shown]]]
+        over = max(0, _needed(part, console) - console.width)
+        console.print(table(part, title=title, least=max(1, LEAST - over)))
         rest, title = rest[shown:], None
         if not rest:
             return

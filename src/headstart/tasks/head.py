@@ -26,8 +26,8 @@ def head_of(card: TaskCard) -> HeadCard:
         return HeadCard(task="classification", outputs=len(card.labels), labels=card.labels)
     if card.options is not None:
         raise TaskError(
-            f"every row of task '{card.name}' has its own options, which no head of an encoder chooses among; give the "
-            "task labels, or use a text-to-text backbone"
+            f"every row of task '{card.name}' has its own options, which no head of an encoder chooses among; where "
+            "they are the same in every row, name them as `labels` in task.json, else use a text-to-text backbone"
         )
     if card.metric in REGRESSION:
         return HeadCard(task="regression", outputs=1)
