@@ -293,6 +293,19 @@ def test_a_bias_that_lies_in_a_named_layer_and_is_missing_is_refused(sources: li
         load_module(tmp_path / "m").check(backbone_of(source.room))
 
 
+def test_the_width_of_a_projection_is_asked_of_projected_prefixes_only(sources: list[Source], tmp_path: Path) -> None:
+    for source in sources:
+        if "prefix_tuning" not in source.folder.name:
+            continue
+        config = json.loads(config_path(source.folder).read_text())
+        folder = tmp_path / source.folder.name
+        shutil.copytree(source.folder, folder)
+        del config["config"]["bottleneck_size"]
+        write_config(folder, config)
+        case = Case(0, "none", "", "judged", folder, source.folder, source.room, source.room)
+        assert verdict(case, load_module)[0] == ("loaded_right" if config["config"]["flat"] else "refused")
+
+
 def test_a_bottleneck_that_is_not_what_its_own_layer_s_factor_says_is_refused(
     sources: list[Source], tmp_path: Path
 ) -> None:

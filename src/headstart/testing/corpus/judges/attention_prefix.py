@@ -76,7 +76,8 @@ PARTS = ("prefix", "tokens", "inner", "inner_bias", "outer", "outer_bias")
 def adapterhub_prefix_shapes(model: Any, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor by its name, without the path of the base model: the pool, under every owner."""
     method, sizes = config["config"], Sizes.of(model)
-    length, inner, width = method["prefix_length"], method["bottleneck_size"], model.config.hidden_size
+    length, width = method["prefix_length"], model.config.hidden_size
+    inner = 0 if method["flat"] else method["bottleneck_size"]  # the library reads it for a projection only
     wanted: dict[str, tuple[int, ...]] = {}
     for place, location in _locations(model, method).items():
         blocks, _ = PLACES[model.config.model_type][place]
