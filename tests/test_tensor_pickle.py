@@ -344,3 +344,14 @@ def test_entries_that_hold_no_tensors_have_checksums_too(tmp_path: Path) -> None
     path.write_bytes(content.replace(number, number[::-1], 1))
     with pytest.raises(ModuleError, match=r"Bad CRC-32 for file 'module/.data/serialization_id'"):
         read_torch_zip(path)
+
+
+def test_an_entry_that_is_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_adapter.bin"
+    torch.save({"x": torch.arange(3.0)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/byteorder"))
+    content[entry + 38] |= 0x10  # of which torch itself makes something else every time
+    path.write_bytes(content)
+    with pytest.raises(ModuleError, match=r"marks its entry '.*/byteorder' as a folder, so that torch cannot read it"):
+        read_torch_zip(path)

@@ -38,6 +38,9 @@ KNOWN = {DICTIONARY, TENSOR, PARAMETER, *STORAGES}
 MOST_SHARING = 256
 """Tensors may share their bytes, as a prefix does with every layer; together they state at most so many file sizes."""
 
+FOLDER = 0x10
+"""MS-DOS' mark of a folder among the external attributes of an archive's entry."""
+
 REMEDY = "save it again as safetensors"
 MALFORMED = "is not a sound file of tensors: its pickle is malformed"
 LEGACY = (b"\x80\x02\x8a\nl\xfc\x9c", b"\x80\x02", b"\x80\x03", b"\x80\x04")
@@ -125,6 +128,8 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
         parts = info.filename.split("/")
         if not info.filename.startswith(root) or ".." in parts or info.is_dir():
             raise _RefusedError(f"holds an entry '{info.filename}' outside of '{root}'")
+        if info.external_attr & FOLDER:
+            raise _RefusedError(f"marks its entry '{info.filename}' as a folder, so that torch cannot read it")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise _RefusedError(f"holds a compressed or encrypted entry '{info.filename}', which torch does not write")
     if min(info.header_offset for info in entries) > 0:
