@@ -24,7 +24,7 @@ from headstart.blending import (
 )
 from headstart.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
-from headstart.evaluation import DECODINGS, evaluate
+from headstart.evaluation import check_decoding, evaluate
 from headstart.hub import Hub
 from headstart.kinds import Module, PeftModule
 from headstart.merging import RULES, RuleOptions, check_space, merge, one_hot, require_one_kind, uniform
@@ -111,10 +111,9 @@ def compare(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     blend = blend or Blend()
     wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
-    _check_request(task, blend, wanted, seeds=seeds, decoding=decoding)
+    _check_request(task, blend, wanted, seeds=seeds)
+    check_decoding(decoding, backbone)
     require_defined((blend.indicator,), task, backbone)
-    if backbone.is_encoder and decoding != "auto":
-        raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
     began = time.monotonic()
     if not task.test:
         raise TaskError(f"task '{task.name}' has an empty test split; add rows to it")
@@ -140,12 +139,10 @@ def compare(
     return run.result(task, settings, refused)
 
 
-def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds: int, decoding: str) -> None:
+def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds: int) -> None:
     """Raise `SettingError` for what would otherwise be found wrong after minutes of work."""
     if seeds < 1:
         raise SettingError(f"seeds {seeds} must be at least 1")
-    if decoding not in DECODINGS:
-        raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
     for name in indicators:
         INDICATORS[name]
     blend.options(task)

@@ -13,7 +13,7 @@ from headstart.kinds import Module, stack_of, stacks
 from headstart.records import HeadCard
 from headstart.tasks import METRICS, Example
 
-__all__ = ["DECODINGS", "Evaluation", "evaluate", "evaluate_attached"]
+__all__ = ["DECODINGS", "Evaluation", "check_decoding", "evaluate", "evaluate_attached"]
 
 DECODINGS = ("auto", "options", "generate")
 MOST_LOGIT_ROWS = 4096
@@ -113,14 +113,19 @@ def evaluate_attached(
     ]
 
 
-def _decoding(decoding: str, examples: Sequence[Example], backbone: Backbone) -> str:
+def check_decoding(decoding: str, backbone: Backbone) -> None:
+    """Raise `SettingError` for a decoding that is none, or one that an encoder has not."""
     if decoding not in DECODINGS:
         raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
+    if backbone.is_encoder and decoding != "auto":
+        raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
+
+
+def _decoding(decoding: str, examples: Sequence[Example], backbone: Backbone) -> str:
+    check_decoding(decoding, backbone)
     if not examples:
         raise TaskError("there are no examples to evaluate on; give the task a test split or more rows")
     if backbone.is_encoder:
-        if decoding != "auto":
-            raise SettingError(f"{backbone.name} is an encoder and answers through its head; leave decoding at auto")
         return "head"
     listed = all(example.options for example in examples)
     if decoding == "options" and not listed:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from headstart.backbone import loading
 from headstart.backbone.encoding import Encoded, Encoder, TextFormat
+from headstart.backbone.hooks import attached
 from headstart.backbone.identity import fingerprint
 from headstart.backbone.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
@@ -289,19 +290,14 @@ class Backbone:
         slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and torch.is_grad_enabled()
         return sdpa_kernel(SDPBackend.MATH) if slow and length <= SHORT_SEQUENCE else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def _only_rows(self, rows: Tensor) -> Iterator[None]:
+    def _only_rows(self, rows: Tensor) -> AbstractContextManager[None]:
         """Let the head see only the given rows of the flattened hidden states."""
         rows = rows.to(self.device)
 
         def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             return (args[0].flatten(0, -2).index_select(0, rows).unsqueeze(0),)
 
-        handle = self.head.register_forward_pre_hook(select)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return attached([self.head.register_forward_pre_hook(select)])
 
 
 def _gold_log_likelihood(logits: Tensor, gold: Tensor) -> Tensor:

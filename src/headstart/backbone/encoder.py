@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from headstart.backbone.backbone import Backbone
 from headstart.backbone.encoding import Encoded, Encoder, TextFormat
 from headstart.backbone.heads import Head
+from headstart.backbone.hooks import attached
 from headstart.backbone.identity import fingerprint
 from headstart.backbone.loading import is_encoder
 from headstart.backbone.plan import TargetBatch, pad
@@ -187,8 +188,7 @@ class EncoderBackbone(Backbone):
         logits = logits.masked_fill(hidden_places, torch.finfo(logits.dtype).min)
         return logits.reshape(modules, 2 * rows, length)
 
-    @contextlib.contextmanager
-    def _room_for(self, length: int) -> Iterator[None]:
+    def _room_for(self, length: int) -> AbstractContextManager[None]:
         """Refuse a pass over more tokens, virtual ones included, than there are positions for."""
 
         def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
@@ -202,11 +202,7 @@ class EncoderBackbone(Backbone):
                     f"{self.name} reads; {remedy}"
                 )
 
-        handle = self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return attached([self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)])
 
     def option_scores(self, *_: Any, **__: Any) -> list[list[list[float]]]:
         """Not offered: an encoder answers through its head."""

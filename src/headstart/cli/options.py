@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from headstart.errors import SettingError
+from headstart.reports.fitting import print_fitting
 
 if TYPE_CHECKING:
     from headstart.backbone import Backbone
@@ -149,17 +149,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
     """Print a plain table, as several that begin with the first column where the terminal is too narrow for one."""
-    screen, first, rest = console(), columns[0], list(columns[1:])
-    while rest:
-        shown = len(rest)
-        while shown > 1 and _needed(rows_table(rows, (first, *rest[:shown]), whole=whole), screen) > screen.width:
-            shown -= 1
-        screen.print(rows_table(rows, (first, *rest[:shown]), whole=whole))
-        rest = rest[shown:]
-
-
-def _needed(table: Table, screen: Console) -> int:
-    return Measurement.get(screen, screen.options.update(width=10_000), table).minimum
+    print_fitting(console(), columns, lambda some: rows_table(rows, some, whole=whole))
 
 
 @contextmanager

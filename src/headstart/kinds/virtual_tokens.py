@@ -4,9 +4,9 @@ A stack brings its tokens in while nothing is cached; they lie in the cache from
 room for them. Where positions are given, they count the virtual tokens first and no padding.
 """
 
-import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headstart.backbone import Backbone
+from headstart.backbone import Backbone, attached
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import TASK_TYPES as HEAD_TYPES
 
@@ -39,17 +39,9 @@ class Place:
     after: Callable[[dict[str, Any], Any], Any] | None = None
 
 
-@contextlib.contextmanager
-def hooked(*places: Place) -> Iterator[None]:
+def hooked(*places: Place) -> AbstractContextManager[None]:
     """Hook every place inside the block; none is left when it ends, however it ends."""
-    handles: list[RemovableHandle] = []
-    try:
-        for place in places:
-            handles += _hook(place)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return attached(handle for place in places for handle in _hook(place))
 
 
 def _hook(place: Place) -> Iterator[RemovableHandle]:

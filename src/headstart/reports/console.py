@@ -4,12 +4,12 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from headstart.comparison import ENSEMBLE, Comparison
 from headstart.reports.cells import Footnotes, cell_text, number_text, short_family, summary_cells
+from headstart.reports.fitting import needed, print_fitting
 from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary
 from headstart.reports.verdict import verdict
 
@@ -53,22 +53,17 @@ def print_table(frame: pd.DataFrame, console: Console, *, title: str | None = No
 
     No number is ever cut off.
     """
-    first, *rest = (str(name) for name in frame.columns)
-    while True:
-        shown = len(rest)
-        while shown > 1 and _needed(frame[[first, *rest[:shown]]], console) > console.width:
-            shown -= 1
-        part = frame[[first, *rest[:shown]]]
-        over = max(0, _needed(part, console) - console.width)
-        console.print(table(part, title=title, least=max(1, LEAST - over)))
-        rest, title = rest[shown:], None
-        if not rest:
-            return
 
+    def draw(columns: list[str]) -> Table:
+        whole = table(frame[columns])
+        over = needed(whole, console) - console.width
+        if len(columns) > 2 or over <= 0:
+            return whole
+        return table(frame[columns], least=max(1, LEAST - over))
 
-def _needed(frame: pd.DataFrame, console: Console) -> int:
-    """Columns of the terminal that a table needs at least."""
-    return Measurement.get(console, console.options.update(width=10_000), table(frame)).minimum
+    if title is not None:
+        console.print(Text(title, style="bold"))
+    print_fitting(console, [str(name) for name in frame.columns], draw)
 
 
 def print_summary(comparison: Comparison, console: Console) -> None:
