@@ -21,9 +21,9 @@ sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part 
 from benchmarks.machine import machine_kind  # noqa: E402
 from benchmarks.scoring import encode, padded_batches  # noqa: E402
 from fetch import fetch_backbone, fetch_task  # noqa: E402
-from headstart.backbone import Backbone  # noqa: E402
+from headstart.backbones import Backbone  # noqa: E402
+from headstart.indicators.engine import score  # noqa: E402
 from headstart.kinds import fresh_module, load_module, save_module  # noqa: E402
-from headstart.scoring import score  # noqa: E402
 from headstart.tasks import Example, Task  # noqa: E402
 
 KINDS = ("prefix", "ia3", "prompt")
@@ -38,10 +38,10 @@ def write_modules(kind: str, backbone: Backbone, root: Path, *, count: int) -> l
         noisy = {
             name: value
             + 0.1 * value.std().nan_to_num(1.0).clamp(min=0.1) * torch.randn(value.shape, generator=generator)
-            for name, value in module.arrays().items()
+            for name, value in module.parameters().items()
         }
         folders.append(root / f"{kind}-{number:02d}")
-        save_module(module.with_arrays(noisy), folders[-1])
+        save_module(module.with_parameters(noisy), folders[-1])
     return folders
 
 

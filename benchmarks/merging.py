@@ -13,9 +13,9 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # a script, which is not part of the package
 from benchmarks.machine import machine_kind
+from headstart.blending import merge, uniform
 from headstart.kinds import LoraModule
 from headstart.kinds.lora import Factors
-from headstart.merging import merge, uniform
 
 LAYERS, RANK, WIDTH = 30, 8, 576
 OUTPUTS = {"q_proj": 576, "v_proj": 192}

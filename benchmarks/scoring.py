@@ -28,11 +28,11 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from headstart.backbone import Backbone, Encoded, TextFormat
-from headstart.backbone.loading import choose_device, choose_dtype
+from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.backbones.loading import choose_device, choose_dtype
+from headstart.indicators.engine import score
 from headstart.kinds import LoraModule, LoraSettings, load_module, save_module
 from headstart.kinds.lora import Factors
-from headstart.scoring import score
 from headstart.tasks import Example, Task
 
 ROOT = Path(__file__).parents[1]
@@ -115,11 +115,11 @@ def random_module(backbone: Backbone, *, name: str, strength: float, seed: int) 
     """Random factors; the strengths differ from module to module, and with them the losses."""
     fresh = LoraModule.fresh(backbone, LoraSettings(RANK, 16.0, TARGETS), name=name, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    arrays = {
+    parameters = {
         key: torch.randn(value.shape, generator=generator) * 0.1 * strength if key.endswith(".b") else value
-        for key, value in fresh.arrays().items()
+        for key, value in fresh.parameters().items()
     }
-    return fresh.with_arrays(arrays)
+    return fresh.with_parameters(parameters)
 
 
 def _paths(module: Any) -> set[str]:

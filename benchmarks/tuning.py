@@ -28,7 +28,7 @@ sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part 
 from benchmarks.kinds import write_modules  # noqa: E402
 from benchmarks.machine import machine_kind  # noqa: E402
 from fetch import fetch_backbone, fetch_task  # noqa: E402
-from headstart.backbone import Backbone, TargetBatch, TextFormat, plan_batches, target_loss  # noqa: E402
+from headstart.backbones import Backbone, TargetBatch, TextFormat, plan_batches, target_loss  # noqa: E402
 from headstart.kinds import load_module, stack_of  # noqa: E402
 from headstart.tasks import Task  # noqa: E402
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from headstart.kinds import KINDS
-from headstart.recipes import RECIPES, SHAPES, Recipe
+from headstart.tuning.recipes import RECIPES, SHAPES, Recipe
 
 __all__ = ["PAGE", "page"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headstart.comparison import METHODS, STAGES, Comparison
+from headstart.comparing.comparison import METHODS, STAGES, Comparison
 from headstart.records import TaskCard
 
 SEEDS = (0, 1, 2)

@@ -28,7 +28,7 @@ from hub_standin import HubStandin, serving
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from headstart.backbone import Backbone
+    from headstart.backbones import Backbone
 
 hypothesis.settings.register_profile("headstart", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("headstart")
@@ -45,7 +45,7 @@ LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 
 @pytest.fixture(autouse=True)
-def hostile_room(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Seed every generator, move the home to an empty folder and refuse connections that leave the machine."""
     home = tmp_path_factory.mktemp("home")
     for name, folder in (

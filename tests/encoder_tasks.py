@@ -2,16 +2,16 @@
 
 import itertools
 
-from headstart.recipes import Recipe
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
-from headstart.tuning import style_of
+from headstart.tuning.recipes import Recipe
+from headstart.tuning.tune import text_format_of
 
 RECIPE = Recipe(
     name="tiny", lr=2e-2, batch_size=4, max_steps=8, eval_every=4, patience=9, optimizer="adamw", schedule="linear",
     warmup_steps=1, clip=1.0, max_input=32, max_target=12, rank=2, alpha=4.0, select="loss",
 )  # fmt: skip
-STYLE = style_of(RECIPE)
+STYLE = text_format_of(RECIPE)
 PLACES = ("film", "book", "play", "song", "tale", "show")
 WORDS = {"positive": ("warm", "funny", "superb"), "negative": ("dull", "tired", "silly")}
 

@@ -15,7 +15,7 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-from headstart.backbone import Encoded, EncoderBackbone, Head, TextFormat
+from headstart.backbones import Encoded, EncoderBackbone, Head, TextFormat
 from headstart.formats import TASK_TYPES
 from headstart.kinds import LoraModule, LoraSettings, Module, stack_of
 from headstart.records import HeadCard
@@ -93,14 +93,14 @@ def random_module(
     settings = LoraSettings(rank, 2.0 * rank, targets or QUERIES[backbone.name.removeprefix("tiny-")])
     fresh = LoraModule.fresh(backbone, settings, name=name or f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    drawn = {key: 0.3 * torch.randn(value.shape, generator=generator) for key, value in fresh.arrays().items()}
-    return fresh.with_arrays(drawn).with_head(card and random_head(backbone, card, seed=seed))
+    drawn = {key: 0.3 * torch.randn(value.shape, generator=generator) for key, value in fresh.parameters().items()}
+    return fresh.with_parameters(drawn).with_head(card and random_head(backbone, card, seed=seed))
 
 
-def items(backbone: EncoderBackbone, card: HeadCard, *, style: TextFormat = STYLE) -> list[Encoded]:
+def items(backbone: EncoderBackbone, card: HeadCard, *, text_format: TextFormat = STYLE) -> list[Encoded]:
     """`TEXTS` with the targets of the head's task."""
     targets = TARGETS[card.task] if card.task != "classification" else card.labels[:3]
-    return backbone.encode(zip(TEXTS, targets, strict=False), style, head=card)
+    return backbone.encode(zip(TEXTS, targets, strict=False), text_format, head=card)
 
 
 def ours(backbone: EncoderBackbone, modules: Sequence[Module], rows: Sequence[Encoded]) -> Tensor:

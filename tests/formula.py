@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from headstart.backbone import Backbone, EncoderBackbone
+from headstart.backbones import Backbone, EncoderBackbone
 from headstart.testing import tiny_backbone
 
 IDS = torch.tensor([[5, 9, 33, 200, 17, 4], [7, 8, 30, 4, 1, 1]])

@@ -18,7 +18,7 @@ def tensor_file(header: Any, data: bytes) -> bytes:
 
 
 def pack(tensors: dict[str, np.ndarray]) -> bytes:
-    """A sound .safetensors file; uint16 arrays stand for BF16 bit patterns."""
+    """A sound .safetensors file; uint16 parameters stand for BF16 bit patterns."""
     header, data = {}, b""
     for name, values in tensors.items():
         begin, data = len(data), data + values.tobytes()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded
+from headstart.backbones import Backbone, Encoded
 from naive import TARGETS, plain_logits
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.kinds import LoraModule, LoraSettings, Module
 from headstart.tasks import Example
 
@@ -49,9 +49,9 @@ def random_lora(
     fresh = LoraModule.fresh(backbone, settings, name=name or f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
     drawn = {
-        key: torch.empty_like(value).normal_(std=size, generator=generator) for key, value in fresh.arrays().items()
+        key: torch.empty_like(value).normal_(std=size, generator=generator) for key, value in fresh.parameters().items()
     }
-    return fresh.with_arrays(drawn)
+    return fresh.with_parameters(drawn)
 
 
 def plain_logits(model: Any, item: Encoded, **extra: Any) -> Tensor:
@@ -71,7 +71,7 @@ class Merged:
         self.scaling = {path: f.scaling for path, f in module.factors.items()} if module else {}
         self.leaves = {
             name: value.double().clone().requires_grad_(True)
-            for name, value in (module.arrays() if module else {}).items()
+            for name, value in (module.parameters() if module else {}).items()
         }
 
     def logits(self, item: Encoded) -> Tensor:
@@ -99,16 +99,17 @@ class Merged:
 
 
 def assert_close(actual: Tensor, expected: Tensor, *, within: float) -> None:
-    """Same shape, no NaN, and nowhere further apart than `within`."""
+    """Same shape, no NaN, and nowhere further apart than `within`, of the largest value where that is above 1."""
     assert actual.shape == expected.shape, f"shapes {tuple(actual.shape)} and {tuple(expected.shape)} differ"
     distance = (actual.detach().double() - expected.detach().double()).abs().max().item()
     assert not math.isnan(distance), "there are NaNs"
-    assert distance <= within, f"{distance} apart"
+    largest = expected.detach().abs().max().item() if expected.numel() else 0.0
+    assert distance <= within * max(1.0, largest), f"{distance} apart"
 
 
-def assert_same_arrays(actual: Module, expected: Module) -> None:
+def assert_same_parameters(actual: Module, expected: Module) -> None:
     """Bit-identical parameters under the same names."""
-    mine, theirs = actual.arrays(), expected.arrays()
+    mine, theirs = actual.parameters(), expected.parameters()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine), "a parameter differs"
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded
+from headstart.backbones import Backbone, Encoded
 from headstart.kinds import Module
 from naive import plain_logits
 
 Weights = Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]]
-"""(float64 model, a module's arrays) → the parameters that the module changes, by name."""
+"""(float64 model, a module's parameters) → the parameters that the module changes, by name."""
 
 
 class Replaced:
@@ -22,7 +22,7 @@ class Replaced:
         self.model = copy.deepcopy(backbone.model).double()
         self.config = self.model.config
         self.weights = weights
-        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.arrays().items()}
+        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.parameters().items()}
 
     def __call__(self, **inputs: Any) -> Any:
         return torch.func.functional_call(self.model, self.weights(self.model, self.leaves), kwargs=inputs)

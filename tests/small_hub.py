@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.hub import Hub
 from headstart.kinds import LoraModule, LoraSettings, save_module
 from headstart.kinds.lora import Factors
-from headstart.recipes import RECIPES
+from headstart.tuning.recipes import RECIPES
 
 RECIPE = RECIPES["quick"].change(max_steps=4, eval_every=2, batch_size=4, max_input=48, max_target=8, rank=2, alpha=4)
 SETTINGS = ("max_steps=4", "eval_every=2", "batch_size=4", "max_input=48", "max_target=8", "rank=2", "alpha=4")
@@ -27,8 +27,8 @@ def module(backbone: Backbone, name: str, *, seed: int, rank: int = 2, alpha: fl
     """A LoRA module on q_proj and v_proj that changes every logit; `card` goes onto its card."""
     fresh = LoraModule.fresh(backbone, LoraSettings(rank, alpha, ("q_proj", "v_proj")), name=name, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    drawn = {key: torch.randn(value.shape, generator=generator) * 0.3 for key, value in fresh.arrays().items()}
-    return replace(fresh.with_arrays(drawn), card=fresh.card.model_copy(update=card))
+    drawn = {key: torch.randn(value.shape, generator=generator) * 0.3 for key, value in fresh.parameters().items()}
+    return replace(fresh.with_parameters(drawn), card=fresh.card.model_copy(update=card))
 
 
 def misfit(backbone: Backbone, name: str) -> LoraModule:

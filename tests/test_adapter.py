@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from formula import by_formula
-from headstart.backbone import Backbone, Encoded, TextFormat
-from headstart.blending import ensemble
+from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.blending import merge
+from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.evaluation import evaluate
 from headstart.formats import read_module
 from headstart.formats.adapter import ACTIVATIONS as READ
 from headstart.formats.adapter import bottleneck_size, reduction_factor
@@ -27,13 +27,13 @@ from headstart.hub import Hub
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS
 from headstart.kinds.placement import PLACEMENTS
-from headstart.merging import merge
-from headstart.tuning import tune
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.tune import tune
 from made_by_peft import ours
 from naive import (
     REVIEWS,
     assert_close,
-    assert_same_arrays,
+    assert_same_parameters,
     assert_untouched,
     encoded,
     load,
@@ -57,8 +57,8 @@ def random_adapter(backbone: Backbone, *, seed: int, name: str = "", **settings:
     shape = AdapterSettings(**({"bottleneck": 5} | settings))
     fresh = AdapterModule.fresh(backbone, shape, name=name or f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    return fresh.with_arrays(
-        {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in fresh.arrays().items()}
+    return fresh.with_parameters(
+        {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in fresh.parameters().items()}
     )
 
 
@@ -71,7 +71,7 @@ class Adapted:
     def __init__(self, backbone: Backbone, module: AdapterModule) -> None:
         self.model = copy.deepcopy(backbone.model).double()
         self.config = self.model.config
-        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.arrays().items()}
+        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.parameters().items()}
         for path in module.adapters:
             where = OUTPUTS[backbone.name](path) if module.computation.reads == "sum" else path
             layer = self.model.get_submodule(where)
@@ -118,13 +118,13 @@ def test_one_layer_by_hand(llama: Backbone) -> None:
     # h₃ grows by 2·max(h₀ + 1, 0), h₄ by 0.5, and nothing else moves.
     settings = AdapterSettings(bottleneck=1, placement="houlsby", activation="relu")
     fresh = AdapterModule.fresh(llama, settings, name="m", seed=0)
-    arrays = {name: torch.zeros_like(value) for name, value in fresh.arrays().items()}
-    arrays[f"{MLP0}.down"][0, 0] = arrays[f"{MLP0}.down_bias"][0] = 1.0
-    arrays[f"{MLP0}.up"][3, 0], arrays[f"{MLP0}.up_bias"][4] = 2.0, 0.5
+    parameters = {name: torch.zeros_like(value) for name, value in fresh.parameters().items()}
+    parameters[f"{MLP0}.down"][0, 0] = parameters[f"{MLP0}.down_bias"][0] = 1.0
+    parameters[f"{MLP0}.up"][3, 0], parameters[f"{MLP0}.up_bias"][4] = 2.0, 0.5
     layer, x = llama.model.get_submodule(MLP0), torch.randn(1, 6, 32)
     with torch.inference_mode():
         h = layer(x)
-        with AdapterModule.stack([fresh.with_arrays(arrays)], llama).attach(llama):
+        with AdapterModule.stack([fresh.with_parameters(parameters)], llama).attach(llama):
             grown = layer(x) - h
     assert_close(grown[..., 3], 2 * (h[..., 0] + 1).clamp(min=0), within=1e-5)
     assert_close(grown[..., 4], torch.full((1, 6), 0.5), within=1e-5)
@@ -190,8 +190,8 @@ def test_adapterhub_computes_the_same(folder: Path, tmp_path: Path, design: str)
             value.copy_(by_formula(name, value))
     placement, changes = CHANGES[design]
     module = AdapterModule.fresh(backbone, AdapterSettings(bottleneck=8, placement=placement), name="m", seed=0)
-    values = [by_formula(name, value) for name, value in module.tensors().items()]
-    module = module.with_arrays(dict(zip(module.arrays(), values, strict=True)))
+    values = [by_formula(name, value) for name, value in module.state_dict().items()]
+    module = module.with_parameters(dict(zip(module.parameters(), values, strict=True)))
     config = {**module.config, "config": module.config["config"] | changes}
     card = module.card.model_copy(update={"scaling": changes.get("scaling", 1.0)})
     save_module(replace(module, config=config, card=card), tmp_path / "m")
@@ -221,10 +221,10 @@ def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone, pla
 @pytest.mark.parametrize("decoding", ["options", "generate"])
 def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
     modules = [random_adapter(backbone, seed=seed, placement="pfeiffer") for seed in range(3)]
-    style = TextFormat(max_target=6)
-    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+    text_format = TextFormat(max_target=6)
+    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
     for module, found in zip(modules, together, strict=True):
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
         assert found.predictions == alone.predictions
         assert found.loss == pytest.approx(alone.loss, abs=1e-5)
     tokens = sum(len(item.target) for item in encoded(backbone))
@@ -235,8 +235,8 @@ def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decod
 def test_members_may_differ_in_scaling(llama: Backbone) -> None:
     # s·(U·a + u): half the scaling with U and u doubled is the same function.
     one = random_adapter(llama, seed=1, placement="houlsby")
-    doubled = {name: value * (2 if ".up" in name else 1) for name, value in one.arrays().items()}
-    half = replace(one.with_arrays(doubled), computation=one.computation._replace(factor=0.5))
+    doubled = {name: value * (2 if ".up" in name else 1) for name, value in one.parameters().items()}
+    half = replace(one.with_parameters(doubled), computation=one.computation._replace(factor=0.5))
     assert half.stack_key == one.stack_key
     found = ours(llama, [one, half], encoded(llama))
     assert_close(found[0], found[1], within=1e-4)
@@ -294,7 +294,7 @@ def test_attach_then_detach_leaves_no_trace(backbone: Backbone, placement: str) 
         backpropagate_and_stop(backbone.target_logits(batch, modules=2))
     assert_untouched(backbone, before)
     for index, module in enumerate(modules):
-        assert_same_arrays(stack.module(index), module)
+        assert_same_parameters(stack.module(index), module)
 
 
 # Fresh modules
@@ -308,9 +308,9 @@ def test_a_fresh_module_changes_nothing(backbone: Backbone) -> None:
         module = AdapterModule.fresh(backbone, AdapterSettings(placement=placement), name="m", seed=1)
         module.check(backbone)
         assert_close(ours(backbone, [module], items), bare, within=1e-5)
-        assert all(value.abs().max() <= 32**-0.5 for value in module.arrays().values())
-        assert_same_arrays(module.reset(seed=1), module)
-        assert not torch.equal(*(next(iter(m.arrays().values())) for m in (module, module.reset(seed=2))))
+        assert all(value.abs().max() <= 32**-0.5 for value in module.parameters().values())
+        assert_same_parameters(module.reset(seed=1), module)
+        assert not torch.equal(*(next(iter(m.parameters().values())) for m in (module, module.reset(seed=2))))
 
 
 def test_the_default_is_the_paper_s(tiny_t5: Path) -> None:
@@ -353,14 +353,14 @@ def test_what_is_saved_loads_and_is_the_same(backbone: Backbone, tmp_path: Path,
     assert names == {"adapter.safetensors", "adapter_config.json", "headstart.json", "README.md"}
     assert "library_name: adapters" in (tmp_path / "saved" / "README.md").read_text()
     again = load_module(tmp_path / "saved")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     assert again.digest() == module.digest()
     found = ours(backbone, [module, again], encoded(backbone))
     assert_close(found[0], found[1], within=1e-5)
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
     assert (config["version"], config["name"]) == ("adapters.1.3.0", "a_module__v1_0")
-    assert all(".adapters.a_module__v1_0.adapter_" in name for name in module.tensors())
+    assert all(".adapters.a_module__v1_0.adapter_" in name for name in module.state_dict())
 
 
 def test_a_hub_holds_adapters(llama: Backbone, tmp_path: Path) -> None:
@@ -427,13 +427,13 @@ def test_layer_vectors_by_hand(llama: Backbone) -> None:
 def test_merging(llama: Backbone, tmp_path: Path) -> None:
     one, two = (random_adapter(llama, seed=seed, placement="houlsby") for seed in (1, 2))
     alone = merge([one], [1.0]).module
-    assert_same_arrays(alone, one)
+    assert_same_parameters(alone, one)
     merged = merge([one, two], [0.25, 0.75])
-    for name, value in merged.module.arrays().items():
-        assert_close(value, 0.25 * one.arrays()[name] + 0.75 * two.arrays()[name], within=1e-6)
+    for name, value in merged.module.parameters().items():
+        assert_close(value, 0.25 * one.parameters()[name] + 0.75 * two.parameters()[name], within=1e-6)
     assert merged.error is None
     save_module(merged.module, tmp_path / "merged")
-    assert_same_arrays(load_module(tmp_path / "merged"), merged.module)
+    assert_same_parameters(load_module(tmp_path / "merged"), merged.module)
     with pytest.raises(MergeError, match="space 'exact' does not apply; leave it out"):
         merge([one, two], [0.5, 0.5], space="exact")
 
@@ -476,7 +476,7 @@ def test_tuning_lowers_the_loss_and_round_trips(backbone: Backbone, tmp_path: Pa
     saved = save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
     assert again.card == saved.card
-    assert_same_arrays(again, tuned.module)
+    assert_same_parameters(again, tuned.module)
     (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from formula import IDS, answers, by_formula, formula_backbone
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import adapter_layout, read_module
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS, NAMES
 from headstart.kinds.placement import PLACEMENTS
-from naive import assert_close, assert_same_arrays, assert_untouched, photograph
+from naive import assert_close, assert_same_parameters, assert_untouched, photograph
 
 DESIGNS: dict[str, tuple[str, dict[str, Any], str]] = {
     "houlsby": ("houlsby", {}, "output"),
@@ -56,8 +56,8 @@ def made(backbone: Backbone, folder: Path, design: str) -> AdapterModule:
     """A module whose tensors are `by_formula`, read from the folder of such a design."""
     placement, changes, _ = DESIGNS[design]
     module = AdapterModule.fresh(backbone, AdapterSettings(bottleneck=8, placement=placement), name="m", seed=0)
-    values = [by_formula(name, value) for name, value in module.tensors().items()]
-    module = module.with_arrays(dict(zip(module.arrays(), values, strict=True)))
+    values = [by_formula(name, value) for name, value in module.state_dict().items()]
+    module = module.with_parameters(dict(zip(module.parameters(), values, strict=True)))
     config = {**module.config, "config": module.config["config"] | changes}
     card = module.card.model_copy(update={"scaling": changes.get("scaling", 1.0)})
     save_module(replace(module, config=config, card=card), folder)
@@ -76,7 +76,7 @@ class Adapted:
 
     def __init__(self, backbone: Backbone, module: AdapterModule) -> None:
         self.model = copy.deepcopy(backbone.model).double()
-        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.arrays().items()}
+        self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.parameters().items()}
         self.computation = module.computation
         for path in module.adapters:
             layer = self.model.get_submodule(path.removesuffix(".dense"))
@@ -118,7 +118,7 @@ def test_adapterhub_computes_the_same(backbone: Backbone, tmp_path: Path, design
 @pytest.mark.parametrize("design", DESIGNS)
 def test_a_float64_reference_computes_the_same(backbone: Backbone, tmp_path: Path, design: str) -> None:
     one = made(backbone, tmp_path / "m", design)
-    two = one.with_arrays({name: value.flip(0) for name, value in one.arrays().items()})
+    two = one.with_parameters({name: value.flip(0) for name, value in one.parameters().items()})
     found = answers(backbone, [one, two])
     for row, module in zip(found, (one, two), strict=True):
         assert_close(row, Adapted(backbone, module).logits(), within=1e-5)
@@ -129,7 +129,7 @@ def test_a_float64_reference_computes_the_same(backbone: Backbone, tmp_path: Pat
 @pytest.mark.parametrize("design", DESIGNS)
 def test_gradients(backbone: Backbone, tmp_path: Path, design: str) -> None:
     module = made(backbone, tmp_path / "m", design)
-    modules = [module, module.with_arrays({name: value.flip(0) for name, value in module.arrays().items()})]
+    modules = [module, module.with_parameters({name: value.flip(0) for name, value in module.parameters().items()})]
     stack, ids = AdapterModule.stack(modules, backbone), IDS.repeat(2, 1)
     with stack.attach(backbone), stack.gradients():
         backbone.model(input_ids=ids, attention_mask=(ids != 1).long()).logits.square().sum().backward()
@@ -160,7 +160,7 @@ def test_what_is_saved_loads(backbone: Backbone, tmp_path: Path) -> None:
     module = made(backbone, tmp_path / "m", "pfeiffer")
     saved = save_module(module, tmp_path / "again")
     again = load_module(tmp_path / "again")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.digest() == module.digest()
     assert saved.card.targets == tuple(f"{backbone.name}.encoder.layer.{number}.output.dense" for number in range(2))
 

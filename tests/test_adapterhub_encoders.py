@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from formula import answers, by_formula, formula_backbone
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.kinds import LoraModule, load_module
 from naive import assert_close

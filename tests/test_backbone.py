@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaModel, ViTConfig, ViTModel
 
-from headstart.backbone import Backbone, Encoded, TextFormat
-from headstart.backbone.loading import choose_dtype
+from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.backbones.loading import choose_dtype
 from headstart.errors import BackboneError, SettingError, TaskError
 from naive import (
     BACKBONES,
@@ -43,7 +43,7 @@ def encoded(backbone: Backbone) -> list[Encoded]:
 @pytest.mark.parametrize(
     ("actual", "message"),
     [
-        (torch.tensor([1.0, 2.1]), "apart"),
+        (torch.tensor([1.0, 2.3]), "apart"),
         (torch.tensor([1.0, float("nan")]), "NaN"),
         (torch.tensor([[1.0, 2.0]]), "shapes"),
     ],
@@ -101,13 +101,13 @@ def test_backbones_differ(tiny_llama: Path, tiny_gpt2: Path, tiny_t5: Path) -> N
 
 
 def test_a_long_prompt_keeps_start_and_suffix(llama: Backbone) -> None:
-    style = TextFormat(max_input=12)
-    suffix = llama.tokenizer(style.suffix, add_special_tokens=False)["input_ids"]
+    text_format = TextFormat(max_input=12)
+    suffix = llama.tokenizer(text_format.suffix, add_special_tokens=False)["input_ids"]
     text = "the film is a warm and funny delight , and the acting is superb"
     plain = llama.tokenizer(text, add_special_tokens=False)["input_ids"]
     room = 12 - 1 - len(suffix)
     assert room > 0
-    assert llama.encoder.prompt(text, style) == (llama.tokenizer.bos_token_id, *plain[:room], *suffix)
+    assert llama.encoder.prompt(text, text_format) == (llama.tokenizer.bos_token_id, *plain[:room], *suffix)
 
 
 def test_without_room_for_the_input_it_says_so(llama: Backbone) -> None:

@@ -10,18 +10,27 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, TextFormat
-from headstart.blending import ensemble
+from headstart.backbones import Backbone, TextFormat
+from headstart.blending import merge
+from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.evaluation import evaluate
 from headstart.formats import bitfit_layout
 from headstart.hub import Hub
 from headstart.kinds import BitFitModule, BitFitSettings, load_module, save_module
 from headstart.kinds.bitfit import bias_terms
-from headstart.merging import merge
-from headstart.tuning import style_of, tune
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, encoded, load, photograph, plain_logits
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.tune import text_format_of, tune
+from naive import (
+    REVIEWS,
+    assert_close,
+    assert_same_parameters,
+    assert_untouched,
+    encoded,
+    load,
+    photograph,
+    plain_logits,
+)
 from replaced import Replaced, gradients
 from test_tuning import RECIPE, TASK
 
@@ -64,12 +73,12 @@ def random_bitfit(
     """The backbone's bias terms with noise of standard deviation 0.3, so that every logit changes."""
     fresh = BitFitModule.fresh(backbone, BitFitSettings(targets), name=name or f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    drawn = {key: v + 0.3 * torch.randn(v.shape, generator=generator) for key, v in fresh.arrays().items()}
-    return fresh.with_arrays(drawn)
+    drawn = {key: v + 0.3 * torch.randn(v.shape, generator=generator) for key, v in fresh.parameters().items()}
+    return fresh.with_parameters(drawn)
 
 
 def own(_: Any, leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A BitFit module's arrays are the model's own parameters by name."""
+    """A BitFit module's parameters are the model's own parameters by name."""
     return dict(leaves)
 
 
@@ -79,12 +88,12 @@ def own(_: Any, leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_one_layer_by_hand(gpt2: Backbone) -> None:
     # A bias that is 2 above the backbone's at output 0 raises that number by 2 and leaves the others alone.
     fresh = BitFitModule.fresh(gpt2, BitFitSettings(), name="m", seed=0)
-    arrays = fresh.arrays()
-    arrays[f"{ATTN0}.bias"][0] += 2
+    parameters = fresh.parameters()
+    parameters[f"{ATTN0}.bias"][0] += 2
     layer, x = gpt2.model.get_submodule(ATTN0), torch.randn(1, 4, 32)
     with torch.inference_mode():
         before = layer(x)
-        with BitFitModule.stack([fresh.with_arrays(arrays)], gpt2).attach(gpt2):
+        with BitFitModule.stack([fresh.with_parameters(parameters)], gpt2).attach(gpt2):
             found = layer(x)
     assert_close(found[..., 0], before[..., 0] + 2, within=1e-6)
     assert torch.equal(found[..., 1:], before[..., 1:])
@@ -110,14 +119,14 @@ def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> 
 
 @pytest.mark.parametrize("decoding", ["options", "generate"])
 def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
-    style = TextFormat(max_target=6)
+    text_format = TextFormat(max_target=6)
     modules = [random_bitfit(backbone, seed=seed) for seed in range(3)]
-    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
     for module, found in zip(modules, together, strict=True):
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
         assert found.predictions == alone.predictions
         assert found.loss == pytest.approx(alone.loss, abs=1e-5)
-    items = backbone.encode([(example.input, example.target) for example in REVIEWS], style)
+    items = backbone.encode([(example.input, example.target) for example in REVIEWS], text_format)
     expected = Replaced(backbone, modules[0], own).cross_entropy(items).item()
     assert together[0].loss == pytest.approx(expected / sum(len(item.target) for item in items), abs=1e-4)
 
@@ -144,14 +153,14 @@ def test_bfloat16_does_not_round_the_change_away(tiny_gpt2: Path) -> None:
     backbone = load(tiny_gpt2, "bfloat16")
     layer = backbone.model.get_submodule(ATTN0)
     module = BitFitModule.fresh(backbone, BitFitSettings(("c_attn",)), name="m", seed=0)
-    arrays = {name: torch.full_like(value, 4 + 2**-8) for name, value in module.arrays().items()}
+    parameters = {name: torch.full_like(value, 4 + 2**-8) for name, value in module.parameters().items()}
     kept = layer.weight.clone(), layer.bias.clone()
     layer.bias.fill_(4.0)
     layer.weight.zero_()
     layer.weight[0] = -4.0
     x = torch.zeros(1, 1, 32, dtype=torch.bfloat16)
     x[..., 0] = 1.0
-    with torch.inference_mode(), BitFitModule.stack([module.with_arrays(arrays)], backbone).attach(backbone):
+    with torch.inference_mode(), BitFitModule.stack([module.with_parameters(parameters)], backbone).attach(backbone):
         found = layer(x)
     layer.weight.copy_(kept[0])
     layer.bias.copy_(kept[1])
@@ -166,7 +175,7 @@ def test_save_and_load(backbone: Backbone, tmp_path: Path) -> None:
     saved = save_module(module, tmp_path / "saved")
     again = load_module(tmp_path / "saved")
     again.check(backbone)
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     assert again.digest() == module.digest()
     items = encoded(backbone)
@@ -230,7 +239,7 @@ def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
         backpropagate_and_stop(backbone.target_logits(batch, modules=2))
     assert_untouched(backbone, before)
     for index, module in enumerate(modules):
-        assert_same_arrays(stack.module(index), module)
+        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(gpt2: Backbone) -> None:
@@ -253,11 +262,11 @@ def test_a_fresh_module_is_the_backbone_s_own_biases(backbone: Backbone) -> None
         bare = backbone.target_logits(backbone.batch(items, range(len(items))))
     assert torch.equal(made_by_peft.ours(backbone, [module], items), bare)
     state = {name: value for name, value in backbone.model.named_parameters() if name.endswith(".bias")}
-    assert {name: value.tolist() for name, value in module.arrays().items()} == {
+    assert {name: value.tolist() for name, value in module.parameters().items()} == {
         name: value.tolist() for name, value in state.items()
     }
     tuned = random_bitfit(backbone, seed=1)
-    assert_same_arrays(tuned.untuned(backbone, seed=5), module)
+    assert_same_parameters(tuned.untuned(backbone, seed=5), module)
     with pytest.raises(
         ModuleError, match="'random-1' is a bitfit module, which begins from its backbone's biases; use"
     ):
@@ -367,17 +376,19 @@ def test_an_encoder_decoder_has_a_row_for_each_half(bart: Backbone) -> None:
 
 def test_merging(gpt2: Backbone, tmp_path: Path) -> None:
     one, other = (random_bitfit(gpt2, seed=seed) for seed in (1, 2))
-    assert_same_arrays(merge([one, other], [1.0, 0.0]).module, one)
+    assert_same_parameters(merge([one, other], [1.0, 0.0]).module, one)
     merged = merge([one, other], [0.25, 0.75], name="both")
     assert merged.error is None
     # A bias of 2 and one of 4 at weights ¼ and ¾ make 3½.
     name = f"{ATTN0}.bias"
-    two, four = (m.with_arrays({**m.arrays(), name: torch.full((96,), v)}) for m, v in ((one, 2.0), (other, 4.0)))
-    assert set(merge([two, four], [0.25, 0.75]).module.arrays()[name].tolist()) == {3.5}
+    two, four = (
+        m.with_parameters({**m.parameters(), name: torch.full((96,), v)}) for m, v in ((one, 2.0), (other, 4.0))
+    )
+    assert set(merge([two, four], [0.25, 0.75]).module.parameters()[name].tolist()) == {3.5}
     save_module(merged.module, tmp_path / "both")
     again = load_module(tmp_path / "both")
     again.check(gpt2)
-    assert_same_arrays(again, merged.module)
+    assert_same_parameters(again, merged.module)
     few = replace(one, biases={NORM0: one.biases[NORM0]}, card=one.card.model_copy(update={"name": "few"}))
     with pytest.raises(MergeError, match=r"is missing in 'few' and 96 in 'random-1'; leave one out$"):
         few.aligned_to(one)
@@ -393,8 +404,8 @@ def test_tuning_learns_and_leaves_the_backbone_alone(backbone: Backbone, tmp_pat
     assert min(point.dev_loss for point in tuned.curve) < 0.7 * tuned.curve[0].dev_loss
     save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
-    assert_same_arrays(again, tuned.module)
-    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC", style=style_of(BITFIT))
+    assert_same_parameters(again, tuned.module)
+    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC", text_format=text_format_of(BITFIT))
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 
@@ -410,7 +421,7 @@ def test_tuning_is_a_plain_loop_over_the_model_s_biases(gpt2: Backbone, tiny_gpt
     biases = {name: value.requires_grad_(True) for name, value in model.named_parameters() if name.endswith(".bias")}
     began = {name: value.detach().clone() for name, value in biases.items()}
     optimizer = torch.optim.AdamW(biases.values(), lr=1e-3, weight_decay=0.01)
-    items = gpt2.encode([(row.input, row.target) for row in TASK.train], style_of(recipe))
+    items = gpt2.encode([(row.input, row.target) for row in TASK.train], text_format_of(recipe))
     for _ in range(4):
         for item in items:
             logits = plain_logits(model, item)
@@ -419,7 +430,7 @@ def test_tuning_is_a_plain_loop_over_the_model_s_biases(gpt2: Backbone, tiny_gpt
         torch.nn.utils.clip_grad_norm_(biases.values(), 0.5)
         optimizer.step()
         optimizer.zero_grad()
-    found = tuned.module.arrays()
+    found = tuned.module.parameters()
     assert found.keys() == biases.keys()
     for name, value in biases.items():
         # c_attn's bias of the keys has no gradient but rounding (softmax does not see it), which Adam blows up.
@@ -440,4 +451,4 @@ def test_a_hub_of_them_is_ranked_and_blended(gpt2: Backbone, tmp_path: Path, ind
     assert isinstance(start.module, BitFitModule)
     assert 1 < start.merged.effective <= 3
     save_module(start.module, tmp_path / "start")
-    assert_same_arrays(load_module(tmp_path / "start"), start.module)
+    assert_same_parameters(load_module(tmp_path / "start"), start.module)

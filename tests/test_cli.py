@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import headstart
-from headstart.backbone import Backbone
-from headstart.comparison import METHODS, Comparison
+from headstart.backbones import Backbone
+from headstart.comparing.comparison import METHODS, Comparison
 from headstart.kinds import load_module, save_module
 from program import NAMES, QUICK, Run, assert_mistake
 from small_hub import misfit, module, snapshot
 
-pytest_plugins = ["cli_room"]
+pytest_plugins = ["cli_helper"]
 
 
 def test_a_hub_from_add_to_remove(run: Run, room: Path, tmp_path: Path) -> None:

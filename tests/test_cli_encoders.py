@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from encoders import CARDS, encoder, random_module, write
-from headstart.comparison import Comparison
+from headstart.comparing.comparison import Comparison
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
 from program import QUICK, Run, assert_mistake
 from small_hub import LABELS, write_task
 
-pytest_plugins = ["cli_room"]
+pytest_plugins = ["cli_helper"]
 
 HEADED = {"ada": "classification", "bob": "span", "cyd": None}
 

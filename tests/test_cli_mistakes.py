@@ -13,12 +13,12 @@ import torch
 
 from handmade import LAYER, lora_config, lora_tensors, pack, write_module
 from headstart import atomic
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.kinds import save_module
 from program import NAMES, QUICK, Ended, Run, assert_mistake
 from small_hub import misfit, module, snapshot, write_task
 
-pytest_plugins = ["cli_room"]
+pytest_plugins = ["cli_helper"]
 
 
 def broken(folder: Path, backbone: Backbone, kind: str) -> tuple[Path, str]:
@@ -37,7 +37,7 @@ def broken(folder: Path, backbone: Backbone, kind: str) -> tuple[Path, str]:
         (folder / "adapter_model.bin").write_bytes(pickle.dumps({"a": 1}))
         return folder, "holds only the pickle adapter_model.bin"
     if kind in ("nan", "inf"):
-        values = {name: value.numpy().copy() for name, value in sound.tensors().items()}
+        values = {name: value.numpy().copy() for name, value in sound.state_dict().items()}
         name = next(iter(values))
         values[name][0, 0] = np.nan if kind == "nan" else np.inf
         weights.write_bytes(pack(values))
@@ -315,7 +315,7 @@ def assert_stopped(ended: Ended) -> None:
 def test_ctrl_c_while_tuning(
     name: str, at: int, run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.tuning import _Run
+    from headstart.tuning.tune import _Run
 
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, _Run, "update", at=at)
@@ -327,7 +327,7 @@ def test_ctrl_c_while_tuning(
 def test_an_interrupted_tuning_ends_as_if_nothing_had_been(
     run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.tuning import _Run
+    from headstart.tuning.tune import _Run
 
     whole = run(*command_line("tune", here, tmp_path / "whole"), "--json", "--name", "n").data
     with monkeypatch.context() as patch:

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from headstart import comparing, pipeline
-from headstart.backbone import Backbone
-from headstart.comparing import Blend, compare
-from headstart.comparison import FRAMES, METHODS, STAGES, Comparison
+from headstart.backbones import Backbone
+from headstart.blending import softmax
+from headstart.comparing import compare as comparing
+from headstart.comparing.compare import Blend, compare
+from headstart.comparing.comparison import FRAMES, METHODS, STAGES, Comparison
 from headstart.errors import HubError, MergeError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
-from headstart.merging import softmax
+from headstart.ranking import rank as rank_module
 from headstart.tasks import Example, Task
 from small_hub import RECIPE, misfit, module, write_hub, write_task
 
@@ -58,7 +59,7 @@ def whole(task: Task, hub: Hub, backbone: Backbone) -> Comparison:
 @pytest.fixture
 def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The digest of every start that was tuned, and "reference" for the reference module."""
-    from headstart.tuning import tune
+    from headstart.tuning.tune import tune
 
     calls: list[str] = []
 
@@ -70,7 +71,7 @@ def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return call
 
     monkeypatch.setattr(comparing, "tune", counted(lambda *, start, seed, **_: f"{seed}/{start.digest()}"))
-    monkeypatch.setattr(pipeline, "tune", counted(lambda **_: "reference"))
+    monkeypatch.setattr(rank_module, "tune", counted(lambda **_: "reference"))
     return calls
 
 
@@ -124,7 +125,7 @@ def test_the_rankings_hold_the_weights_of_each_draw(whole: Comparison) -> None:
 
 
 def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    from headstart.evaluation import evaluate
+    from headstart.tuning.evaluation import evaluate
 
     (bare,) = evaluate([None], task.test, backbone, metric="ACC")
     scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
@@ -272,7 +273,7 @@ def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, 
 def test_an_undefined_score_is_missing_with_the_reason(
     task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.evaluation import evaluate
+    from headstart.tuning.evaluation import evaluate
 
     def undefined(*args: Any, **settings: Any) -> Any:
         return [replace(found, score=float("nan")) for found in evaluate(*args, **settings)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from comparison_example import make_comparison, scores_frame
-from headstart.comparison import FRAMES, Comparison
+from headstart.comparing.comparison import FRAMES, Comparison
 from headstart.errors import CardError
 from headstart.records import Fingerprint
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from headstart import registry
-from headstart.backbone import Backbone, Encoded
+from headstart.backbones import Backbone, Encoded
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import READERS, FolderReader, lora_layout
 from headstart.kinds import KINDS, LoraModule, Module, fresh_module, load_module, save_module
@@ -176,15 +176,15 @@ class SharedGradient(LoraModule):
 class Drifting(LoraModule):
     """Parameters that are put in come out a little larger."""
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Any:
-        return super().with_arrays({name: value * 1.001 for name, value in arrays.items()})
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Any:
+        return super().with_parameters({name: value * 1.001 for name, value in parameters.items()})
 
 
 class Unscaled(LoraModule):
     """The scaling is saved in the factors and in the configuration."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: value * 2 if "lora_B" in name else value for name, value in super().tensors().items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: value * 2 if "lora_B" in name else value for name, value in super().state_dict().items()}
 
 
 class Careless(LoraModule):
@@ -333,8 +333,8 @@ def merged(module: Module, double: Backbone, item: Encoded) -> Tensor:
 @pytest.mark.parametrize(("strength", "result"), [(1.0, "passed"), (0.999, "failed")])
 def test_a_kind_is_compared_with_a_reference_of_its_own(strength: float, result: str) -> None:
     def reference(module: Module, double: Backbone, item: Encoded) -> Tensor:
-        arrays = {name: value * strength for name, value in module.arrays().items()}
-        return merged(module.with_arrays(arrays), copied(double), item)
+        parameters = {name: value * strength for name, value in module.parameters().items()}
+        return merged(module.with_parameters(parameters), copied(double), item)
 
     outcomes = check_kind("lora", backbones=["llama"], reference=reference)
     assert {o.check: o.result for o in outcomes}["float64 reference"] == result

@@ -11,6 +11,15 @@ from random import Random
 
 import pytest
 import torch
+from tests.corpus import FAMILIES, RESULTS, Corpus, __main__, run_corpus
+from tests.corpus.case import Case, Dimensions, Source
+from tests.corpus.dimensions import DIMENSIONS, backbone_of
+from tests.corpus.given import given_sources
+from tests.corpus.head_mutations import HEAD_MUTATIONS
+from tests.corpus.page import page, table
+from tests.corpus.run import another, draw_cases
+from tests.corpus.sources import made_sources
+from tests.corpus.worker import Reader, findings, verdict
 
 from headstart.errors import ModuleError
 from headstart.formats import read_module
@@ -18,17 +27,8 @@ from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import LoraModule, Module, PeftModule, load_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.records import CARD_FILE
-from headstart.testing.corpus import FAMILIES, RESULTS, Corpus, __main__, run_corpus
-from headstart.testing.corpus.case import Case, Room, Source
-from headstart.testing.corpus.given import given_sources
-from headstart.testing.corpus.head_mutations import HEAD_MUTATIONS
-from headstart.testing.corpus.judges import MeaninglessError, judged
-from headstart.testing.corpus.page import page, table
-from headstart.testing.corpus.rooms import ROOMS, backbone_of
-from headstart.testing.corpus.run import another, draw_cases
-from headstart.testing.corpus.sources import made_sources
-from headstart.testing.corpus.stored import config_path, load_tensors, save_tensors, write_config
-from headstart.testing.corpus.worker import Reader, findings, verdict
+from headstart.testing.oracles import MeaninglessError, judged
+from headstart.testing.oracles.stored import config_path, load_tensors, save_tensors, write_config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 
@@ -48,7 +48,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 
 def as_it_is(source: Source) -> Case:
-    return Case(0, "none", "", "judged", source.folder, source.folder, source.room, source.room)
+    return Case(0, "none", "", "judged", source.folder, source.folder, source.dims, source.dims)
 
 
 def careless(folder: Path) -> Module:
@@ -94,10 +94,10 @@ def test_a_careless_reader_is_found_out() -> None:
 def test_sound_modules_of_every_kind_load_right(sources: list[Source]) -> None:
     found = {source.folder.name: verdict(as_it_is(source), load_module) for source in sources}
     assert {name: result for name, result in found.items() if result != ("loaded_right", "")} == {}
-    cards = [(read_module(source.folder).card, source.room.family) for source in sources]
+    cards = [(read_module(source.folder).card, source.dims.family) for source in sources]
     assert {card.kind for card, _ in cards} == {"lora", "ia3", "prompt", "prefix", "bitfit", "adapter"}
     for family in ("bert", "roberta"):
-        kinds = {card.kind for card, room in cards if room == family}
+        kinds = {card.kind for card, dims in cards if dims == family}
         assert kinds == {"lora", "ia3", "prompt", "prefix", "bitfit", "adapter"}
     assert {card.head.task for card, _ in cards if card.head} == {"classification", "regression", "span"}
 
@@ -105,7 +105,7 @@ def test_sound_modules_of_every_kind_load_right(sources: list[Source]) -> None:
 def moved(folder: Path) -> Module:
     """Every parameter a little off, the head as it is."""
     module = load_module(folder)
-    return module.with_arrays({name: 1.05 * value + 0.01 for name, value in module.arrays().items()})
+    return module.with_parameters({name: 1.05 * value + 0.01 for name, value in module.parameters().items()})
 
 
 def other_head(folder: Path) -> Module:
@@ -138,8 +138,10 @@ def counted_otherwise(folder: Path) -> Module:
 def layers_exchanged(folder: Path) -> Module:
     """Every tensor of the first layer in the place of the second's, and the other way round."""
     module = load_module(folder)
-    arrays = module.arrays()
-    return module.with_arrays({name: arrays.get(_other_layer(name), value) for name, value in arrays.items()})
+    parameters = module.parameters()
+    return module.with_parameters(
+        {name: parameters.get(_other_layer(name), value) for name, value in parameters.items()}
+    )
 
 
 def _other_layer(name: str) -> str:
@@ -190,7 +192,7 @@ def differs(module: Module, other: Module) -> bool:
         t5 = "decoder" in dict(module.shape.layers)
         if module.shape != other.shape:
             return t5
-    mine, theirs = module.arrays(), other.arrays()
+    mine, theirs = module.parameters(), other.parameters()
     return any(not torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
@@ -211,7 +213,7 @@ def test_a_judge_wants_every_tensor_and_no_other(sources: list[Source], tmp_path
         }[change]
         save_tensors(folder, made)
         with pytest.raises((MeaninglessError, KeyError)):
-            judged(folder, source.folder, backbone_of(source.room))
+            judged(folder, source.folder, backbone_of(source.dims))
 
 
 def test_a_judge_wants_repeats_to_be_the_same(sources: list[Source], tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_a_judge_wants_repeats_to_be_the_same(sources: list[Source], tmp_path: P
         name = next(name for name in tensors if ".pool." in name)
         save_tensors(folder, tensors | {name: tensors[name] + 1e-6})
         with pytest.raises(MeaninglessError, match="not the same as the others"):
-            judged(folder, source.folder, backbone_of(source.room))
+            judged(folder, source.folder, backbone_of(source.dims))
 
 
 @pytest.mark.parametrize("family", HEAD_MUTATIONS)
@@ -238,7 +240,7 @@ def test_heads_are_altered(sources: list[Source], tmp_path: Path, family: str) -
             made = mutation(folder, Random(number))
             if made is not None:
                 drawn.add(mutation.__name__)
-                case = Case(0, family, *made, folder, source.folder, source.room, source.room)
+                case = Case(0, family, *made, folder, source.folder, source.dims, source.dims)
                 assert verdict(case, load_module)[0] in ("loaded_right", "refused"), made
     assert drawn == {mutation.__name__ for mutation in HEAD_MUTATIONS[family]}
 
@@ -246,13 +248,13 @@ def test_heads_are_altered(sources: list[Source], tmp_path: Path, family: str) -
 def test_code_that_runs_hangs_and_ends_is_seen(
     sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.testing.corpus.worker.SECONDS", 2.0)
+    monkeypatch.setattr("tests.corpus.worker.SECONDS", 2.0)
     source = sources[0]
     cases = []
     for number, name in enumerate(("sound", "runs", "fails", "mumbles", "hangs", "ends")):
         sound = tmp_path / "sound"
         shutil.copytree(source.folder, sound) if name == "sound" else (tmp_path / name).symlink_to(sound)
-        cases.append(Case(number, "none", "", "judged", tmp_path / name, sound, source.room, source.room))
+        cases.append(Case(number, "none", "", "judged", tmp_path / name, sound, source.dims, source.dims))
     found = [(f.result, f.detail) for f in findings(cases, reader=trusting, marker=tmp_path / "marker")]
     assert [result for result, _ in found] == ["loaded_right", *["crashed"] * 5]
     wanted = ("", "code from the module was run", "KeyError: 'lora_A'", "names nothing: something is wrong", "hung")
@@ -290,7 +292,7 @@ def test_a_bias_that_lies_in_a_named_layer_and_is_missing_is_refused(sources: li
     kept = {name: value for name, value in load_tensors(source.folder).items() if ".query." not in name}
     save_tensors(tmp_path / "m", kept)
     with pytest.raises(ModuleError, match=r"attention\.self\.query"):
-        load_module(tmp_path / "m").check(backbone_of(source.room))
+        load_module(tmp_path / "m").check(backbone_of(source.dims))
 
 
 def test_the_width_of_a_projection_is_asked_of_projected_prefixes_only(sources: list[Source], tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_the_width_of_a_projection_is_asked_of_projected_prefixes_only(sources: 
         shutil.copytree(source.folder, folder)
         del config["config"]["bottleneck_size"]
         write_config(folder, config)
-        case = Case(0, "none", "", "judged", folder, source.folder, source.room, source.room)
+        case = Case(0, "none", "", "judged", folder, source.folder, source.dims, source.dims)
         assert verdict(case, load_module)[0] == ("loaded_right" if config["config"]["flat"] else "refused")
 
 
@@ -315,7 +317,7 @@ def test_a_bottleneck_that_is_not_what_its_own_layer_s_factor_says_is_refused(
         folder = tmp_path / str(number)
         shutil.copytree(source.folder, folder)
         write_config(folder, config | {"config": config["config"] | {"reduction_factor": factor}})
-        case = Case(0, "none", "", "judged", folder, source.folder, source.room, source.room)
+        case = Case(0, "none", "", "judged", folder, source.folder, source.dims, source.dims)
         assert verdict(case, load_module)[0] == result
 
 
@@ -337,7 +339,7 @@ def test_modules_of_your_own(sources: list[Source], tmp_path: Path) -> None:
     assert "no adapter_config.json" in given.left_out[0]
     assert "no backbone of at most 64 units" in given.left_out[1]
     for source in given.sources:
-        load_module(source.folder).check(backbone_of(source.room))
+        load_module(source.folder).check(backbone_of(source.dims))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="modules that PEFT and AdapterHub really saved are not at hand")
@@ -376,11 +378,11 @@ def test_a_mistake_is_said_without_a_traceback(
 
 
 def test_another_backbone_is_of_any_family() -> None:
-    drawn = [another(ROOMS[family], Random(seed)) for family in ("bert", "llama") for seed in range(99)]
-    assert {room.family for room in drawn[:99]} == {room.family for room in drawn[99:]} == set(ROOMS)
-    assert not {Room("bert", key_heads=4), Room("llama")} & set(drawn)
-    for room in set(drawn):
-        assert backbone_of(room).model.config.num_hidden_layers == room.layers
+    drawn = [another(DIMENSIONS[family], Random(seed)) for family in ("bert", "llama") for seed in range(99)]
+    assert {dims.family for dims in drawn[:99]} == {dims.family for dims in drawn[99:]} == set(DIMENSIONS)
+    assert not {Dimensions("bert", key_heads=4), Dimensions("llama")} & set(drawn)
+    for dims in set(drawn):
+        assert backbone_of(dims).model.config.num_hidden_layers == dims.layers
 
 
 def test_one_seed_is_one_run(corpus: Corpus, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from encoders import (
     random_module,
     write,
 )
-from headstart.backbone import Backbone, EncoderBackbone, HeadStack, TextFormat, target_loss
+from headstart.backbones import Backbone, EncoderBackbone, HeadStack, TextFormat, target_loss
 from headstart.errors import BackboneError, SettingError, TaskError
 from headstart.kinds import LoraModule, fresh_module, stack_of
 from headstart.records import HeadCard

@@ -10,22 +10,24 @@ import torch
 
 from encoder_tasks import RECIPE, STYLE, a_task, examples
 from encoders import CARDS, TASKS, encoder, in_peft, random_head, random_module
-from headstart import comparing, pipeline
-from headstart.backbone import EncoderBackbone, target_loss
-from headstart.blending import ensemble
-from headstart.comparing import UNTUNED_HEAD, Blend, compare
+from headstart.backbones import EncoderBackbone, target_loss
+from headstart.blending import RULES, merge
+from headstart.blending.ensemble import ensemble
+from headstart.comparing import compare as comparing
+from headstart.comparing.compare import UNTUNED_HEAD, Blend, compare
 from headstart.errors import HubError, MergeError, SettingError, TaskError
-from headstart.evaluation import evaluate
 from headstart.hub import Hub
+from headstart.indicators import INDICATORS
+from headstart.indicators.engine import score
 from headstart.kinds import Module, fresh_module, load_module, save_module, stack_of
-from headstart.merging import RULES, merge
-from headstart.pipeline import fits, rank
+from headstart.ranking import rank as rank_module
+from headstart.ranking.rank import fits, rank
 from headstart.records import TaskCard
 from headstart.reports.verdict import verdict
-from headstart.scoring import INDICATORS, score
 from headstart.tasks import head_of
-from headstart.tuning import tune
-from naive import assert_same_arrays
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.tune import tune
+from naive import assert_same_parameters
 
 
 @pytest.fixture
@@ -51,13 +53,13 @@ def test_all_modules_answer_through_the_reference_s_head(backbone: EncoderBackbo
     cards = [CARDS["classification"], None, CARDS["span"], CARDS["regression"]]
     modules = [random_module(backbone, card, seed=seed) for seed, card in enumerate(cards)]
     names = ["loss", "el2n", "cosine", "kl", "grand", "tupate"]
-    found = score(modules, data.dev, backbone, indicators=names, reference=like, style=STYLE)
+    found = score(modules, data.dev, backbone, indicators=names, reference=like, text_format=STYLE)
     bare = score(
-        [m.with_head(None) for m in modules], data.dev, backbone, indicators=names, reference=like, style=STYLE
+        [m.with_head(None) for m in modules], data.dev, backbone, indicators=names, reference=like, text_format=STYLE
     )
     assert repr(found) == repr(bare), "a module's own head plays no part"
     shared = [module.with_head(like.head) for module in modules]
-    wanted = evaluate(shared, data.dev, backbone, metric=data.card.metric, style=STYLE)
+    wanted = evaluate(shared, data.dev, backbone, metric=data.card.metric, text_format=STYLE)
     assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
     assert found.tokens == len(data.dev) * (2 if task == "span" else 1)
     missing = {name for name in names if INDICATORS[name].distribution} if task == "regression" else set()
@@ -76,7 +78,7 @@ def test_grand_is_of_the_module_s_parameters_alone(bert: EncoderBackbone, task: 
     data, like = a_task(task), reference(bert, task)
     module = random_module(bert, seed=3)
     (found,) = score(
-        [module], data.dev, bert, indicators=["grand"], reduction="sum", reference=like, style=STYLE
+        [module], data.dev, bert, indicators=["grand"], reduction="sum", reference=like, text_format=STYLE
     ).values["grand"]
     stack = stack_of([module.with_head(like.head)], bert, dtype=torch.float32)
     rows = bert.encode([(row.input, row.target) for row in data.dev], STYLE, head=like.card.head)
@@ -100,8 +102,8 @@ def test_variants_that_run_through_peft_are_scored_with_the_reference_s_head(
     config = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", use_dora=True)
     in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "dora")
     modules = [load_module(tmp_path / "dora"), random_module(bert, seed=1)]
-    found = score(modules, data.dev, bert, indicators=["loss", "grand"], reference=like, style=STYLE)
-    wanted = evaluate([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", style=STYLE)
+    found = score(modules, data.dev, bert, indicators=["loss", "grand"], reference=like, text_format=STYLE)
+    wanted = evaluate([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", text_format=STYLE)
     assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
     assert all(value < 0 for value in found.values["grand"])
 
@@ -193,7 +195,7 @@ def test_the_methods_of_a_seed_share_one_fresh_head(bert: EncoderBackbone, monke
 def test_an_indicator_without_values_is_refused_before_any_tuning(
     bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "tune", lambda *_, **__: pytest.fail("it tuned"))
+    monkeypatch.setattr(rank_module, "tune", lambda *_, **__: pytest.fail("it tuned"))
     message = "'cosine' has no value for 'reviews': it compares distributions .* use one of: loss, .*grand"
     for run in (compare, ensemble):
         with pytest.raises(SettingError, match=message):
@@ -214,12 +216,12 @@ def test_a_hub_of_tuned_modules_is_evaluated_with_their_heads(bert: EncoderBackb
     for module in tuned:
         save_module(module, tmp_path / module.name)
     loaded = [load_module(tmp_path / module.name) for module in tuned]
-    found = evaluate(loaded, data.test, bert, metric="ACC", style=STYLE)
+    found = evaluate(loaded, data.test, bert, metric="ACC", text_format=STYLE)
     assert [r.predictions for r in found] == [
-        evaluate([module], data.test, bert, metric="ACC", style=STYLE)[0].predictions for module in tuned
+        evaluate([module], data.test, bert, metric="ACC", text_format=STYLE)[0].predictions for module in tuned
     ]
     for one, other in zip(loaded, tuned, strict=True):
-        assert_same_arrays(one, other)
+        assert_same_parameters(one, other)
 
 
 @pytest.mark.parametrize("first", ["adapter", "ia3"])

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.errors import SettingError, TaskError
-from headstart.evaluation import evaluate, evaluate_attached
+from headstart.indicators.engine import score
 from headstart.kinds import LoraModule
-from headstart.scoring import score
 from headstart.tasks import Example
+from headstart.tuning.evaluation import evaluate, evaluate_attached
 from naive import BACKBONES, REVIEWS, Merged, assert_untouched, load, photograph, random_lora
 
 OPEN = tuple(replace(example, options=None) for example in REVIEWS)
@@ -36,7 +36,7 @@ def naive_choice(backbone: Backbone, module: LoraModule | None, example: Example
 def test_options_are_chosen_by_likelihood(backbone: Backbone) -> None:
     modules: list[LoraModule | None] = [None, random_lora(backbone, seed=1), random_lora(backbone, seed=2, rank=2)]
     before = photograph(backbone)
-    found = evaluate(modules, REVIEWS, backbone, metric="ACC", style=STYLE)
+    found = evaluate(modules, REVIEWS, backbone, metric="ACC", text_format=STYLE)
     assert_untouched(backbone, before)
     for module, result in zip(modules, found, strict=True):
         expected = tuple(naive_choice(backbone, module, example) for example in REVIEWS)
@@ -48,7 +48,7 @@ def test_options_are_chosen_by_likelihood(backbone: Backbone) -> None:
 
 def test_open_answers_are_generated(backbone: Backbone) -> None:
     modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
-    found = evaluate(modules, OPEN, backbone, metric="EM", style=STYLE)
+    found = evaluate(modules, OPEN, backbone, metric="EM", text_format=STYLE)
     for module, result in zip(modules, found, strict=True):
         assert result.decoding == "generate"
         with torch.inference_mode(), LoraModule.stack([module], backbone).attach(backbone):
@@ -60,15 +60,17 @@ def test_open_answers_are_generated(backbone: Backbone) -> None:
 
 def test_the_loss_is_the_one_that_scoring_finds(backbone: Backbone) -> None:
     modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
-    wanted = [-value for value in score(modules, REVIEWS, backbone, indicators=["loss"], style=STYLE).values["loss"]]
+    wanted = [
+        -value for value in score(modules, REVIEWS, backbone, indicators=["loss"], text_format=STYLE).values["loss"]
+    ]
     for examples in (REVIEWS, OPEN):
-        found = evaluate(modules, examples, backbone, metric="ACC", style=STYLE)
+        found = evaluate(modules, examples, backbone, metric="ACC", text_format=STYLE)
         assert [result.loss for result in found] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_bare_backbone_is_a_module_of_zeros(backbone: Backbone) -> None:
     empty = random_lora(backbone, seed=1).reset(seed=0)
-    bare, zeros, again = evaluate([None, empty, None], REVIEWS, backbone, metric="ACC", style=STYLE)
+    bare, zeros, again = evaluate([None, empty, None], REVIEWS, backbone, metric="ACC", text_format=STYLE)
     assert bare.predictions == zeros.predictions
     assert bare.loss == pytest.approx(zeros.loss, abs=1e-5)
     assert again == bare
@@ -76,8 +78,8 @@ def test_the_bare_backbone_is_a_module_of_zeros(backbone: Backbone) -> None:
 
 def test_results_stand_in_the_order_of_the_modules(llama: Backbone) -> None:
     modules = [None, *(random_lora(llama, seed=seed, rank=1 + seed % 3) for seed in range(11)), None]
-    found = evaluate(modules, REVIEWS[:3], llama, metric="ACC", style=STYLE)
-    alone = [evaluate([module], REVIEWS[:3], llama, metric="ACC", style=STYLE)[0] for module in modules]
+    found = evaluate(modules, REVIEWS[:3], llama, metric="ACC", text_format=STYLE)
+    alone = [evaluate([module], REVIEWS[:3], llama, metric="ACC", text_format=STYLE)[0] for module in modules]
     assert [result.predictions for result in found] == [result.predictions for result in alone]
     assert [result.loss for result in found] == pytest.approx([result.loss for result in alone], abs=1e-4)
     assert evaluate([], REVIEWS, llama, metric="ACC") == []
@@ -102,7 +104,7 @@ def test_an_option_listed_twice_does_not_move_the_others(llama: Backbone) -> Non
 
 def test_a_gold_answer_outside_the_options_is_never_chosen_but_has_a_loss(llama: Backbone) -> None:
     outside = [replace(example, outputs=("not_entailment",)) for example in REVIEWS]
-    (found,) = evaluate([None], outside, llama, metric="ACC", style=STYLE)
+    (found,) = evaluate([None], outside, llama, metric="ACC", text_format=STYLE)
     assert set(found.predictions) <= {"positive", "negative"}
     items = llama.encode([(example.input, example.target) for example in outside], STYLE)
     wanted = Merged(llama, None).cross_entropy(items).item() / sum(len(item.target) for item in items)
@@ -110,11 +112,11 @@ def test_a_gold_answer_outside_the_options_is_never_chosen_but_has_a_loss(llama:
 
 
 def test_decoding_can_be_chosen(llama: Backbone) -> None:
-    (found,) = evaluate([None], REVIEWS, llama, metric="ACC", decoding="generate", style=STYLE)
-    (opened,) = evaluate([None], OPEN, llama, metric="ACC", style=STYLE)
+    (found,) = evaluate([None], REVIEWS, llama, metric="ACC", decoding="generate", text_format=STYLE)
+    (opened,) = evaluate([None], OPEN, llama, metric="ACC", text_format=STYLE)
     assert found == opened
     mixed = (*REVIEWS[:2], *OPEN[2:])
-    assert evaluate([None], mixed, llama, metric="ACC", style=STYLE)[0].decoding == "generate"
+    assert evaluate([None], mixed, llama, metric="ACC", text_format=STYLE)[0].decoding == "generate"
 
 
 def test_an_undefined_metric_is_not_a_zero(llama: Backbone) -> None:
@@ -126,7 +128,9 @@ def test_an_undefined_metric_is_not_a_zero(llama: Backbone) -> None:
 def test_predictions_that_are_not_numbers_have_no_score(llama: Backbone) -> None:
     # Of NaN likelihoods the first option would win: half of REVIEWS right, by nothing that the module did.
     sound = random_lora(llama, seed=1)
-    broken = sound.with_arrays({name: torch.full_like(value, math.nan) for name, value in sound.arrays().items()})
+    broken = sound.with_parameters(
+        {name: torch.full_like(value, math.nan) for name, value in sound.parameters().items()}
+    )
     found, other = evaluate([broken, sound], REVIEWS, llama, metric="ACC")
     assert math.isnan(found.score)
     assert math.isnan(found.loss)

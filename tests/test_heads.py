@@ -26,15 +26,15 @@ from encoders import (
     random_module,
     write,
 )
-from headstart.backbone import EncoderBackbone, TextFormat
+from headstart.backbones import EncoderBackbone, TextFormat
+from headstart.blending import SPACES, merge
 from headstart.embeddings import tuned_parameters
 from headstart.errors import ModuleError, SettingError
 from headstart.hub import Hub
 from headstart.kinds import KINDS, Module, PeftModule, fresh_module, load_module, save_module, stack_of, stacks
-from headstart.merging import SPACES, merge
 from headstart.records import CARD_FILE, HeadCard
 from headstart.testing import tiny_backbone
-from naive import assert_close, assert_same_arrays, assert_untouched, load, photograph
+from naive import assert_close, assert_same_parameters, assert_untouched, load, photograph
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -56,8 +56,8 @@ def kind_module(kind: str, backbone: EncoderBackbone, card: HeadCard, *, seed: i
     """A module of any kind whose every number was moved, with a random head."""
     fresh = fresh_module(kind, backbone, {}, name=f"{kind}-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    moved = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.arrays().items()}
-    return fresh.with_arrays(moved).with_head(random_head(backbone, card, seed=seed))
+    moved = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.parameters().items()}
+    return fresh.with_parameters(moved).with_head(random_head(backbone, card, seed=seed))
 
 
 def lora_config(backbone: EncoderBackbone, task: str, **settings: Any) -> Any:
@@ -205,7 +205,7 @@ def test_every_kind_brings_its_head_back(bert: EncoderBackbone, kind: str, task:
     saved = save_module(module, tmp_path / "m")
     loaded = load_module(tmp_path / "m")
     assert_same_head(loaded, module)
-    assert_same_arrays(loaded, module)
+    assert_same_parameters(loaded, module)
     assert loaded.card == saved.card
     assert loaded.card.parameters == module.card.parameters, "the head is not counted"
     loaded.check(bert)
@@ -274,9 +274,9 @@ def test_a_merge_has_no_head(bert: EncoderBackbone, space: str, tmp_path: Path) 
     for weights in ([0.5, 0.25, 0.25], [1.0, 0.0, 0.0]):
         merged = merge(modules, weights, space=space).module
         assert (merged.head, merged.card.head) == (None, None)
-        assert not any("classifier" in name for name in merged.tensors())
+        assert not any("classifier" in name for name in merged.state_dict())
         bare = merge([module.with_head(None) for module in modules], weights, space=space).module
-        assert_same_arrays(merged, bare)
+        assert_same_parameters(merged, bare)
     save_module(merged, tmp_path / "merged")
     loaded = load_module(tmp_path / "merged")
     assert loaded.head is None

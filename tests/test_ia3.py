@@ -10,23 +10,23 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, TextFormat
-from headstart.blending import ensemble
+from headstart.backbones import Backbone, TextFormat
+from headstart.blending import merge
+from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.evaluation import evaluate
 from headstart.formats import ia3_layout, read_module
 from headstart.formats.ia3 import HANDLED, HARMLESS, REFUSED
 from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
 from headstart.kinds.ia3 import Scale
-from headstart.merging import merge
-from headstart.tuning import tune
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.tune import tune
 from naive import (
     BACKBONES,
     REVIEWS,
     assert_close,
-    assert_same_arrays,
+    assert_same_parameters,
     assert_untouched,
     encoded,
     load,
@@ -50,8 +50,8 @@ def random_ia3(backbone: Backbone, *, seed: int, name: str = "") -> IA3Module:
     """Factors normal around 1 with standard deviation 0.5, so that every logit changes."""
     fresh = IA3Module.fresh(backbone, IA3Settings(), name=name or f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    drawn = {key: 1 + 0.5 * torch.randn(value.shape, generator=generator) for key, value in fresh.arrays().items()}
-    return fresh.with_arrays(drawn)
+    drawn = {key: 1 + 0.5 * torch.randn(value.shape, generator=generator) for key, value in fresh.parameters().items()}
+    return fresh.with_parameters(drawn)
 
 
 def scaled_weights(model: Any, leaves: Mapping[str, torch.Tensor], feedforward: str) -> dict[str, torch.Tensor]:
@@ -80,15 +80,15 @@ def reference(backbone: Backbone, module: IA3Module) -> Replaced:
 def test_one_layer_by_hand(llama: Backbone) -> None:
     # The factor 3 at output 0 of k_proj triples that number, and the factor 0 at input 1 of down_proj drops that input.
     fresh = IA3Module.fresh(llama, IA3Settings(), name="m", seed=0)
-    arrays = fresh.arrays()
-    arrays[f"{K0}.l"][0], arrays[f"{DOWN0}.l"][1] = 3.0, 0.0
+    parameters = fresh.parameters()
+    parameters[f"{K0}.l"][0], parameters[f"{DOWN0}.l"][1] = 3.0, 0.0
     x, y = torch.randn(1, 4, 32), torch.randn(1, 4, 48)
     key, down = llama.model.get_submodule(K0), llama.model.get_submodule(DOWN0)
     with torch.inference_mode():
         before, dropped = key(x), y.clone()
         dropped[..., 1] = 0
         expected = down(dropped)
-        with IA3Module.stack([fresh.with_arrays(arrays)], llama).attach(llama):
+        with IA3Module.stack([fresh.with_parameters(parameters)], llama).attach(llama):
             found = key(x)
             assert torch.equal(down(y), expected)
     assert torch.equal(found[..., 0], 3 * before[..., 0])
@@ -116,10 +116,12 @@ def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> 
 @pytest.mark.parametrize("decoding", ["options", "generate"])
 def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
     modules = [random_ia3(backbone, seed=seed) for seed in range(3)]
-    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, style=TextFormat(max_target=6))
+    together = evaluate(
+        modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=TextFormat(max_target=6)
+    )
     for module, found in zip(modules, together, strict=True):
-        style = TextFormat(max_target=6)
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, style=style)
+        text_format = TextFormat(max_target=6)
+        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
         assert found.predictions == alone.predictions
         assert found.loss == pytest.approx(alone.loss, abs=1e-5)
     tokens = sum(len(item.target) for item in encoded(backbone))
@@ -148,8 +150,8 @@ def test_bfloat16_keeps_the_factors_exact(tiny_llama: Path) -> None:
     # 1.004 lies between the bfloat16 numbers 1 and 1.0078125; 1000 · 1.004 = 1004 is a bfloat16 number.
     backbone = load(tiny_llama, "bfloat16")
     fresh = IA3Module.fresh(backbone, IA3Settings(), name="m", seed=0)
-    arrays = {name: torch.full_like(value, 1.004) for name, value in fresh.arrays().items()}
-    stack = IA3Module.stack([fresh.with_arrays(arrays)], backbone)
+    parameters = {name: torch.full_like(value, 1.004) for name, value in fresh.parameters().items()}
+    stack = IA3Module.stack([fresh.with_parameters(parameters)], backbone)
     x = torch.full((1, 1, 48), 1000.0, dtype=torch.bfloat16)
     with torch.inference_mode():
         expected = torch.nn.functional.linear(x + 4, backbone.model.get_submodule(DOWN0).weight)
@@ -244,7 +246,7 @@ def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Pat
     saved = save_module(module, tmp_path / "saved")
     again = load_module(tmp_path / "saved")
     again.check(backbone)
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     assert again.digest() == module.digest()
     found = made_by_peft.ours(backbone, [module, again], items)
@@ -275,7 +277,7 @@ def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
         backpropagate_and_stop(backbone.target_logits(batch, modules=2))
     assert_untouched(backbone, before)
     for index, module in enumerate(modules):
-        assert_same_arrays(stack.module(index), module)
+        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:
@@ -301,13 +303,13 @@ def test_a_fresh_module_changes_nothing_and_has_peft_s_own_shape(folder: Path, b
     assert torch.equal(made_by_peft.ours(backbone, [module], items), bare)
     config = IA3Config(fan_in_fan_out=folder.name == "tiny-gpt2")
     theirs = get_peft_model_state_dict(get_peft_model(made_by_peft.fresh_model(folder), config))
-    ours = module.tensors()
+    ours = module.state_dict()
     assert {name: value.shape for name, value in ours.items()} == {name: v.shape for name, v in theirs.items()}
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     targets, feedforward = DEFAULTS[folder.name]
     assert (module.config["target_modules"], module.config["feedforward_modules"]) == (sorted(targets), feedforward)
-    assert_same_arrays(random_ia3(backbone, seed=1).reset(seed=5), module)
-    assert_same_arrays(random_ia3(backbone, seed=1).untuned(backbone, seed=5), module)
+    assert_same_parameters(random_ia3(backbone, seed=1).reset(seed=5), module)
+    assert_same_parameters(random_ia3(backbone, seed=1).untuned(backbone, seed=5), module)
 
 
 def test_fresh_targets(llama: Backbone) -> None:
@@ -437,16 +439,17 @@ def test_layer_vectors_by_hand(llama: Backbone) -> None:
 
 def test_merging(backbone: Backbone, tmp_path: Path) -> None:
     one, other = (random_ia3(backbone, seed=seed) for seed in (1, 2))
-    assert_same_arrays(merge([one, other], [1.0, 0.0]).module, one)
+    assert_same_parameters(merge([one, other], [1.0, 0.0]).module, one)
     items = encoded(backbone)
     merged = merge([one, other], [0.25, 0.75], name="both")
     assert merged.error is None
     # A factor of 2 and one of 4 at weights ¼ and ¾ make 3½.
-    name = next(iter(one.arrays()))
+    name = next(iter(one.parameters()))
     two, four = (
-        m.with_arrays({**m.arrays(), name: torch.full_like(m.arrays()[name], v)}) for m, v in ((one, 2.0), (other, 4.0))
+        m.with_parameters({**m.parameters(), name: torch.full_like(m.parameters()[name], v)})
+        for m, v in ((one, 2.0), (other, 4.0))
     )
-    assert set(merge([two, four], [0.25, 0.75]).module.arrays()[name].tolist()) == {3.5}
+    assert set(merge([two, four], [0.25, 0.75]).module.parameters()[name].tolist()) == {3.5}
     save_module(merged.module, tmp_path / "both")
     again = load_module(tmp_path / "both")
     again.check(backbone)
@@ -486,7 +489,7 @@ def test_tuning_learns_and_leaves_the_backbone_alone(name: str, request: pytest.
     assert min(point.dev_loss for point in tuned.curve) < 0.7 * tuned.curve[0].dev_loss
     save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
-    assert_same_arrays(again, tuned.module)
+    assert_same_parameters(again, tuned.module)
     (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
@@ -503,7 +506,7 @@ def test_tuning_is_a_plain_loop_over_a_peft_model(name: str, request: pytest.Fix
     tuned = tune(TASK, backbone, start=start, recipe=recipe)
     assert tuned.best.step == 4, "the state compared must be the last one"
     expected = plain_loop(backbone, folder, tmp_path / "start", lr=1e-3, steps=4, clip=0.5)
-    found, began = tuned.module.tensors(), start.tensors()
+    found, began = tuned.module.state_dict(), start.state_dict()
     assert found.keys() == expected.keys()
     for key, value in found.items():
         assert_close(value, expected[key], within=1e-5)
@@ -521,7 +524,7 @@ def test_a_hub_of_them_is_ranked_and_blended(tiny_llama: Path, tmp_path: Path, i
     assert isinstance(start.module, IA3Module)
     assert 1 < start.merged.effective <= 3
     save_module(start.module, tmp_path / "start")
-    assert_same_arrays(load_module(tmp_path / "start"), start.module)
+    assert_same_parameters(load_module(tmp_path / "start"), start.module)
 
 
 def test_a_hub_with_a_lora_of_the_same_layers(llama: Backbone, tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headstart.indicators import INDICATORS, GradientIndicator, TokenIndicator, TokenStatistics, WeightIndicator
 from headstart.kinds import LoraModule
 from headstart.kinds.lora import Factors
-from headstart.scoring import INDICATORS
-from headstart.scoring.indicators import GradientIndicator, TokenIndicator, TokenStatistics, WeightIndicator
 
 HALF = torch.tensor([1 / 2, 1 / 4, 1 / 4]).log()
 THIRDS = torch.full((3,), 1 / 3).log()

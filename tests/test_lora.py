@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import made_by_peft
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.kinds import LoraModule, LoraSettings, load_module, save_module
@@ -21,7 +21,7 @@ from naive import (
     TARGETS,
     Merged,
     assert_close,
-    assert_same_arrays,
+    assert_same_parameters,
     assert_untouched,
     encoded,
     load,
@@ -152,7 +152,7 @@ def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Pat
     module = random_lora(backbone, seed=3)
     saved = save_module(module, tmp_path / "saved")
     again = load_module(tmp_path / "saved")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     found = made_by_peft.ours(backbone, [module, again], items)
     assert torch.equal(found[0], found[1])
@@ -208,7 +208,7 @@ def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
     assert_untouched(backbone, before)
     assert all(value.grad is None and not value.requires_grad for value in stack.parameters.values())
     for index, module in enumerate(modules):
-        assert_same_arrays(stack.module(index), module)
+        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:
@@ -243,11 +243,11 @@ def test_a_fresh_module_changes_nothing_and_is_peft_s_own_start(backbone: Backbo
 def test_the_seed_decides(llama: Backbone) -> None:
     settings = LoraSettings()
     first, again, other = (LoraModule.fresh(llama, settings, name="m", seed=seed) for seed in (1, 1, 2))
-    assert_same_arrays(first, again)
+    assert_same_parameters(first, again)
     with pytest.raises(AssertionError, match="parameter differs"):
-        assert_same_arrays(first, other)
-    assert_same_arrays(first.reset(seed=9), other.reset(seed=9))
-    assert_same_arrays(other.reset(seed=1), first)
+        assert_same_parameters(first, other)
+    assert_same_parameters(first.reset(seed=9), other.reset(seed=9))
+    assert_same_parameters(other.reset(seed=1), first)
 
 
 def test_fresh_targets(backbone: Backbone) -> None:
@@ -378,7 +378,7 @@ def test_alignment_keeps_the_update(llama: Backbone, tmp_path: Path) -> None:
     assert isinstance(again, LoraModule)
     for path, update in updates(one).items():
         assert_close(updates(again)[path], update, within=1e-6)
-    assert_same_arrays(one.aligned_to(one), one)
+    assert_same_parameters(one.aligned_to(one), one)
 
 
 def test_alignment_with_unlike_modules_is_refused(llama: Backbone) -> None:

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded
+from headstart.backbones import Backbone, Encoded
+from headstart.blending import SPACES, merge
 from headstart.embeddings import tuned_parameters
 from headstart.errors import ModuleError, SettingError
+from headstart.indicators.engine import score
 from headstart.kinds import LoraModule, LoraSettings, PeftModule, load_module, save_module
 from headstart.kinds.lora import Factors
-from headstart.merging import SPACES, merge
-from headstart.scoring import score
 from headstart.tasks import Task
 from headstart.tasks.task import TaskCard
 from headstart.testing import check_kind
-from headstart.tuning import tune
+from headstart.tuning.tune import tune
 from naive import (
     REVIEWS,
     assert_close,
-    assert_same_arrays,
+    assert_same_parameters,
     assert_untouched,
     encoded,
     load,
@@ -56,8 +56,8 @@ def drawn(backbone: Backbone, *, seed: int, rank: int = 3, targets: tuple[str, .
     settings = LoraSettings(rank, seed + 1.5, targets or tuple(TARGETS[backbone.name]))
     fresh = LoraModule.fresh(backbone, settings, name=f"m{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    return fresh.with_arrays(
-        {key: torch.randn(v.shape, generator=generator) * 0.2 for key, v in fresh.arrays().items()}
+    return fresh.with_parameters(
+        {key: torch.randn(v.shape, generator=generator) * 0.2 for key, v in fresh.parameters().items()}
     )
 
 
@@ -99,7 +99,9 @@ def test_peft_computes_the_same(folder: Path, backbone: Backbone, tmp_path: Path
     items = encoded(backbone)
     found = made_by_peft.ours(backbone, [module], items)[0]
     assert_close(found, torch.cat(made_by_peft.logits(folder, made, items)), within=1e-4)
-    without = module.with_arrays({k: v * 0 if ".embed" in k or "wte" in k else v for k, v in module.arrays().items()})
+    without = module.with_parameters(
+        {k: v * 0 if ".embed" in k or "wte" in k else v for k, v in module.parameters().items()}
+    )
     assert (made_by_peft.ours(backbone, [without], items)[0] - found).abs().max() > 0.1, "the embeddings must matter"
 
 
@@ -107,8 +109,8 @@ def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Pat
     module = load_module(made_by_peft.make(folder, tmp_path / "made", target_modules=TARGETS[folder.name]))
     save_module(module, tmp_path / "saved")
     again = load_module(tmp_path / "saved")
-    assert_same_arrays(again, module)
-    assert again.card.parameters == sum(value.numel() for value in module.arrays().values())
+    assert_same_parameters(again, module)
+    assert again.card.parameters == sum(value.numel() for value in module.parameters().values())
     items = encoded(backbone)
     found = made_by_peft.ours(backbone, [module], items)[0]
     assert_close(found, torch.cat(made_by_peft.logits(folder, tmp_path / "saved", items)), within=1e-4)
@@ -144,7 +146,7 @@ def test_gradients_are_those_of_peft(folder: Path, backbone: Backbone, tmp_path:
     # The padding token as a word: PEFT does not train the row that a layer names as its padding.
     first = items[0].prompt
     items[0] = Encoded(type(first)([*first[:2], backbone.pad_id, *first[2:]]), items[0].target)
-    other = module.with_arrays({name: -value for name, value in module.arrays().items()})
+    other = module.with_parameters({name: -value for name, value in module.parameters().items()})
     stack = LoraModule.stack([other, module], backbone)
     batch = backbone.batch(items, range(len(items)))
     with stack.attach(backbone), stack.gradients():
@@ -221,7 +223,7 @@ def test_fresh_is_peft_s_own_start(backbone: Backbone) -> None:
         factor = module.factors[path]
         assert not factor.a.any()
         assert factor.b.std().item() == pytest.approx(1.0, rel=0.25)
-    assert_same_arrays(module.reset(seed=1), module)
+    assert_same_parameters(module.reset(seed=1), module)
 
 
 def test_tuning(llama: Backbone, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_tuning(llama: Backbone, tmp_path: Path) -> None:
     save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
     again.check(llama)
-    assert_same_arrays(again, tuned.module)
+    assert_same_parameters(again, tuned.module)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_a_copy_of_the_backbone_s_own_weight_is_no_part_of_the_module(
     assert isinstance(module, LoraModule)
     assert set(module.copies) == {EMBED, "lm_head"}
     module.check(backbone)
-    assert not [name for name in module.tensors() if "base_layer" in name]
+    assert not [name for name in module.state_dict() if "base_layer" in name]
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 
 import made_by_peft
-from headstart.backbone import TextFormat
+from headstart.backbones import TextFormat
 from headstart.errors import ModuleError
 from headstart.formats.lora import REFUSED
 from headstart.kinds import LoraModule, PeftModule, load_module

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headstart.backbone import Backbone, TextFormat
+from headstart.backbones import Backbone, TextFormat
+from headstart.blending import SPACES, merge, softmax, uniform
+from headstart.blending.low_rank import LowRank, combination, relative_error
 from headstart.errors import MergeError, SettingError
 from headstart.kinds import KINDS, LoraModule, LoraSettings, PeftModule, fresh_module, load_module, save_module
 from headstart.kinds.lora import Factors, layer_widths
-from headstart.merging import SPACES, merge, softmax, uniform
-from headstart.merging.low_rank import LowRank, combination, relative_error
 from headstart.records import CARD_FILE, Fingerprint, ModuleCard
 from headstart.testing import tiny_backbone
 from small_hub import filled
@@ -229,7 +229,9 @@ def test_one_module_of_any_kind_is_itself_in_every_space_or_refused(kind: str, s
     backbone = tiny_backbone("gpt2")
     fresh = fresh_module(kind, backbone, {}, name="one", seed=1)
     generator = torch.Generator().manual_seed(1)
-    one = fresh.with_arrays({k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.arrays().items()})
+    one = fresh.with_parameters(
+        {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in fresh.parameters().items()}
+    )
     if space in ("exact", "svd") and kind != "lora":
         with pytest.raises(MergeError, match=rf"'one' is not a plain LoRA module, so space '{space}' does not apply"):
             merge([fresh, one], [0.0, 1.0], space=space)
@@ -420,8 +422,8 @@ def drawn(backbone: Backbone, settings: LoraSettings, *, seed: int) -> LoraModul
     for path, factor in fresh.factors.items():
         assert layer_widths(backbone.model.get_submodule(path)) == (factor.a.shape[1], factor.b.shape[0])
     generator = torch.Generator().manual_seed(seed)
-    arrays = {key: torch.randn(value.shape, generator=generator) * 0.2 for key, value in fresh.arrays().items()}
-    return fresh.with_arrays(arrays)
+    parameters = {key: torch.randn(value.shape, generator=generator) * 0.2 for key, value in fresh.parameters().items()}
+    return fresh.with_parameters(parameters)
 
 
 def test_the_folder_states_what_peft_needs(tiny_gpt2: Path, tmp_path: Path) -> None:

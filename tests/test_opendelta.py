@@ -16,7 +16,7 @@ from headstart.formats.opendelta import ACTIVATIONS, HARMLESS, OWN, UNREAD
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS as COMPUTED
-from naive import assert_close, assert_same_arrays
+from naive import assert_close, assert_same_parameters
 
 CLASSES = {
     "bert": "BertForSequenceClassification", "roberta": "RobertaForSequenceClassification",
@@ -165,7 +165,7 @@ def test_opendelta_computes_the_same(tmp_path: Path, name: str) -> None:
     assert_close(found, golden, within=1e-6 * max(2.0, golden.abs().max().item()))
     save_module(module, tmp_path / "again")
     again = load_module(tmp_path / "again")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert_close(answers(backbone, [again])[0], found, within=1e-6)
 
 
@@ -180,7 +180,7 @@ def test_a_hub_keeps_it_in_its_own_layout(tmp_path: Path, name: str) -> None:
     assert hub.check() == []
     stored, original = hub.read("m"), read_module(folder)
     assert (stored.config, stored.card) == (original.config, original.card)
-    assert_same_arrays(load_module(stored), load_module(original))
+    assert_same_parameters(load_module(stored), load_module(original))
 
 
 def test_one_that_was_put_into_a_hub_by_hand(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_no_odd_value_of_a_field_passes_or_ends_in_another_error(tmp_path: Path,
                 sound.card.scaling,
                 sound.card.targets,
             )
-            assert_same_arrays(module, sound)
+            assert_same_parameters(module, sound)
 
 
 Q0, DENSE0 = f"bert.encoder.layer.0.{QUERY}", "bert.encoder.layer.0.attention.output.dense.adapter.modulelist"

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.backbone import Encoded, plan_batches
-from headstart.backbone.plan import causal_batch, pad, seq2seq_batch
+from headstart.backbones import Encoded, plan_batches
+from headstart.backbones.plan import causal_batch, pad, seq2seq_batch
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=80)
 

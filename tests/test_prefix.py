@@ -14,16 +14,16 @@ from torch import Tensor
 
 import made_by_peft
 import virtual
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
+from headstart.blending import merge
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import PrefixLayout, prefix_layout
 from headstart.formats.prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
 from headstart.kinds import PrefixModule, PrefixSettings, fresh_module, load_module, save_module
 from headstart.kinds.prefix import PrefixShape
 from headstart.kinds.prefix_projection import projected
-from headstart.merging import merge
 from headstart.testing import tiny_backbone as suite_backbone
-from naive import assert_close, assert_same_arrays, load
+from naive import assert_close, assert_same_parameters, load
 from virtual import LENGTH, encoded, from_peft, random_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -195,10 +195,12 @@ def test_a_projection_is_averaged_before_it(llama: Backbone, tmp_path: Path) -> 
     assert isinstance(merged, PrefixModule)
     assert merged.reparametrized
     average = {name: (value + pair[1].values[name]) / 2 for name, value in pair[0].values.items()}
-    assert_close(merged.tensors()["prompt_embeddings"], projected(average), within=1e-5)
-    assert (merged.tensors()["prompt_embeddings"] - (projected(pair[0].values) + projected(pair[1].values)) / 2).any()
+    assert_close(merged.state_dict()["prompt_embeddings"], projected(average), within=1e-5)
+    assert (
+        merged.state_dict()["prompt_embeddings"] - (projected(pair[0].values) + projected(pair[1].values)) / 2
+    ).any()
     save_module(merged, tmp_path / "merged")
-    assert_same_arrays(load_module(tmp_path / "merged"), merged)
+    assert_same_parameters(load_module(tmp_path / "merged"), merged)
 
 
 def test_a_projection_and_its_prefix_must_agree(llama: Backbone, tmp_path: Path) -> None:
@@ -222,11 +224,11 @@ def test_the_recipe_s_settings(llama: Backbone) -> None:
     assert (plain.values["prefix"].shape, plain.card.parameters) == ((20, 2 * 2 * 16), 20 * 64)
     assert plain.values["prefix"].std().item() == pytest.approx(1.0, rel=0.1)
     made = fresh_module("prefix", llama, {"reparametrized": True, "bottleneck": None}, name="m", seed=0)
-    assert {name: tuple(value.shape) for name, value in made.arrays().items()} == {
+    assert {name: tuple(value.shape) for name, value in made.parameters().items()} == {
         "tokens": (20, 16), "inner": (24, 16), "inner_bias": (24,), "outer": (64, 24), "outer_bias": (64,),
     }  # fmt: skip
-    assert made.arrays()["outer"].abs().max() <= 24**-0.5
-    assert made.card.parameters == sum(value.numel() for value in made.tensors().values())
+    assert made.parameters()["outer"].abs().max() <= 24**-0.5
+    assert made.card.parameters == sum(value.numel() for value in made.state_dict().values())
     with pytest.raises(SettingError, match="bottleneck is 0; a projection is at least 1 unit wide"):
         fresh_module("prefix", llama, {"reparametrized": True, "bottleneck": 0}, name="m", seed=0)
 

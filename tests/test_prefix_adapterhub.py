@@ -18,7 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from headstart.backbone import Backbone, EncoderBackbone
+from headstart.backbones import Backbone, EncoderBackbone
 from headstart.errors import ModuleError
 from headstart.formats import read_module
 from headstart.formats.adapterhub_prefix import HANDLED, HARMLESS, REFUSED
@@ -26,7 +26,7 @@ from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.testing.backbones import tiny_backbone
-from naive import assert_same_arrays
+from naive import assert_same_parameters
 
 LENGTH, WIDTH, HEADS, HEAD_DIM, ENCODER, DECODER, BOTTLENECK = 5, 16, 3, 4, 2, 3, 4
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
@@ -213,7 +213,7 @@ def test_a_folder(t5: Backbone, tmp_path: Path) -> None:
     assert torch.equal(module.values["cross_attention.outer_bias"], held["cross_prefix.control_trans.2.bias"])
     assert module.shape.layers == (("encoder", ENCODER), ("decoder", DECODER), ("cross_attention", DECODER))
     save_module(module, tmp_path / "ours")
-    assert_same_arrays(load_module(tmp_path / "ours"), module)
+    assert_same_parameters(load_module(tmp_path / "ours"), module)
     with pytest.raises(ModuleError, match="'rte' has a prefix for 3 layers of 'decoder', but tiny-t5 has 2; load"):
         module.check(tiny_backbone("t5"))
 

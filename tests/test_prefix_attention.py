@@ -15,23 +15,23 @@ from torch import Tensor
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 import made_by_peft
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
+from headstart.blending import merge
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, attention_prefix_layout
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT, PLACES
+from headstart.indicators.engine import score
 from headstart.kinds import PrefixModule, fresh_module, load_module, save_module, stacks
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import projected
 from headstart.kinds.prefix_units import attention_units
-from headstart.merging import merge
-from headstart.recipes import Recipe
 from headstart.records import TaskCard
-from headstart.scoring import score
 from headstart.tasks import Task
 from headstart.testing import check_kind
 from headstart.testing.backbones import tiny_backbone
-from headstart.tuning import tune
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph
+from headstart.tuning.recipes import Recipe
+from headstart.tuning.tune import tune
+from naive import REVIEWS, assert_close, assert_same_parameters, assert_untouched, load, photograph
 from virtual import LENGTH, encoded, random_module
 
 EVERYWHERE = {"encoder": True, "cross_attention": True}
@@ -270,7 +270,7 @@ def test_another_sort_of_prefix_is_another_stack(t5: Backbone) -> None:
 def test_a_projection_is_averaged_before_it(t5: Backbone) -> None:
     pair = [random_prefix(t5, seed=seed, **VARIANTS["pewe"]) for seed in (1, 2)]
     merged = merge(pair, [0.25, 0.75]).module
-    for name, value in merged.arrays().items():
+    for name, value in merged.parameters().items():
         assert_close(value, 0.25 * pair[0].values[name] + 0.75 * pair[1].values[name], within=1e-6)
 
 
@@ -301,13 +301,13 @@ def test_scored_and_tuned(t5: Backbone, variant: dict[str, Any], tmp_path: Path)
     assert tuned.best.dev_loss < 0.9 * tuned.curve[0].dev_loss
     saved = save_module(tuned.module, tmp_path / "tuned")
     assert load_module(tmp_path / "tuned").card == saved.card
-    assert_same_arrays(load_module(tmp_path / "tuned"), tuned.module)
+    assert_same_parameters(load_module(tmp_path / "tuned"), tuned.module)
 
 
 def test_a_bfloat16_backbone_tunes_float32_values(tiny_t5: Path, variant: dict[str, Any]) -> None:
     backbone = load(tiny_t5, "bfloat16")
     tuned = tune(TASK, backbone, recipe=RECIPE.change(**variant))
-    assert all(value.dtype == torch.float32 for value in tuned.module.arrays().values())
+    assert all(value.dtype == torch.float32 for value in tuned.module.parameters().values())
     assert tuned.best.dev_loss < tuned.curve[0].dev_loss
 
 
@@ -316,7 +316,7 @@ def test_a_bfloat16_backbone_tunes_float32_values(tiny_t5: Path, variant: dict[s
 
 def test_the_paper_s_prefix(t5: Backbone) -> None:
     made = fresh_module("prefix", t5, VARIANTS["pewe"] | {"bottleneck": None, "length": 120}, name="m", seed=0)
-    assert {name: tuple(value.shape) for name, value in made.arrays().items()} == {
+    assert {name: tuple(value.shape) for name, value in made.parameters().items()} == {
         f"{place}.{name}": shape
         for place in ("encoder", "decoder")
         for name, shape in {
@@ -326,9 +326,9 @@ def test_the_paper_s_prefix(t5: Backbone) -> None:
     assert made.card.parameters == 2 * (120 * 32 + 24 * 33 + 128 * 25)
     assert made.config["peft_type"] == "ATTENTION_PREFIX"
     again = made.reset(seed=5)
-    assert again.arrays().keys() == made.arrays().keys()
-    assert not torch.equal(again.arrays()["decoder.tokens"], made.arrays()["decoder.tokens"])
-    assert_same_arrays(made.reset(seed=0), made)
+    assert again.parameters().keys() == made.parameters().keys()
+    assert not torch.equal(again.parameters()["decoder.tokens"], made.parameters()["decoder.tokens"])
+    assert_same_parameters(made.reset(seed=0), made)
 
 
 def test_peft_refuses_the_folder(t5: Backbone, tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_a_folder(t5: Backbone, variant: dict[str, Any], tmp_path: Path) -> None
     module, items = random_prefix(t5, **variant), encoded(t5)
     saved = save_module(module, tmp_path / "m")
     again = load_module(tmp_path / "m")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert (again.card, again.digest(), again.stack_key) == (saved.card, saved.digest(), saved.stack_key)
     found = made_by_peft.ours(t5, [module, again], items)
     assert torch.equal(found[0], found[1])

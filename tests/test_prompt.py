@@ -9,7 +9,7 @@ import torch
 
 import made_by_peft
 import virtual
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import BackboneError, ModuleError
 from headstart.formats import PromptLayout, prompt_layout
 from headstart.formats.prompt import HANDLED, HARMLESS, REFUSED

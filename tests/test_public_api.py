@@ -82,7 +82,7 @@ def test_every_export_stands_in_the_reference() -> None:
 
 
 def test_every_name_a_user_types_stands_in_the_methods() -> None:
-    from headstart.scoring import INDICATORS
+    from headstart.indicators import INDICATORS
     from headstart.tasks.metrics import METRICS
 
     page = (DOCS / "methods.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from headstart.backbone import Backbone, TextFormat
+from headstart.backbones import Backbone, TextFormat
 from headstart.hub import Hub
 from headstart.kinds import load_module
-from headstart.pipeline import rank
+from headstart.ranking.rank import rank
 from headstart.tasks import Task
 
 ROOT = Path(__file__).parents[1]

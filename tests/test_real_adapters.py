@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from formula import IDS, MODELS, formula_backbone
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
-from naive import assert_close, assert_same_arrays
+from naive import assert_close, assert_same_parameters
 
 ENVIRONMENT = Path(__file__).parents[1] / ".cache" / "adapters-venv"
 WANTED = ("adapters==1.3.0", f"torch=={torch.__version__.partition('+')[0]}")
@@ -45,8 +45,8 @@ def random_adapter(backbone: Backbone, placement: str) -> AdapterModule:
     """Every parameter normal with standard deviation 0.3, so that every logit changes."""
     fresh = AdapterModule.fresh(backbone, AdapterSettings(bottleneck=5, placement=placement), name="m", seed=0)
     generator = torch.Generator().manual_seed(0)
-    drawn = {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in fresh.arrays().items()}
-    return fresh.with_arrays(drawn)
+    drawn = {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in fresh.parameters().items()}
+    return fresh.with_parameters(drawn)
 
 
 def inputs_of(backbone: Backbone) -> dict[str, Tensor]:
@@ -108,4 +108,4 @@ def test_what_adapters_saves_again_is_the_same(
     folder = theirs[0] / f"{family}-{placement}"
     again, module = load_module(folder / "again"), load_module(folder / "m")
     again.check(formula_backbone(family))
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, EncoderBackbone, TextFormat
+from headstart.backbones import Backbone, EncoderBackbone, TextFormat
 from headstart.kinds import fresh_module, save_module, stack_of
 from headstart.records import HeadCard
 from headstart.tasks import Task
-from headstart.tuning import tune
+from headstart.tuning.tune import tune
 from naive import assert_close
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def test_a_module_with_its_head_computes_in_peft_what_it_does_here(
     from transformers import AutoModelForSequenceClassification
 
     fresh = fresh_module(kind, encoder, {}, name="m", seed=0)
-    module = fresh.with_arrays(moved(fresh.arrays())).with_head(encoder.fresh_head(LABELS, seed=0))
+    module = fresh.with_parameters(moved(fresh.parameters())).with_head(encoder.fresh_head(LABELS, seed=0))
     items = encoder.encode(TEXTS, TextFormat(), head=LABELS)
     with torch.inference_mode(), stack_of([module], encoder).attach(encoder):
         ours = encoder.target_logits(encoder.batch(items, range(3)))[0]

@@ -10,7 +10,7 @@ import pytest
 
 from headstart.errors import SettingError
 from headstart.kinds import KINDS
-from headstart.recipes import RECIPES, SHAPES, Recipe
+from headstart.tuning.recipes import RECIPES, SHAPES, Recipe
 
 
 def test_the_papers_own_recipes() -> None:

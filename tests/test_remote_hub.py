@@ -323,7 +323,7 @@ def test_repositories_that_hold_no_module(
 
 
 def test_a_backbone_by_its_id_is_the_local_one(hub_standin: HubStandin, tiny_llama: Path) -> None:
-    from headstart.backbone import Backbone
+    from headstart.backbones import Backbone
 
     commit = hub_standin.add("owner/tiny-llama", tiny_llama)
     hub_standin.add("owner/tiny-llama", {"config.json": b"{}"})
@@ -337,7 +337,7 @@ def test_a_backbone_by_its_id_is_the_local_one(hub_standin: HubStandin, tiny_lla
 
 
 def test_a_backbone_at_a_revision_is_that_one(hub_standin: HubStandin, tiny_llama: Path, tiny_gpt2: Path) -> None:
-    from headstart.backbone import Backbone
+    from headstart.backbones import Backbone
 
     hub_standin.repos.clear()
     first = hub_standin.add("owner/model", tiny_llama)
@@ -348,7 +348,7 @@ def test_a_backbone_at_a_revision_is_that_one(hub_standin: HubStandin, tiny_llam
 
 
 def test_a_backbone_that_is_not_there(hub_standin: HubStandin, tiny_llama: Path) -> None:
-    from headstart.backbone import Backbone
+    from headstart.backbones import Backbone
 
     hub_standin.add("owner/tiny-llama", tiny_llama)
     with pytest.raises(BackboneError, match=r"cannot load the backbone owner/absent: .*for a hub id, the network"):

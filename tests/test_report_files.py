@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from comparison_example import make_comparison, scores_frame
-from headstart.comparison import FRAMES, METHODS, Comparison
+from headstart.comparing.comparison import FRAMES, METHODS, Comparison
 from headstart.errors import OutputError
 from headstart.reports import plots
 from headstart.reports.html import write_report

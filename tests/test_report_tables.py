@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from comparison_example import curves_frame, make_comparison, scores_frame
-from headstart.comparison import FRAMES, METHODS
+from headstart.comparing.comparison import FRAMES, METHODS
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
 from headstart.reports.console import print_summary, print_table, table

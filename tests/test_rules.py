@@ -12,16 +12,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import blending, pipeline, registry
-from headstart.backbone import Backbone
-from headstart.blending import blend_note, ensemble, weight_table
-from headstart.comparing import Blend, compare
+from headstart import registry
+from headstart.backbones import Backbone
+from headstart.blending import RULES, Candidate, Rule, RuleOptions, merge
+from headstart.blending import ensemble as blending
+from headstart.blending.ensemble import blend_note, ensemble, weight_table
+from headstart.blending.rules.uniform import Uniform
+from headstart.comparing.compare import Blend, compare
 from headstart.errors import MergeError, SettingError
 from headstart.hub import Hub
 from headstart.kinds import PeftModule, fresh_module
-from headstart.merging import RULES, Candidate, Rule, RuleOptions, merge
-from headstart.merging.rules.uniform import Uniform
-from headstart.pipeline import rank
+from headstart.ranking import rank as rank_module
+from headstart.ranking.rank import rank
 from headstart.records import ModuleCard
 from headstart.registry import Registry
 from headstart.tasks import Task
@@ -176,7 +178,7 @@ def test_rules_without_scores_run_no_scoring_pass(
     backbone: Backbone,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(rank_module, "score", lambda *_, **__: pytest.fail("it scored"))
     bare = replace(of_family(task, family), splits={"train": task.train})  # and so they need no dev split
     start = ensemble(bare, hub, backbone, **settings)
     assert [donor.name for donor in start.module.card.donors] == names
@@ -184,7 +186,7 @@ def test_rules_without_scores_run_no_scoring_pass(
     assert (start.rule, start.indicator, start.temperature) == (settings["rule"], None, None)
     chosen = [found for found in start.ranking.modules if found.name in names]
     expected = merge(chosen, [1 / len(names)] * len(names)).module
-    assert all(torch.equal(value, expected.arrays()[name]) for name, value in start.module.arrays().items())
+    assert all(torch.equal(value, expected.parameters()[name]) for name, value in start.module.parameters().items())
     frame = weight_table(start)
     assert list(frame.columns) == ["module", "task", "family", "license", "weight"]
     assert sorted(frame["module"][: len(names)]) == names
@@ -218,8 +220,8 @@ def test_rules_with_scores(task: Task, hub: Hub, backbone: Backbone) -> None:
 def test_what_does_not_go_together_is_known_before_any_work(
     settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in (pipeline, blending):
-        monkeypatch.setattr(place, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    for home in (rank_module, blending):
+        monkeypatch.setattr(home, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
     with pytest.raises(SettingError, match=message):
         ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
 
@@ -247,7 +249,7 @@ def test_a_comparison_with_a_rule(task: Task, hub: Hub, backbone: Backbone, monk
     weights = dict(zip(found.ranking["module"], found.ranking["weight"], strict=True))
     assert weights == {"ada": 0.5, "bob": 0.5, "cyd": 0.0, "dan": 0.0}
     assert found.notes[0].startswith("seed 0: manual: effective number of modules 2.00 of 4")
-    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(rank_module, "score", lambda *_, **__: pytest.fail("it scored"))
     with pytest.raises(MergeError, match="'eve' of the group is not among the modules"):
         compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", group=("eve",)))
 
@@ -258,7 +260,7 @@ def test_several_kinds_are_refused_before_any_scoring(
     modules = [module(backbone, "ada", seed=1), fresh_module("ia3", backbone, {}, name="bob", seed=0)]
     best = ensemble(task, modules, backbone, rule="best_single", indicator="loss")
     assert best.merged.weights in ((1.0, 0.0), (0.0, 1.0)), "one module alone needs no other of its kind"
-    monkeypatch.setattr(pipeline, "score", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(rank_module, "score", lambda *_, **__: pytest.fail("it scored"))
     message = r"the modules are of several kinds \(1 lora, 1 ia3\); merge modules of one kind, which Hub.of_kind and"
     for settings in ({}, {"rule": "uniform"}):
         with pytest.raises(MergeError, match=message):

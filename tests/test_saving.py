@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError, OutputError
 from headstart.formats import read_module
 from headstart.hub.model_card import readme
 from headstart.kinds import LoraModule, load_module, save_module, saving
 from headstart.kinds.lora import Factors
 from headstart.records import CARD_FILE, Donor, ModuleCard
-from naive import assert_same_arrays, load, random_lora
+from naive import assert_same_parameters, load, random_lora
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_folder_as_peft_writes_it_and_a_card(module: LoraModule, backbone: Bac
     assert card == saved.card == read_module(folder).card
     assert card.tensor_hash
     assert card.backbone == backbone.fingerprint
-    assert card.parameters == sum(value.numel() for value in module.arrays().values())
+    assert card.parameters == sum(value.numel() for value in module.parameters().values())
     assert (card.rank, card.scaling, card.targets) == (3, 2.0, tuple(sorted(module.factors)))
     for path in folder.iterdir():
         assert path.stat().st_mode & 0o400
@@ -72,7 +72,7 @@ def test_saved_twice_is_byte_for_byte_the_same(module: LoraModule, tmp_path: Pat
 def test_saved_then_loaded_is_the_same(module: LoraModule, tmp_path: Path) -> None:
     saved = save_module(module, tmp_path / "mine")
     again = load_module(tmp_path / "mine")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     assert again.digest() == saved.digest() == module.digest()
     twice = save_module(again, tmp_path / "again")
@@ -85,15 +85,15 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     made = {"layers.0.q": Factors(both, both, 1.0), "layers.1.q": Factors(wide[:, ::3], wide[:, 1::3].T, 1.0)}
     module = LoraModule.build(made, name="m", backbone=None)
     save_module(module, tmp_path / "m")
-    assert_same_arrays(load_module(tmp_path / "m"), module)
+    assert_same_parameters(load_module(tmp_path / "m"), module)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes_are_read_as_float32(dtype: torch.dtype, module: LoraModule, tmp_path: Path) -> None:
-    rounded = module.with_arrays({name: value.to(dtype) for name, value in module.arrays().items()})
+    rounded = module.with_parameters({name: value.to(dtype) for name, value in module.parameters().items()})
     save_module(rounded, tmp_path / "m")
     again = load_module(tmp_path / "m")
-    assert_same_arrays(again, rounded.with_arrays({k: v.float() for k, v in rounded.arrays().items()}))
+    assert_same_parameters(again, rounded.with_parameters({k: v.float() for k, v in rounded.parameters().items()}))
 
 
 def test_an_existing_folder_is_not_touched(module: LoraModule, tmp_path: Path) -> None:

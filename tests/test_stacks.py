@@ -2,7 +2,7 @@
 
 import torch
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.kinds import LoraModule, stacks
 from naive import random_lora
 

@@ -8,11 +8,20 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded
+from headstart.backbones import Backbone, Encoded
 from headstart.errors import MergeError, ModuleError
+from headstart.indicators.engine import score
 from headstart.kinds import PeftModule, load_module, save_module, stacks
-from headstart.scoring import score
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, encoded, load, photograph, plain_logits
+from naive import (
+    REVIEWS,
+    assert_close,
+    assert_same_parameters,
+    assert_untouched,
+    encoded,
+    load,
+    photograph,
+    plain_logits,
+)
 
 # PEFT warns whoever wants to merge such a module, and takes LoRA biases for broken tensors when it saves them.
 pytestmark = [
@@ -134,7 +143,7 @@ def test_beside_plain_modules_in_one_run(tiny_gpt2: Path, dora: PeftModule, tmp_
 def test_saved_then_loaded_is_the_same(tiny_gpt2: Path, dora: PeftModule, tmp_path: Path) -> None:
     save_module(dora, tmp_path / "again")
     again = load_module(tmp_path / "again")
-    assert_same_arrays(again, dora)
+    assert_same_parameters(again, dora)
     assert isinstance(again, PeftModule)
     assert again.variant == "DoRA"
     backbone = load(tiny_gpt2)

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
-from headstart.evaluation import evaluate
+from headstart.indicators.engine import score
 from headstart.kinds import LoraModule, load_module, save_module
-from headstart.recipes import Recipe
 from headstart.records import TaskCard
-from headstart.scoring import score
 from headstart.tasks import Task
-from headstart.tuning import CurvePoint, Tuned, style_of, tune
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.recipes import Recipe
+from headstart.tuning.tune import CurvePoint, Tuned, text_format_of, tune
 from naive import (
     REVIEWS,
     assert_close,
-    assert_same_arrays,
+    assert_same_parameters,
     assert_untouched,
     load,
     photograph,
@@ -53,7 +53,7 @@ def kill_at(step: int) -> Callable[[Any], None]:
 def assert_same_run(actual: Tuned, expected: Tuned) -> None:
     assert repr(actual.curve) == repr(expected.curve)  # by repr, because NaN is not equal to itself
     assert actual.best == expected.best
-    assert_same_arrays(actual.module, expected.module)
+    assert_same_parameters(actual.module, expected.module)
     assert actual.module.card == expected.module.card
 
 
@@ -77,10 +77,12 @@ def test_it_learns_and_leaves_the_backbone_alone(name: str, request: pytest.Fixt
 
 def test_the_curve_tells_what_evaluation_and_scoring_find(llama: Backbone) -> None:
     tuned = tune(TASK, llama, recipe=RECIPE)
-    (found,) = evaluate([tuned.module], TASK.dev, llama, metric="ACC", style=style_of(RECIPE))
+    (found,) = evaluate([tuned.module], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert found.score == tuned.best.dev_score
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
-    (loss,) = score([tuned.module], TASK.dev, llama, indicators=["loss"], style=style_of(RECIPE)).values["loss"]
+    (loss,) = score([tuned.module], TASK.dev, llama, indicators=["loss"], text_format=text_format_of(RECIPE)).values[
+        "loss"
+    ]
     assert -loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 
@@ -91,7 +93,7 @@ def plain_loop(backbone: Backbone, folder: Path, start: Path, *, lr: float, step
     model = PeftModel.from_pretrained(made_by_peft.fresh_model(folder), start, is_trainable=True).eval()
     parameters = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
-    items = backbone.encode([(row.input, row.target) for row in TASK.train], style_of(RECIPE))
+    items = backbone.encode([(row.input, row.target) for row in TASK.train], text_format_of(RECIPE))
     tokens = sum(len(item.target) for item in items)
     for _ in range(steps):
         for item in items:
@@ -116,7 +118,7 @@ def test_it_is_a_plain_loop_over_a_peft_model(name: str, request: pytest.Fixture
     tuned = tune(TASK, backbone, start=start, recipe=recipe)
     assert tuned.best.step == 4, "the state compared must be the last one"
     expected = plain_loop(backbone, folder, tmp_path / "start", lr=1e-3, steps=4, clip=0.5)
-    found, began = tuned.module.tensors(), start.tensors()
+    found, began = tuned.module.state_dict(), start.state_dict()
     assert found.keys() == expected.keys()
     for key, value in found.items():
         assert_close(value, expected[key], within=1e-5)
@@ -148,7 +150,7 @@ def test_optimizers_and_schedules(llama: Backbone, optimizer: str, schedule: str
 def test_bfloat16_backbone_float32_module(tiny_llama: Path) -> None:
     backbone = load(tiny_llama, "bfloat16")
     tuned = tune(TASK, backbone, recipe=RECIPE.change(select="loss", lr=1e-2))
-    assert all(value.dtype == torch.float32 for value in tuned.module.arrays().values())
+    assert all(value.dtype == torch.float32 for value in tuned.module.parameters().values())
     assert tuned.best.dev_loss < tuned.curve[0].dev_loss
     tuned.module.check(load(tiny_llama))
 
@@ -158,8 +160,8 @@ def test_bfloat16_backbone_float32_module(tiny_llama: Path) -> None:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]) -> list[dict[str, torch.Tensor]]:
     """Let the dev evaluations give these (score, loss) in turn; returns what the module was at each."""
-    from headstart import tuning
-    from headstart.evaluation import Evaluation
+    from headstart.tuning import tune as tuning
+    from headstart.tuning.evaluation import Evaluation
 
     script, states = iter(points), []
     begin = tuning._Run.evaluate
@@ -194,7 +196,7 @@ def test_the_best_state_is_kept(
     tuned = tune(TASK, llama, recipe=RECIPE.change(select=select))
     assert tuned.best.step == 4 * best
     assert len(states) == 4
-    assert_same_arrays(tuned.module, tuned.module.with_arrays(states[best]))
+    assert_same_parameters(tuned.module, tuned.module.with_parameters(states[best]))
     assert not torch.equal(*(states[index][min(states[0])] for index in (best, best - 1)))
 
 
@@ -248,7 +250,7 @@ def test_the_best_state_outlives_a_power_cut(llama: Backbone, tmp_path: Path, mo
         tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial", progress=kill_at(10))
     tuned = tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial")
     assert tuned.best.step == 4
-    assert_same_arrays(tuned.module, tuned.module.with_arrays(states[1]))
+    assert_same_parameters(tuned.module, tuned.module.with_parameters(states[1]))
 
 
 def test_a_finished_run_is_not_run_again(llama: Backbone, tmp_path: Path) -> None:
@@ -316,18 +318,18 @@ def test_the_card_tells_where_the_module_comes_from(llama: Backbone, tmp_path: P
 
 def test_a_given_start_keeps_its_shape_and_is_not_changed(llama: Backbone) -> None:
     start = random_lora(llama, seed=1, rank=3)
-    kept = {name: value.clone() for name, value in start.arrays().items()}
+    kept = {name: value.clone() for name, value in start.parameters().items()}
     tuned = tune(TASK, llama, start=start, recipe=RECIPE)
     assert tuned.module.card.rank == 3
-    assert_same_arrays(start, start.with_arrays(kept))
-    zero = evaluate([start], TASK.dev, llama, metric="ACC", style=style_of(RECIPE))[0]
+    assert_same_parameters(start, start.with_parameters(kept))
+    zero = evaluate([start], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))[0]
     assert (tuned.curve[0].dev_score, tuned.curve[0].dev_loss) == (zero.score, pytest.approx(zero.loss, abs=1e-5))
 
 
 def test_max_dev_looks_at_the_first_rows(llama: Backbone) -> None:
     start = random_lora(llama, seed=1)
     tuned = tune(TASK, llama, start=start, recipe=RECIPE.change(max_dev=2, max_steps=1, eval_every=1))
-    (found,) = evaluate([start], TASK.dev[:2], llama, metric="ACC", style=style_of(RECIPE))
+    (found,) = evaluate([start], TASK.dev[:2], llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert tuned.curve[0].dev_loss == pytest.approx(found.loss, abs=1e-5)
 
 

@@ -9,18 +9,18 @@ import torch
 
 import made_by_peft
 import virtual
-from headstart.backbone import Backbone, Encoded, TextFormat
-from headstart.blending import ensemble
+from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.blending import merge
+from headstart.blending.ensemble import ensemble
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.evaluation import evaluate
+from headstart.indicators.engine import score
 from headstart.kinds import KINDS, Module, fresh_module, load_module, save_module, stacks
-from headstart.merging import merge
-from headstart.recipes import Recipe
 from headstart.records import Fingerprint, TaskCard
-from headstart.scoring import score
 from headstart.tasks import Task
-from headstart.tuning import style_of, tune
-from naive import REVIEWS, assert_close, assert_same_arrays, assert_untouched, load, photograph
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.recipes import Recipe
+from headstart.tuning.tune import text_format_of, tune
+from naive import REVIEWS, assert_close, assert_same_parameters, assert_untouched, load, photograph
 from virtual import LENGTH, encoded, from_peft, load_peft, peft_logits, random_module
 
 # PEFT 0.21 still asks transformers for the old name of a property.
@@ -67,7 +67,7 @@ def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, variant: Any,
     module, _ = pair(backbone, variant)
     saved = save_module(module, tmp_path / "saved")
     again = load_module(tmp_path / "saved")
-    assert_same_arrays(again, module)
+    assert_same_parameters(again, module)
     assert again.card == saved.card
     assert again.digest() == saved.digest()
     found = made_by_peft.ours(backbone, [module, again], items)
@@ -163,7 +163,7 @@ def test_attach_then_detach_leaves_no_trace(backbone: Backbone, variant: Any) ->
     assert_untouched(backbone, before)
     assert all(value.grad is None and not value.requires_grad for value in stack.parameters.values())
     for index, module in enumerate(modules):
-        assert_same_arrays(stack.module(index), module)
+        assert_same_parameters(stack.module(index), module)
 
 
 def interrupted(logits: torch.Tensor) -> None:
@@ -225,19 +225,19 @@ def finite_difference(compute: Any, values: torch.Tensor, place: torch.Tensor, s
 def test_one_module_with_weight_1_is_that_module(llama: Backbone, variant: Any) -> None:
     module, _ = pair(llama, variant)
     merged = merge([module], [1.0]).module
-    assert_same_arrays(merged, module)
-    assert_same_arrays(module.aligned_to(module), module)
+    assert_same_parameters(merged, module)
+    assert_same_parameters(module.aligned_to(module), module)
 
 
 def test_an_average_by_hand(tiny_llama: Path, llama: Backbone, variant: Any, tmp_path: Path) -> None:
     # 1/4 of all 2s and 3/4 of all 6s is all 5s; the file goes through PEFT as the mean does through us.
     low, high = pair(llama, variant)
     low, high = (
-        module.with_arrays({name: torch.full_like(value, number) for name, value in module.arrays().items()})
+        module.with_parameters({name: torch.full_like(value, number) for name, value in module.parameters().items()})
         for module, number in ((low, 2.0), (high, 6.0))
     )
     merged = merge([low, high], [0.25, 0.75], name="mean").module
-    assert all(value.eq(5.0).all() for value in merged.arrays().values())
+    assert all(value.eq(5.0).all() for value in merged.parameters().values())
     drawn = merge(pair(llama, variant), [0.25, 0.75]).module
     save_module(drawn, tmp_path / "mean")
     items = encoded(llama)
@@ -275,7 +275,7 @@ def test_from_a_hub_to_a_tuned_module(llama: Backbone, variant: Any, tmp_path: P
     again = load_module(tmp_path / "tuned")
     assert again.card == saved.card
     assert again.card.task == "reviews"
-    found = evaluate([tuned, again], TASK.dev, llama, metric="ACC", style=style_of(RECIPE))
+    found = evaluate([tuned, again], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert found[0].loss == pytest.approx(found[1].loss, abs=1e-6)
 
 
@@ -293,7 +293,7 @@ def test_a_bfloat16_backbone_tunes_float32_values(tiny_llama: Path, variant: Any
     kind, settings = variant
     backbone = load(tiny_llama, "bfloat16")
     tuned = tune(TASK, backbone, recipe=RECIPE.change(kind=kind, **settings))
-    assert all(value.dtype == torch.float32 for value in tuned.module.arrays().values())
+    assert all(value.dtype == torch.float32 for value in tuned.module.parameters().values())
     assert tuned.best.dev_loss < tuned.curve[0].dev_loss
 
 
@@ -306,7 +306,7 @@ def test_tuning_is_a_plain_loop_over_a_peft_model(folder: Path, backbone: Backbo
     )  # fmt: skip
     tuned = tune(TASK, backbone, start=start, recipe=recipe)
     assert tuned.best.step == 4, "the state compared must be the last one"
-    (found,), (began,) = tuned.module.tensors().values(), start.tensors().values()
+    (found,), (began,) = tuned.module.state_dict().values(), start.state_dict().values()
     assert_close(found, plain_loop(backbone, folder, tmp_path / "start"), within=3e-5)
     assert (found - began).abs().max() > 1e-2, "it must have moved"
 
@@ -316,7 +316,7 @@ def plain_loop(backbone: Backbone, folder: Path, start: Path) -> torch.Tensor:
     model = trainable(folder, start)
     parameters = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.01)
-    items = backbone.encode([(row.input, row.target) for row in TASK.train], style_of(RECIPE))
+    items = backbone.encode([(row.input, row.target) for row in TASK.train], text_format_of(RECIPE))
     tokens = sum(len(item.target) for item in items)
     for _ in range(4):
         for item in items:
@@ -351,11 +351,11 @@ def test_the_seed_decides(backbone: Backbone, variant: Any) -> None:
     first, again, other = (fresh_module(kind, backbone, shape, name="m", seed=seed) for seed in (1, 1, 2))
     first.check(backbone)
     assert first.card.rank == 4
-    assert_same_arrays(first, again)
+    assert_same_parameters(first, again)
     with pytest.raises(AssertionError, match="parameter differs"):
-        assert_same_arrays(first, other)
-    assert_same_arrays(first.reset(seed=9), first.reset(seed=9))
-    assert_same_arrays(other.untuned(backbone, seed=1), first)
+        assert_same_parameters(first, other)
+    assert_same_parameters(first.reset(seed=9), first.reset(seed=9))
+    assert_same_parameters(other.untuned(backbone, seed=1), first)
     with pytest.raises(SettingError, match="length is 0; a module has at least 1 virtual token"):
         fresh_module(kind, backbone, {**settings, "length": 0}, name="m", seed=0)
 

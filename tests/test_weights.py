@@ -4,8 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from headstart.blending import check_softmax, effective_number, one_hot, softmax, uniform
 from headstart.errors import MergeError, SettingError
-from headstart.merging import check_softmax, effective_number, one_hot, softmax, uniform
 
 FINITE = st.floats(-50, 50)
 

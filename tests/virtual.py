@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import made_by_peft
-from headstart.backbone import Backbone, Encoded, TextFormat
+from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.kinds import KINDS, Module
 from naive import REVIEWS, load
 
@@ -32,9 +32,9 @@ def random_module(kind: str, backbone: Backbone, *, seed: int, size: float = 1.0
     fresh = family.fresh(backbone, family.settings(length=LENGTH, **settings), name=f"random-{seed}", seed=seed)
     generator = torch.Generator().manual_seed(seed)
     drawn = {
-        key: torch.empty_like(value).normal_(std=size, generator=generator) for key, value in fresh.arrays().items()
+        key: torch.empty_like(value).normal_(std=size, generator=generator) for key, value in fresh.parameters().items()
     }
-    return fresh.with_arrays(drawn)
+    return fresh.with_parameters(drawn)
 
 
 def encoded(backbone: Backbone) -> list[Encoded]:

@@ -9,21 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.backbone import Backbone
-    from headstart.blending import ensemble
-    from headstart.comparing import Blend, compare
-    from headstart.comparison import Comparison
+    from headstart.backbones import Backbone
+    from headstart.blending import merge
+    from headstart.blending.ensemble import ensemble
+    from headstart.comparing.compare import Blend, compare
+    from headstart.comparing.comparison import Comparison
     from headstart.errors import HeadstartError
-    from headstart.evaluation import evaluate
     from headstart.hub import Hub
+    from headstart.indicators.engine import score
     from headstart.kinds import load_module, save_module
-    from headstart.merging import merge
-    from headstart.pipeline import fits, rank
-    from headstart.recipes import Recipe
+    from headstart.ranking.rank import fits, rank
     from headstart.reports.html import write_report
-    from headstart.scoring import score
     from headstart.tasks import Task
-    from headstart.tuning import tune
+    from headstart.tuning.evaluation import evaluate
+    from headstart.tuning.recipes import Recipe
+    from headstart.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -49,23 +49,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backbone": "backbone",
-    "Blend": "comparing",
-    "Comparison": "comparison",
+    "Backbone": "backbones",
+    "Blend": "comparing.compare",
+    "Comparison": "comparing.comparison",
     "HeadstartError": "errors",
     "Hub": "hub",
-    "Recipe": "recipes",
+    "Recipe": "tuning.recipes",
     "Task": "tasks",
-    "compare": "comparing",
-    "ensemble": "blending",
-    "evaluate": "evaluation",
-    "fits": "pipeline",
+    "compare": "comparing.compare",
+    "ensemble": "blending.ensemble",
+    "evaluate": "tuning.evaluation",
+    "fits": "ranking.rank",
     "load_module": "kinds",
-    "merge": "merging",
-    "rank": "pipeline",
+    "merge": "blending",
+    "rank": "ranking.rank",
     "save_module": "kinds",
-    "score": "scoring",
-    "tune": "tuning",
+    "score": "indicators.engine",
+    "tune": "tuning.tune",
     "write_report": "reports.html",
 }
 

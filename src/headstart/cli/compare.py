@@ -84,8 +84,8 @@ def compare(
     data = load_task(task, metric, seed=seed)
     data = data.take("test", test_rows, seed=seed) if test_rows is not None else data
     model = load_backbone(backbone, device, dtype)
-    from headstart.comparing import Blend
-    from headstart.comparing import compare as run
+    from headstart.comparing.compare import Blend
+    from headstart.comparing.compare import compare as run
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 

@@ -94,8 +94,8 @@ def ensemble(
     data = load_task(task, metric, seed=seed)
     data = data.few_shot(k=shots, seed=seed) if shots is not None else data
     model = load_backbone(backbone, device, dtype)
-    from headstart.blending import blend_note, weight_table
-    from headstart.blending import ensemble as run
+    from headstart.blending.ensemble import blend_note, weight_table
+    from headstart.blending.ensemble import ensemble as run
     from headstart.kinds import save_module
 
     with steps_bar() as show:

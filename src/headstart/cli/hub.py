@@ -41,7 +41,7 @@ def add(
     check = None
     if backbone is not None:
         model = load_backbone(backbone, device, dtype)
-        from headstart.pipeline import fits
+        from headstart.ranking.rank import fits
 
         check = fits(model)
     with progress_bar("adding") as show:

@@ -19,10 +19,10 @@ from headstart.errors import SettingError
 from headstart.reports.fitting import print_fitting
 
 if TYPE_CHECKING:
-    from headstart.backbone import Backbone
+    from headstart.backbones import Backbone
     from headstart.hub import Hub
-    from headstart.recipes import Recipe
     from headstart.tasks import Task
+    from headstart.tuning.recipes import Recipe
 
 __all__ = [
     "AsJson",
@@ -115,14 +115,14 @@ def load_task(source: str, metric: str | None, *, seed: int = 0, family: str | N
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
     """The backbone a command runs; this is where torch is first imported."""
     with error_console().status(Text(f"loading the backbone {source}")):
-        from headstart.backbone import Backbone
+        from headstart.backbones import Backbone
 
         return Backbone.load(source, device=device, dtype=dtype)
 
 
 def load_recipe(name: str, settings: list[str] | None) -> "Recipe":
     """A named recipe with `name=value` changes; values are read as JSON where they can be."""
-    from headstart.recipes import RECIPES
+    from headstart.tuning.recipes import RECIPES
 
     changes: dict[str, Any] = {}
     for setting in settings or []:

@@ -28,7 +28,7 @@ from headstart.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from headstart.pipeline import Ranking
+    from headstart.ranking.rank import Ranking
     from headstart.records import ModuleCard
 
 __all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "print_gaps", "rank"]
@@ -63,7 +63,7 @@ def rank(
     data = load_task(task, metric, seed=seed)
     data = data.few_shot(k=shots, seed=seed) if shots is not None else data
     model = load_backbone(backbone, device, dtype)
-    from headstart.pipeline import rank as run
+    from headstart.ranking.rank import rank as run
 
     with steps_bar() as show:
         ranking = run(

@@ -58,7 +58,7 @@ def tune(
     if train_rows is not None:
         data = data.take("train", train_rows, seed=seed)
     from headstart.kinds import load_module, save_module
-    from headstart.tuning import tune as run
+    from headstart.tuning.tune import tune as run
 
     begin = load_module(start) if start else None
     model = load_backbone(backbone, device, dtype)

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from headstart.backbone import Backbone, Head
+from headstart.backbones import Backbone, Head
 from headstart.formats import StoredModule, read_module
 from headstart.kinds.adapter import AdapterModule, AdapterSettings
 from headstart.kinds.bitfit import BitFitModule, BitFitSettings

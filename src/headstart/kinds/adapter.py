@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headstart.backbone import Backbone, attached
+from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.placement import (
     PLACEMENTS,
     Placement,
-    Spot,
-    adapter_spots,
+    Site,
+    adapter_sites,
     adapterhub_config,
     backbone_width,
     reads_in,
@@ -127,20 +127,20 @@ class AdapterModule(Module):
         """
         placement = _placement(settings)
         try:
-            spots = adapter_spots(backbone)
+            sites = adapter_sites(backbone)
         except ModuleError as error:
             raise SettingError(str(error)) from error
-        chosen = {path: spot for path, spot in spots.items() if spot.part in placement.parts}
+        chosen = {path: site for path, site in sites.items() if site.part in placement.parts}
         config = adapterhub_config(placement, settings.bottleneck, name=name, backbone=backbone)
         generator, width = torch.Generator().manual_seed(seed), backbone_width(backbone)
         adapters = {
             path: _fresh(settings.bottleneck, width, biases=placement.biases, generator=generator) for path in chosen
         }
-        keys = {path: f"{spot.key}.adapters.{config['name']}" for path, spot in chosen.items()}
+        keys = {path: f"{site.key}.adapters.{config['name']}" for path, site in chosen.items()}
         card = _card(adapters, settings.bottleneck, name=name, backbone=backbone)
         return cls(card, config, adapters, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
         return {
             f"{self.keys[path]}.{NAMES[part]}": value
@@ -148,7 +148,7 @@ class AdapterModule(Module):
             for part, value in adapter.present().items()
         }
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`<sublayer>.down`, `.down_bias`, `.up` and `.up_bias`, raw as tuned."""
         return {
             f"{path}.{part}": value
@@ -156,10 +156,10 @@ class AdapterModule(Module):
             for part, value in adapter.present().items()
         }
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other values of the same shapes."""
         adapters = {
-            path: old._replace(**{part: arrays[f"{path}.{part}"] for part in old.present()})
+            path: old._replace(**{part: parameters[f"{path}.{part}"] for part in old.present()})
             for path, old in self.adapters.items()
         }
         return replace(self, adapters=adapters)
@@ -201,9 +201,9 @@ class AdapterModule(Module):
     def check(self, backbone: Backbone) -> None:
         """Refuse a sublayer that the backbone lacks, another width, another stated backbone, or too few layers."""
         require_backbone_of(self.card, backbone)
-        spots, width = adapter_spots(backbone), backbone_width(backbone)
+        sites, width = adapter_sites(backbone), backbone_width(backbone)
         for path, adapter in self.adapters.items():
-            if path not in spots:
+            if path not in sites:
                 raise ModuleError(
                     f"module '{self.name}' has tensors for {path}, which {backbone.name} does not have; "
                     "load the backbone it was tuned on, or leave it out"
@@ -216,23 +216,23 @@ class AdapterModule(Module):
         method = self.config["config"]
         left_out = method.get("leave_out") or ()
         for path, adapter in self.adapters.items():
-            require_size(adapter.down.shape, method, spots[path].number, f"'{self.name}' has at {path}")
-        for path, spot in spots.items():
-            if path in self.adapters and spot.number in left_out:
+            require_size(adapter.down.shape, method, sites[path].number, f"'{self.name}' has at {path}")
+        for path, site in sites.items():
+            if path in self.adapters and site.number in left_out:
                 raise ModuleError(
-                    f"module '{self.name}' holds tensors for {path}, but leave_out names its layer, {spot.number}; "
+                    f"module '{self.name}' holds tensors for {path}, but leave_out names its layer, {site.number}; "
                     "correct leave_out, or save the module again"
                 )
-            if path not in self.adapters and method.get(spot.part) and spot.number not in left_out:
+            if path not in self.adapters and method.get(site.part) and site.number not in left_out:
                 raise ModuleError(
-                    f"module '{self.name}' sets {spot.part} but holds no tensors for {path}; "
+                    f"module '{self.name}' sets {site.part} but holds no tensors for {path}; "
                     "it was made for a smaller backbone: load that one, or leave the module out"
                 )
 
     @property
     def stack_key(self) -> Hashable:
         """What is computed, places and sizes; scalings may differ."""
-        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(self.arrays().items()))
+        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(self.parameters().items()))
         return (self.computation.reads, self.computation.activation, shapes)
 
     @classmethod
@@ -249,7 +249,7 @@ class AdapterModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class AdapterStack(ArrayStack):
+class AdapterStack(ParameterStack):
     """N adapters of equal shapes: `<sublayer>.down` (N, m, d), `.down_bias` (N, m), `.up` (N, d, m), `.up_bias`."""
 
     def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
@@ -270,18 +270,18 @@ class AdapterStack(ArrayStack):
             self._residual.clear()
 
     def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
-        spots = adapter_spots(backbone)
+        sites = adapter_sites(backbone)
         for path in self._paths:
-            yield self._hook(backbone.model, path, spots[path])
+            yield self._hook(backbone.model, path, sites[path])
             if self._computation.reads in ("sum", "residual"):
-                where, argument = spots[path].stream
+                where, argument = sites[path].stream
                 keep = partial(self._keep_residual, path, argument)
                 yield backbone.model.get_submodule(where).register_forward_pre_hook(keep)
 
-    def _hook(self, model: nn.Module, path: str, spot: Spot) -> RemovableHandle:
+    def _hook(self, model: nn.Module, path: str, site: Site) -> RemovableHandle:
         """What changes the output of the sublayer, or of the norm behind it."""
         if self._computation.reads in ("normed", "behind"):
-            return model.get_submodule(spot.norm).register_forward_hook(partial(self._change_normed, path))
+            return model.get_submodule(site.norm).register_forward_hook(partial(self._change_normed, path))
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
 
     def _keep_residual(self, path: str, argument: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone, attached
+from headstart.backbones import Backbone, attached
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -84,17 +84,17 @@ class BitFitModule(Module):
         )
         return cls(card, config, biases)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.bias`, (out,)."""
-        return {f"{PREFIX}{name}": value for name, value in self.arrays().items()}
+        return {f"{PREFIX}{name}": value for name, value in self.parameters().items()}
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`<layer>.bias`, the tuned bias terms themselves."""
         return {f"{path}.bias": bias for path, bias in self.biases.items()}
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other bias terms."""
-        return replace(self, biases={path: arrays[f"{path}.bias"] for path in self.biases})
+        return replace(self, biases={path: parameters[f"{path}.bias"] for path in self.biases})
 
     def reset(self, *, seed: int) -> BitFitModule:
         """Not offered: without the backbone nobody knows what its bias terms were; see `untuned`."""
@@ -162,7 +162,7 @@ class BitFitModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class BitFitStack(ArrayStack):
+class BitFitStack(ParameterStack):
     """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
 
     def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, EncoderBackbone, Head, require_head
+from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["ArrayStack", "Module", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
+__all__ = ["Module", "ParameterStack", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class Module(ABC):
         """The module that a validated folder holds."""
 
     @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The tensors under the names that they are saved with."""
 
     @abstractmethod
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """The tuned parameters by name, as `parameters` merging averages them and embeddings read them."""
 
     @abstractmethod
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other parameter values of the same names and shapes."""
 
     @abstractmethod
@@ -125,18 +125,18 @@ class Module(ABC):
         whole = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True, default=str).encode())
         answering = {} if self.head is None else {f"head {key}": value for key, value in self.head.tensors.items()}
         whole.update(b"" if self.head is None else self.head.card.to_json().encode())
-        for name, value in sorted({**self.tensors(), **answering}.items()):
+        for name, value in sorted({**self.state_dict(), **answering}.items()):
             whole.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             whole.update(value.contiguous().view(torch.uint8).numpy().tobytes())
         return whole.hexdigest()
 
     def aligned_to(self, other: Module) -> Module:
-        """The same function, written in `other`'s terms so that `arrays` can be averaged with its own.
+        """The same function, written in `other`'s terms so that `parameters` can be averaged with its own.
 
         Raises `MergeError` when kinds, names or shapes differ. Kinds with free factors (LoRA's scaling) extend this.
         """
-        mine = {name: tuple(value.shape) for name, value in self.arrays().items()}
-        theirs = {name: tuple(value.shape) for name, value in other.arrays().items()}
+        mine = {name: tuple(value.shape) for name, value in self.parameters().items()}
+        theirs = {name: tuple(value.shape) for name, value in other.parameters().items()}
         if self.kind != other.kind:
             raise MergeError(
                 f"'{self.name}' is a {self.kind} and '{other.name}' a {other.kind}; merge modules of one kind"
@@ -194,19 +194,19 @@ class Stack(ABC):
         }
 
 
-class ArrayStack(Stack):
-    """A stack whose parameters are the modules' `arrays`, side by side on one device and in one dtype."""
+class ParameterStack(Stack):
+    """A stack whose parameters are the modules' `parameters`, side by side on one device and in one dtype."""
 
     def __init__(self, modules: Sequence[Module], *, device: torch.device, dtype: torch.dtype) -> None:
         self._modules = tuple(modules)
-        arrays = [module.arrays() for module in modules]
-        parameters = {name: torch.stack([held[name] for held in arrays]).to(device, dtype) for name in arrays[0]}
+        held = [module.parameters() for module in modules]
+        parameters = {name: torch.stack([own[name] for own in held]).to(device, dtype) for name in held[0]}
         super().__init__(len(modules), parameters)
 
     def module(self, index: int) -> Module:
         """The module at `index`, in float32 on the CPU."""
-        arrays = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
-        return self._modules[index].with_arrays(arrays)
+        parameters = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
+        return self._modules[index].with_parameters(parameters)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

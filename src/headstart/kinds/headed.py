@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, EncoderBackbone, HeadStack
+from headstart.backbones import Backbone, EncoderBackbone, HeadStack
 from headstart.errors import SettingError
 from headstart.kinds.contract import Module, Stack
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone, attached
+from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
@@ -92,20 +92,20 @@ class IA3Module(Module):
         config = _peft_config(backbone, targets=targets, feedforward=feedforward)
         return cls(_card(scales, name=name, backbone=backbone), config, scales)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.ia3_l`, (1, in) of a feed-forward layer and (out, 1) of any other."""
         return {
             f"{PREFIX}{path}.ia3_l": vector.unsqueeze(0 if feedforward else 1)
             for path, (vector, feedforward) in self.scales.items()
         }
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`<layer>.l`, the factors themselves, (D,)."""
         return {f"{path}.l": scale.vector for path, scale in self.scales.items()}
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other factors."""
-        scales = {path: scale._replace(vector=arrays[f"{path}.l"]) for path, scale in self.scales.items()}
+        scales = {path: scale._replace(vector=parameters[f"{path}.l"]) for path, scale in self.scales.items()}
         return replace(self, scales=scales)
 
     def aligned_to(self, other: Module) -> Module:
@@ -123,7 +123,7 @@ class IA3Module(Module):
     def reset(self, *, seed: int) -> IA3Module:
         """The same layers with all factors 1."""
         del seed
-        ones = self.with_arrays({name: torch.ones_like(value) for name, value in self.arrays().items()})
+        ones = self.with_parameters({name: torch.ones_like(value) for name, value in self.parameters().items()})
         return replace(ones, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
@@ -179,7 +179,7 @@ class IA3Module(Module):
         return rows_by_layer({path: self.scales[path].vector for path in sorted(self.scales)}, self.name)
 
 
-class IA3Stack(ArrayStack):
+class IA3Stack(ParameterStack):
     """N IA3 modules of equal shapes: `<layer>.l` (N, D)."""
 
     def __init__(self, modules: Sequence[IA3Module], *, device: torch.device, dtype: torch.dtype) -> None:

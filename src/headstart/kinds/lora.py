@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone, attached
+from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import (
     check_biases,
     check_layers,
@@ -135,7 +135,7 @@ class LoraModule(Module):
         card = _card(factors, name=name, backbone=backbone)
         return cls(card, config, factors)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; of embeddings `….lora_embedding_A` and B."""
         named: dict[str, Tensor] = {}
         for path, factor in self.factors.items():
@@ -145,14 +145,15 @@ class LoraModule(Module):
             named |= {f"{stem}A{end}": factor.a, f"{stem}B{end}": factor.b}
         return named
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`<layer>.a` and `<layer>.b`, raw as tuned."""
         return {f"{path}.{part}": value for path, f in self.factors.items() for part, value in (("a", f.a), ("b", f.b))}
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other factors of the same shapes."""
         factors = {
-            path: old._replace(a=arrays[f"{path}.a"], b=arrays[f"{path}.b"]) for path, old in self.factors.items()
+            path: old._replace(a=parameters[f"{path}.a"], b=parameters[f"{path}.b"])
+            for path, old in self.factors.items()
         }
         return replace(self, factors=factors)
 
@@ -230,7 +231,7 @@ class LoraModule(Module):
         return rows_by_layer(named, self.name)
 
 
-class LoraStack(ArrayStack):
+class LoraStack(ParameterStack):
     """N LoRA modules of equal shapes: `<layer>.a` (N, r, in) and `<layer>.b` (N, out, r)."""
 
     def __init__(self, modules: Sequence[LoraModule], *, device: torch.device, dtype: torch.dtype) -> None:

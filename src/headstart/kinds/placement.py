@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats.adapter import FAMILIES, bottleneck_size, reduction_factor
 
 __all__ = [
     "PLACEMENTS",
     "Placement",
-    "Spot",
-    "adapter_spots",
+    "Site",
+    "adapter_sites",
     "adapterhub_config",
     "backbone_width",
     "reads_in",
@@ -42,7 +42,7 @@ PLACEMENTS = {
 self-attention, cross-attention and feed-forward and have no biases."""
 
 
-class Spot(NamedTuple):
+class Site(NamedTuple):
     """Where one adapter can stand.
 
     `part`: AdapterHub's field that fills it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
@@ -57,7 +57,7 @@ class Spot(NamedTuple):
     key: str
 
 
-def adapter_spots(backbone: Backbone) -> dict[str, Spot]:
+def adapter_sites(backbone: Backbone) -> dict[str, Site]:
     """Every sublayer that can have an adapter, by its path.
 
     Raises `ModuleError` when the backbone's architecture is none that adapters are placed in.
@@ -72,19 +72,19 @@ def adapter_spots(backbone: Backbone) -> dict[str, Spot]:
     counts = {stack: len(list(backbone.model.get_submodule(stack).children())) for stack in stacks}
     # AdapterHub numbers an encoder-decoder's layers in one row.
     starts = dict(zip(stacks, accumulate(counts.values(), initial=0), strict=False))
-    spots = {}
+    sites = {}
     for part, blocks, output, norm, key in family.sublayers:
         stack = f"{family.base}{blocks}"
         for index in range(counts[stack]):
             block = f"{stack}.{index}"
             last = f"{block}.{norm}"
             stream = (last.rpartition(".")[0], 1) if family.post_norm else (last, 0)
-            spots[f"{block}.{output}"] = Spot(part, starts[stack] + index, last, stream, f"{block}.{key}")
-    return spots
+            sites[f"{block}.{output}"] = Site(part, starts[stack] + index, last, stream, f"{block}.{key}")
+    return sites
 
 
 def reads_in(backbone: Backbone, placement: Placement) -> str:
-    """What adapters of this placement read in this backbone, one of `adapter_spots`."""
+    """What adapters of this placement read in this backbone, one of `adapter_sites`."""
     post_norm = FAMILIES[backbone.model.config.model_type].post_norm
     return "normed" if post_norm and placement.reads == "sum" else placement.reads
 

@@ -15,12 +15,12 @@ from peft import PrefixTuningConfig
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.prefix import PROJECTION
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.tensors import to_torch
@@ -135,7 +135,7 @@ class PrefixModule(Module):
             base_model=backbone.name,
         )
         made = cls(card, config, shape, values)
-        count = sum(value.numel() for value in made.tensors().values())
+        count = sum(value.numel() for value in made.state_dict().values())
         return replace(made, card=card.model_copy(update={"parameters": count}))
 
     @property
@@ -143,18 +143,18 @@ class PrefixModule(Module):
         """Whether it is tuned through a projection."""
         return "tokens" in self.values
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`prompt_embeddings` (length, layers·2·dim), and the projection it comes from where there is one."""
         named = {PROJECTION[key]: value for key, value in self.values.items()} if self.reparametrized else {}
         return {EMBEDDINGS: projected(self.values), **named}
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`prefix`, or the tensors of the projection."""
         return dict(self.values)
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other values."""
-        return replace(self, values={name: arrays[name] for name in self.values})
+        return replace(self, values={name: parameters[name] for name in self.values})
 
     def reset(self, *, seed: int) -> PrefixModule:
         """The same shape, drawn again; see `fresh`."""
@@ -189,7 +189,7 @@ class PrefixModule(Module):
         return (prefix.permute(1, 2, 0, 3)[self.shape.pairs].flatten(1),)
 
 
-class PrefixStack(ArrayStack):
+class PrefixStack(ParameterStack):
     """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
 
     def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.tensors import to_torch
@@ -97,17 +97,17 @@ class AttentionPrefixModule(Module):
         inner = self.values.get(f"{self.shape.layers[0][0]}.inner")
         return None if inner is None else (inner.shape[0], inner.shape[1])
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The values."""
         return dict(self.values)
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """The values."""
         return dict(self.values)
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other values."""
-        return replace(self, values={name: arrays[name] for name in self.values})
+        return replace(self, values={name: parameters[name] for name in self.values})
 
     def reset(self, *, seed: int) -> AttentionPrefixModule:
         """The same shape, drawn again; see `fresh`."""
@@ -175,7 +175,7 @@ class AttentionPrefixModule(Module):
         return tuple(torch.cat(parts, dim=1) for parts in found.values())
 
 
-class AttentionPrefixStack(ArrayStack):
+class AttentionPrefixStack(ParameterStack):
     """N such prefixes of equal shape: the values of `AttentionPrefixModule`, each with a leading dimension N."""
 
     def __init__(self, modules: Sequence[AttentionPrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:

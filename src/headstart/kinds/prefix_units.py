@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 
 __all__ = ["ATTENTION", "KEYWORD", "attention_heads", "attention_units", "reader_of", "through_prefixes"]

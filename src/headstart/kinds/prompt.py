@@ -11,11 +11,11 @@ import torch
 from peft import PromptTuningConfig
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.prompt_learning import EMBEDDINGS
-from headstart.kinds.contract import ArrayStack, Module, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
     Place,
@@ -93,17 +93,17 @@ class PromptModule(Module):
         )
         return cls(card, {key: getattr(value, "value", value) for key, value in config.to_dict().items()}, rows)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`prompt_embeddings` (length, dim)."""
         return {EMBEDDINGS: self.rows}
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """`prompt` (length, dim)."""
         return {"prompt": self.rows}
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other rows."""
-        return replace(self, rows=arrays["prompt"])
+        return replace(self, rows=parameters["prompt"])
 
     def reset(self, *, seed: int) -> PromptModule:
         """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
@@ -143,7 +143,7 @@ class PromptModule(Module):
         return (self.rows.reshape(1, -1),)
 
 
-class PromptStack(ArrayStack):
+class PromptStack(ParameterStack):
     """N prompts of equal shape: `prompt` (N, length, dim)."""
 
     def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:

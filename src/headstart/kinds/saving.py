@@ -32,7 +32,7 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
     with staged_folder(folder) as staging:
         weights = staging / module.weights_file
         answering = _head_tensors(module)
-        own = module.tensors()
+        own = module.state_dict()
         _write(weights, own if module.head_prefix is None else own | answering)
         found = read_safetensors(weights)
         if module.head_prefix is None and answering:

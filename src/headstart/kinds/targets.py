@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES
 

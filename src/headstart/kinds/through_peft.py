@@ -13,7 +13,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
@@ -50,17 +50,17 @@ class PeftModule(Module):
         values = {name: to_torch(tensor) for name, tensor in stored.tensors.items()}
         return cls(stored.card, stored.config, values, widths, stored.layout.through_peft or "")
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """As they were stored."""
         return dict(self.values)
 
-    def arrays(self) -> dict[str, Tensor]:
+    def parameters(self) -> dict[str, Tensor]:
         """As they were stored, in float32."""
         return {name: value.float() for name, value in self.values.items()}
 
-    def with_arrays(self, arrays: Mapping[str, Tensor]) -> Self:
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other values."""
-        return replace(self, values=dict(arrays))
+        return replace(self, values=dict(parameters))
 
     def aligned_to(self, other: Module) -> Module:
         """Only itself: an average of such parameters is not the average of the updates."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from headstart.backbone import Backbone, attached
+from headstart.backbones import Backbone, attached
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import TASK_TYPES as HEAD_TYPES
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headstart.comparison import ENSEMBLE, Comparison
+from headstart.comparing.comparison import ENSEMBLE, Comparison
 from headstart.reports.cells import Footnotes, cell_text, number_text, short_family, summary_cells
 from headstart.reports.fitting import needed, print_fitting
 from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from headstart.atomic import staged_folder
-from headstart.comparison import FRAMES, Comparison
+from headstart.comparing.comparison import FRAMES, Comparison
 from headstart.reports import plots
 from headstart.reports.cells import DASH, Footnotes, cell_text, common_decimals, fixed_text, number_text, summary_cells
 from headstart.reports.tables import (

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from headstart.comparison import METHODS, STAGES
+from headstart.comparing.comparison import METHODS, STAGES
 
 __all__ = ["TOP", "curves_figure", "ranking_figure", "scores_figure", "weights_figure"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
-from headstart.comparison import ENSEMBLE, FRAMES, METHODS, SCRATCH, STAGES, Comparison
+from headstart.comparing.comparison import ENSEMBLE, FRAMES, METHODS, SCRATCH, STAGES, Comparison
 from headstart.errors import CardError
 from headstart.reports.intervals import Estimate, estimate
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from headstart.comparison import ENSEMBLE, SCRATCH, Comparison
+from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
 from headstart.reports.cells import number_text
 from headstart.reports.tables import differences, main_metric, summary
 

@@ -20,8 +20,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from headstart.backbone import Backbone, EncoderBackbone
-from headstart.backbone.loading import is_encoder
+from headstart.backbones import Backbone, EncoderBackbone
+from headstart.backbones.loading import is_encoder
 from headstart.errors import SettingError
 
 __all__ = ["BACKBONES", "tiny_backbone"]

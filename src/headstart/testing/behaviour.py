@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
+from headstart.blending import merge
 from headstart.errors import MergeError
 from headstart.kinds import Module
-from headstart.merging import merge
 from headstart.testing.case import TOLERANCE, Aside, Case, Violation, close, require, same_head
 
 __all__ = [
@@ -64,7 +64,7 @@ def stack_is_single_runs(case: Case) -> None:
     stack = case.stack(modules)
     require(len(stack) == 3, f"a stack of three has length {len(stack)}")
     for number, module in enumerate(modules):
-        _require_same_arrays(stack.module(number), module.arrays(), within=0.0)
+        _require_same_parameters(stack.module(number), module.parameters(), within=0.0)
         same_head(stack.module(number), module)
     if not case.backbone.is_encoder:
         _require_same_texts(case, modules)
@@ -134,10 +134,10 @@ def merge_of_one_or_equals_is_itself(case: Case) -> None:
         mixed = merge([one, two], [0.25, 0.75]).module
     except MergeError as error:
         raise Aside("refused", str(error)) from error
-    _require_same_arrays(alone, one.arrays(), within=0.0)
-    _require_same_arrays(equal, one.arrays(), within=1e-6)
-    theirs = two.aligned_to(one).arrays()
-    _require_same_arrays(mixed, {k: 0.25 * v + 0.75 * theirs[k] for k, v in one.arrays().items()}, within=1e-6)
+    _require_same_parameters(alone, one.parameters(), within=0.0)
+    _require_same_parameters(equal, one.parameters(), within=1e-6)
+    theirs = two.aligned_to(one).parameters()
+    _require_same_parameters(mixed, {k: 0.25 * v + 0.75 * theirs[k] for k, v in one.parameters().items()}, within=1e-6)
     require(all(merged.head is None for merged in (alone, equal, mixed)), "a task head was merged")
     expected = case.logits([one])
     computed = case.logits([alone.with_head(one.head)])
@@ -212,8 +212,8 @@ def _some(names: Sequence[str], *, most: int) -> list[str]:
     return list(names[:: -(-len(names) // most)])
 
 
-def _require_same_arrays(module: Module, expected: Mapping[str, Tensor], *, within: float) -> None:
-    found = module.arrays()
+def _require_same_parameters(module: Module, expected: Mapping[str, Tensor], *, within: float) -> None:
+    found = module.parameters()
     require(found.keys() == expected.keys(), "the names of the parameters differ")
     for name, value in expected.items():
         close(found[name], value, name, within=within)

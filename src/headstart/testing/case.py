@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headstart.backbone import Backbone, Encoded, EncoderBackbone, Head, TargetBatch, TextFormat
+from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TargetBatch, TextFormat
 from headstart.kinds import Module, Stack, fresh_module, load_module, save_module, stack_of
 from headstart.records import CARD_FILE, HeadCard
 from headstart.testing.backbones import tiny_backbone
@@ -147,9 +147,9 @@ class Case:
         fresh, generator = self.fresh(seed, backbone=backbone), torch.Generator().manual_seed(seed)
         moved = {
             name: value + SPREAD * torch.randn(value.shape, generator=generator)
-            for name, value in fresh.arrays().items()
+            for name, value in fresh.parameters().items()
         }
-        return fresh.with_arrays(moved).with_head(_head(backbone or self.backbone, generator))
+        return fresh.with_parameters(moved).with_head(_head(backbone or self.backbone, generator))
 
     def stack(self, modules: Sequence[Module]) -> Stack:
         """The modules as one stack on the backbone."""

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import BackboneError, ModuleError, SettingError
 from headstart.kinds import KINDS
 from headstart.registry import Registry

@@ -12,8 +12,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headstart.backbone import Encoded
-from headstart.backbone.loading import is_encoder
+from headstart.backbones import Encoded
+from headstart.backbones.loading import is_encoder
 from headstart.errors import ModuleError
 from headstart.formats import CONFIG_FILE
 from headstart.formats.adapterhub_prefix import FAMILIES
@@ -148,7 +148,7 @@ def _peft_logits(model: Any, item: Encoded) -> Tensor:
 
 def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
     """The folder that `adapters` would save of this module; LoRA's tensors renamed, of other kinds as they are."""
-    method, tensors = dict(METHODS[case.kind]), dict(module.tensors())
+    method, tensors = dict(METHODS[case.kind]), dict(module.state_dict())
     if case.kind == "lora":
         base = f"{case.backbone.model.base_model_prefix}."
         tensors = {_adapterhub_name(name, base): value for name, value in tensors.items()}
@@ -176,7 +176,7 @@ def _adapterhub_name(name: str, base: str) -> str:
 
 
 def _require_same(found: Module, expected: Module) -> None:
-    mine, theirs = found.arrays(), expected.arrays()
+    mine, theirs = found.parameters(), expected.parameters()
     require(mine.keys() == theirs.keys(), "the loaded module has parameters of other names")
     for name, value in theirs.items():
         require(torch.equal(mine[name], value), f"{name} is another one after loading")

@@ -17,7 +17,7 @@ ENDS = {
     "down_bias": "adapter.modulelist.down_proj.bias", "up": "adapter.modulelist.up_proj.weight",
     "up_bias": "adapter.modulelist.up_proj.bias",
 }  # fmt: skip
-"""OpenDelta's ends of names, by those of `Module.arrays`."""
+"""OpenDelta's ends of names, by those of `Module.parameters`."""
 
 
 def in_opendelta(module: Module) -> bool:
@@ -30,7 +30,7 @@ def in_opendelta(module: Module) -> bool:
 def write_opendelta(case: Case, module: Module, folder: Path) -> None:
     """Write config.json and pytorch_model.bin of a module that OpenDelta has too."""
     layers, tensors = set(), {}
-    for name, value in module.arrays().items():
+    for name, value in module.parameters().items():
         path, _, part = name.rpartition(".")
         layer = _layer(case, path)
         tensors[f"{layer}.{ENDS[part]}"] = value

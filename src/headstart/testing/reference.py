@@ -4,7 +4,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from headstart.kinds import Module
 from headstart.testing.case import Aside, Case, close, copied
-from headstart.testing.corpus.judges import OWN, computed, judged
+from headstart.testing.oracles import OWN, computed, judged
 
 __all__ = ["float64_reference_agrees"]
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headstart.backbone import Backbone
+from headstart.backbones import Backbone
 from headstart.errors import HeadstartError, ModuleError
 from headstart.kinds import Module, load_module, save_module
 from headstart.testing.case import Aside, Case, Violation, require
@@ -111,7 +111,7 @@ def _names(message: str, tensor: str, backbone: Backbone) -> bool:
 
 
 def _shapes(module: Module) -> Mapping[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in module.tensors().items()}
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def _tensors(case: Case, folder: Path) -> Tensors:

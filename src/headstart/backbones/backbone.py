@@ -1,0 +1,309 @@
+"""The frozen pretrained model, and the only place that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutput
+
+from headstart.backbones import loading
+from headstart.backbones.encoding import Encoded, Encoder, TextFormat
+from headstart.backbones.hooks import attached
+from headstart.backbones.identity import fingerprint
+from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
+from headstart.errors import BackboneError
+from headstart.records import Fingerprint, HeadCard
+
+__all__ = ["Backbone"]
+
+SHORT_SEQUENCE = 192
+"""Up to here, unfused attention has the faster backward pass on a CPU in bfloat16 (3 times at 42 tokens)."""
+
+
+class Backbone:
+    """A frozen causal or encoder-decoder language model with its tokenizer; see `EncoderBackbone` for encoders.
+
+    Args:
+        model: a transformers model; its parameters are frozen and it is put into evaluation mode.
+        tokenizer: the tokenizer that belongs to it.
+        name: what a reader calls it: a hub id, or the name of the folder or file it was loaded from.
+
+    In every forward pass of a stack of N modules the rows are module-major: row n·B + b is example b under module n.
+    """
+
+    is_encoder: ClassVar[bool] = False
+    """Whether it answers through a task head instead of writing text."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, name: str) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.seq2seq = bool(model.config.is_encoder_decoder)
+        self.encoder = Encoder(tokenizer, whole=self.seq2seq)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+    @classmethod
+    def runs(cls, model: PreTrainedModel) -> bool:
+        """Whether this class runs models like `model`; those of no subclass are run by `Backbone` itself."""
+        del model
+        return True
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+    ) -> Backbone:
+        """Load a backbone from a local folder, a GGUF file or a hub id.
+
+        Args:
+            source: folder written by `save_pretrained`, path of a `.gguf` file, or hub id `owner/name`.
+            device: "auto" (CUDA, then MPS, then CPU), or a torch device.
+            dtype: "auto" (bfloat16 where the device computes it natively, else float32), or a torch dtype's name.
+            revision: branch, tag or commit of a hub id.
+
+        Raises:
+            BackboneError: not found, not readable, or of an architecture that Headstart does not run.
+        """
+        chosen = loading.choose_device(device)
+        wanted = loading.choose_dtype(dtype, chosen)
+        # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
+        exact = torch.float32 if wanted == torch.float16 else wanted
+        model, tokenizer = loading.load(source, dtype=exact, revision=revision)
+        family = next((family for family in Backbone.__subclasses__() if family.runs(model)), Backbone)
+        if not issubclass(family, cls):
+            raise BackboneError(f"{source} is no model that {cls.__name__} runs; load it with Backbone.load")
+        backbone = family(model, tokenizer, name=loading.name_of(source))
+        if wanted != exact:
+            backbone.fingerprint  # noqa: B018 - computed now, and kept
+        model.to(chosen, wanted)
+        return backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Architecture, shapes and weights as hashes; equal for one backbone in any dtype."""
+        return fingerprint(self.model, name=self.name)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The language-model head, from hidden states to logits over the vocabulary."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """What feeds the head: the model below it, in an encoder-decoder the decoder; seen to be so on one token.
+
+        Raises `BackboneError` when the model computes without it.
+        """
+        decoder: nn.Module = self.model.get_decoder()
+        calls: list[nn.Module] = []
+        handle = decoder.register_forward_hook(lambda layer, _, __: calls.append(layer))
+        try:
+            self._read_one_token()
+        finally:
+            handle.remove()
+        if decoder is self.model or len(calls) != 1:
+            raise BackboneError(
+                f"{self.name} ({self.model.config.model_type}) does not compute through a decoder that Headstart "
+                "finds, so virtual tokens have no place; use another kind of module"
+            )
+        return decoder
+
+    @cached_property
+    def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
+        """(heads, head size) of the keys and values that each layer of the decoder caches, seen on one token.
+
+        `None` stands for a layer that caches something else.
+        """
+        cache = self._read_one_token().past_key_values
+        layers = (cache.self_attention_cache if self.seq2seq else cache).layers
+        return tuple(
+            (layer.keys.shape[1], layer.keys.shape[3])
+            if isinstance(layer, DynamicLayer) and layer.is_initialized and layer.keys.shape == layer.values.shape
+            else None
+            for layer in layers
+        )
+
+    @property
+    def below_head(self) -> str:
+        """How the paths of all layers that a module may adapt begin: "" for all, "bert." below a task head."""
+        return ""
+
+    def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer that a module may adapt, with its path."""
+        return ((path, layer) for path, layer in self.model.named_modules() if path.startswith(self.below_head))
+
+    @property
+    def task_type(self) -> str:
+        """What PEFT calls its use."""
+        return "SEQ_2_SEQ_LM" if self.seq2seq else "CAUSAL_LM"
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens per forward pass that keep this device busy without leaving its caches (CPU) or memory (GPU)."""
+        return 1024 if self.device.type == "cpu" else 32768
+
+    def encode(
+        self, pairs: Iterable[tuple[str, str]], text_format: TextFormat, *, head: HeadCard | None = None
+    ) -> list[Encoded]:
+        """Ids of (input, target) texts, in order. A language model needs no `head`."""
+        del head
+        return [
+            Encoded(self.encoder.prompt(text, text_format), self.encoder.target(target, text_format))
+            for text, target in pairs
+        ]
+
+    def batch(self, items: Sequence[Encoded], indices: Sequence[int]) -> TargetBatch:
+        """The forward pass of `items[indices]`, on the CPU until it is run."""
+        if self.seq2seq:
+            start = int(self.model.config.decoder_start_token_id)
+            return seq2seq_batch(items, indices, pad_id=self.pad_id, start_id=start)
+        return causal_batch(items, indices, pad_id=self.pad_id)
+
+    def target_logits(self, batch: TargetBatch, *, modules: int = 1) -> Tensor:
+        """Logits at the target positions only, (N, M, vocabulary), for a stack of N = `modules` modules.
+
+        The head sees M rows per module instead of B·T; everything after it (scaling, soft-capping) is the model's own.
+        """
+        inputs = {key: value.to(self.device).repeat(modules, 1) for key, value in batch.inputs.items()}
+        offsets = torch.arange(modules).unsqueeze(1) * batch.positions
+        with self._only_rows((offsets + batch.rows).flatten()), self._attention(inputs["input_ids"].shape[1]):
+            logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits.view(modules, len(batch.rows), -1)
+
+    def option_scores(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], *, modules: int = 1
+    ) -> list[list[list[float]]]:
+        """Log-likelihood of every option after its prompt, end-of-sequence included; the prompt is read once.
+
+        Args:
+            prompts: B id lists.
+            options: for each prompt, its options' id lists.
+            modules: N, the size of the attached stack.
+
+        Returns:
+            For each module, for each prompt, one score (natural logarithm, higher = likelier) per option.
+        """
+        flat = [(row, option) for row, listed in enumerate(options) for option in listed]
+        source = torch.tensor([row for row, _ in flat])
+        offsets = torch.arange(modules).unsqueeze(1)
+        index = (offsets * len(prompts) + source).flatten().to(self.device)
+        read = self._read_seq2seq if self.seq2seq else self._read_causal
+        scores = read(prompts, [option for _, option in flat], index, modules).view(modules, len(flat)).tolist()
+        result = []
+        for per_module in scores:
+            remaining = iter(per_module)
+            result.append([[next(remaining) for _ in listed] for listed in options])
+        return result
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, modules: int = 1) -> list[list[str]]:
+        """Greedy continuations as stripped text: for each of N modules, for each prompt, one string."""
+        ids = pad(prompts, self.pad_id, left=not self.seq2seq)
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=not self.seq2seq)
+        config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            # A model's own generation settings fill what is left open here, and these two change a greedy answer.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            bos_token_id=self.tokenizer.bos_token_id,
+            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
+        )
+        produced = self.model.generate(
+            input_ids=ids.to(self.device).repeat(modules, 1),
+            attention_mask=mask.to(self.device).repeat(modules, 1),
+            generation_config=config,
+        )
+        new = produced if self.seq2seq else produced[:, ids.shape[1] :]
+        texts = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return [texts[start : start + len(prompts)] for start in range(0, len(texts), len(prompts))]
+
+    def _read_one_token(self) -> Any:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            return self.model(input_ids=token, use_cache=True, **({"decoder_input_ids": token} if self.seq2seq else {}))
+
+    def _read_causal(
+        self, prompts: Sequence[Sequence[int]], flat: Sequence[Sequence[int]], index: Tensor, modules: int
+    ) -> Tensor:
+        """Sum over an option's tokens of log p, (N·options,), from one pass over prompts and one over options."""
+        ids = pad(prompts, self.pad_id, left=True).to(self.device).repeat(modules, 1)
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(self.device).repeat(modules, 1)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        last = torch.arange(ids.shape[0]) * ids.shape[1] + ids.shape[1] - 1
+        with self._only_rows(last):
+            first = self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True)
+        gold = pad(flat, -1).to(self.device).repeat(modules, 1)
+        log_p = first.logits.view(ids.shape[0], -1).float().log_softmax(-1)[index]
+        scores: Tensor = log_p.gather(1, gold[:, :1]).squeeze(1)
+        if gold.shape[1] == 1:
+            return scores
+        cache = first.past_key_values
+        cache.batch_select_indices(index)
+        steps = gold.shape[1] - 1
+        following = places[index, -1:] + 1 + torch.arange(steps, device=self.device)
+        seen = torch.cat([mask[index], torch.ones_like(following)], dim=1)
+        logits = self.model(
+            input_ids=gold[:, :-1].clamp(min=0), attention_mask=seen, position_ids=following, past_key_values=cache
+        ).logits
+        return scores + _gold_log_likelihood(logits, gold[:, 1:])
+
+    def _read_seq2seq(
+        self, prompts: Sequence[Sequence[int]], flat: Sequence[Sequence[int]], index: Tensor, modules: int
+    ) -> Tensor:
+        ids = pad(prompts, self.pad_id).to(self.device).repeat(modules, 1)
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0).to(self.device).repeat(modules, 1)
+        hidden = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        gold = pad(flat, -1).to(self.device).repeat(modules, 1)
+        start = torch.full_like(gold[:, :1], int(self.model.config.decoder_start_token_id))
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden[index]),
+            attention_mask=mask[index],
+            decoder_input_ids=torch.cat([start, gold[:, :-1].clamp(min=0)], dim=1),
+            use_cache=False,
+        ).logits
+        return _gold_log_likelihood(logits, gold)
+
+    def _attention(self, length: int) -> AbstractContextManager[None]:
+        """The attention kernel for this pass; the CPU's fused bfloat16 backward is slow on short sequences."""
+        slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        return sdpa_kernel(SDPBackend.MATH) if slow and length <= SHORT_SEQUENCE else contextlib.nullcontext()
+
+    def _only_rows(self, rows: Tensor) -> AbstractContextManager[None]:
+        """Let the head see only the given rows of the flattened hidden states."""
+        rows = rows.to(self.device)
+
+        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            return (args[0].flatten(0, -2).index_select(0, rows).unsqueeze(0),)
+
+        return attached([self.head.register_forward_pre_hook(select)])
+
+
+def _gold_log_likelihood(logits: Tensor, gold: Tensor) -> Tensor:
+    """Sum of log p of the gold tokens, (rows,); -1 in `gold` is padding."""
+    taken = logits.float().log_softmax(-1).gather(2, gold.clamp(min=0).unsqueeze(2)).squeeze(2)
+    return taken.masked_fill(gold < 0, 0.0).sum(1)

@@ -1,0 +1,257 @@
+"""Encoders such as BERT and RoBERTa: they read a text at once and answer through a task head."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from headstart.backbones.backbone import Backbone
+from headstart.backbones.encoding import Encoded, Encoder, TextFormat
+from headstart.backbones.heads import Head
+from headstart.backbones.hooks import attached
+from headstart.backbones.identity import fingerprint
+from headstart.backbones.loading import is_encoder
+from headstart.backbones.plan import TargetBatch, pad
+from headstart.errors import BackboneError, SettingError, TaskError
+from headstart.records import Fingerprint, HeadCard
+
+__all__ = ["EncoderBackbone"]
+
+SPAN = "qa_outputs"
+"""Where transformers keeps the layer that finds spans."""
+
+SHOWN = 60
+"""How much of a row's texts an error shows."""
+
+
+class EncoderBackbone(Backbone):
+    """A frozen encoder with a place for a task head, and its tokenizer.
+
+    Args:
+        model: a transformers model for sequence classification; whatever weights its head has are never used.
+        tokenizer: the tokenizer that belongs to it.
+        name: as for `Backbone`.
+
+    Raises:
+        BackboneError: the model's head has layers other than linear ones.
+    """
+
+    is_encoder = True
+
+    @classmethod
+    def runs(cls, model: PreTrainedModel) -> bool:
+        """Whether the model is an encoder."""
+        return is_encoder(model.config)
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, name: str) -> None:
+        super().__init__(model, tokenizer, name=name)
+        self._positions = _positions(model)
+        self.encoder = Encoder(tokenizer, whole=True, longest=min(self._positions, int(tokenizer.model_max_length)))
+        self._classifier: dict[str, nn.Linear] = {
+            path: layer
+            for path, layer in model.named_modules()
+            if not path.startswith(self.below_head) and next(layer.parameters(recurse=False), None) is not None
+        }
+        odd = [path for path, layer in self._classifier.items() if type(layer) is not nn.Linear]
+        if odd or not self._classifier:
+            raise BackboneError(
+                f"the task head of {type(model).__name__} is not made of linear layers alone ({', '.join(odd)}); "
+                "choose another encoder"
+            )
+        # Its own weights are never used, since a head is always attached, and so they are not drawn either.
+        blank = nn.Linear(int(model.config.hidden_size), 2, device="meta", dtype=model.dtype)
+        self._span = blank.to_empty(device=model.device).requires_grad_(False)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """That of the encoder without any head."""
+        return fingerprint(self.model.base_model, name=self.name)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The layer that gives a classifier's answer."""
+        return list(self._classifier.values())[-1]
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The encoder below the head, which is what virtual tokens go into."""
+        base: nn.Module = self.model.base_model
+        return base
+
+    @property
+    def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
+        """(heads, head size) of every layer's keys and values; `None` where the encoder takes none from elsewhere."""
+        config = self.model.config
+        if "past_key_values" not in inspect.signature(self.decoder.forward).parameters:
+            return (None,) * int(config.num_hidden_layers)
+        heads = int(config.num_attention_heads)
+        return ((heads, int(config.hidden_size) // heads),) * int(config.num_hidden_layers)
+
+    @property
+    def below_head(self) -> str:
+        """The path of the encoder itself, with its dot."""
+        return f"{self.model.base_model_prefix}."
+
+    @property
+    def task_type(self) -> str:
+        """What PEFT calls its use, where no head says otherwise."""
+        return "SEQ_CLS"
+
+    def head_layers(self, task: str) -> dict[str, nn.Linear]:
+        """The layers of the head of a "classification", "regression" or "span" task, by path; the last one answers."""
+        if task != "span":
+            return self._classifier
+        with torch.inference_mode(mode=False):  # moved in there, it would be of no use to any later gradient
+            self._span.to(self.device, self.dtype)
+        return {SPAN: self._span}
+
+    def head_shapes(self, card: HeadCard) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors of a head with `card.outputs` answers, by name."""
+        layers = self.head_layers(card.task)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path, layer in layers.items():
+            outputs = card.outputs if path == list(layers)[-1] else layer.out_features
+            shapes[f"{path}.weight"] = (outputs, layer.in_features)
+            if layer.bias is not None:
+                shapes[f"{path}.bias"] = (outputs,)
+        return shapes
+
+    def fresh_head(self, card: HeadCard, *, seed: int) -> Head:
+        """A head as transformers begins one: normal weights of the model's `initializer_range`, biases of zero."""
+        generator = torch.Generator().manual_seed(seed)
+        std = float(getattr(self.model.config, "initializer_range", 0.02))
+        shapes = self.head_shapes(card)
+        tensors = {
+            name: torch.randn(shape, generator=generator) * std if len(shape) > 1 else torch.zeros(shape)
+            for name, shape in shapes.items()
+        }
+        return Head(card.model_copy(update={"shapes": shapes}), tensors)
+
+    def encode(
+        self, pairs: Iterable[tuple[str, str]], text_format: TextFormat, *, head: HeadCard | None = None
+    ) -> list[Encoded]:
+        """Ids of the inputs, and what the head is to answer: the label's number, the value, or first and last token.
+
+        The answer of a span is looked for in the input, where it first stands; one that was cut off is the first token.
+        Raises `TaskError` for a target that the head cannot answer.
+        """
+        if head is None:
+            raise SettingError(
+                f"{self.name} is an encoder, which answers through a task head; tune one with the module"
+            )
+        return [self._encoded(text, target, text_format, head) for text, target in pairs]
+
+    def _encoded(self, text: str, target: str, text_format: TextFormat, head: HeadCard) -> Encoded:
+        if head.task == "span":
+            ids, offsets = self.encoder.placed(text, text_format)
+            return Encoded(ids, _span(text, target, offsets), offsets)
+        ids = self.encoder.prompt(text, text_format)
+        if head.task == "regression":
+            return Encoded(ids, (0,), value=_value(text, target))
+        return Encoded(ids, (_label(text, target, head),))
+
+    def batch(self, items: Sequence[Encoded], indices: Sequence[int]) -> TargetBatch:
+        """The forward pass of `items[indices]`, padded on the right, on the CPU until it is run."""
+        chosen = [items[index] for index in indices]
+        inputs = {
+            "input_ids": pad([item.prompt for item in chosen], self.pad_id),
+            "attention_mask": pad([[1] * len(item.prompt) for item in chosen], 0),
+        }
+        gold = torch.tensor([a if item.value is None else item.value for item in chosen for a in item.target])
+        owner = torch.arange(len(chosen)).repeat_interleave(len(chosen[0].target))
+        return TargetBatch(tuple(indices), inputs, torch.arange(len(gold)), gold, owner)
+
+    def target_logits(self, batch: TargetBatch, *, modules: int = 1) -> Tensor:
+        """Logits of the attached heads, (N, M, V): V labels or one value for each example; for a span M = 2B, first and
+        last token of each example, and V = T tokens, those of padding at the lowest finite value.
+
+        Raises `SettingError` when the attached modules' virtual tokens leave too few positions for the inputs.
+        """
+        inputs = {key: value.to(self.device).repeat(modules, 1) for key, value in batch.inputs.items()}
+        rows, length = batch.inputs["input_ids"].shape
+        with self._attention(length), self._room_for(length):
+            if len(batch.gold) == rows:
+                logits: Tensor = self.model(**inputs).logits
+                return logits.view(modules, rows, -1)
+            hidden = self.model.base_model(**inputs).last_hidden_state
+        # A soft prompt stands before the text and is no part of it.
+        logits = self._span(hidden[:, -length:]).transpose(1, 2)
+        hidden_places = inputs["attention_mask"].unsqueeze(1) == 0
+        logits = logits.masked_fill(hidden_places, torch.finfo(logits.dtype).min)
+        return logits.reshape(modules, 2 * rows, length)
+
+    def _room_for(self, length: int) -> AbstractContextManager[None]:
+        """Refuse a pass over more tokens, virtual ones included, than there are positions for."""
+
+        def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+            seen = inputs.get("attention_mask")
+            if seen is not None and seen.shape[1] > self._positions:
+                extra = seen.shape[1] - length
+                left = self._positions - extra
+                remedy = f"set max_input to at most {left}" if left > 0 else "use fewer virtual tokens (length)"
+                raise SettingError(
+                    f"{length} tokens of input and {extra} virtual ones are more than the {self._positions} that "
+                    f"{self.name} reads; {remedy}"
+                )
+
+        return attached([self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)])
+
+    def option_scores(self, *_: Any, **__: Any) -> list[list[list[float]]]:
+        """Not offered: an encoder answers through its head."""
+        raise SettingError(f"{self.name} is an encoder and answers through its task head; leave `decoding` at auto")
+
+    def generate(self, *_: Any, **__: Any) -> list[list[str]]:
+        """Not offered: an encoder writes no text."""
+        raise SettingError(f"{self.name} is an encoder and writes no text; leave `decoding` at auto")
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens have a position. RoBERTa's positions begin behind the number of its padding token."""
+    most = int(getattr(model.config, "max_position_embeddings", 512))
+    places = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
+    shifted = getattr(places, "padding_idx", None)
+    return most - (shifted + 1 if shifted is not None else 0)
+
+
+def _label(text: str, target: str, head: HeadCard) -> int:
+    if target not in head.labels:
+        raise TaskError(
+            f"the target {target[:SHOWN]!r} of input {text[:SHOWN]!r} is none of the head's labels "
+            f"({', '.join(head.labels) or 'none are stated'}); mend the row, or tune a head for this task"
+        )
+    return head.labels.index(target)
+
+
+def _value(text: str, target: str) -> float:
+    try:
+        value = float(target)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise TaskError(
+            f"the target {target[:SHOWN]!r} of input {text[:SHOWN]!r} is not a number, which a regression needs; "
+            "mend the row"
+        )
+    return value
+
+
+def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    start = text.find(target)
+    if start < 0:
+        raise TaskError(
+            f"the target {target[:SHOWN]!r} does not stand in its input {text[:SHOWN]!r}, so no span of it is the "
+            "answer; use a text-to-text backbone for this task, or give it labels, or the metric Pearson-Correlation "
+            "where targets are numbers"
+        )
+    end = start + len(target)
+    inside = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
+    whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end
+    return (inside[0], inside[-1]) if whole else (0, 0)

@@ -1,0 +1,1 @@
+"""Comparing ways to begin: the comparison as it runs, and its record."""

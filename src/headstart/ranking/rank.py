@@ -1,0 +1,221 @@
+"""Rank a hub for a task: its modules are read, checked and scored on the task's examples."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from headstart.backbones import Backbone, TextFormat
+from headstart.errors import HubError, ModuleError, SettingError
+from headstart.formats import StoredModule
+from headstart.hub import Hub
+from headstart.indicators import INDICATORS
+from headstart.indicators.engine import NO_DISTRIBUTION, Scores, check_reduction, score
+from headstart.kinds import Module, PeftModule, load_module
+from headstart.tasks import Example, Task, head_of
+from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tuning.tune import tune
+
+__all__ = [
+    "Progress",
+    "Ranking",
+    "Refused",
+    "best_first",
+    "fits",
+    "load_modules",
+    "rank",
+    "reference_module",
+    "require_defined",
+    "scoring_examples",
+]
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+SCORING_ROWS = {"classification": 30, "other": 50}
+"""Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A module of the hub that took no part, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The hub's modules scored for one task. `modules` and `scores.names` have one order."""
+
+    modules: tuple[Module, ...]
+    scores: Scores
+    refused: tuple[Refused, ...]
+    reference: Module | None
+
+    def frame(self) -> pd.DataFrame:
+        """One row per module: module, task, family, license, then one column per indicator; best first by the first."""
+        rows = [
+            {"module": m.name, "task": m.card.task, "family": m.card.family, "license": m.card.license}
+            | {name: values[index] for name, values in self.scores.values.items()}
+            for index, m in enumerate(self.modules)
+        ]
+        frame = pd.DataFrame(rows)
+        return best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
+
+
+def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
+    """A check for `Hub.add_all`: raises `ModuleError` unless the stored module fits the backbone."""
+    return lambda stored: load_module(stored).check(backbone)
+
+
+def load_modules(
+    hub: Hub | Sequence[Module], backbone: Backbone, *, progress: Progress | None = None
+) -> tuple[list[Module], list[Refused]]:
+    """Read every module of a hub; those that are broken or do not fit are named with the reason.
+
+    Modules that were loaded before are only checked, and the first that does not fit is an error: who gave it meant it.
+    Raises `HubError` when none is left or two have one name, `ModuleError` for a given module that does not fit.
+    """
+    if not isinstance(hub, Hub):
+        return _given(hub, backbone), []
+    modules: list[Module] = []
+    refused = [Refused(problem.name, problem.reason) for problem in hub.problems()]
+    names = hub.names()
+    for done, name in enumerate(names):
+        try:
+            module = load_module(hub.read(name))
+            module.check(backbone)
+            modules.append(module)
+        except ModuleError as error:
+            refused.append(Refused(name, str(error)))
+        if progress:
+            progress("reading modules", done + 1, len(names))
+    if not modules:
+        why = (
+            f"the first of {len(refused)} refused: {refused[0].reason}"
+            if refused
+            else "add some with headstart hub add"
+        )
+        raise HubError(f"the hub {hub.path} has no module that fits {backbone.name}; {why}")
+    return modules, refused
+
+
+def _given(modules: Sequence[Module], backbone: Backbone) -> list[Module]:
+    if not modules:
+        raise HubError("there is no module to rank; give at least one")
+    name, count = Counter(module.name for module in modules).most_common(1)[0]
+    if count > 1:
+        raise HubError(f"{count} of the modules are named '{name}'; give each its own name on its card")
+    for module in modules:
+        module.check(backbone)
+    return list(modules)
+
+
+def rank(
+    task: Task,
+    hub: Hub | Sequence[Module],
+    backbone: Backbone,
+    *,
+    indicators: Sequence[str] = ("cosine",),
+    reduction: str = "mean",
+    rows: int | None = None,
+    recipe: Recipe | str = "few-shot",
+    text_format: TextFormat | None = None,
+    seed: int = 0,
+    reference: Module | None = None,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Score every module of a hub on a task's dev split by every asked indicator, in one pass.
+
+    Args:
+        task: with a dev split; a train split too where an indicator needs the reference module.
+        hub: a hub, or modules that were loaded before.
+        backbone: the frozen model.
+        indicators: names in `INDICATORS`.
+        reduction: "mean" or "sum" over target tokens.
+        rows: dev examples to score on; `None` is 30 for a classification task and 50 for others, as in [PEWE].
+        recipe: what the reference module is tuned with, cut to 200 steps.
+        text_format: text layout; `None` is that of the recipe.
+        seed: of the draw of examples and of the reference module.
+        reference: a module tuned on the task, where there is one already.
+        progress: called with (what, done, total).
+
+    Raises:
+        HubError: no module fits.
+        ModuleError: a module that was loaded before does not fit.
+        SettingError: an unknown name.
+        TaskError: the dev split is missing or empty.
+    """
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+    # An encoder's modules answer through the reference module's task head.
+    needs_reference = backbone.is_encoder or any(INDICATORS[name].needs_reference for name in indicators)
+    check_reduction(reduction)
+    require_defined(indicators, task, backbone)
+    examples = scoring_examples(task, rows=rows, seed=seed)
+    modules, refused = load_modules(hub, backbone, progress=progress)
+    if needs_reference and reference is None:
+        reference = reference_module(task, backbone, like=modules, recipe=recipe, seed=seed, progress=progress)
+    scores = score(
+        modules,
+        examples,
+        backbone,
+        indicators=indicators,
+        reduction=reduction,
+        reference=reference,
+        text_format=text_format,
+        progress=(lambda done, total: progress("scoring", done, total)) if progress else None,
+    )
+    return Ranking(tuple(modules), scores, tuple(refused), reference)
+
+
+def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
+    """Raise `SettingError` when an encoder's answers to the task have none of these scores, before any work.
+
+    Raises `TaskError` when no head on an encoder can answer the task.
+    """
+    values = backbone.is_encoder and head_of(task.card).task == "regression"
+    if values and all(INDICATORS[name].distribution for name in indicators):
+        defined = ", ".join(name for name, known in INDICATORS.items() if not known.distribution)
+        raise SettingError(
+            f"'{indicators[0]}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}"
+        )
+
+
+def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
+    """The dev examples that modules are scored on: `rows` of them, by default as many as [PEWE] takes."""
+    usual = SCORING_ROWS["classification" if task.card.labels else "other"]
+    return task.take("dev", usual if rows is None else rows, seed=seed).dev
+
+
+def reference_module(
+    task: Task,
+    backbone: Backbone,
+    *,
+    like: Sequence[Module],
+    recipe: Recipe,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Module:
+    """Õ: a fresh module of the hub's commonest shape, 200 steps on the task, evaluated every 50, the best kept.
+
+    (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
+    """
+    shapes: dict[Hashable, list[Module]] = {}
+    for module in like:
+        if not isinstance(module, PeftModule):
+            shapes.setdefault((module.kind, module.stack_key), []).append(module)
+    if not shapes:
+        raise ModuleError("no module here can shape the reference module; use indicators that need none")
+    start = max(shapes.values(), key=len)[0].with_head(None).untuned(backbone, seed=seed)
+    steps = min(200, recipe.max_steps)
+    short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
+    report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
+    return tune(task, backbone, start=start, recipe=short, seed=seed, name="reference", progress=report).module
+
+
+def best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows by falling `column`; equals keep their order, and what has no value comes last."""
+    return frame.sort_values(column, ascending=False, kind="stable", ignore_index=True)

@@ -1,0 +1,280 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from headstart.backbones import Backbone, TextFormat
+from headstart.blending import ensemble as blending
+from headstart.blending import merge
+from headstart.blending.ensemble import blend_note, ensemble, weight_table
+from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
+from headstart.hub import Hub
+from headstart.indicators import INDICATORS
+from headstart.indicators.engine import score
+from headstart.kinds import LoraModule, Module, load_module, save_module
+from headstart.ranking import rank as rank_module
+from headstart.ranking.rank import fits, load_modules, rank, reference_module, scoring_examples
+from headstart.records import TaskCard
+from headstart.tasks import Example, Task
+from small_hub import LABELS, RECIPE, filled, misfit, module, write_hub, write_task
+
+NAMES = ("ada", "bob", "cyd", "dan")
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llama: Path) -> Backbone:
+    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def hub(folder: Path, backbone: Backbone) -> Hub:
+    return write_hub(folder / "hub", backbone)
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return Task.load(write_task(folder / "task"))
+
+
+@pytest.fixture
+def tunes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `tune` was called with, call by call."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(rank_module, "tune", counting(calls))
+    return calls
+
+
+def counting(calls: list[dict[str, Any]]) -> Callable[..., Any]:
+    from headstart.tuning.tune import tune
+
+    def counted(*args: Any, **settings: Any) -> Any:
+        calls.append(settings)
+        return tune(*args, **settings)
+
+    return counted
+
+
+def loaded(hub: Hub) -> list[Module]:
+    return [load_module(hub.read(name)) for name in hub]
+
+
+def test_every_module_of_the_hub_is_scored(hub: Hub, task: Task, backbone: Backbone) -> None:
+    ranking = rank(task, hub, backbone, indicators=("cosine", "loss"), recipe=RECIPE)
+    text_format = TextFormat(max_input=48, max_target=8)
+    direct = score(loaded(hub), task.dev, backbone, indicators=("cosine", "loss"), text_format=text_format)
+    assert ranking.scores == direct
+    assert tuple(found.name for found in ranking.modules) == ranking.scores.names == NAMES
+    assert (ranking.refused, ranking.reference) == ((), None)
+
+
+def test_the_frame_has_the_best_first(hub: Hub, task: Task, backbone: Backbone) -> None:
+    frame = rank(task, hub, backbone, indicators=("el2n", "cosine"), recipe=RECIPE).frame()
+    assert list(frame.columns) == ["module", "task", "family", "license", "el2n", "cosine"]
+    assert sorted(frame["module"]) == sorted(NAMES)
+    assert frame["el2n"].is_monotonic_decreasing
+    facts = frame.set_index("module")
+    assert tuple(facts.loc["ada", ["family", "license"]]) == ("reviews", "mit")
+    assert facts.loc["dan", "task"] == "reviews"
+
+
+def test_equals_keep_their_order_and_the_missing_come_last() -> None:
+    frame = pd.DataFrame({"module": list("abcd"), "x": [0.5, math.nan, 1.0, 0.5]})
+    assert list(rank_module.best_first(frame, "x")["module"]) == ["c", "a", "d", "b"]
+
+
+def test_an_unfit_module_is_refused_with_the_reason_and_the_others_are_scored(
+    task: Task, backbone: Backbone, tmp_path: Path
+) -> None:
+    hub = write_hub(tmp_path / "hub", backbone)
+    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+    hub.add(tmp_path / "eve")
+    (hub.path / "bob" / "adapter_model.safetensors").write_bytes(b"cut short")
+    ranking = rank(task, Hub.open(hub.path), backbone, recipe=RECIPE)
+    assert ranking.scores.names == ("ada", "cyd", "dan")
+    reasons = {refused.name: refused.reason for refused in ranking.refused}
+    assert set(reasons) == {"bob", "eve"}
+    assert "model.layers.7.self_attn.q_proj, which tiny-llama does not have" in reasons["eve"]
+    assert "adapter_model.safetensors" in reasons["bob"]
+    start = ensemble(task, hub, backbone, ranking=ranking)
+    assert [donor.name for donor in start.module.card.donors] == ["ada", "cyd", "dan"]
+
+
+def test_a_hub_without_a_fitting_module_is_an_error(task: Task, backbone: Backbone, tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    with pytest.raises(HubError, match=r"has no module that fits tiny-llama; add some with headstart hub add"):
+        rank(task, hub, backbone)
+    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+    hub.add(tmp_path / "eve")
+    with pytest.raises(HubError, match=r"tiny-llama; the first of 1 refused: .*which tiny-llama does not have"):
+        rank(task, hub, backbone)
+
+
+def test_given_modules_are_checked(task: Task, backbone: Backbone, hub: Hub) -> None:
+    with pytest.raises(HubError, match="there is no module to rank; give at least one"):
+        rank(task, [], backbone)
+    with pytest.raises(ModuleError, match="which tiny-llama does not have"):
+        rank(task, [misfit(backbone, "eve")], backbone)
+    ada = loaded(hub)[0]
+    with pytest.raises(HubError, match="2 of the modules are named 'ada'; give each its own name"):
+        rank(task, [ada, ada], backbone)
+    assert load_modules([ada], backbone) == ([ada], [])
+
+
+def test_fits_is_the_check_for_a_hub(backbone: Backbone, tmp_path: Path) -> None:
+    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+    save_module(module(backbone, "ada", seed=1), tmp_path / "ada")
+    found = Hub.create(tmp_path / "hub").add_all([tmp_path / "eve", tmp_path / "ada"], check=fits(backbone))
+    assert [admission.card is not None for admission in found] == [False, True]
+    assert "which tiny-llama does not have" in (found[0].reason or "")
+
+
+@pytest.mark.parametrize(("labels", "rows"), [(LABELS, 30), (None, 50)])
+def test_modules_are_scored_on_as_many_dev_rows_as_in_the_paper(labels: tuple[str, ...] | None, rows: int) -> None:
+    dev = tuple(Example(f"row {index}", (LABELS[index % 2],), labels) for index in range(60))
+    task = Task(TaskCard(name="t", metric="ACC", labels=labels), {"dev": dev})
+    assert len(scoring_examples(task)) == rows
+    assert len(scoring_examples(task, rows=7)) == 7
+    assert set(scoring_examples(task, seed=1)) <= set(dev)
+    assert scoring_examples(task, seed=1) != scoring_examples(task, seed=2)
+    assert scoring_examples(task, rows=99) == dev
+    with pytest.raises(SettingError, match="cannot take 0 rows of split 'dev'"):
+        scoring_examples(task, rows=0)
+
+
+def test_the_reference_module_is_tuned_once(
+    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]]
+) -> None:
+    ranking = rank(task, hub, backbone, indicators=("kl", "tupate", "cosine"), recipe=RECIPE)
+    (call,) = tunes
+    assert (call["recipe"].max_steps, call["recipe"].eval_every) == (4, 2)
+    reference = ranking.reference
+    assert isinstance(reference, LoraModule)
+    assert reference.stack_key == ranking.modules[0].stack_key
+    assert all(np.isfinite(ranking.scores.values[name]).all() for name in ("kl", "tupate"))
+    again = rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, reference=reference)
+    assert len(tunes) == 1
+    assert again.scores.values["kl"] == ranking.scores.values["kl"]
+
+
+def test_indicators_that_need_no_reference_tune_nothing(
+    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]]
+) -> None:
+    rank(task, hub, backbone, indicators=("cosine", "grand"), recipe=RECIPE)
+    assert tunes == []
+
+
+def test_the_reference_module_is_200_steps_of_a_long_recipe(
+    hub: Hub, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    class DoneError(Exception):
+        pass
+
+    def recorded(*args: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        raise DoneError
+
+    monkeypatch.setattr(rank_module, "tune", recorded)
+    with pytest.raises(DoneError):
+        rank(task, hub, backbone, indicators=("kl",), recipe="few-shot")
+    assert (asked["recipe"].max_steps, asked["recipe"].eval_every, asked["recipe"].patience) == (200, 50, 200)
+
+
+def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Backbone) -> None:
+    like = [module(backbone, f"m{index}", seed=index, rank=rank) for index, rank in enumerate((3, 2, 2))]
+    reference = reference_module(task, backbone, like=like, recipe=RECIPE)
+    assert isinstance(reference, LoraModule)
+    assert reference.stack_key == like[1].stack_key
+    with pytest.raises(ModuleError, match="no module here can shape the reference module"):
+        reference_module(task, backbone, like=[], recipe=RECIPE)
+
+
+@pytest.mark.parametrize("indicator", ["cosine", "loss"])
+def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, task: Task, backbone: Backbone) -> None:
+    start = ensemble(task, hub, backbone, indicator=indicator, recipe=RECIPE)
+    values = np.array(start.ranking.scores.values[indicator])
+    powers = np.exp(values / INDICATORS[indicator].temperature)
+    assert start.merged.weights == pytest.approx(powers / powers.sum(), rel=1e-9)
+    assert start.temperature == INDICATORS[indicator].temperature
+    expected = merge(start.ranking.modules, start.merged.weights)
+    assert all(
+        torch.equal(value, expected.module.state_dict()[name]) for name, value in start.module.state_dict().items()
+    )
+    assert start.module.name == "reviews-start"
+    assert len(start.module.card.donors) == 4
+
+
+def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, backbone: Backbone) -> None:
+    ranking = rank(task, hub, backbone, recipe=RECIPE)
+    start = ensemble(task, hub, backbone, ranking=ranking, temperature=1.0, top_k=2, space="exact", name="s")
+    best = sorted(ranking.scores.values["cosine"])[-2:]
+    expected = np.exp(best) / np.exp(best).sum()
+    assert sorted(start.merged.weights) == pytest.approx([0, 0, *expected])
+    assert start.module.card.rank == 4
+    assert start.module.name == "s"
+    frame = weight_table(start)
+    assert list(frame.columns)[-2:] == ["cosine", "weight"]
+    assert dict(zip(frame["module"], frame["weight"], strict=True)) == dict(
+        zip(NAMES, start.merged.weights, strict=True)
+    )
+    note = blend_note(start)
+    assert note.startswith("cosine at τ = 1: effective number of modules 2.00 of 4, space 'exact', ΔW error ")
+
+
+def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, backbone: Backbone) -> None:
+    mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
+    with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd', or leave one out"):
+        ensemble(task, mixed, backbone, recipe=RECIPE)
+    start = ensemble(task, mixed, backbone, recipe=RECIPE, space="exact", temperature=1.0)
+    assert start.module.card.rank == 5
+    start.module.check(backbone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"indicator": "cosin"}, "unknown indicator 'cosin'; choose one of: loss, cosine"),
+        ({"space": "tie"}, "unknown merge space 'tie'; choose one of: parameters, exact, svd"),
+        ({"temperature": 0.0}, "temperature 0.0 must be above 0"),
+        ({"top_k": 0}, "top_k 0 must be at least 1"),
+        ({"recipe": "fast"}, "unknown recipe 'fast'; choose one of: few-shot"),
+        ({"reduction": "median"}, "unknown reduction 'median'; choose one of: mean, sum"),
+        ({"density": 0.2}, "density 0.2 is for spaces 'ties' and 'dare'; leave it out, or merge in one of them"),
+        ({"space": "exact", "rank_to": 4}, "rank 4 is for space 'svd'; leave it out, or merge in that space"),
+        ({"space": "ties", "density": 1.5}, "density 1.5 must be above 0 and at most 1"),
+    ],
+)
+def test_a_wrong_name_is_known_before_any_work(
+    settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for home in (rank_module, blending):
+        monkeypatch.setattr(home, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    with pytest.raises(SettingError, match=message):
+        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
+
+
+def test_a_task_without_dev_rows_is_refused(task: Task, hub: Hub, backbone: Backbone) -> None:
+    bare = replace(task, splits={"train": task.train})
+    with pytest.raises(TaskError, match="task 'reviews' has no split 'dev'"):
+        rank(bare, hub, backbone)
+
+
+def test_progress_names_each_phase(hub: Hub, task: Task, backbone: Backbone) -> None:
+    seen: list[tuple[str, int, int]] = []
+    rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, progress=lambda *step: seen.append(step))
+    phases = dict.fromkeys(what for what, _, _ in seen)
+    assert list(phases) == ["reading modules", "tuning the reference module", "scoring"]
+    assert all(done <= total for _, done, total in seen)
+    assert [step for step in seen if step[0] == "reading modules"][-1][1:] == (4, 4)
