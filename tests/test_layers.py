@@ -13,6 +13,7 @@ LAYERS = (
     "registry",
     "atomic",
     "records",
+    "events",
     "formats",
     "tasks",
     "hub",

@@ -1,0 +1,41 @@
+"""What running work tells: typed events that the terminal, `--json` and a web page consume alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Event", "Listener", "Note", "Progress", "UnitEvent"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a piece of work is: `done` of `total` (`None`: not known yet); `what` is for people, `note` beside it."""
+
+    what: str
+    done: int
+    total: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the log: something that the user would want to know afterwards."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class UnitEvent:
+    """What became of one unit of work: its type ("tune"), key, label for people, state and, once it ended, seconds."""
+
+    type: str
+    key: str
+    label: str
+    state: Literal["started", "computed", "reused", "failed"]
+    seconds: float | None = None
+
+
+Event = Progress | Note | UnitEvent
+
+Listener = Callable[[Event], None]
+"""Called with every event, in the thread that does the work; it must not raise."""
