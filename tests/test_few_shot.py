@@ -142,3 +142,15 @@ def test_take_refuses_0_rows_and_an_unknown_split() -> None:
         open_(rows(5)).take("train", 0)
     with pytest.raises(TaskError, match=r"no split 'tests' \(it has: train\)"):
         open_(rows(5)).take("tests", 3)
+
+
+def test_options_in_another_order_do_not_make_another_row() -> None:
+    # ten rows, each three times with its options in another order, and the dev split the same ten once more
+    orders = [("no", "yes", "maybe"), ("maybe", "yes", "no"), ("yes", "no", "maybe")]
+    first = tuple(Example(f"row {number}", ("no",), order) for number in range(10) for order in orders[:2])
+    again = tuple(Example(f"row {number}", ("no",), orders[2]) for number in range(10))
+    few = open_(first + tuple(rows(4)), dev=again + tuple(rows(4, tag="dev "))).few_shot(k=1, seed=3)
+    assert len({row.input for row in few.train}) == 4
+    assert not {row.input for row in few.train} & {row.input for row in few.dev}
+    with pytest.raises(TaskError, match="has 10 distinct rows, 12"):
+        open_(first, dev=again).few_shot(k=3)

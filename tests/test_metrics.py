@@ -168,3 +168,24 @@ def test_importing_tasks_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "score"),
+    [
+        # a vowel sign is part of its word: two words that differ in it share nothing
+        ("हिम", "हाम", 0.0),
+        ("हिम गिरा", "हिम आया", 0.5),
+        ("caf\u00e9", "cafe\u0301", 1.0),
+        ("cafe", "caf\u00e9", 0.0),
+        ("می\u200cروم", "می\u200cروم!", 1.0),
+        ("می\u200cروم", "می", 0.0),
+    ],
+)
+def test_rouge_l_takes_marks_for_letters(prediction: str, answer: str, score: float) -> None:
+    assert METRICS["Rouge-L"].compute([prediction], [[answer]]) == pytest.approx(score)
+
+
+def test_a_metric_that_is_no_text_is_an_unknown_one() -> None:
+    with pytest.raises(SettingError, match=r"unknown metric 'None'; choose one of: ACC"):
+        METRICS[None]  # type: ignore[index]

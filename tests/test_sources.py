@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +282,88 @@ def test_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         match="cannot load the data set 'owner/name': no way out; check its name, its configuration and the net",
     ):
         Task.load("owner/name")
+
+
+def gzipped(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "data", "message"),
+    [
+        ("LONGEST_LINE", 50, b"x" * 51, r"t\.jsonl\.gz, line 1: longer than 50 bytes; shorten the line"),
+        ("MOST_BYTES", 50, b"\n" * 51, r"t\.jsonl\.gz, line 51: the file holds more than 50 bytes; split it"),
+        ("MOST_ROWS", 50, b"\n" * 51, r"t\.jsonl\.gz has more than 50 lines; split it"),
+    ],
+)
+def test_a_small_file_that_holds_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, data: bytes, message: str
+) -> None:
+    monkeypatch.setattr(f"headstart.tasks.sources.rows.{limit}", most)
+    with pytest.raises(TaskError, match=message):
+        Task.load(gzipped(tmp_path / "t.jsonl.gz", data))
+    with pytest.raises(TaskError, match=r"has no rows|not valid JSON"):
+        Task.load(gzipped(tmp_path / "t.jsonl.gz", data[:-1]))
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    with gzip.open(path, "wb") as stream:
+        for _ in range(64):
+            stream.write(b" " * 2**20)
+    tracemalloc.start()
+    with pytest.raises(TaskError, match=r"line 1: longer than 16,777,216 bytes"):
+        Task.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t/train.csv", "t/task.json"])
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "t" / "dev.jsonl", ROWS)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(TaskError, match=rf"{name.split('/')[-1]} is not a regular file; replace it with the file"):
+        Task.load((tmp_path / name) if name == "t.jsonl" else tmp_path / "t")
+
+
+def integers(value: int, type_: pa.DataType) -> pa.Array:
+    return pa.array([0, value], (type_.bit_width == 32 and pa.int32()) or pa.int64()).view(type_)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        integers(2**30, pa.date32()),
+        integers(2**60, pa.timestamp("us")),
+        integers(2**62, pa.duration("s")),
+        integers(2**60, pa.time64("us")),
+        pa.array([b"fine", b"\xff\xfe"]).view(pa.string()),
+    ],
+    ids=["date", "timestamp", "duration", "time", "text"],
+)
+def test_a_parquet_value_that_python_cannot_hold_is_named(tmp_path: Path, column: pa.Array) -> None:
+    table = pa.table({"input": ["a", "b"], "output": ["x", "y"], "when": column})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(
+        TaskError, match=r"t\.parquet, row 2: column 'when' of type .* cannot be read \(.*\); correct it"
+    ):
+        Task.load(tmp_path / "t.parquet")
+
+
+def test_parquet_names_that_appear_twice(tmp_path: Path) -> None:
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(pa.table({"input": ["x"], "output": twice}), tmp_path / "inner.parquet")
+    with pytest.raises(TaskError, match=r"row 1: column 'output' of type struct<.* cannot be read"):
+        Task.load(tmp_path / "inner.parquet")
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["input", "input"])
+    pq.write_table(table, tmp_path / "outer.parquet")
+    with pytest.raises(TaskError, match=r"outer\.parquet: column 'input' appears twice; give each column a name"):
+        Task.load(tmp_path / "outer.parquet")
+
+
+@pytest.mark.parametrize(("limit", "what"), [("MOST_ROWS", "rows"), ("MOST_BYTES", "bytes")])
+def test_parquet_that_holds_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, what: str) -> None:
+    monkeypatch.setattr(f"headstart.tasks.sources.parquet.{limit}", 2)
+    with pytest.raises(TaskError, match=rf"more than 2 {what}; split it"):
+        Task.load(write(tmp_path / "t.parquet", ROWS))

@@ -1,6 +1,7 @@
 """Tasks: cards, templates, options, labels, splits, fingerprints and what goes wrong with them."""
 
 import json
+import time
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,40 @@ def test_fingerprint_does_not_run_rows_together() -> None:
     one = Task(card, {"train": (Example("a", ("b", "c")),)})
     two = Task(card, {"train": (Example("a", ("b",), ("c",)),)})
     assert one.fingerprint("train") != two.fingerprint("train")
+
+
+@pytest.mark.parametrize(
+    "spec", [">99999999999", ">1000000000", ".999999999f", "{width}", "%1000000000Y", "x>>5", "n" * 50, "100", ".100f"]
+)
+def test_a_format_that_could_ask_for_any_amount_of_memory(spec: str) -> None:
+    with pytest.raises(TaskError, match=r"template .*: the format '.*' of field 'n' is not a plain one of width and"):
+        FieldTemplate(f"{{n:{spec}}}")
+
+
+def test_formats_of_small_width_are_kept() -> None:
+    row = {"n": 1234.5, "q": "hi"}
+    made = FieldTemplate("{n:,.1f}|{n:>9.2f}|{n:+.0f}|{n:e}|{q:^6}|{q!s:<4}|{n:09.1f}|{n:.1%}").text(row, where="here")
+    assert made == "1,234.5|  1234.50|+1234|1.234500e+03|  hi  |hi  |0001234.5|123450.0%"
+
+
+def test_long_templates_and_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TaskError, match=r"is longer than 10,000 characters; shorten it"):
+        FieldTemplate("{q}" * 4000)
+    monkeypatch.setattr("headstart.tasks.template.LONGEST_TEXT", 100)
+    assert FieldTemplate("{q}").text({"q": "x" * 100}, where="here") == "x" * 100
+    with pytest.raises(TaskError, match=r"here: the text is longer than 100 characters; shorten the row"):
+        FieldTemplate("{q}{q}").text({"q": "x" * 51}, where="here")
+
+
+def test_many_markers_take_no_longer_than_their_number() -> None:
+    start = time.perf_counter()
+    assert inline_options("(A)" * 200_000) is None
+    assert inline_options("(A)" * 200_000 + "x (B) y") == ("x", "y")
+    assert time.perf_counter() - start < 5
+
+
+def test_too_many_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.tasks.options.MOST_OPTIONS", 2)
+    rows = [{"input": "a", "output": "1", "options": ["1", "2", "3"]}]
+    with pytest.raises(TaskError, match=r"line 1: 3 options, where at most 2 can be; set options=\"none\""):
+        Task.load(folder(tmp_path / "t", train=rows))

@@ -12,6 +12,8 @@ USUAL_SHOTS = 16
 """Rows per class where no number is given; a task without classes gets four times as many (Lv et al., 2023, §3.1)."""
 
 Rows = tuple[Example, ...]
+Content = tuple[str, tuple[str, ...], frozenset[str]]
+"""What makes two rows the same: options in another order do not make another row."""
 
 
 def draw_few_shot(
@@ -23,15 +25,18 @@ def draw_few_shot(
     """
     drawn = _draw(card, train, taken=(), k=k, seed=seed, split="train")
     if dev is None:
-        return drawn, _draw(card, train, taken=set(drawn), k=k, seed=seed, split="train")
-    return drawn, _draw(card, dev, taken=set(drawn), k=k, seed=seed, split="dev")
+        return drawn, _draw(card, train, taken={_content(row) for row in drawn}, k=k, seed=seed, split="train")
+    return drawn, _draw(card, dev, taken={_content(row) for row in drawn}, k=k, seed=seed, split="dev")
 
 
 def _draw(
-    card: TaskCard, rows: Sequence[Example], *, taken: Collection[Example], k: int, seed: int, split: str
+    card: TaskCard, rows: Sequence[Example], *, taken: Collection[Content], k: int, seed: int, split: str
 ) -> Rows:
-    distinct = [row for row in dict.fromkeys(rows) if row not in taken]
-    ordered = [distinct[index] for index in seeded_order(distinct, purpose="few-shot", seed=seed)]
+    candidates = list(dict.fromkeys(rows))
+    kept_of: dict[Content, Example] = {}
+    for index in seeded_order(candidates, purpose="few-shot", seed=seed):
+        kept_of.setdefault(_content(candidates[index]), candidates[index])
+    ordered = [row for content, row in kept_of.items() if content not in taken]
     rest = " after the draw for train" if taken else ""
     if card.labels is None:
         if len(ordered) < 4 * k:
@@ -40,16 +45,20 @@ def _draw(
                 "needed; lower k or add rows"
             )
         return tuple(ordered[: 4 * k])
-    room = dict.fromkeys(card.labels, k)
+    wanted = dict.fromkeys(card.labels, k)
     kept = []
     for row in ordered:
-        if room.get(row.target, 0) > 0:
-            room[row.target] -= 1
+        if wanted.get(row.target, 0) > 0:
+            wanted[row.target] -= 1
             kept.append(row)
-    for label, missing in room.items():
+    for label, missing in wanted.items():
         if missing:
             raise TaskError(
                 f"task '{card.name}': class '{label}' has {k - missing} distinct rows in split '{split}'{rest}, {k} "
                 "are needed; lower k or add rows"
             )
     return tuple(kept)
+
+
+def _content(row: Example) -> Content:
+    return row.input, row.outputs, frozenset(row.options or ())

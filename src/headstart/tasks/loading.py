@@ -12,6 +12,7 @@ from headstart.tasks.example import Example, seeded_order
 from headstart.tasks.metrics import METRICS
 from headstart.tasks.options import OPTIONS, TextRow, options_of
 from headstart.tasks.sources import SPLIT_NAMES, Located, Rows, locate
+from headstart.tasks.sources.rows import LONGEST_LINE
 from headstart.tasks.template import FieldTemplate
 
 __all__ = ["Wishes", "load_task"]
@@ -92,6 +93,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _parse_settings(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > LONGEST_LINE:
+            raise TaskError(f"{path} is longer than {LONGEST_LINE:,} bytes; shorten it, or remove it")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"cannot read {path}: {error}; write it as a JSON object, or remove it") from error

@@ -1,14 +1,14 @@
 """Where the closed set of answers of a row comes from."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headstart.errors import TaskError
 from headstart.records import TaskCard
 from headstart.registry import Registry
 
-__all__ = ["OPTIONS", "TextRow", "inline_options", "options_of"]
+__all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,9 @@ Options = tuple[str, ...] | None
 
 OPTIONS: Registry[Callable[[TextRow, TaskCard], Options]] = Registry("source of options")
 """By name, a function that gives a row's options, or `None` when the row has none."""
+
+MOST_OPTIONS = 10_000
+"""The most options of a row."""
 
 _MARKER = re.compile(r"\(([A-Z])\)")
 
@@ -52,6 +55,10 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
         return None
     if options is None:
         raise TaskError(f'{row.where}: {_ABSENT[source]}; mend the row or set options="none"')
+    if len(options) > MOST_OPTIONS:
+        raise TaskError(
+            f'{row.where}: {len(options):,} options, where at most {MOST_OPTIONS:,} can be; set options="none"'
+        )
     for output in row.outputs:
         if output not in options:
             shown = ", ".join(repr(option) for option in options)
@@ -98,14 +105,26 @@ def _open(row: TextRow, card: TaskCard) -> Options:
 
 
 def _last_list(segment: str) -> Options:
-    markers = list(_MARKER.finditer(segment))
-    starts = [place for place, marker in enumerate(markers) if marker[1] == "A"]
-    for start in reversed(starts):
-        run = [markers[start]]
-        for marker in markers[start + 1 :]:
-            if ord(marker[1]) == ord(run[-1][1]) + 1:
-                run.append(marker)
-        if len(run) > 1:
-            ends = [marker.start() for marker in run[1:]] + [len(segment)]
-            return tuple(segment[marker.end() : end].strip() for marker, end in zip(run, ends, strict=True))
+    """The answers of the last list of two or more in `segment`, found in one pass from its end."""
+    following: dict[str, _Marker] = {}
+    for match in reversed(list(_MARKER.finditer(segment))):
+        marker = _Marker(match, following.get(chr(ord(match[1]) + 1)))
+        if match[1] == "A" and marker.next is not None:
+            return tuple(_answers(marker, segment))
+        following[match[1]] = marker
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """A marker "(B)" and the nearest "(C)" behind it."""
+
+    match: re.Match[str]
+    next: "_Marker | None"
+
+
+def _answers(marker: _Marker | None, segment: str) -> Iterator[str]:
+    while marker is not None:
+        end = marker.next.match.start() if marker.next is not None else len(segment)
+        yield segment[marker.match.end() : end].strip()
+        marker = marker.next

@@ -7,41 +7,62 @@ from string import Formatter
 
 from headstart.errors import TaskError
 
-__all__ = ["FieldTemplate"]
+__all__ = ["LONGEST_TEMPLATE", "LONGEST_TEXT", "FieldTemplate"]
+
+LONGEST_TEMPLATE = 10_000
+"""The most characters of a template."""
+
+LONGEST_TEXT = 16 * 2**20
+"""The most characters of the text that a template makes of a row."""
 
 _FORMATTER = Formatter()
 _FIELD = re.compile(r"(?P<name>[^\[\]]+)(?P<keys>(?:\[[^\[\]]+\])*)")
+_FORMAT = re.compile(r"[<>^=]?[-+ ]?0?[0-9]{0,2}[,_]?(?:\.[0-9]{1,2})?[a-zA-Z%]?")
 _KEY = re.compile(r"\[([^\[\]]+)\]")
 
 
 class FieldTemplate:
-    """A format string over the fields of a row. Raises `TaskError` for malformed braces or a nameless field.
+    """A format string over the fields of a row.
 
     Unlike `str.format`, it reaches fields and their elements only ("{answers[text]}", "{choices[0]}"), never
-    attributes, so that a template from somebody else's `task.json` cannot reach into Python.
+    attributes, so that a template from somebody else's `task.json` cannot reach into Python. A format after a colon is
+    one of Python's for numbers and texts, of a width and a precision below 100 ("{price:.2f}", "{rank:>3}").
+
+    Raises `TaskError` for malformed braces, a nameless field, another format, or more than `LONGEST_TEMPLATE`
+    characters.
 
     >>> FieldTemplate("{question} yes or no?").text({"question": "Is it?"}, where="line 1")
     'Is it? yes or no?'
     """
 
     def __init__(self, template: str) -> None:
+        if len(template) > LONGEST_TEMPLATE:
+            raise TaskError(f"template {template[:60]!r}… is longer than {LONGEST_TEMPLATE:,} characters; shorten it")
         try:
             self._parts = list(_FORMATTER.parse(template))
         except ValueError as error:
             raise TaskError(f"template {template!r}: {error}; write a brace that is text twice") from error
-        for _, field, _, _ in self._parts:
+        for _, field, spec, _ in self._parts:
+            if spec and not _FORMAT.fullmatch(spec):
+                raise TaskError(
+                    f"template {template!r}: the format '{spec}' of field '{field}' is not a plain one of width and "
+                    "precision below 100; write {name}, or a format such as {name:.2f}"
+                )
             if field is not None and not _FIELD.fullmatch(field):
                 raise TaskError(f"template {template!r}: '{{{field}}}' names no field; write {{name}} or {{name[key]}}")
         self._template = template
 
     def text(self, row: Mapping[str, object], *, where: str) -> str:
         """What the template makes of `row`. Raises `TaskError` naming `where` and the field that does not fit."""
-        texts = []
+        texts, length = [], 0
         for literal, field, spec, conversion in self._parts:
             texts.append(literal)
             if field is not None:
                 value = _scalar(_look_up(row, field, where=where), field, where=where)
                 texts.append(self._format(value, spec or "", conversion, where=where))
+                length += len(texts[-1])
+            if length > LONGEST_TEXT:
+                raise TaskError(f"{where}: the text is longer than {LONGEST_TEXT:,} characters; shorten the row")
         return "".join(texts)
 
     def texts(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class _MetricRegistry(Registry[Metric]):
         try:
             return super().__getitem__(name)
         except SettingError as error:
-            meant = next((known for known in self if known.lower() == name.lower()), None)
+            meant = next((known for known in self if known.lower() == str(name).lower()), None)
             raise SettingError(f"{error}; did you mean '{meant}'?" if meant else str(error)) from None
 
 

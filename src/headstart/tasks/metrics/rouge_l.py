@@ -1,21 +1,27 @@
 """Rouge-L: the longest common subsequence of words with the nearest acceptable answer, averaged over rows."""
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from statistics import fmean
+
+import regex  # type: ignore[import-untyped]
 
 from headstart.tasks.metrics.metric import Metric
 
 __all__ = ["ROUGE_L"]
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}\u200c\u200d]+")
 
 
 class _Words:
-    """Splits text into words. `rouge_score`'s own splitter drops all letters but a-z; on ASCII text both agree."""
+    """Splits text into words: runs of letters, digits and the marks and joiners that belong to letters.
+
+    `rouge_score`'s own splitter drops all letters but a-z; on ASCII text both agree. Composed and decomposed letters
+    are the same.
+    """
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return list(_WORD.findall(unicodedata.normalize("NFC", text.lower())))
 
 
 def _rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

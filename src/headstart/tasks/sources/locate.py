@@ -51,6 +51,7 @@ def _locate(source: str | Path, path: Path) -> Located:
         stem, format_ = _stem_and_format(path)
         if format_ is None:
             raise TaskError(f"{path} has no format that is known; name it {_known_names()}")
+        _require_regular(path)
         return Located(stem, str(source), {None: SOURCES[format_](path)})
     text = str(source)
     if isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None:
@@ -63,6 +64,8 @@ def _locate(source: str | Path, path: Path) -> Located:
 
 def _folder(path: Path) -> Located:
     settings = path / _SETTINGS_FILE
+    if settings.exists():
+        _require_regular(settings)
     if any((path / name).exists() for name in datasets_id.SAVED_FILES):
         tables = _known_splits(datasets_id.read_saved(path), source=str(path))
     else:
@@ -81,10 +84,17 @@ def _split_files(path: Path) -> dict[str, tuple[Path, str]]:
             raise TaskError(
                 f"{path} has two files for split '{split}', {found[split][0].name} and {file.name}; remove one"
             )
+        _require_regular(file)
         found[split] = file, format_
     if not found:
         raise TaskError(f"{path} holds no task; it needs train, dev and test files named {_known_names('train')}")
     return {split: found[split] for split in ("train", "dev", "test") if split in found}
+
+
+def _require_regular(path: Path) -> None:
+    """Reading a named pipe or a device may never end."""
+    if not path.is_file():
+        raise TaskError(f"{path} is not a regular file; replace it with the file itself")
 
 
 def _known_splits(tables: Mapping[str | None, Rows], *, source: str) -> dict[str | None, Rows]:
