@@ -111,7 +111,7 @@ def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:
         (b"\xff", "is not valid JSON"),
         (b"[]", "is not a JSON object"),
         (b'{"r": 1, "r": 2}', "key 'r' appears twice"),
-        (b"{}", "has no field 'peft_type'"),
+        (b"{}", "it has no field 'peft_type'"),
         (b'{"peft_type": "LOHA"}', "peft_type 'LOHA' is not supported; supported: LORA"),
         (b'{"peft_type": ["LORA"]}', r"peft_type \['LORA'\] is not supported"),
     ],

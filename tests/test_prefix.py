@@ -273,18 +273,18 @@ def test_every_field_of_peft_is_known() -> None:
 
 
 def test_a_layout() -> None:
-    assert prefix_layout(CONFIG, SHAPES, "m") == PrefixLayout(None, 3, 2, 2, 3, False, None)
+    assert prefix_layout(CONFIG, SHAPES) == PrefixLayout(None, 3, 2, 2, 3, False, None)
     projection = CONFIG | {"prefix_projection": True}
-    assert prefix_layout(projection, SHAPES, "m").bottleneck is None
-    assert prefix_layout(projection, PROJECTED, "m").bottleneck == 4
+    assert prefix_layout(projection, SHAPES).bottleneck is None
+    assert prefix_layout(projection, PROJECTED).bottleneck == 4
     t5 = CONFIG | {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 2}
-    assert prefix_layout(t5, SHAPES, "m").seq2seq
+    assert prefix_layout(t5, SHAPES).seq2seq
 
 
 @pytest.mark.parametrize(
     ("changes", "shapes", "text"),
     [
-        ({"modules_to_save": ["score"]}, SHAPES, "^m: field 'modules_to_save' is set: it carries whole layers"),
+        ({"modules_to_save": ["score"]}, SHAPES, "^field 'modules_to_save' is set: it carries whole layers"),
         (
             {"task_type": "TOKEN_CLS"},
             SHAPES,
@@ -306,4 +306,4 @@ def test_a_layout() -> None:
 )
 def test_what_is_refused(changes: dict[str, Any], shapes: dict[str, tuple[int, ...]], text: str) -> None:
     with pytest.raises(ModuleError, match=text):
-        prefix_layout(CONFIG | changes, shapes, "m")
+        prefix_layout(CONFIG | changes, shapes)

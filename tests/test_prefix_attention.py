@@ -389,11 +389,11 @@ def projection_shapes() -> dict[str, tuple[int, ...]]:
 
 def test_a_layout() -> None:
     layers = {"encoder": 2, "decoder": 1}
-    assert attention_prefix_layout(CONFIG, SHAPES, "m") == AttentionPrefixLayout(
+    assert attention_prefix_layout(CONFIG, SHAPES) == AttentionPrefixLayout(
         None, 3, 6, 2, layers, None, None, BIASED_TEXT
     )
     unsaid = CONFIG | PROJECTION | {"num_attention_heads": None, "relative_positions": "adapterhub"}
-    found = attention_prefix_layout(unsaid, projection_shapes(), "m")
+    found = attention_prefix_layout(unsaid, projection_shapes())
     assert found == AttentionPrefixLayout(None, 3, 6, None, layers, 4, 5, BIASED_PREFIX)
     assert (found.rank, found.widths, found.through_peft) == (3, {}, None)
 
@@ -401,7 +401,7 @@ def test_a_layout() -> None:
 @pytest.mark.parametrize(
     ("changes", "shapes", "text"),
     [
-        ({"newest": 1}, SHAPES, "^m: unknown field 'newest' is set to 1"),
+        ({"newest": 1}, SHAPES, "^unknown field 'newest' is set to 1"),
         (
             {"task_type": ["SEQ_2_SEQ_LM"]},
             SHAPES,
@@ -435,7 +435,7 @@ def test_a_layout() -> None:
 )
 def test_what_is_refused(changes: dict[str, Any], shapes: dict[str, tuple[int, ...]], text: str) -> None:
     with pytest.raises(ModuleError, match=text):
-        attention_prefix_layout(CONFIG | changes, shapes, "m")
+        attention_prefix_layout(CONFIG | changes, shapes)
 
 
 def test_a_folder(t5: Backbone, variant: dict[str, Any], tmp_path: Path) -> None:

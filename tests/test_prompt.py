@@ -149,16 +149,16 @@ def test_every_field_of_peft_is_known() -> None:
 
 def test_a_layout() -> None:
     for task_type in ("CAUSAL_LM", "SEQ_CLS", "QUESTION_ANS"):
-        assert prompt_layout(CONFIG | {"task_type": task_type}, SHAPES, "m") == PromptLayout(None, 3, 4, False)
+        assert prompt_layout(CONFIG | {"task_type": task_type}, SHAPES) == PromptLayout(None, 3, 4, False)
     t5 = CONFIG | {"task_type": "SEQ_2_SEQ_LM"}
-    assert prompt_layout(t5, {"prompt_embeddings": (6, 4)}, "m") == PromptLayout(None, 3, 4, True)
-    assert prompt_layout(t5 | {"num_transformer_submodules": 1}, SHAPES, "m") == PromptLayout(None, 3, 4, True)
+    assert prompt_layout(t5, {"prompt_embeddings": (6, 4)}) == PromptLayout(None, 3, 4, True)
+    assert prompt_layout(t5 | {"num_transformer_submodules": 1}, SHAPES) == PromptLayout(None, 3, 4, True)
 
 
 @pytest.mark.parametrize(
     ("changes", "shapes", "text"),
     [
-        ({"modules_to_save": ["lm_head"]}, SHAPES, "^m: field 'modules_to_save' is set: it carries whole layers"),
+        ({"modules_to_save": ["lm_head"]}, SHAPES, "^field 'modules_to_save' is set: it carries whole layers"),
         ({"magic": 1}, SHAPES, "unknown field 'magic' is set to 1"),
         ({"task_type": None}, SHAPES, "field 'task_type' is None; Headstart uses modules for CAUSAL_LM, SEQ_2_SEQ_L"),
         ({"task_type": "TOKEN_CLS"}, SHAPES, "field 'task_type' is 'TOKEN_CLS'"),
@@ -172,4 +172,4 @@ def test_a_layout() -> None:
 )
 def test_what_is_refused(changes: dict[str, Any], shapes: dict[str, tuple[int, ...]], text: str) -> None:
     with pytest.raises(ModuleError, match=text):
-        prompt_layout(CONFIG | changes, shapes, "m")
+        prompt_layout(CONFIG | changes, shapes)

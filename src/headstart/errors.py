@@ -4,6 +4,10 @@ Every message names the path, tensor or field it is about and ends with the reme
 prints it without a traceback and exits with code 2.
 """
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 __all__ = [
     "BackboneError",
     "CardError",
@@ -14,6 +18,7 @@ __all__ = [
     "OutputError",
     "SettingError",
     "TaskError",
+    "about",
 ]
 
 
@@ -51,3 +56,18 @@ class SettingError(HeadstartError):
 
 class TaskError(HeadstartError):
     """A task cannot be read: empty, a field missing, labels or splits that do not fit."""
+
+
+@contextlib.contextmanager
+def about(subject: str | Path) -> Iterator[None]:
+    """Put "<subject>: " before the message of a `HeadstartError` raised inside: inner code raises facts.
+
+    >>> with about("my-module"):
+    ...     raise ModuleError("field 'r' is missing; add it")
+    Traceback (most recent call last):
+    headstart.errors.ModuleError: my-module: field 'r' is missing; add it
+    """
+    try:
+        yield
+    except HeadstartError as error:
+        raise type(error)(f"{subject}: {error}") from error

@@ -189,36 +189,36 @@ class AdapterLayout(Layout):
         return self.factor
 
 
-def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> AdapterLayout:
+def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
     """Read the layout of a bottleneck adapter from the content of AdapterHub's adapter_config.json.
 
-    `shapes` are those of the stored tensors by name, `source` is the path or name for error messages. Raises
-    `ModuleError` naming the field or tensor: a variant that Headstart does not compute, a tensor that is unknown,
-    missing or misshapen, or a place or size on which configuration and tensors disagree.
+    `shapes` are those of the stored tensors by name. Raises `ModuleError` naming the field or tensor: a variant that
+    Headstart does not compute, a tensor that is unknown, missing or misshapen, or a site or size on which configuration
+    and tensors disagree.
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise ModuleError(
-            f"{source}: field 'model_type' is {config.get('model_type')!r}; bottleneck adapters are read for: "
+            f"field 'model_type' is {config.get('model_type')!r}; bottleneck adapters are read for: "
             f"{', '.join(FAMILIES)}"
         )
     method = config.get("config")
     assert isinstance(method, Mapping)  # `is_adapterhub` says so
-    refuse_fields(method, source, known=HARMLESS | HANDLED, refused=REFUSED)
+    refuse_fields(method, known=HARMLESS | HANDLED, refused=REFUSED)
     parts = frozenset(field for field in ("mh_adapter", "cross_adapter", "output_adapter") if method.get(field))
-    grouped = _grouped(shapes, str(config.get("name")), family=FAMILIES[family], source=source)
+    grouped = _grouped(shapes, str(config.get("name")), family=FAMILIES[family])
     places = {}
     for path in sorted(grouped):
         part, names = grouped[path]
         if part not in parts:
             raise ModuleError(
-                f"{source}: field '{part}' is not set but tensor '{next(iter(names.values()))}' is there; {SAVE_AGAIN}"
+                f"field '{part}' is not set but tensor '{next(iter(names.values()))}' is there; {SAVE_AGAIN}"
             )
-        places[path] = _place(names, shapes, biases=method.get("biases") is not False, source=source)
-        _check_size(places[path], config, method, source)
+        places[path] = _place(names, shapes, biases=method.get("biases") is not False)
+        _check_size(places[path], config, method)
     return AdapterLayout(
-        None, places, family, _reads(method, FAMILIES[family], source), _activation(method, source),
-        _factor(method, source), parts, _leave_out(method, source),
+        None, places, family, _reads(method, FAMILIES[family]), _activation(method),
+        _factor(method), parts, _leave_out(method),
     )  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def reduction_factor(width: int, size: int) -> float:
 
 
 def _grouped(
-    shapes: Mapping[str, tuple[int, ...]], name: str, *, family: Family, source: str
+    shapes: Mapping[str, tuple[int, ...]], name: str, *, family: Family
 ) -> dict[str, tuple[str, dict[str, str]]]:
     """By path: the part, and the names of the tensors by their end."""
     grouped: dict[str, tuple[str, dict[str, str]]] = {}
@@ -258,60 +258,58 @@ def _grouped(
                 _, names = grouped.setdefault(path, (part, {}))
                 end = without_base(tensor)[found.end() :]
                 if end in names:
-                    raise ModuleError(f"{source}: tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
+                    raise ModuleError(f"tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
                 names[end] = tensor
                 break
         else:
-            raise ModuleError(f"{source}: tensor '{tensor}' is not part of the bottleneck adapter '{name}'")
+            raise ModuleError(f"tensor '{tensor}' is not part of the bottleneck adapter '{name}'")
     return grouped
 
 
-def _place(
-    names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool, source: str
-) -> AdapterPlace:
+def _place(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool) -> AdapterPlace:
     some = next(iter(names.values()))
     for end in TENSORS:
         if (end in names) != (biases or end.endswith("weight")):
             wrong = "is there although field 'biases' is false" if end in names else "is missing"
-            raise ModuleError(f"{source}: beside tensor '{some}' its '{end}' {wrong}; {SAVE_AGAIN}")
+            raise ModuleError(f"beside tensor '{some}' its '{end}' {wrong}; {SAVE_AGAIN}")
     down, down_bias, up, up_bias = (names.get(end) for end in TENSORS)
     assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
     if len(shapes[down]) != 2 or 0 in shapes[down]:
-        raise ModuleError(f"{source}: tensor '{down}' has shape {shapes[down]}, not two dimensions; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{down}' has shape {shapes[down]}, not two dimensions; {SAVE_AGAIN}")
     size, width = shapes[down]
     for name, wanted in ((up, (width, size)), (down_bias, (size,)), (up_bias, (width,))):
         if name is not None and shapes[name] != wanted:
-            raise ModuleError(f"{source}: tensor '{name}' has shape {shapes[name]}, not {wanted}; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{name}' has shape {shapes[name]}, not {wanted}; {SAVE_AGAIN}")
     return AdapterPlace(down, down_bias, up, up_bias, size, width)
 
 
-def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mapping[str, object], source: str) -> None:
+def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mapping[str, object]) -> None:
     if config.get("hidden_size") != place.width:
         raise ModuleError(
-            f"{source}: tensor '{place.down}' is {place.width} wide but field 'hidden_size' is "
+            f"tensor '{place.down}' is {place.width} wide but field 'hidden_size' is "
             f"{config.get('hidden_size')!r}; {SAVE_AGAIN}"
         )
     stated = method.get("reduction_factor")
     sizes = set()
     for factor in stated.values() if isinstance(stated, Mapping) else [stated]:
         if not _is_number(factor) or factor <= 0 or math.isinf(place.width / factor):
-            raise ModuleError(f"{source}: field 'reduction_factor' is {stated!r}, not a number above 0; correct it")
+            raise ModuleError(f"field 'reduction_factor' is {stated!r}, not a number above 0; correct it")
         sizes.add(bottleneck_size(place.width, factor))
     if place.size not in sizes:
         raise ModuleError(
-            f"{source}: tensor '{place.down}' has a bottleneck of {place.size} but field 'reduction_factor' makes "
+            f"tensor '{place.down}' has a bottleneck of {place.size} but field 'reduction_factor' makes "
             f"{' or '.join(map(str, sorted(sizes)))}; {SAVE_AGAIN}"
         )
 
 
-def _reads(method: Mapping[str, object], family: Family, source: str) -> str:
+def _reads(method: Mapping[str, object], family: Family) -> str:
     """What the adapter reads, where the model still adds h and the residual stream exactly once."""
     before, after = bool(method.get("original_ln_before")), bool(method.get("original_ln_after", True))
     around = method.get("residual_before_ln", True)
     parallel = bool(method.get("is_parallel"))
     if not (after if parallel or around is True else not around and before != after):
         raise ModuleError(
-            f"{source}: fields original_ln_before={before}, original_ln_after={after} and residual_before_ln={around!r}"
+            f"fields original_ln_before={before}, original_ln_after={after} and residual_before_ln={around!r}"
             " drop the residual stream or add it twice, which Headstart does not compute"
         )
     if parallel or not before:
@@ -319,27 +317,26 @@ def _reads(method: Mapping[str, object], family: Family, source: str) -> str:
     return "sum" if not family.post_norm else "normed" if after else "behind"
 
 
-def _activation(method: Mapping[str, object], source: str) -> str:
+def _activation(method: Mapping[str, object]) -> str:
     name = str(method.get("non_linearity")).lower()
     if name not in ACTIVATIONS:
         raise ModuleError(
-            f"{source}: field 'non_linearity' is {method.get('non_linearity')!r}; Headstart computes: "
-            f"{', '.join(ACTIVATIONS)}"
+            f"field 'non_linearity' is {method.get('non_linearity')!r}; Headstart computes: {', '.join(ACTIVATIONS)}"
         )
     return name
 
 
-def _factor(method: Mapping[str, object], source: str) -> float:
+def _factor(method: Mapping[str, object]) -> float:
     factor = method.get("scaling", 1.0)
     if not _is_number(factor):
-        raise ModuleError(f"{source}: field 'scaling' is {factor!r}; Headstart computes constant factors only")
+        raise ModuleError(f"field 'scaling' is {factor!r}; Headstart computes constant factors only")
     return float(factor)
 
 
-def _leave_out(method: Mapping[str, object], source: str) -> frozenset[int]:
+def _leave_out(method: Mapping[str, object]) -> frozenset[int]:
     listed = method.get("leave_out") or []
     if not isinstance(listed, list) or not all(type(item) is int for item in listed):
-        raise ModuleError(f"{source}: field 'leave_out' is {listed!r}, not a list of layer numbers; correct it")
+        raise ModuleError(f"field 'leave_out' is {listed!r}, not a list of layer numbers; correct it")
     return frozenset(listed)
 
 

@@ -87,28 +87,28 @@ def is_adapterhub(config: Mapping[str, object]) -> bool:
     return "peft_type" not in config and isinstance(config.get("config"), Mapping) and "model_type" in config
 
 
-def method_of(config: Mapping[str, object], source: str) -> str:
+def method_of(config: Mapping[str, object]) -> str:
     """The kind that the configuration is of, "adapter", "lora" or "prefix"; others raise `ModuleError`, by name."""
     version = str(config.get("version"))
     if VERSION.match(version) is None:
         raise ModuleError(
-            f"{source}: field 'version' is {config.get('version')!r}: Headstart reads what the library `adapters` "
+            f"field 'version' is {config.get('version')!r}: Headstart reads what the library `adapters` "
             f"saved, not what came before it; {SAVE_AGAIN}"
         )
     if not config.get("name") or not isinstance(config.get("name"), str):
-        raise ModuleError(f"{source}: field 'name' is {config.get('name')!r}, not the adapter's name; {SAVE_AGAIN}")
+        raise ModuleError(f"field 'name' is {config.get('name')!r}, not the adapter's name; {SAVE_AGAIN}")
     method = _method(config)
     architecture = method.get("architecture")
     if architecture is None:
         return "adapter"
     if architecture == "prefix_tuning":
-        require_known_prefix(config, source)
+        require_known_prefix(config)
         return "prefix"
     if architecture != "lora":
         what = UNREAD.get(str(architecture), repr(architecture))
-        raise ModuleError(f"{source}: {what} in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
+        raise ModuleError(f"{what} in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
     if method.get("composition_mode", "add") != "add":
-        raise ModuleError(f"{source}: (IA)³ in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
+        raise ModuleError("(IA)³ in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
     return "lora"
 
 
@@ -117,19 +117,19 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
-def translated(config: dict[str, object], tensors: dict[str, StoredTensor], source: str) -> Translated:
+def translated(config: dict[str, object], tensors: dict[str, StoredTensor]) -> Translated:
     """The module that a configuration and its tensors are. Raises `ModuleError` naming the field or tensor."""
-    method = method_of(config, source)
+    method = method_of(config)
     if method == "prefix":
-        config, tensors = as_attention_prefix(config, tensors, source)
+        config, tensors = as_attention_prefix(config, tensors)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        return Translated(config, tensors, attention_prefix_layout(config, shapes, source))
+        return Translated(config, tensors, attention_prefix_layout(config, shapes))
     if method == "lora":
-        config, tensors = _as_peft(config, tensors, source)
+        config, tensors = _as_peft(config, tensors)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        return Translated(config, tensors, lora_layout(config, shapes, source))
+        return Translated(config, tensors, lora_layout(config, shapes))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Translated(config, tensors, adapter_layout(config, shapes, source))
+    return Translated(config, tensors, adapter_layout(config, shapes))
 
 
 def _method(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -139,29 +139,29 @@ def _method(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _as_peft(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, object], dict[str, StoredTensor]]:
     """A LoRA's configuration and tensors as PEFT would have saved them."""
     method, family = _method(config), str(config.get("model_type"))
-    refuse_fields(method, source, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
+    refuse_fields(method, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
     if family not in BASES:
         raise ModuleError(
-            f"{source}: field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(BASES)}"
+            f"field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(BASES)}"
         )
     renamed: dict[str, StoredTensor] = {}
     for old, tensor in tensors.items():
         found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
         if found is None:
-            raise ModuleError(f"{source}: tensor '{old}' is not part of the LoRA '{config['name']}'")
-        _check_layer(found[1], old, method, source)
+            raise ModuleError(f"tensor '{old}' is not part of the LoRA '{config['name']}'")
+        _check_layer(found[1], old, method)
         new = f"{PREFIX}{BASES[family]}{found[1]}.{found[2]}.weight"
         if new in renamed:
-            raise ModuleError(f"{source}: tensor '{old}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{old}' has the place of another one; {SAVE_AGAIN}")
         renamed[new] = dataclasses.replace(tensor, name=new)
     layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
     peft: dict[str, object] = {
         "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method),
-        "target_modules": _targets(method, layers, source),
+        "target_modules": _targets(method, layers),
         "init_lora_weights": True, "bias": "none", "fan_in_fan_out": FAMILIES.get(family) is GPT2,
         "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
     }  # fmt: skip
@@ -170,28 +170,26 @@ def _as_peft(
     return peft, renamed
 
 
-def _check_layer(layer: str, tensor: str, method: Mapping[str, object], source: str) -> None:
+def _check_layer(layer: str, tensor: str, method: Mapping[str, object]) -> None:
     """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
     field, matrix = LORA_LAYERS.get(_end(layer), ("", ""))
     if not field:
         raise ModuleError(
-            f"{source}: tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
+            f"tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
             "save the module with PEFT"
         )
     if (field, matrix) not in _adapted(method):
         raise ModuleError(
-            f"{source}: tensor '{tensor}' is there but fields '{field}' and 'attn_matrices' do not adapt its layer; "
-            f"{SAVE_AGAIN}"
+            f"tensor '{tensor}' is there but fields '{field}' and 'attn_matrices' do not adapt its layer; {SAVE_AGAIN}"
         )
 
 
-def _targets(method: Mapping[str, object], layers: Iterable[str], source: str) -> list[str]:
+def _targets(method: Mapping[str, object], layers: Iterable[str]) -> list[str]:
     """Names of layers for PEFT's `target_modules`: every such layer of a backbone must have its tensors."""
     ends = {_end(layer) for layer in layers}
     for field, matrix in sorted(_adapted(method) - {LORA_LAYERS[end] for end in ends}) if ends else ():
         raise ModuleError(
-            f"{source}: field '{field}' is set{f' for {matrix!r}' if matrix else ''} but its tensors are missing; "
-            f"{SAVE_AGAIN}"
+            f"field '{field}' is set{f' for {matrix!r}' if matrix else ''} but its tensors are missing; {SAVE_AGAIN}"
         )
     return sorted(ends)
 

@@ -82,38 +82,37 @@ PROJECTED = {
 SAVE_AGAIN = "save it again with the library `adapters` 1.3"
 
 
-def require_known_prefix(config: Mapping[str, object], source: str) -> None:
+def require_known_prefix(config: Mapping[str, object]) -> None:
     """Raise `ModuleError` for a backbone or a setting whose prefix Headstart does not compute as the library does.
 
-    `config` is the content of adapter_config.json; `source` a path or name for error messages.
+    `config` is the content of adapter_config.json.
     """
     method = _method(config)
     family = config.get("model_type")
     if family in CAUSAL:
         raise ModuleError(
-            f"{source}: prefix in AdapterHub's layout is not read for '{family}': the library computes it in one way "
+            f"prefix in AdapterHub's layout is not read for '{family}': the library computes it in one way "
             "with eager attention and in another with its default, so which of them it was tuned for cannot be told; "
             "tune it with PEFT"
         )
     if not isinstance(family, str) or family not in FAMILIES:
         raise ModuleError(
-            f"{source}: field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: "
-            f"{', '.join(FAMILIES)}"
+            f"field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: {', '.join(FAMILIES)}"
         )
-    refuse_fields(method, source, known=HANDLED | HARMLESS, refused=REFUSED)
+    refuse_fields(method, known=HANDLED | HARMLESS, refused=REFUSED)
     for field in ("flat", "encoder_prefix", "cross_prefix"):
         if not isinstance(method.get(field), bool):
-            raise ModuleError(f"{source}: field '{field}' is {method.get(field)!r}, not true or false; {SAVE_AGAIN}")
+            raise ModuleError(f"field '{field}' is {method.get(field)!r}, not true or false; {SAVE_AGAIN}")
     activation = method.get("non_linearity")
     if not method["flat"] and str(activation).lower() != "tanh":
         raise ModuleError(
-            f"{source}: field 'non_linearity' is {activation!r}; Headstart computes projections with tanh only, and "
+            f"field 'non_linearity' is {activation!r}; Headstart computes projections with tanh only, and "
             "cannot use this module"
         )
 
 
 def as_attention_prefix(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, object], dict[str, StoredTensor]]:
     """Configuration and tensors of a prefix of attention units, for `attention_prefix_layout`.
 
@@ -121,18 +120,18 @@ def as_attention_prefix(
     that are missing, misshapen or not part of the prefix, and for repeats that are not bit-equal.
     """
     method, family = _method(config), FAMILIES[str(config["model_type"])]
-    (length,) = sizes(method, ("prefix_length",), source)
+    (length,) = sizes(method, ("prefix_length",))
     parts = FLAT if method["flat"] else PROJECTED
-    pools = _pools(tensors, str(config["name"]), source)
+    pools = _pools(tensors, str(config["name"]))
     layers, locations = {}, {}
-    for units, count in zip(family, _layer_counts(pools, family, source), strict=True):
+    for units, count in zip(family, _layer_counts(pools, family), strict=True):
         for place, location in units.locations.items():
             if location not in OPTIONAL or method[location]:
                 layers[place], locations[place] = count, location
     wanted = [f"{location}.{part}" for location in locations.values() for part in parts.values()]
-    pool = _the_one_pool(pools, wanted, source)
+    pool = _the_one_pool(pools, wanted)
     own = next(place for place, location in locations.items() if location == "self_prefix")
-    dim, projection = _sizes(config, pool, layers[own], source)
+    dim, projection = _sizes(config, pool, layers[own])
     found = {}
     for new, shape in attention_prefix_shapes(layers, length=length, dim=dim, projection=projection).items():
         place, _, part = new.partition(".")
@@ -140,7 +139,7 @@ def as_attention_prefix(
         stored = (length * layers[place] * 2 * dim,) if part == "prefix" else shape
         if tensor.shape != stored:
             raise ModuleError(
-                f"{source}: tensor '{tensor.name}' has shape {tensor.shape} but the configuration and the other "
+                f"tensor '{tensor.name}' has shape {tensor.shape} but the configuration and the other "
                 f"tensors say {stored}; {SAVE_AGAIN}"
             )
         found[new] = dataclasses.replace(tensor, shape=shape)
@@ -162,7 +161,7 @@ def _method(config: Mapping[str, object]) -> Mapping[str, object]:
     return method
 
 
-def _pools(tensors: Mapping[str, StoredTensor], name: str, source: str) -> dict[str, dict[str, StoredTensor]]:
+def _pools(tensors: Mapping[str, StoredTensor], name: str) -> dict[str, dict[str, StoredTensor]]:
     """Every copy of the pool by the path of the layer it was saved under, "" for the base model; tensors by place and
     part ("self_prefix.wte.weight").
     """
@@ -171,15 +170,15 @@ def _pools(tensors: Mapping[str, StoredTensor], name: str, source: str) -> dict[
     for stored, tensor in tensors.items():
         found = pattern.fullmatch(without_base(stored))
         if found is None:
-            raise ModuleError(f"{source}: tensor '{stored}' is not part of the prefix '{name}'; remove it")
+            raise ModuleError(f"tensor '{stored}' is not part of the prefix '{name}'; remove it")
         pool = pools.setdefault(found[1] or "", {})
         if found[2] in pool:
-            raise ModuleError(f"{source}: tensor '{stored}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{stored}' has the place of another one; {SAVE_AGAIN}")
         pool[found[2]] = tensor
     return pools
 
 
-def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...], source: str) -> list[int]:
+def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...]) -> list[int]:
     """How many layers each sort of units has; every unit of every layer has its copy of the pool, and nothing else."""
     counts, wanted = [], {""}
     for units in family:
@@ -190,54 +189,50 @@ def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...], source
         wanted |= {f"{units.layers}.{number}.{end}" for number in range(max(count, 1)) for end in units.ends}
     odd, lacking = sorted(pools.keys() - wanted), sorted(wanted - pools.keys())
     if lacking:
-        raise ModuleError(f"{source}: the tensors '{lacking[0]}.prefix_tuning.pool.*' are missing; {SAVE_AGAIN}")
+        raise ModuleError(f"the tensors '{lacking[0]}.prefix_tuning.pool.*' are missing; {SAVE_AGAIN}")
     if odd:
-        raise ModuleError(
-            f"{source}: tensors are there for '{odd[0]}', which is no attention unit of the backbone; {SAVE_AGAIN}"
-        )
+        raise ModuleError(f"tensors are there for '{odd[0]}', which is no attention unit of the backbone; {SAVE_AGAIN}")
     return counts
 
 
-def _the_one_pool(
-    pools: Mapping[str, Mapping[str, StoredTensor]], wanted: list[str], source: str
-) -> Mapping[str, StoredTensor]:
+def _the_one_pool(pools: Mapping[str, Mapping[str, StoredTensor]], wanted: list[str]) -> Mapping[str, StoredTensor]:
     """The pool under the base model; every copy must hold what is `wanted`, nothing else, and the same bits."""
     first = pools[""]
     for owner, pool in pools.items():
         for name in wanted:
             if name not in pool:
                 where = f"{owner}.prefix_tuning.pool" if owner else "prefix_tuning"
-                raise ModuleError(f"{source}: tensor '{name}' of '{where}' is missing; {SAVE_AGAIN}")
+                raise ModuleError(f"tensor '{name}' of '{where}' is missing; {SAVE_AGAIN}")
             one, two = first[name], pool[name]
             if (one.dtype, one.shape) != (two.dtype, two.shape) or bytes(one.data) != bytes(two.data):
                 raise ModuleError(
-                    f"{source}: tensors '{one.name}' and '{two.name}' are repeats of one another but differ; "
+                    f"tensors '{one.name}' and '{two.name}' are repeats of one another but differ; "
                     "download or copy the module again"
                 )
         odd = next((tensor for name, tensor in pool.items() if name not in wanted), None)
         if odd is not None:
             raise ModuleError(
-                f"{source}: tensor '{odd.name}' is there although the configuration has no such prefix; {SAVE_AGAIN}"
+                f"tensor '{odd.name}' is there although the configuration has no such prefix; {SAVE_AGAIN}"
             )
     return first
 
 
 def _sizes(
-    config: Mapping[str, object], pool: Mapping[str, StoredTensor], layers: int, source: str
+    config: Mapping[str, object], pool: Mapping[str, StoredTensor], layers: int
 ) -> tuple[int, tuple[int, int] | None]:
     """How wide the keys of one of `layers` are, as "self_prefix" shows; bottleneck and width of the projection."""
     method = _method(config)
-    (length,) = sizes(method, ("prefix_length",), source)
+    (length,) = sizes(method, ("prefix_length",))
     name = "self_prefix.control_trans" if method["flat"] else "self_prefix.control_trans.2.bias"
     tensor, share = pool[name], layers * 2 * (length if method["flat"] else 1)
     whole = tensor.shape[0] if len(tensor.shape) == 1 else 0
     if whole < 1 or whole % share:
         raise ModuleError(
-            f"{source}: tensor '{tensor.name}' has shape {tensor.shape}, which is not keys and values for "
+            f"tensor '{tensor.name}' has shape {tensor.shape}, which is not keys and values for "
             f"{layers} layers; {SAVE_AGAIN}"
         )
     if method["flat"]:
         return whole // share, None
-    (bottleneck,) = sizes(method, ("bottleneck_size",), source)
-    (width,) = sizes(config, ("hidden_size",), source)
+    (bottleneck,) = sizes(method, ("bottleneck_size",))
+    (width,) = sizes(config, ("hidden_size",))
     return whole // share, (bottleneck, width)

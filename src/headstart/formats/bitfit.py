@@ -40,39 +40,36 @@ class BitFitLayout(Layout):
         return {layer: (None, length) for layer, (_, length) in self.biases.items()}
 
 
-def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> BitFitLayout:
+def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> BitFitLayout:
     """Read the layout of a BitFit module.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer that the configuration
             does not target. The message names the field or tensor.
     """
-    refuse_fields(config, source, known=HARMLESS | HANDLED, refused={})
+    refuse_fields(config, known=HARMLESS | HANDLED, refused={})
     targets = config.get("target_modules")
     listed = isinstance(targets, list) and bool(targets) and all(isinstance(item, str) for item in targets)
     if targets is not None and not listed:
         raise ModuleError(
-            f"{source}: field 'target_modules' is {targets!r}, not a list of layer names, or null for every bias term; "
-            "correct it"
+            f"field 'target_modules' is {targets!r}, not a list of layer names, or null for every bias term; correct it"
         )
     biases = {}
     for name, shape in sorted(shapes.items()):
         layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
         if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or not layer:
             raise ModuleError(
-                f"{source}: tensor '{name}' is not named '{PREFIX}<layer>{SUFFIX}', so it is no bias term; remove it"
+                f"tensor '{name}' is not named '{PREFIX}<layer>{SUFFIX}', so it is no bias term; remove it"
             )
         if len(shape) != 1 or 0 in shape:
-            raise ModuleError(f"{source}: tensor '{name}' has shape {shape}, not one dimension; save the bias itself")
+            raise ModuleError(f"tensor '{name}' has shape {shape}, not one dimension; save the bias itself")
         if not targeted(config, layer):
             raise ModuleError(
-                f"{source}: the configuration does not target layer '{layer}', which has tensor '{name}'; "
-                "correct target_modules"
+                f"the configuration does not target layer '{layer}', which has tensor '{name}'; correct target_modules"
             )
         biases[layer] = (name, shape[0])
     return BitFitLayout(None, biases)

@@ -40,7 +40,7 @@ class Parted(NamedTuple):
     card: HeadCard | None
 
 
-def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str) -> Parted:
+def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Parted:
     """Take the task head out of what PEFT saved for a task type that has one; anything else stays as it is.
 
     Raises `ModuleError` when a layer is named in `modules_to_save` and was not saved, or a head is not made of linear
@@ -50,11 +50,11 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
     if task_type not in TASK_TYPES.values() or not isinstance(named, list):
         return Parted(dict(config), dict(tensors), {}, None)
     if not all(isinstance(name, str) and name for name in named):
-        raise ModuleError(f"{source}: field 'modules_to_save' is {named!r}, not a list of names; {SAVE_AGAIN}")
+        raise ModuleError(f"field 'modules_to_save' is {named!r}, not a list of names; {SAVE_AGAIN}")
     inner = next((name for name in tensors if ".modules_to_save." in name), None)
     if inner is not None:
         raise ModuleError(
-            f"{source}: tensor '{inner}' is a bias of the task head that PEFT saved a second time, because of "
+            f"tensor '{inner}' is a bias of the task head that PEFT saved a second time, because of "
             "bias='all'; train the module with bias='none' or 'lora_only'"
         )
     head, rest = {}, {}
@@ -67,7 +67,7 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
             rest[name] = tensor
     if not head and named:
         raise ModuleError(
-            f"{source}: field 'modules_to_save' names a task head ({', '.join(dict.fromkeys(named))}) but no "
+            f"field 'modules_to_save' names a task head ({', '.join(dict.fromkeys(named))}) but no "
             f"tensor of one is there; {SAVE_AGAIN}, or set the field to null"
         )
     whole = {path.partition(".")[0] for path in head} | ALWAYS_NAMED
@@ -75,16 +75,16 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor],
     if absent:
         lies = next((held for held in rest if f".{absent[0]}." in held), None)
         raise ModuleError(
-            f"{source}: field 'modules_to_save' names '{absent[0]}' but no tensor of it is there; {SAVE_AGAIN}"
+            f"field 'modules_to_save' names '{absent[0]}' but no tensor of it is there; {SAVE_AGAIN}"
             if lies is None
-            else f"{source}: field 'modules_to_save' names '{absent[0]}', with tensor '{lies}', which is no task head; "
+            else f"field 'modules_to_save' names '{absent[0]}', with tensor '{lies}', which is no task head; "
             "Headstart cannot use a module that trains other layers"
         )
-    card = head_card(head, str(task_type), source) if head else None
+    card = head_card(head, str(task_type)) if head else None
     return Parted({**config, "modules_to_save": None}, rest, head, card)
 
 
-def head_card(head: Mapping[str, StoredTensor], task_type: str, source: str) -> HeadCard:
+def head_card(head: Mapping[str, StoredTensor], task_type: str) -> HeadCard:
     """What a head is, by its tensors. Raises `ModuleError` when they are not those of linear layers."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in head.items():
@@ -100,17 +100,16 @@ def head_card(head: Mapping[str, StoredTensor], task_type: str, source: str) -> 
         )
         if not sound:
             found = ", ".join(f"{path}.{part} {shape}" for part, shape in parts.items())
-            raise ModuleError(f"{source}: the task head has {found}, which is no linear layer; {SAVE_AGAIN}")
+            raise ModuleError(f"the task head has {found}, which is no linear layer; {SAVE_AGAIN}")
     last = next((path for end in ANSWERING for path in layers if path.rpartition(".")[2] == end), None)
     if last is None:
         raise ModuleError(
-            f"{source}: which of {', '.join(layers)} gives the task head's answer is not known; Headstart cannot use "
-            "this module"
+            f"which of {', '.join(layers)} gives the task head's answer is not known; Headstart cannot use this module"
         )
     outputs = layers[last]["weight"][0]
     by_size = "regression" if outputs == 1 else "classification"
     if task_type == TASK_TYPES["span"] and outputs != 2:
-        raise ModuleError(f"{source}: tensor '{last}.weight' gives {outputs} answers where a span has 2; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{last}.weight' gives {outputs} answers where a span has 2; {SAVE_AGAIN}")
     shapes = {name: tuple(tensor.shape) for name, tensor in sorted(head.items())}
     return HeadCard.model_validate(
         {"task": "span" if task_type == TASK_TYPES["span"] else by_size, "outputs": outputs, "shapes": shapes}

@@ -62,61 +62,57 @@ class IA3Layout(Layout):
         }
 
 
-def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> IA3Layout:
+def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> IA3Layout:
     """Read the layout of an IA3 module.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer on which configuration
             and tensors disagree. The message names the field or tensor.
     """
-    refuse_fields(config, source, known=HARMLESS | HANDLED, refused=REFUSED)
-    _check_names(config, source)
+    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    _check_names(config)
     targets = {}
     for name in sorted(shapes):
-        layer = _layer(name, source)
+        layer = _layer(name)
         try:
             if not targeted(config, layer):
                 raise ModuleError(
-                    f"{source}: the configuration does not target layer '{layer}', so PEFT would ignore tensor "
+                    f"the configuration does not target layer '{layer}', so PEFT would ignore tensor "
                     f"'{name}'; correct target_modules or exclude_modules"
                 )
             stated = config.get("feedforward_modules")
             feedforward = None if stated is None else is_feedforward(stated, layer)
         except (TypeError, ValueError, re.error) as error:
-            raise ModuleError(
-                f"{source}: the configuration for layer '{layer}' is malformed: {error}; correct it"
-            ) from error
-        targets[layer] = _target(name, shapes[name], feedforward, source=source)
+            raise ModuleError(f"the configuration for layer '{layer}' is malformed: {error}; correct it") from error
+        targets[layer] = _target(name, shapes[name], feedforward)
     return IA3Layout(None, targets)
 
 
-def _check_names(config: Mapping[str, object], source: str) -> None:
+def _check_names(config: Mapping[str, object]) -> None:
     """Refuse what PEFT refuses: a list of feed-forward layers that are not among the list of targets."""
     targets, feedforward = config.get("target_modules"), config.get("feedforward_modules")
     if isinstance(targets, list) and isinstance(feedforward, list):
         extra = next((name for name in feedforward if name not in targets), None)
         if extra is not None:
             raise ModuleError(
-                f"{source}: field 'feedforward_modules' names {extra!r}, which 'target_modules' lacks; "
+                f"field 'feedforward_modules' names {extra!r}, which 'target_modules' lacks; "
                 "add it there or remove it here"
             )
 
 
-def _layer(name: str, source: str) -> str:
+def _layer(name: str) -> str:
     layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
     if not name.startswith(PREFIX):
-        raise ModuleError(f"{source}: tensor '{name}' does not begin with '{PREFIX}'; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{name}' does not begin with '{PREFIX}'; {SAVE_AGAIN}")
     if re.search(r"\.ia3_l\.[^.]+$", name):
-        raise ModuleError(f"{source}: tensor '{name}' still carries its adapter's name; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{name}' still carries its adapter's name; {SAVE_AGAIN}")
     if not name.endswith(SUFFIX) or not layer:
         raise ModuleError(
-            f"{source}: tensor '{name}' is not part of an IA3 module; train the module without saved heads or "
-            "embeddings"
+            f"tensor '{name}' is not part of an IA3 module; train the module without saved heads or embeddings"
         )
     return layer
 
@@ -133,14 +129,14 @@ def is_feedforward(stated: object, layer: str) -> bool:
     return any(layer.endswith(item) for item in stated)
 
 
-def _target(name: str, shape: tuple[int, ...], feedforward: bool | None, *, source: str) -> IA3Target:
+def _target(name: str, shape: tuple[int, ...], feedforward: bool | None) -> IA3Target:
     if len(shape) != 2 or 1 not in shape or 0 in shape:
-        raise ModuleError(f"{source}: tensor '{name}' has shape {shape}, not (out, 1) or (1, in); {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{name}' has shape {shape}, not (out, 1) or (1, in); {SAVE_AGAIN}")
     by_shape = shape[0] == 1
     found = by_shape if feedforward is None else feedforward
     if found != by_shape and shape != (1, 1):
         raise ModuleError(
-            f"{source}: tensor '{name}' has shape {shape} and so scales the layer's "
+            f"tensor '{name}' has shape {shape} and so scales the layer's "
             f"{'input' if by_shape else 'output'}, but feedforward_modules says its {'input' if found else 'output'}; "
             "correct feedforward_modules"
         )

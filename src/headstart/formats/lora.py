@@ -117,79 +117,76 @@ class LoraLayout(Layout):
         return scalings.pop() if len(scalings) == 1 else None
 
 
-def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> LoraLayout:
+def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> LoraLayout:
     """Read the layout of a LoRA module.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a variant that Headstart does not compute, a tensor that is unknown, missing or misshapen, or a
             layer or rank on which configuration and tensors disagree. The message names the field or tensor.
     """
-    _check_fields(config, source)
-    groups = _group(shapes, source)
-    variants = _variants(config, groups, source)
-    targets = {layer: _target(config, layer, groups[layer], shapes=shapes, source=source) for layer in sorted(groups)}
+    _check_fields(config)
+    groups = _group(shapes)
+    variants = _variants(config, groups)
+    targets = {layer: _target(config, layer, groups[layer], shapes=shapes) for layer in sorted(groups)}
     for layer, target in targets.items():
         for suffix in (MAGNITUDE, LORA_BIAS, BASE_BIAS):
             name = groups[layer].get(suffix)
             if name is not None and shapes[name] != (target.out_features,):
                 raise ModuleError(
-                    f"{source}: tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
+                    f"tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
                 )
         if target.copy is not None:
-            _check_copy(target, shapes[target.copy], variants, source)
+            _check_copy(target, shapes[target.copy], variants)
     return LoraLayout(" + ".join(variants) or None, targets)
 
 
-def _check_copy(target: LoraTarget, shape: tuple[int, ...], variants: Sequence[str], source: str) -> None:
+def _check_copy(target: LoraTarget, shape: tuple[int, ...], variants: Sequence[str]) -> None:
     widths = (target.in_features, target.out_features)
     expected = widths if target.embedding else widths[::-1]
     if shape != expected:
-        raise ModuleError(f"{source}: tensor '{target.copy}' has shape {shape}, not {expected}; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{target.copy}' has shape {shape}, not {expected}; {SAVE_AGAIN}")
     if variants:
         raise ModuleError(
-            f"{source}: tensor '{target.copy}' repeats the backbone's own weight beside a variant "
+            f"tensor '{target.copy}' repeats the backbone's own weight beside a variant "
             f"({' + '.join(variants)}), where it cannot be checked; save the module again with "
             "save_embedding_layers=False"
         )
 
 
-def _check_fields(config: Mapping[str, object], source: str) -> None:
-    refuse_fields(config, source, known=HARMLESS | HANDLED | THROUGH_PEFT.keys(), refused=REFUSED)
+def _check_fields(config: Mapping[str, object]) -> None:
+    refuse_fields(config, known=HARMLESS | HANDLED | THROUGH_PEFT.keys(), refused=REFUSED)
     init = config.get("init_lora_weights")
     if str(init).lower() not in PLAIN_INITS:
         raise ModuleError(
-            f"{source}: field 'init_lora_weights' is {init!r}, which changes the backbone's weights when PEFT "
+            f"field 'init_lora_weights' is {init!r}, which changes the backbone's weights when PEFT "
             "loads the module; save it with `path_initial_model_for_weight_conversion` to turn it into plain LoRA"
         )
 
 
-def _group(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, dict[str, str]]:
+def _group(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, str]]:
     """Tensor names by layer and suffix. Raises `ModuleError` on a tensor that belongs to no LoRA layer."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in shapes:
         suffix = next((end for end in SUFFIXES if name.endswith(end)), None)
         layer = name.removeprefix(PREFIX)[: -len(suffix)] if suffix else ""
         if suffix is None or not layer or not name.startswith(PREFIX):
-            raise ModuleError(f"{source}: tensor '{name}' {_why_unknown(name)}")
+            raise ModuleError(f"tensor '{name}' {_why_unknown(name)}")
         groups[layer][suffix] = name
     for layer, names in groups.items():
         if not names.keys() & {A, B, EMBEDDING_A, EMBEDDING_B}:
             raise ModuleError(
-                f"{source}: tensor '{next(iter(names.values()))}' belongs to a layer without LoRA tensors; "
+                f"tensor '{next(iter(names.values()))}' belongs to a layer without LoRA tensors; "
                 "Headstart cannot use a module that trains other layers"
             )
         if names.keys() & {A, B} and names.keys() & {EMBEDDING_A, EMBEDDING_B}:
-            raise ModuleError(
-                f"{source}: the tensors of '{layer}' are those of an embedding and of a linear layer; {SAVE_AGAIN}"
-            )
+            raise ModuleError(f"the tensors of '{layer}' are those of an embedding and of a linear layer; {SAVE_AGAIN}")
         for suffix in _factors(names):
             if suffix not in names:
-                raise ModuleError(f"{source}: tensor '{PREFIX}{layer}{suffix}' is missing; {SAVE_AGAIN}")
+                raise ModuleError(f"tensor '{PREFIX}{layer}{suffix}' is missing; {SAVE_AGAIN}")
     return dict(groups)
 
 
@@ -206,7 +203,7 @@ def _why_unknown(name: str) -> str:
     return "is not part of a LoRA; train the module without saved heads, embeddings or biases of other layers"
 
 
-def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, str]], source: str) -> list[str]:
+def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Names of the variants present; configuration and tensors must agree on each."""
     variants = []
     for field, suffix in (("use_dora", MAGNITUDE), ("lora_bias", LORA_BIAS)):
@@ -214,17 +211,17 @@ def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, st
         for layer, names in groups.items():
             if (suffix in names) != stated:
                 raise ModuleError(
-                    f"{source}: field '{field}' is {stated} but tensor '{PREFIX}{layer}{suffix}' is "
+                    f"field '{field}' is {stated} but tensor '{PREFIX}{layer}{suffix}' is "
                     f"{'there' if suffix in names else 'missing'}; {SAVE_AGAIN}"
                 )
         if stated:
             variants.append(THROUGH_PEFT[field])
     bias = config.get("bias", "none")
     if bias not in ("none", "all", "lora_only"):
-        raise ModuleError(f"{source}: field 'bias' is {bias!r}, not 'none', 'all' or 'lora_only'; correct it")
+        raise ModuleError(f"field 'bias' is {bias!r}, not 'none', 'all' or 'lora_only'; correct it")
     biased = next((names[BASE_BIAS] for names in groups.values() if BASE_BIAS in names), None)
     if biased and bias == "none":
-        raise ModuleError(f"{source}: field 'bias' is 'none' but tensor '{biased}' is there; {SAVE_AGAIN}")
+        raise ModuleError(f"field 'bias' is 'none' but tensor '{biased}' is there; {SAVE_AGAIN}")
     return [*variants, THROUGH_PEFT["bias"]] if biased else variants
 
 
@@ -234,30 +231,27 @@ def _target(
     names: Mapping[str, str],
     *,
     shapes: Mapping[str, tuple[int, ...]],
-    source: str,
 ) -> LoraTarget:
     a, b = (names[suffix] for suffix in _factors(names))
     for name in (a, b):
         if len(shapes[name]) != 2 or 0 in shapes[name]:
-            raise ModuleError(f"{source}: tensor '{name}' has shape {shapes[name]}, not two dimensions; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{name}' has shape {shapes[name]}, not two dimensions; {SAVE_AGAIN}")
     (rank, in_features), (out_features, columns) = shapes[a], shapes[b]
     if rank != columns:
-        raise ModuleError(f"{source}: tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
+        raise ModuleError(f"tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
     try:
         if not targeted(config, layer):
             raise ModuleError(
-                f"{source}: the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
+                f"the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
                 "correct target_modules, exclude_modules or layers_to_transform"
             )
         stated = _resolve(config, layer, field="r", patterns="rank_pattern", default=8)
         alpha = _resolve(config, layer, field="lora_alpha", patterns="alpha_pattern", default=8)
     except (TypeError, ValueError, re.error) as error:
-        raise ModuleError(
-            f"{source}: the configuration for layer '{layer}' is malformed: {error}; correct it"
-        ) from error
+        raise ModuleError(f"the configuration for layer '{layer}' is malformed: {error}; correct it") from error
     if stated != rank:
         raise ModuleError(
-            f"{source}: tensor '{a}' has rank {rank} but the configuration says {stated:g}; correct r or rank_pattern"
+            f"tensor '{a}' has rank {rank} but the configuration says {stated:g}; correct r or rank_pattern"
         )
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LoraTarget(a, b, rank, in_features, out_features, scaling, EMBEDDING_A in names, names.get(BASE_WEIGHT))

@@ -9,7 +9,6 @@ refused; "bitfit" holds the tuned bias terms themselves. What no field explains 
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from headstart.errors import ModuleError
@@ -87,32 +86,30 @@ def is_opendelta(config: Mapping[str, object]) -> bool:
     return "delta_type" in config
 
 
-def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTensor], source: str | Path) -> Plain:
+def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
     """The module in the words of PEFT (LoRA, BitFit) or AdapterHub (adapters).
 
-    `source` is the path for error messages. Raises `ModuleError` naming the field or tensor: another method or version,
-    a tensor that is unknown, missing or misshapen, or a layer that `modified_modules` does not name.
+    Raises `ModuleError` naming the field or tensor: another method or version, a tensor that is unknown, missing or
+    misshapen, or a layer that `modified_modules` does not name.
     """
-    source = str(source)
-    delta = _delta_type(config, source)
-    family = family_of(config, source)
-    modified = Modified.of(config, family, source)
+    delta = _delta_type(config)
+    family = family_of(config)
+    modified = Modified.of(config, family)
     heads = _heads(config)
-    grouped, head = _grouped(tensors, delta, modified, heads, source)
+    grouped, head = _grouped(tensors, delta, modified, heads)
     absent = [layer for layer in heads if not any(name.startswith(f"{layer}.") for name in head)]
     if absent:
         raise ModuleError(
-            f"{source}: field 'unfrozen_modules' names the task head '{absent[0]}' but no tensor of it is there; "
-            f"{SAVE_AGAIN}"
+            f"field 'unfrozen_modules' names the task head '{absent[0]}' but no tensor of it is there; {SAVE_AGAIN}"
         )
-    modified.refuse_unused(grouped, source, below=delta == "bitfit")
+    modified.refuse_unused(grouped, below=delta == "bitfit")
     write = {"lora": _lora, "adapter": _adapter, "bitfit": _bitfit}[delta]
-    plain = write(config, grouped, modified, source)
+    plain = write(config, grouped, modified)
     if not head:
         return plain
     if delta == "adapter":
         raise ModuleError(
-            f"{source}: tensor '{next(iter(head))}' is part of a task head, which Headstart does not read beside "
+            f"tensor '{next(iter(head))}' is part of a task head, which Headstart does not read beside "
             f"OpenDelta's adapters; {SAVE_AGAIN} with unfrozen_modules=['deltas']"
         )
     layers = sorted({name.partition(".")[0] for name in head})
@@ -121,22 +118,20 @@ def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTen
     return Plain({**plain.config, "modules_to_save": layers, "task_type": task_type}, {**plain.tensors, **saved})
 
 
-def _delta_type(config: Mapping[str, object], source: str) -> str:
+def _delta_type(config: Mapping[str, object]) -> str:
     delta, version = str(config.get("delta_type")), str(config.get("opendelta_version"))
     if delta not in OWN:
         why = UNREAD.get(delta, "Headstart does not know it")
-        raise ModuleError(
-            f"{source}: delta_type {config.get('delta_type')!r} is not read: {why}; use one of: {', '.join(OWN)}"
-        )
+        raise ModuleError(f"delta_type {config.get('delta_type')!r} is not read: {why}; use one of: {', '.join(OWN)}")
     if re.match(r"0\.3(\.|$)", version) is None:
         raise ModuleError(
-            f"{source}: field 'opendelta_version' is {config.get('opendelta_version')!r}: Headstart reads what "
+            f"field 'opendelta_version' is {config.get('opendelta_version')!r}: Headstart reads what "
             f"OpenDelta 0.3 saves; {SAVE_AGAIN}"
         )
-    refuse_fields(config, source, known=HARMLESS | OWN[delta], refused={})
+    refuse_fields(config, known=HARMLESS | OWN[delta], refused={})
     for field in sorted(OWN[delta]):
         if field not in config:
-            raise ModuleError(f"{source}: field '{field}' is missing; {SAVE_AGAIN}")
+            raise ModuleError(f"field '{field}' is missing; {SAVE_AGAIN}")
     return delta
 
 
@@ -151,7 +146,7 @@ Group = dict[str, StoredTensor]
 
 
 def _grouped(
-    tensors: Mapping[str, StoredTensor], delta: str, modified: Modified, heads: tuple[str, ...], source: str
+    tensors: Mapping[str, StoredTensor], delta: str, modified: Modified, heads: tuple[str, ...]
 ) -> tuple[dict[str, Group], dict[str, StoredTensor]]:
     """The tensors by layer, without the path of the base, and those of a task head by name."""
     groups: dict[str, Group] = {}
@@ -163,32 +158,30 @@ def _grouped(
         end = next((end for end in PARTS[delta] if name.endswith(end)), "")
         layer = without_base(name.removesuffix(end))
         if not end or not in_stack(layer):
-            raise ModuleError(f"{source}: tensor '{name}' is not part of the delta '{delta}'; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{name}' is not part of the delta '{delta}'; {SAVE_AGAIN}")
         if not modified.names(layer, below=delta == "bitfit"):
             raise ModuleError(
-                f"{source}: field 'modified_modules' does not name layer '{layer}', which has tensor '{name}'; "
-                f"{SAVE_AGAIN}"
+                f"field 'modified_modules' does not name layer '{layer}', which has tensor '{name}'; {SAVE_AGAIN}"
             )
         group = groups.setdefault(layer, {})
         if PARTS[delta][end] in group:
-            raise ModuleError(f"{source}: tensor '{name}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{name}' has the place of another one; {SAVE_AGAIN}")
         group[PARTS[delta][end]] = tensor
     if not groups:
-        raise ModuleError(f"{source}: there is no tensor of the delta '{delta}', so it does nothing; {SAVE_AGAIN}")
+        raise ModuleError(f"there is no tensor of the delta '{delta}', so it does nothing; {SAVE_AGAIN}")
     for layer, group in groups.items():
         for end, part in PARTS[delta].items():
             if part not in group:
-                raise ModuleError(f"{source}: tensor '{layer}{end}' is missing beside its others; {SAVE_AGAIN}")
+                raise ModuleError(f"tensor '{layer}{end}' is missing beside its others; {SAVE_AGAIN}")
     return groups, head
 
 
-def _lora(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified, source: str) -> Plain:
+def _lora(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified) -> Plain:
     for group in groups.values():
         a = group["lora_A.weight"]
         if len(a.shape) != 2 or a.shape[0] != config["lora_r"]:
             raise ModuleError(
-                f"{source}: tensor '{a.name}' has shape {a.shape} but field 'lora_r' is {config['lora_r']!r}; "
-                f"{SAVE_AGAIN}"
+                f"tensor '{a.name}' has shape {a.shape} but field 'lora_r' is {config['lora_r']!r}; {SAVE_AGAIN}"
             )
     targets, excluded = modified.linear()
     plain: dict[str, object] = {
@@ -199,8 +192,7 @@ def _lora(config: Mapping[str, object], groups: Mapping[str, Group], modified: M
     return Plain(plain | _origin(config), _renamed(groups, modified))
 
 
-def _bitfit(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified, source: str) -> Plain:
-    del source
+def _bitfit(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified) -> Plain:
     plain: dict[str, object] = {"peft_type": "BITFIT", "target_modules": modified.biases(groups)}
     return Plain(plain | _origin(config), _renamed(groups, modified))
 
@@ -217,36 +209,35 @@ def _renamed(groups: Mapping[str, Group], modified: Modified) -> dict[str, Store
     return {name: dataclasses.replace(tensor, name=name) for name, tensor in named.items()}
 
 
-def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified, source: str) -> Plain:
+def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified) -> Plain:
     family = FAMILIES[modified.family]
     activation = ACTIVATIONS.get(str(config["non_linearity"]).lower())
     if activation is None:
         raise ModuleError(
-            f"{source}: field 'non_linearity' is {config['non_linearity']!r}; Headstart computes: "
-            f"{', '.join(ACTIVATIONS)}"
+            f"field 'non_linearity' is {config['non_linearity']!r}; Headstart computes: {', '.join(ACTIVATIONS)}"
         )
     parts: set[str] = set()
     designs: dict[str, str] = {}
     named: dict[str, StoredTensor] = {}
     for layer, group in groups.items():
-        sublayer, number, reads = _place(layer, family, source)
+        sublayer, number, reads = _place(layer, family)
         parts.add(sublayer.part)
         designs[reads] = layer
         for part, tensor in group.items():
             key = f"{family.base}{sublayer.blocks}.{number}.{sublayer.key}.adapters.{NAME}.{part}"
             if key in named:
                 raise ModuleError(
-                    f"{source}: tensors '{named[key].name}' and '{tensor.name}' adapt one sublayer, which Headstart "
+                    f"tensors '{named[key].name}' and '{tensor.name}' adapt one sublayer, which Headstart "
                     "does once; use a module with one adapter behind each"
                 )
             named[key] = tensor
     if len(designs) > 1:
         raise ModuleError(
-            f"{source}: the adapters behind {' and '.join(designs.values())} read different things, and in "
+            f"the adapters behind {' and '.join(designs.values())} read different things, and in "
             "AdapterHub's layout all read the same; use a module with one design"
         )
     (reads,) = designs
-    size, width = _size(groups, config["bottleneck_dim"], source)
+    size, width = _size(groups, config["bottleneck_dim"])
     method = {part: part in parts for part in ("mh_adapter", "cross_adapter", "output_adapter")} | {
         "reduction_factor": reduction_factor(width, size), "non_linearity": activation, "scaling": 1.0,
         "original_ln_before": reads != "output", "original_ln_after": reads != "behind",
@@ -260,10 +251,10 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
     return Plain(plain, {name: dataclasses.replace(tensor, name=name) for name, tensor in named.items()})
 
 
-def _size(groups: Mapping[str, Group], size: object, source: str) -> tuple[int, int]:
+def _size(groups: Mapping[str, Group], size: object) -> tuple[int, int]:
     """The bottleneck and the width that all adapters share."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ModuleError(f"{source}: field 'bottleneck_dim' is {size!r}, not a number above 0; {SAVE_AGAIN}")
+        raise ModuleError(f"field 'bottleneck_dim' is {size!r}, not a number above 0; {SAVE_AGAIN}")
     width = 0
     for group in groups.values():
         down, d, up, u = (group[part] for part in PARTS["adapter"].values())
@@ -271,13 +262,13 @@ def _size(groups: Mapping[str, Group], size: object, source: str) -> tuple[int, 
         for tensor, wanted in ((down, (size, width)), (d, (size,)), (up, (width, size)), (u, (width,))):
             if tensor.shape != wanted or 0 in wanted:
                 raise ModuleError(
-                    f"{source}: tensor '{tensor.name}' has shape {tensor.shape}, not {wanted}, where field "
+                    f"tensor '{tensor.name}' has shape {tensor.shape}, not {wanted}, where field "
                     f"'bottleneck_dim' is {size} and the backbone {width} wide; {SAVE_AGAIN}"
                 )
     return size, width
 
 
-def _place(layer: str, family: Family, source: str) -> tuple[Sublayer, str, str]:
+def _place(layer: str, family: Family) -> tuple[Sublayer, str, str]:
     """The sublayer, its number, and what the adapter behind `layer` reads in AdapterHub's terms."""
     for sublayer in family.sublayers:
         found = re.fullmatch(rf"{re.escape(sublayer.blocks)}\.([0-9]+)\.(.+)", layer)
@@ -292,6 +283,6 @@ def _place(layer: str, family: Family, source: str) -> tuple[Sublayer, str, str]
         if not family.post_norm and node == whole:
             return sublayer, found[1], "sum"
     raise ModuleError(
-        f"{source}: an adapter behind '{layer}' has no place in AdapterHub's layout; use a module with adapters behind "
+        f"an adapter behind '{layer}' has no place in AdapterHub's layout; use a module with adapters behind "
         "attention and feed-forward"
     )

@@ -70,13 +70,13 @@ OTHER_DENSE = "attention.output.dense"
 """In BERT this path, too, ends with "output.dense"."""
 
 
-def family_of(config: Mapping[str, object], source: str) -> str:
+def family_of(config: Mapping[str, object]) -> str:
     """Transformers' `model_type` of the backbone. Raises `ModuleError` for one that is not known."""
     stated = config.get("backbone_class")
     found = re.fullmatch(r"([A-Za-z0-9]+?)(Model|EncoderModel|LMHeadModel|DoubleHeadsModel|For[A-Z]\w*)", str(stated))
     if found is None or found[1] not in FAMILIES:
         raise ModuleError(
-            f"{source}: field 'backbone_class' is {stated!r}; OpenDelta's folders are read for: "
+            f"field 'backbone_class' is {stated!r}; OpenDelta's folders are read for: "
             f"{', '.join(sorted(set(FAMILIES.values())))}"
         )
     return FAMILIES[found[1]]
@@ -96,24 +96,20 @@ class Modified:
     common: bool
 
     @classmethod
-    def of(cls, config: Mapping[str, object], family: str, source: str) -> Modified:
+    def of(cls, config: Mapping[str, object], family: str) -> Modified:
         """Read the fields. Raises `ModuleError` where they are malformed or say more than Headstart can tell."""
         listed, common = config.get("modified_modules"), config.get("common_structure")
         if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
-            raise ModuleError(
-                f"{source}: field 'modified_modules' is {listed!r}, not a list of layer names; correct it"
-            )
+            raise ModuleError(f"field 'modified_modules' is {listed!r}, not a list of layer names; correct it")
         if config.get("exclude_modules") not in (None, [], [HEAD]):
             raise ModuleError(
-                f"{source}: field 'exclude_modules' is {config['exclude_modules']!r}; Headstart reads modules that "
+                f"field 'exclude_modules' is {config['exclude_modules']!r}; Headstart reads modules that "
                 f"leave out nothing but {HEAD}; name the layers in modified_modules instead"
             )
         if common is not None and not isinstance(common, bool):
-            raise ModuleError(f"{source}: field 'common_structure' is {common!r}, not true or false; correct it")
+            raise ModuleError(f"field 'common_structure' is {common!r}, not true or false; correct it")
         if common and family not in NODES:
-            raise ModuleError(
-                f"{source}: OpenDelta has no common structure for '{family}'; name the layers in modified_modules"
-            )
+            raise ModuleError(f"OpenDelta has no common structure for '{family}'; name the layers in modified_modules")
         modified = cls(family, tuple(dict.fromkeys(listed)), bool(common))
         known = [word for stack in NODES.get(family, {}).values() for word in stack.values()]
         for name in modified.listed:
@@ -121,7 +117,7 @@ class Modified:
                 common and not name.startswith(HEAD) and not any(_ends(w, name) for w in known)
             ):
                 raise ModuleError(
-                    f"{source}: field 'modified_modules' holds {name!r}, which Headstart cannot resolve; use ends of "
+                    f"field 'modified_modules' holds {name!r}, which Headstart cannot resolve; use ends of "
                     "paths, such as attention.self.query"
                 )
         return modified
@@ -130,13 +126,13 @@ class Modified:
         """Whether the layer is named, or, with `below`, lies in one that is. Paths are without the base."""
         return any(self._matches(layer, name, below=below) for name in self.listed)
 
-    def refuse_unused(self, layers: Iterable[str], source: str, *, below: bool = True) -> None:
+    def refuse_unused(self, layers: Iterable[str], *, below: bool = True) -> None:
         """Raise `ModuleError` when a name has no layer among those that have tensors."""
         held = list(layers)
         for name in self.listed:
             if not name.startswith(HEAD) and not any(self._matches(layer, name, below=below) for layer in held):
                 raise ModuleError(
-                    f"{source}: field 'modified_modules' names '{name}' but no layer of it has a tensor; copy or save "
+                    f"field 'modified_modules' names '{name}' but no layer of it has a tensor; copy or save "
                     "the module again"
                 )
 

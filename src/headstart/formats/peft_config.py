@@ -75,16 +75,14 @@ def _explodes(pattern: str) -> bool:
     return False
 
 
-def refuse_fields(
-    config: Mapping[str, object], source: str, *, known: Container[str], refused: Mapping[str, str]
-) -> None:
+def refuse_fields(config: Mapping[str, object], *, known: Container[str], refused: Mapping[str, str]) -> None:
     """Raise `ModuleError` when a field is set that is refused, for the reason given, or that is not known."""
     for field, value in config.items():
         if field in refused and value:
-            raise ModuleError(f"{source}: field '{field}' is set: {refused[field]}; Headstart cannot use this module")
+            raise ModuleError(f"field '{field}' is set: {refused[field]}; Headstart cannot use this module")
         if field not in known and field not in refused and value:
             raise ModuleError(
-                f"{source}: unknown field '{field}' is set to {value!r} and may change what the module computes; "
+                f"unknown field '{field}' is set to {value!r} and may change what the module computes; "
                 "use a Headstart that knows it, or remove the field if it has no effect"
             )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.errors import CardError, ModuleError
+from headstart.errors import CardError, ModuleError, about
 from headstart.formats.adapterhub import (
     ADAPTERHUB_WEIGHTS,
     INTERFACE_FILE,
@@ -61,12 +61,12 @@ FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 class FolderReader(NamedTuple):
     """How folders of one `peft_type` are read.
 
-    `kind`: as Headstart names it. `layout`: from the configuration, the shapes of the stored tensors by name, and the
-    folder's path for error messages, it makes the layout or raises `ModuleError` naming the field or tensor.
+    `kind`: as Headstart names it. `layout` makes the layout from the configuration and the shapes of the stored tensors
+    by name, or raises `ModuleError` naming the field or tensor; the folder's path is put before that message.
     """
 
     kind: str
-    layout: Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]], str], Layout]
+    layout: Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]]], Layout]
 
 
 READERS: Registry[FolderReader] = Registry("peft_type", group="headstart.folders")
@@ -119,27 +119,29 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
             "adapters in another way; Headstart cannot use this module"
         )
     # What is not supported is said before its tensors are read.
-    kind = method_of(config, str(folder)) if is_adapterhub(config) else _reader(config, folder / CONFIG_FILE).kind
+    with about(folder if is_adapterhub(config) else folder / CONFIG_FILE):
+        kind = method_of(config) if is_adapterhub(config) else _reader(config).kind
     if plain is None:
         weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
         tensors = read_tensors(weights)
     else:
         weights, tensors = folder / OPENDELTA_WEIGHTS, plain.tensors
-    _require_floats(tensors, weights)
+    with about(weights):
+        _require_floats(tensors)
     stored = dict(tensors)
-    if is_adapterhub(config):
-        config, tensors, layout = translated(config, tensors, str(folder))
-        head, answers = _own_head(folder)
-        stored = {**tensors, **head}
-    else:
-        config, tensors, head, answers = part_head(config, tensors, str(folder))
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        layout = _reader(config, folder / CONFIG_FILE).layout(config, shapes, str(folder))
+    with about(folder):
+        if is_adapterhub(config):
+            config, tensors, layout = translated(config, tensors)
+            head, answers = _own_head(folder)
+            stored = {**tensors, **head}
+        else:
+            config, tensors, head, answers = part_head(config, tensors)
+            layout = _reader(config).layout(config, {name: tensor.shape for name, tensor in tensors.items()})
     if not tensors:
         raise ModuleError(f"{weights} holds no tensors, so the module does nothing; save or train it again")
     if check_values:
-        check_finite(tensors, str(weights))
-        check_finite(head, str(folder))
+        with about(weights):
+            check_finite({**tensors, **head})
     derived = _derived_card(folder, kind=kind, config=config, tensors=tensors, layout=layout)
     derived = derived.model_copy(update={"tensor_hash": tensor_hash(stored), "head": answers})
     return StoredModule(folder, config, tensors, layout, _agreed_card(folder, derived), head)
@@ -158,7 +160,9 @@ def read_opendelta(folder: Path) -> Plain | None:
     weights = regular_file(folder, OPENDELTA_WEIGHTS)
     if weights is None:
         raise ModuleError(f"{folder} has no {OPENDELTA_WEIGHTS}; download or copy the module again")
-    return from_opendelta(config, read_tensors(weights), folder)
+    tensors = read_tensors(weights)
+    with about(folder):
+        return from_opendelta(config, tensors)
 
 
 def module_name(folder: Path) -> str:
@@ -208,12 +212,12 @@ def _config(folder: Path, name: str) -> dict[str, object]:
     return config
 
 
-def _reader(config: Mapping[str, object], path: Path) -> FolderReader:
+def _reader(config: Mapping[str, object]) -> FolderReader:
     peft_type = config.get("peft_type")
     if peft_type is None:
-        raise ModuleError(f"{path} has no field 'peft_type'; Headstart reads folders saved by PEFT")
+        raise ModuleError("it has no field 'peft_type'; Headstart reads folders saved by PEFT")
     if not isinstance(peft_type, str) or peft_type not in READERS:
-        raise ModuleError(f"{path}: peft_type {peft_type!r} is not supported; supported: {', '.join(READERS)}")
+        raise ModuleError(f"peft_type {peft_type!r} is not supported; supported: {', '.join(READERS)}")
     return READERS[peft_type]
 
 
@@ -232,10 +236,10 @@ def _weights(folder: Path, names: Sequence[str]) -> Path:
     raise ModuleError(f"{folder} has no {' or '.join(names)}; download or copy the module again")
 
 
-def _require_floats(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+def _require_floats(tensors: Mapping[str, StoredTensor]) -> None:
     for tensor in tensors.values():
         if tensor.dtype not in FLOATS:
-            raise ModuleError(f"{path}: tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
+            raise ModuleError(f"tensor '{tensor.name}' is {tensor.dtype}, not a float; save it again as F32")
 
 
 def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
@@ -244,9 +248,10 @@ def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
     if path is None:
         return {}, None
     head = read_safetensors(path)
-    _require_floats(head, path)
     spans = any(name.startswith("qa_outputs.") for name in head)
-    return head, head_card(head, TASK_TYPES["span" if spans else "classification"], str(path))
+    with about(HEAD_FILE):
+        _require_floats(head)
+        return head, head_card(head, TASK_TYPES["span" if spans else "classification"])
 
 
 def _derived_card(

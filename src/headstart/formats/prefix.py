@@ -66,37 +66,34 @@ class PrefixLayout(Layout):
         return self.length
 
 
-def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> PrefixLayout:
+def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PrefixLayout:
     """Read the layout of a prefix tuning module.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a field that Headstart does not compute, a size that is none, or a tensor that is unknown,
             missing or misshapen. The message names the field or tensor.
     """
-    refuse_fields(config, source, known=HARMLESS | HANDLED, refused=REFUSED)
-    parts = halves(config, source)
+    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    parts = halves(config)
     stated = config.get("num_transformer_submodules")
     if stated is not None and stated != parts:
         raise ModuleError(
-            f"{source}: field 'num_transformer_submodules' is {stated!r} for task type {config['task_type']}, where "
+            f"field 'num_transformer_submodules' is {stated!r} for task type {config['task_type']}, where "
             f"PEFT expects {parts}; correct it"
         )
-    length, layers, heads, dim = sizes(
-        config, ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"), source
-    )
+    length, layers, heads, dim = sizes(config, ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"))
     if dim % heads:
         raise ModuleError(
-            f"{source}: field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
+            f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
         )
     wanted: dict[str, tuple[int, ...]] = {EMBEDDINGS: (length, layers * 2 * dim)}
     bottleneck = None
     if config.get("prefix_projection") and shapes.keys() & set(PROJECTION.values()):
-        (bottleneck,) = sizes(config, ("encoder_hidden_size",), source)
+        (bottleneck,) = sizes(config, ("encoder_hidden_size",))
         wanted |= {
             PROJECTION["tokens"]: (length, dim),
             PROJECTION["inner"]: (bottleneck, dim),
@@ -104,5 +101,5 @@ def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
             PROJECTION["outer"]: (layers * 2 * dim, bottleneck),
             PROJECTION["outer_bias"]: (layers * 2 * dim,),
         }
-    require_shapes(shapes, wanted, source, kind="prefix")
+    require_shapes(shapes, wanted, kind="prefix")
     return PrefixLayout(None, length, layers, heads, dim // heads, parts == 2, bottleneck)

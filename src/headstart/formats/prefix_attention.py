@@ -95,56 +95,52 @@ def attention_prefix_shapes(
 
 
 def attention_prefix_layout(
-    config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str
+    config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
 ) -> AttentionPrefixLayout:
     """Read the layout of a prefix of chosen attention units.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a field is unknown or unsound, or a tensor is missing, misshapen or not part of the prefix. The
             message names the field or tensor.
     """
-    refuse_fields(config, source, known=HARMLESS | HANDLED, refused={})
-    halves(config, source)
-    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"), source)
+    refuse_fields(config, known=HARMLESS | HANDLED, refused={})
+    halves(config)
+    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
     heads = None
     if config.get("num_attention_heads") is not None:
-        (heads,) = sizes(config, ("num_attention_heads",), source)
+        (heads,) = sizes(config, ("num_attention_heads",))
         if dim % heads:
             raise ModuleError(
-                f"{source}: field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
+                f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
             )
-    layers, bottleneck, width = _layers(config, source), None, None
+    layers, bottleneck, width = _layers(config), None, None
     if config.get("prefix_projection"):
-        bottleneck, width = sizes(config, ("encoder_hidden_size", "embedding_dim"), source)
+        bottleneck, width = sizes(config, ("encoder_hidden_size", "embedding_dim"))
     positions = config.get("relative_positions")
     if positions not in (BIASED_TEXT, BIASED_PREFIX):
         raise ModuleError(
-            f"{source}: field 'relative_positions' is {positions!r}, not {BIASED_TEXT!r} or {BIASED_PREFIX!r}; "
-            f"{SAVE_AGAIN}"
+            f"field 'relative_positions' is {positions!r}, not {BIASED_TEXT!r} or {BIASED_PREFIX!r}; {SAVE_AGAIN}"
         )
     projection = None if bottleneck is None or width is None else (bottleneck, width)
     wanted = attention_prefix_shapes(layers, length=length, dim=dim, projection=projection)
-    require_shapes(shapes, wanted, source, kind="prefix")
+    require_shapes(shapes, wanted, kind="prefix")
     return AttentionPrefixLayout(None, length, dim, heads, layers, bottleneck, width, str(positions))
 
 
-def _layers(config: Mapping[str, object], source: str) -> dict[str, int]:
+def _layers(config: Mapping[str, object]) -> dict[str, int]:
     stated = config.get("num_layers")
     if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(PLACES):
         raise ModuleError(
-            f"{source}: field 'num_layers' is {stated!r}, not the number of layers by place ({', '.join(PLACES)}); "
-            "correct it"
+            f"field 'num_layers' is {stated!r}, not the number of layers by place ({', '.join(PLACES)}); correct it"
         )
     present = tuple(place for place in PLACES if place in stated)
     for place in present:
         if isinstance(stated[place], bool) or not isinstance(stated[place], int) or stated[place] < 1:
             raise ModuleError(
-                f"{source}: field 'num_layers' has {stated[place]!r} for '{place}', not a whole number above 0; "
-                "correct it"
+                f"field 'num_layers' has {stated[place]!r} for '{place}', not a whole number above 0; correct it"
             )
     return {place: stated[place] for place in present}

@@ -49,28 +49,27 @@ class PromptLayout(Layout):
         return self.length
 
 
-def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], source: str) -> PromptLayout:
+def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PromptLayout:
     """Read the layout of a prompt tuning module.
 
     Args:
         config: the content of adapter_config.json.
         shapes: shape of each stored tensor by its name.
-        source: path or name for error messages.
 
     Raises:
         ModuleError: a field that Headstart does not compute, a size that is none, or a tensor that is unknown,
             missing or misshapen. The message names the field or tensor.
     """
-    refuse_fields(config, source, known=HARMLESS | HANDLED, refused=REFUSED)
-    most = halves(config, source)
-    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"), source)
+    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    most = halves(config)
+    length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
     stated = config.get("num_transformer_submodules")
     # For an encoder-decoder PEFT's own default doubles the rows, and then uses the first half, in the encoder.
     doubled = most if stated is None else stated
     if isinstance(doubled, bool) or not isinstance(doubled, int) or not 1 <= doubled <= most:
         raise ModuleError(
-            f"{source}: field 'num_transformer_submodules' is {stated!r} for task type {config['task_type']}, where "
+            f"field 'num_transformer_submodules' is {stated!r} for task type {config['task_type']}, where "
             f"PEFT expects {most}; correct it"
         )
-    require_shapes(shapes, {EMBEDDINGS: (length * doubled, dim)}, source, kind="prompt")
+    require_shapes(shapes, {EMBEDDINGS: (length * doubled, dim)}, kind="prompt")
     return PromptLayout(None, length, dim, most == 2)

@@ -116,7 +116,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def check_finite(tensors: Mapping[str, StoredTensor], source: str) -> None:
+def check_finite(tensors: Mapping[str, StoredTensor]) -> None:
     """Raise `ModuleError` naming the first float tensor that holds an infinite value or NaN."""
     for tensor in tensors.values():
         if tensor.dtype not in EXPONENTS or not tensor.data.nbytes:
@@ -125,7 +125,7 @@ def check_finite(tensors: Mapping[str, StoredTensor], source: str) -> None:
         bits: npt.NDArray[np.unsignedinteger] = np.frombuffer(tensor.data, dtype=view)
         if (bits & bits.dtype.type(exponent)).max() == exponent:
             raise ModuleError(
-                f"{source}: tensor '{tensor.name}' holds NaN or infinite values; train the module again or remove it"
+                f"tensor '{tensor.name}' holds NaN or infinite values; train the module again or remove it"
             )
 
 
