@@ -2,76 +2,49 @@
 
 import json
 import shutil
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.ensemble import (
-    DensityOption,
-    GroupOption,
-    IndicatorOption,
-    RankToOption,
-    RuleOption,
-    SpaceOption,
-    TemperatureOption,
-    TopOption,
-)
-from headstart.cli.options import (
-    AsJson,
-    BackboneOption,
-    DeviceOption,
-    DtypeOption,
-    HubOption,
-    KindOption,
-    MetricOption,
-    OutputOption,
-    RecipeOption,
-    SetOption,
-    ShotsOption,
-    TaskArgument,
-    console,
-    load_backbone,
-    load_recipe,
-    load_task,
-    open_hub,
-    print_json,
-    print_line,
-    steps_bar,
-)
-from headstart.cli.rank import ReductionOption
+from headstart.cli.ensemble import BlendOptions
+from headstart.cli.options import AsJson, BackboneOptions, HubOptions, OutputOption, RecipeOptions, TaskOptions, command
+from headstart.cli.output import console, print_json, print_line
+from headstart.cli.progress import listening, phased
+
+if TYPE_CHECKING:
+    from headstart.tasks import Task
 
 __all__ = ["compare"]
 
 
-def compare(
-    task: TaskArgument,
-    hub: HubOption,
-    backbone: BackboneOption,
-    output: OutputOption,
-    kind: KindOption = None,
-    seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
-    shots: ShotsOption = None,
-    rule: RuleOption = "softmax",
-    indicator: IndicatorOption = "cosine",
-    also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
-    temperature: TemperatureOption = None,
-    top_k: TopOption = None,
-    group: GroupOption = None,
-    space: SpaceOption = "parameters",
-    rank_to: RankToOption = None,
-    density: DensityOption = None,
-    reduction: ReductionOption = "mean",
-    recipe: RecipeOption = "few-shot",
-    settings: SetOption = None,
-    test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None,
-    decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
-    metric: MetricOption = None,
+@dataclass(frozen=True)
+class ComparedTask(TaskOptions):
+    """The task of a comparison, which draws its shots itself, once a seed."""
+
     seed: Annotated[
         int, typer.Option(help="Seed of a file's split and of the test rows; the draws' own seeds count from 0.")
-    ] = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    ] = 0
+    test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None
+
+    def load(self) -> "Task":
+        """The task with its test split cut to size."""
+        task = self.whole()
+        return task if self.test_rows is None else task.take("test", self.test_rows, seed=self.seed)
+
+
+@command
+def compare(
+    task: ComparedTask,
+    hub: HubOptions,
+    backbone: BackboneOptions,
+    blend: BlendOptions,
+    recipe: RecipeOptions,
+    output: OutputOption,
+    seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
+    also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
+    decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Compare scratch, average, best single and ensemble on TASK, before and after tuning, and write a report.
@@ -79,24 +52,19 @@ def compare(
     A killed comparison continues with the same command; finished units lie beside the report until it is done.
     """
     refuse_existing(output)
-    chosen = load_recipe(recipe, settings)
-    opened = open_hub(hub, kind)
-    data = load_task(task, metric, seed=seed)
-    data = data.take("test", test_rows, seed=seed) if test_rows is not None else data
-    model = load_backbone(backbone, device, dtype)
+    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    model = backbone.load()
     from headstart.comparing.compare import Blend
     from headstart.comparing.compare import compare as run
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
+    settings = {**vars(blend), "group": tuple(blend.group or ())}
     work = output.with_name(f"{output.name}.units.partial")
-    with steps_bar() as show:
+    with listening(f"comparing on {data.name}") as listener:
         comparison = run(
-            data, opened, model, seeds=seeds, shots=shots,
-            blend=Blend(
-                indicator, temperature, top_k, space, rank_to, reduction, density, rule=rule, group=tuple(group or ())
-            ),
-            indicators=also or (), recipe=chosen, decoding=decoding, work=work, progress=show,
+            data, opened, model, seeds=seeds, shots=task.shots, blend=Blend(**settings), indicators=also or (),
+            recipe=chosen, decoding=decoding, work=work, progress=phased(listener),
         )  # fmt: skip
     write_report(comparison, output)
     shutil.rmtree(work, ignore_errors=True)

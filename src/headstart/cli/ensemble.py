@@ -1,5 +1,6 @@
 """`headstart ensemble`."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -7,102 +8,72 @@ import typer
 from headstart.atomic import refuse_existing
 from headstart.cli.options import (
     AsJson,
-    BackboneOption,
-    DeviceOption,
-    DtypeOption,
-    HubOption,
-    KindOption,
-    MetricOption,
+    BackboneOptions,
+    HubOptions,
+    Options,
     OutputOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    ShotsOption,
-    TaskArgument,
-    console,
-    load_backbone,
-    load_recipe,
-    load_task,
-    open_hub,
-    print_json,
-    print_line,
-    steps_bar,
+    RecipeOptions,
+    TaskOptions,
+    command,
 )
+from headstart.cli.output import console, print_json, print_line
+from headstart.cli.progress import listening, phased
 from headstart.cli.rank import ReductionOption, print_gaps
 
-__all__ = [
-    "DensityOption",
-    "GroupOption",
-    "IndicatorOption",
-    "RankToOption",
-    "RuleOption",
-    "SpaceOption",
-    "TemperatureOption",
-    "TopOption",
-    "ensemble",
-]
-
-RuleOption = Annotated[str, typer.Option(help="softmax (papers), uniform, top_k, best_single, manual.")]
-GroupOption = Annotated[
-    list[str] | None,
-    typer.Option("--group", help="Module that rule manual averages, repeatable; default: all of the task's family."),
-]
-IndicatorOption = Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")]
-DensityOption = Annotated[
-    float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: a half.")
-]
-TemperatureOption = Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")]
-TopOption = Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")]
-SpaceOption = Annotated[
-    str, typer.Option(help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare.")
-]
-RankToOption = Annotated[
-    int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
-]
+__all__ = ["BlendOptions", "ensemble"]
 
 LEAST_SHOWN = 0.0001
 
 
+@dataclass(frozen=True)
+class BlendOptions(Options):
+    """How a hub becomes a start: whose weights, and which sum."""
+
+    rule: Annotated[str, typer.Option(help="softmax (papers), uniform, top_k, best_single, manual.")] = "softmax"
+    indicator: Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")] = "cosine"
+    temperature: Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")] = (
+        None
+    )
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")] = None
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="Module that rule manual averages, repeatable; default: the task's family."),
+    ] = None
+    space: Annotated[
+        str, typer.Option(help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare.")
+    ] = "parameters"
+    rank_to: Annotated[
+        int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
+    ] = None
+    density: Annotated[
+        float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: a half.")
+    ] = None
+    reduction: ReductionOption = "mean"
+
+
+@command
 def ensemble(
-    task: TaskArgument,
-    hub: HubOption,
-    backbone: BackboneOption,
+    task: TaskOptions,
+    hub: HubOptions,
+    backbone: BackboneOptions,
+    blend: BlendOptions,
+    recipe: RecipeOptions,
     output: OutputOption,
-    kind: KindOption = None,
-    rule: RuleOption = "softmax",
-    indicator: IndicatorOption = "cosine",
-    temperature: TemperatureOption = None,
-    top_k: TopOption = None,
-    group: GroupOption = None,
-    space: SpaceOption = "parameters",
-    rank_to: RankToOption = None,
-    density: DensityOption = None,
-    reduction: ReductionOption = "mean",
-    shots: ShotsOption = None,
-    recipe: RecipeOption = "few-shot",
-    settings: SetOption = None,
-    metric: MetricOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
-    chosen = load_recipe(recipe, settings)
-    opened = open_hub(hub, kind)
-    data = load_task(task, metric, seed=seed)
-    data = data.few_shot(k=shots, seed=seed) if shots is not None else data
-    model = load_backbone(backbone, device, dtype)
+    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    model = backbone.load()
     from headstart.blending.ensemble import blend_note, weight_table
     from headstart.blending.ensemble import ensemble as run
     from headstart.kinds import save_module
 
-    with steps_bar() as show:
+    settings = {**vars(blend), "group": blend.group or ()}
+    with listening(f"blending for {data.name}") as listener:
         start = run(
-            data, opened, model, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k,
-            group=group or (), space=space, rank_to=rank_to, density=density, reduction=reduction, recipe=chosen,
-            seed=seed, name=output.name, progress=show,
+            data, opened, model, **settings, recipe=chosen, seed=task.seed, name=output.name,
+            progress=phased(listener),
         )  # fmt: skip
     saved = save_module(start.module, output)
     frame = weight_table(start)

@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from headstart.cli.options import (
-    AsJson,
-    DeviceOption,
-    DtypeOption,
-    load_backbone,
-    print_json,
-    print_line,
-    print_rows,
-    progress_bar,
-)
+from headstart.cli.options import AsJson, DeviceOption, DtypeOption, load_backbone
+from headstart.cli.output import print_json, print_line, print_rows
+from headstart.cli.progress import counted, listening
 from headstart.errors import HubError
 
 __all__ = ["app"]
@@ -44,8 +37,8 @@ def add(
         from headstart.ranking.rank import fits
 
         check = fits(model)
-    with progress_bar("adding") as show:
-        admissions = Hub.create(hub).add_all(sources, check=check, progress=show)
+    with listening("adding") as listener:
+        admissions = Hub.create(hub).add_all(sources, check=check, progress=counted(listener, "adding"))
     rows = [
         {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}
         for a in admissions
@@ -105,8 +98,8 @@ def check(hub: HubArgument, as_json: AsJson = False) -> None:
     from headstart.hub import Hub
 
     opened = Hub.open(hub)
-    with progress_bar("checking") as bar:
-        problems = opened.check(bar)
+    with listening("checking") as listener:
+        problems = opened.check(counted(listener, "checking"))
     rows = [{"module": problem.name, "problem": problem.reason} for problem in problems]
     if as_json:
         print_json({"modules": len(opened), "problems": rows})
@@ -161,7 +154,7 @@ def push(
     from headstart.hub.remote import push as upload
 
     module = Hub.open(hub).read(name)
-    with progress_bar("pushing"):
+    with listening("pushing"):
         pushed = upload(module, repo, license_id=license_id, private=private, branch=revision)
     if as_json:
         print_json({"module": name, "repo": pushed.repo, "commit": pushed.revision, "reference": str(pushed)})

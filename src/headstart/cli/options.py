@@ -1,22 +1,21 @@
-"""Options that several commands share, and the consoles they print on."""
+"""The options that several commands share, in groups: each is declared once, and a group loads what it names.
 
+A command takes groups as parameters; `command` turns each into its options on the command line.
+"""
+
+import functools
+import inspect
 import json
-import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
+from headstart.cli.output import error_console
 from headstart.errors import SettingError
-from headstart.reports.fitting import print_fitting
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -26,90 +25,157 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
-    "BackboneOption",
+    "BackboneOptions",
     "DeviceOption",
     "DtypeOption",
-    "HubOption",
-    "KindOption",
-    "MetricOption",
+    "HubOptions",
+    "Options",
     "OutputOption",
-    "RecipeOption",
-    "SeedOption",
-    "SetOption",
-    "ShotsOption",
-    "TaskArgument",
-    "console",
-    "error_console",
+    "RecipeOptions",
+    "TaskOptions",
+    "command",
     "load_backbone",
-    "load_recipe",
-    "load_task",
-    "print_json",
-    "print_line",
-    "print_rows",
-    "progress_bar",
-    "rows_table",
-    "steps_bar",
 ]
 
-TaskArgument = Annotated[
-    str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
-]
-BackboneOption = Annotated[
-    str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")
-]
-KindOption = Annotated[str | None, typer.Option("--kind", help="Only the hub's modules of this kind, such as lora.")]
-HubOption = Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of draws, fresh modules and row order.")]
-MetricOption = Annotated[str | None, typer.Option(help="Metric that replaces the task card's.")]
-RecipeOption = Annotated[str, typer.Option(help="Named recipe: few-shot, full, tupate or quick.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one setting of the recipe, as name=value; repeatable.")
-]
-ShotsOption = Annotated[
-    int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-NUMBERS = frozenset({"rank", "parameters", "score"})
-"""Columns of `rows_table` that are set flush right."""
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
 
 
-def console() -> Console:
-    """For results: standard output."""
-    return Console()
+class Options:
+    """Base of the groups: frozen dataclasses whose fields are annotated as typer's options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """The fields as parameters of a command."""
+        hints = get_type_hints(cls, include_extras=True)
+        return [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(cls)
+        ]
 
 
-def error_console() -> Console:
-    """For progress and errors: standard error."""
-    return Console(stderr=True)
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` as typer reads it: every parameter that is an `Options` group becomes the options of the group."""
+    signature = inspect.signature(function, eval_str=True)
+    groups: dict[str, type[Options]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Options):
+            groups[name] = parameter.annotation
+            parameters += groups[name].parameters()
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**made, **given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__
+    return run
 
 
-def print_json(data: Any) -> None:
-    """Print one strict JSON document on standard output; NaN and infinity become null."""
-    sys.stdout.write(json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+@dataclass(frozen=True)
+class TaskOptions(Options):
+    """The task that a command is about, and how much of it."""
+
+    task: Annotated[
+        str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
+    ]
+    metric: Annotated[str | None, typer.Option(help="Metric that replaces the task card's.")] = None
+    shots: Annotated[
+        int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of draws, fresh modules and row order.")] = 0
+
+    def whole(self, *, family: str | None = None) -> "Task":
+        """The task before any draw."""
+        from headstart.tasks import Task
+
+        return Task.load(self.task, metric=self.metric, family=family, seed=self.seed)
+
+    def load(self) -> "Task":
+        """The task, drawn few-shot where that is asked for."""
+        return self.drawn(self.whole())
+
+    def drawn(self, task: "Task") -> "Task":
+        """The few-shot draw of `task` that is asked for, else `task` itself."""
+        return task if self.shots is None else task.few_shot(k=self.shots, seed=self.seed)
 
 
-def print_line(text: str, *, error: bool = False) -> None:
-    """Print `text` as it is, never broken into lines, on standard output or standard error."""
-    (error_console() if error else console()).print(Text(text), soft_wrap=True)
+@dataclass(frozen=True)
+class HubOptions(Options):
+    """The hub that a command reads, or its modules of one kind."""
+
+    hub: Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
+    kind: Annotated[str | None, typer.Option("--kind", help="Only the hub's modules of this kind, such as lora.")] = (
+        None
+    )
+
+    def open(self) -> "Hub":
+        """The opened hub."""
+        from headstart.hub import Hub
+
+        opened = Hub.open(self.hub)
+        return opened if self.kind is None else opened.of_kind(self.kind)
 
 
-def open_hub(path: Path, kind: str | None) -> "Hub":
-    """The hub a command reads, or its modules of one kind."""
-    from headstart.hub import Hub
+@dataclass(frozen=True)
+class BackboneOptions(Options):
+    """The backbone that a command runs, and on what."""
 
-    opened = Hub.open(path)
-    return opened if kind is None else opened.of_kind(kind)
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")]
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = "auto"
+
+    def load(self) -> "Backbone":
+        """The backbone in memory."""
+        return load_backbone(self.backbone, self.device, self.dtype)
 
 
-def load_task(source: str, metric: str | None, *, seed: int = 0, family: str | None = None) -> "Task":
-    """The task a command is about."""
-    from headstart.tasks import Task
+@dataclass(frozen=True)
+class RecipeOptions(Options):
+    """How modules are tuned."""
 
-    return Task.load(source, metric=metric, family=family, seed=seed)
+    recipe: Annotated[str, typer.Option(help="Named recipe: few-shot, full, tupate or quick.")] = "few-shot"
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting of the recipe, as name=value; repeatable.")
+    ] = None
+
+    def changes(self) -> dict[str, Any]:
+        """What `--set` changes; values are read as JSON where they can be."""
+        changes: dict[str, Any] = {}
+        for setting in self.settings or []:
+            key, separator, value = setting.partition("=")
+            if not separator:
+                raise SettingError(
+                    f"--set {setting} is not of the form name=value; write for example --set max_steps=100"
+                )
+            try:
+                changes[key] = json.loads(value)
+            except json.JSONDecodeError:
+                changes[key] = value
+        return changes
+
+    def load(self) -> "Recipe":
+        """The named recipe with the changes."""
+        from headstart.tuning.recipes import RECIPES
+
+        return RECIPES[self.recipe].change(**self.changes())
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
@@ -118,62 +184,3 @@ def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
         from headstart.backbones import Backbone
 
         return Backbone.load(source, device=device, dtype=dtype)
-
-
-def load_recipe(name: str, settings: list[str] | None) -> "Recipe":
-    """A named recipe with `name=value` changes; values are read as JSON where they can be."""
-    from headstart.tuning.recipes import RECIPES
-
-    changes: dict[str, Any] = {}
-    for setting in settings or []:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise SettingError(f"--set {setting} is not of the form name=value; write for example --set max_steps=100")
-        try:
-            changes[key] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[key] = value
-    return RECIPES[name].change(**changes)
-
-
-def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> Table:
-    """A plain table of the named columns; those in `whole` are never broken, the others wrap at words."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify, min_width=len(column))
-    for row in rows:
-        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
-    return table
-
-
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
-    """Print a plain table, as several that begin with the first column where the terminal is too narrow for one."""
-    print_fitting(console(), columns, lambda some: rows_table(rows, some, whole=whole))
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
-    """A bar on standard error; yields a function of (done, total, note)."""
-    what_column, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
-    columns = (what_column, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), note)
-    screen = error_console()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        row = bar.add_task(what, total=None, note="")
-        yield lambda done, total, note="": bar.update(row, completed=done, total=total, note=note)
-
-
-@contextmanager
-def steps_bar() -> Iterator[Any]:
-    """A bar for work in several phases; yields a function of (what, done, total)."""
-    with progress_bar("starting") as show:
-        yield lambda what, done, total: show(done, total, what)
-
-
-def _finite(data: Any) -> Any:
-    """`data` with null for every number that JSON has no word for."""
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

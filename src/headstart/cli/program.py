@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from headstart.cli import compare, ensemble, hub, rank, tune
-from headstart.cli.options import error_console, print_line
+from headstart.cli.output import error_console, print_line
 from headstart.errors import HeadstartError
 
 __all__ = ["app", "main"]

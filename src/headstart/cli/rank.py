@@ -4,71 +4,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.options import (
-    AsJson,
-    BackboneOption,
-    DeviceOption,
-    DtypeOption,
-    HubOption,
-    KindOption,
-    MetricOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    ShotsOption,
-    TaskArgument,
-    console,
-    load_backbone,
-    load_recipe,
-    load_task,
-    open_hub,
-    print_json,
-    print_line,
-    steps_bar,
-)
+from headstart.cli.options import AsJson, BackboneOptions, HubOptions, RecipeOptions, TaskOptions, command
+from headstart.cli.output import console, print_json, print_line
+from headstart.cli.progress import listening, phased
 
 if TYPE_CHECKING:
     from headstart.ranking.rank import Ranking
     from headstart.records import ModuleCard
 
-__all__ = ["IndicatorsOption", "ReductionOption", "RowsOption", "print_gaps", "rank"]
+__all__ = ["ReductionOption", "print_gaps", "rank"]
 
-IndicatorsOption = Annotated[
-    list[str] | None, typer.Option("--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; repeatable.")
-]
 ReductionOption = Annotated[str, typer.Option(help="mean or sum over target tokens.")]
-RowsOption = Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")]
 
 
+@command
 def rank(
-    task: TaskArgument,
-    hub: HubOption,
-    backbone: BackboneOption,
-    kind: KindOption = None,
-    indicators: IndicatorsOption = None,
+    task: TaskOptions,
+    hub: HubOptions,
+    backbone: BackboneOptions,
+    recipe: RecipeOptions,
+    indicators: Annotated[
+        list[str] | None, typer.Option("--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; repeatable.")
+    ] = None,
     reduction: ReductionOption = "mean",
-    rows: RowsOption = None,
-    shots: ShotsOption = None,
-    recipe: RecipeOption = "few-shot",
-    settings: SetOption = None,
-    metric: MetricOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score every module of a hub on TASK by all asked indicators in one pass; higher is better."""
-    chosen = load_recipe(recipe, settings)
-    opened = open_hub(hub, kind)
-    data = load_task(task, metric, seed=seed)
-    data = data.few_shot(k=shots, seed=seed) if shots is not None else data
-    model = load_backbone(backbone, device, dtype)
+    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    model = backbone.load()
     from headstart.ranking.rank import rank as run
 
-    with steps_bar() as show:
+    with listening(f"ranking for {data.name}") as listener:
         ranking = run(
             data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
-            seed=seed, progress=show,
+            seed=task.seed, progress=phased(listener),
         )  # fmt: skip
     frame = ranking.frame()
     if as_json:

@@ -1,81 +1,63 @@
 """`headstart tune`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.options import (
-    AsJson,
-    BackboneOption,
-    DeviceOption,
-    DtypeOption,
-    MetricOption,
-    OutputOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    ShotsOption,
-    TaskArgument,
-    console,
-    load_backbone,
-    load_recipe,
-    load_task,
-    print_json,
-    print_line,
-    progress_bar,
-)
+from headstart.cli.options import AsJson, BackboneOptions, OutputOption, RecipeOptions, TaskOptions, command
+from headstart.cli.output import console, print_json, print_line
+from headstart.cli.progress import counted, listening
+
+if TYPE_CHECKING:
+    from headstart.tasks import Task
 
 __all__ = ["tune"]
 
 
+@dataclass(frozen=True)
+class TunedTask(TaskOptions):
+    """The task that a module is tuned on."""
+
+    train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None
+    family: Annotated[str | None, typer.Option(help="Family that replaces the task card's.")] = None
+
+    def load(self) -> "Task":
+        """The task, drawn and cut to size."""
+        task = self.drawn(self.whole(family=self.family))
+        return task if self.train_rows is None else task.take("train", self.train_rows, seed=self.seed)
+
+
+@command
 def tune(
-    task: TaskArgument,
-    backbone: BackboneOption,
+    task: TunedTask,
+    backbone: BackboneOptions,
+    recipe: RecipeOptions,
     output: OutputOption,
-    recipe: RecipeOption = "few-shot",
-    settings: SetOption = None,
     start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
-    shots: ShotsOption = None,
-    train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
-    family: Annotated[str | None, typer.Option(help="Family that replaces the task card's.")] = None,
-    metric: MetricOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     tracker: Annotated[str | None, typer.Option(help="accelerate tracker: tensorboard, wandb …")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
     refuse_existing(output)
-    chosen = load_recipe(recipe, settings)
-    data = load_task(task, metric, seed=seed, family=family)
-    if shots is not None:
-        data = data.few_shot(k=shots, seed=seed)
-    if train_rows is not None:
-        data = data.take("train", train_rows, seed=seed)
+    chosen, data = recipe.load(), task.load()
     from headstart.kinds import load_module, save_module
     from headstart.tuning.tune import tune as run
 
     begin = load_module(start) if start else None
-    model = load_backbone(backbone, device, dtype)
+    model = backbone.load()
     checkpoint = output.with_name(f"{output.name}.partial")
-    with progress_bar(f"tuning on {data.name}") as show:
+    with listening(f"tuning on {data.name}") as listener:
+        show = counted(listener, f"tuning on {data.name}")
         tuned = run(
-            data,
-            model,
-            start=begin,
-            recipe=chosen,
-            seed=seed,
-            name=name or output.name,
-            license=license,
-            checkpoint=checkpoint,
-            tracker=tracker,
+            data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
+            checkpoint=checkpoint, tracker=tracker,
             progress=lambda p: show(p.step, p.max_steps, f"loss {p.train_loss:.3f}  best dev {p.best_score or 0:.3f}"),
-        )
+        )  # fmt: skip
     saved = save_module(tuned.module, output)
     checkpoint.unlink(missing_ok=True)
     if as_json:

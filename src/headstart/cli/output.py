@@ -1,0 +1,64 @@
+"""What commands print: tables and lines for people, strict JSON for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headstart.reports.fitting import print_fitting
+
+__all__ = ["console", "error_console", "print_json", "print_line", "print_rows", "rows_table"]
+
+NUMBERS = frozenset({"rank", "parameters", "score"})
+"""Columns of `rows_table` that are set flush right."""
+
+
+def console() -> Console:
+    """For results: standard output."""
+    return Console()
+
+
+def error_console() -> Console:
+    """For progress and errors: standard error."""
+    return Console(stderr=True)
+
+
+def print_json(data: Any) -> None:
+    """Print one strict JSON document on standard output; NaN and infinity become null."""
+    sys.stdout.write(json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_line(text: str, *, error: bool = False) -> None:
+    """Print `text` as it is, never broken into lines, on standard output or standard error."""
+    (error_console() if error else console()).print(Text(text), soft_wrap=True)
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> Table:
+    """A plain table of the named columns; those in `whole` are never broken, the others wrap at words."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
+        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify, min_width=len(column))
+    for row in rows:
+        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
+    return table
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
+    """Print a plain table, as several that begin with the first column where the terminal is too narrow for one."""
+    print_fitting(console(), columns, lambda some: rows_table(rows, some, whole=whole))
+
+
+def _finite(data: Any) -> Any:
+    """`data` with null for every number that JSON has no word for."""
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
