@@ -1,19 +1,20 @@
-"""A strict reader of .safetensors files, and a writer, that need NumPy only, so that a hub works without torch.
+"""Tensors in .safetensors files, read with the library `safetensors` and NumPy only: a hub works without torch.
 
-Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header that maps each
-tensor name to its dtype, shape and data offsets, then the data. Every byte of the data belongs to exactly one tensor.
+The library checks that every byte of the data belongs to exactly one tensor. What it lets pass and Headstart does not:
+two tensors of one name, types that NumPy cannot view, absurdly many dimensions, and a size that is not read at all.
 """
 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
 
 from headstart.errors import ModuleError
 from headstart.formats.strict_json import strict_json
@@ -22,6 +23,8 @@ __all__ = ["StoredTensor", "check_finite", "read_safetensors", "safetensors_byte
 
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 32
+MAX_BYTES = 4 << 30
+"""The largest file that is read: a module has few parameters, and what it claims is known from its header alone."""
 
 NUMPY_TYPES = {
     "BOOL": "|b1",
@@ -69,7 +72,7 @@ class StoredTensor:
 
 
 def safetensors_bytes(tensors: Mapping[str, StoredTensor]) -> bytes:
-    """The content of a file that holds these tensors, in order of name."""
+    """The content of a file that holds these tensors, in order of name; the library writes BF16 with torch only."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end, chosen = 0, [tensors[name] for name in sorted(tensors)]
     for tensor in chosen:
@@ -83,37 +86,30 @@ def safetensors_bytes(tensors: Mapping[str, StoredTensor]) -> bytes:
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Read and validate the whole file at `path`, once.
+    """Read and validate the whole file at `path`; its header first, so that nothing larger than it states is read.
 
     Raises `ModuleError` naming the file, and the tensor where one is concerned, when the file cannot be read, is cut
-    short, or its header and its data disagree in any way.
+    short or larger than `MAX_BYTES`, or its header and its data disagree in any way.
     """
-    content = _content(path)
-    header_length = int.from_bytes(content[:8], "little")
-    if len(content) < 8:
-        raise _broken(path, "it is shorter than a safetensors header")
-    if header_length > MAX_HEADER:
-        raise _broken(path, f"its header claims an absurd length of {header_length} bytes")
-    if 8 + header_length > len(content):
-        raise _broken(path, "it is cut short inside its header")
     try:
-        header = strict_json(bytes(content[8 : 8 + header_length]))
-    except ValueError as error:
-        raise _broken(path, f"its header is not valid JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise _broken(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
-    data = memoryview(content)[8 + header_length :]
-    tensors: dict[str, StoredTensor] = {}
-    spans = []
-    for name, entry in header.items():
-        dtype, shape, begin, end = _entry(path, name, entry)
-        if end > len(data):
-            raise _broken(path, f"tensor '{name}' ends at byte {end} of {len(data)}: the data is cut short")
-        spans.append((begin, end, name))
-        tensors[name] = StoredTensor(name, dtype, shape, data[begin:end])
-    _check_tiling(path, spans, size=len(data))
-    return tensors
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            _check_header(path, stream, size)
+            stream.seek(0)
+            content = stream.read(size)
+        found = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise _broken(path, str(error).removeprefix("Error while deserializing: ")) from error
+    except OSError as error:
+        raise ModuleError(
+            f"cannot read {path}: {error.strerror or error}; check the path and its permissions"
+        ) from error
+    except MemoryError as error:
+        raise ModuleError(f"cannot read {path}: it does not fit into memory; use a smaller module") from error
+    return {
+        name: StoredTensor(name, entry["dtype"], tuple(entry["shape"]), memoryview(entry["data"]))
+        for name, entry in found
+    }
 
 
 def check_finite(tensors: Mapping[str, StoredTensor]) -> None:
@@ -139,57 +135,43 @@ def tensor_hash(tensors: Mapping[str, StoredTensor]) -> str:
     return digest.hexdigest()
 
 
-def _content(path: Path) -> bytearray:
+def _check_header(path: Path, stream: BinaryIO, size: int) -> None:
+    """Raise `ModuleError` for what the library would read without a word, and for data that the file cannot hold."""
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise _broken(path, f"its header of {length} bytes is cut short or absurd")
     try:
-        with path.open("rb") as stream:
-            content = bytearray(os.fstat(stream.fileno()).st_size)
-            read = stream.readinto(content)
-    except OSError as error:
-        raise ModuleError(
-            f"cannot read {path}: {error.strerror or error}; check the path and its permissions"
-        ) from error
-    except MemoryError as error:
-        raise ModuleError(f"cannot read {path}: it does not fit into memory; use a smaller module") from error
-    if read != len(content):
-        raise _broken(path, "it changed while it was read")
-    return content
+        header = strict_json(stream.read(length))
+    except ValueError as error:
+        raise _broken(path, f"its header is not valid JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not a JSON object")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _check_entry(path, name, entry if isinstance(entry, dict) else {})
+    if size > MAX_BYTES:
+        raise ModuleError(f"{path} has {size} bytes, and modules of at most {MAX_BYTES} are read; use a smaller one")
 
 
-def _entry(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _broken(path, f"tensor '{name}' does not state exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in NUMPY_TYPES:
+def _check_entry(path: Path, name: str, entry: Mapping[str, object]) -> None:
+    dtype, shape, offsets = (entry.get(field) for field in ("dtype", "shape", "data_offsets"))
+    if isinstance(dtype, str) and dtype not in NUMPY_TYPES:
         raise ModuleError(
             f"{path}: tensor '{name}' has dtype {dtype!r}, which Headstart does not read; "
             f"save it again as one of: {', '.join(NUMPY_TYPES)}"
         )
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
         raise _broken(path, f"tensor '{name}' has shape {shape!r}")
-    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _broken(path, f"tensor '{name}' has data_offsets {offsets!r}")
-    needed = math.prod(shape) * np.dtype(NUMPY_TYPES[dtype]).itemsize
-    if offsets[1] - offsets[0] != needed:
-        raise _broken(
-            path, f"tensor '{name}' of {dtype} {shape} needs {needed} bytes but is given {offsets[1] - offsets[0]}"
-        )
-    return dtype, tuple(shape), offsets[0], offsets[1]
+    if not isinstance(dtype, str) or not _naturals(offsets) or len(offsets) != 2:
+        raise _broken(path, f"tensor '{name}' has dtype {dtype!r} and data_offsets {offsets!r}")
+    needed, given = math.prod(shape) * np.dtype(NUMPY_TYPES[dtype]).itemsize, offsets[1] - offsets[0]
+    if needed != given:
+        raise _broken(path, f"tensor '{name}' of {dtype} {shape} needs {needed} bytes but is given {given}")
 
 
-def _naturals(value: object) -> bool:
+def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _check_tiling(path: Path, spans: list[tuple[int, int, str]], *, size: int) -> None:
-    reached = 0
-    for begin, end, name in sorted(spans):
-        if begin < reached:
-            raise _broken(path, f"tensor '{name}' overlaps the tensor before it")
-        if begin > reached:
-            raise _broken(path, f"{begin - reached} bytes before tensor '{name}' belong to no tensor")
-        reached = end
-    if reached != size:
-        raise _broken(path, f"{size - reached} bytes at its end belong to no tensor")
 
 
 def _broken(path: Path, fact: str) -> ModuleError:
