@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from formula import by_formula
-from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.backbones import Backbone, Encoded
 from headstart.blending import merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
@@ -31,13 +31,10 @@ from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import tune
 from made_by_peft import ours
 from naive import (
-    REVIEWS,
     assert_close,
     assert_same_parameters,
-    assert_untouched,
     encoded,
     load,
-    photograph,
     plain_logits,
     random_lora,
 )
@@ -208,30 +205,6 @@ def test_adapterhub_computes_the_same(folder: Path, tmp_path: Path, design: str)
 # Many at once
 
 
-@pytest.mark.parametrize("placement", ["pfeiffer", "pewe"])
-def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone, placement: str) -> None:
-    items = encoded(backbone)
-    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in range(4)]
-    together = ours(backbone, modules, items)
-    alone = torch.cat([ours(backbone, [module], items) for module in modules])
-    assert_close(together, alone, within=1e-5)
-    assert_close(ours(backbone, modules[::-1], items).flip(0), alone, within=1e-5)
-
-
-@pytest.mark.parametrize("decoding", ["options", "generate"])
-def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
-    modules = [random_adapter(backbone, seed=seed, placement="pfeiffer") for seed in range(3)]
-    text_format = TextFormat(max_target=6)
-    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
-    for module, found in zip(modules, together, strict=True):
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
-        assert found.predictions == alone.predictions
-        assert found.loss == pytest.approx(alone.loss, abs=1e-5)
-    tokens = sum(len(item.target) for item in encoded(backbone))
-    expected = Adapted(backbone, modules[0]).cross_entropy(encoded(backbone)).item() / tokens
-    assert together[0].loss == pytest.approx(expected, abs=1e-4)
-
-
 def test_members_may_differ_in_scaling(llama: Backbone) -> None:
     # s·(U·a + u): half the scaling with U and u doubled is the same function.
     one = random_adapter(llama, seed=1, placement="houlsby")
@@ -251,50 +224,6 @@ def gradients(modules: list[AdapterModule], backbone: Backbone, items: list[Enco
         gold = batch.gold.expand(len(modules), -1).flatten()
         torch.nn.functional.cross_entropy(logits, gold, reduction="sum").backward()
         return {name: value.grad.clone() for name, value in stack.parameters.items() if value.grad is not None}
-
-
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
-def test_gradients_of_a_stack(backbone: Backbone, placement: str) -> None:
-    # A kink, such as relu's, would make a finite difference another number than the slope.
-    items = encoded(backbone)[:3]
-    modules = [random_adapter(backbone, seed=seed, placement=placement, activation="gelu") for seed in (1, 2)]
-    together = gradients(modules, backbone, items)
-    for index, module in enumerate(modules):
-        alone, plain = gradients([module], backbone, items), Adapted(backbone, module)
-        plain.cross_entropy(items).backward()
-        assert together.keys() == alone.keys() == plain.leaves.keys()
-        for name, gradient in together.items():
-            scale = max(1.0, alone[name].abs().max().item())
-            assert_close(gradient[index], alone[name][0], within=1e-5 * scale)
-            expected = plain.leaves[name].grad
-            assert expected is not None
-            assert_close(gradient[index], expected, within=2e-4 * scale)
-        for name in list(together)[:2]:
-            assert together[name][index].flatten()[2].item() == pytest.approx(plain.slope(items, name, 2), abs=5e-3)
-
-
-def backpropagate_and_stop(logits: Tensor) -> None:
-    logits.sum().backward()
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("placement", ["pfeiffer", "pewe"])
-def test_attach_then_detach_leaves_no_trace(backbone: Backbone, placement: str) -> None:
-    before = photograph(backbone)
-    modules = [random_adapter(backbone, seed=seed, placement=placement) for seed in (1, 2)]
-    stack = AdapterModule.stack(modules, backbone)
-    batch = backbone.batch(encoded(backbone), [0, 1])
-    with torch.inference_mode():
-        bare = backbone.target_logits(batch)
-        with stack.attach(backbone):
-            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
-        assert torch.equal(backbone.target_logits(batch), bare)
-    assert_untouched(backbone, before)
-    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
-        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
-    assert_untouched(backbone, before)
-    for index, module in enumerate(modules):
-        assert_same_parameters(stack.module(index), module)
 
 
 # Fresh modules
@@ -343,24 +272,6 @@ def test_settings_that_are_none(llama: Backbone, settings: dict[str, Any], messa
 
 
 # Folders
-
-
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_what_is_saved_loads_and_is_the_same(backbone: Backbone, tmp_path: Path, placement: str) -> None:
-    module = random_adapter(backbone, seed=3, placement=placement, name="a module, v1.0")
-    saved = save_module(module, tmp_path / "saved")
-    names = {item.name for item in (tmp_path / "saved").iterdir()}
-    assert names == {"adapter.safetensors", "adapter_config.json", "headstart.json", "README.md"}
-    assert "library_name: adapters" in (tmp_path / "saved" / "README.md").read_text()
-    again = load_module(tmp_path / "saved")
-    assert_same_parameters(again, module)
-    assert again.card == saved.card
-    assert again.digest() == module.digest()
-    found = ours(backbone, [module, again], encoded(backbone))
-    assert_close(found[0], found[1], within=1e-5)
-    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
-    assert (config["version"], config["name"]) == ("adapters.1.3.0", "a_module__v1_0")
-    assert all(".adapters.a_module__v1_0.adapter_" in name for name in module.state_dict())
 
 
 def test_a_hub_holds_adapters(llama: Backbone, tmp_path: Path) -> None:

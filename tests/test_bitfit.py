@@ -1,6 +1,5 @@
 """BitFit: the stack against a float64 reference and a plain PyTorch loop, its folders, and what is refused."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbones import Backbone, TextFormat
+from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
@@ -31,7 +30,7 @@ from naive import (
     photograph,
     plain_logits,
 )
-from replaced import Replaced, gradients
+from replaced import Replaced
 from test_tuning import RECIPE, TASK
 
 BITFIT = RECIPE.change(kind="bitfit")
@@ -108,46 +107,6 @@ def test_the_whole_backbone_against_float64_with_these_biases(backbone: Backbone
     assert not torch.allclose(found[0], found[1], atol=0.1), "the modules must differ for this to say anything"
 
 
-def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> None:
-    items = encoded(backbone)
-    modules = [random_bitfit(backbone, seed=seed) for seed in range(4)]
-    together = made_by_peft.ours(backbone, modules, items)
-    alone = torch.cat([made_by_peft.ours(backbone, [module], items) for module in modules])
-    assert_close(together, alone, within=1e-5)
-    assert_close(made_by_peft.ours(backbone, modules[::-1], items).flip(0), alone, within=1e-5)
-
-
-@pytest.mark.parametrize("decoding", ["options", "generate"])
-def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
-    text_format = TextFormat(max_target=6)
-    modules = [random_bitfit(backbone, seed=seed) for seed in range(3)]
-    together = evaluate(modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
-    for module, found in zip(modules, together, strict=True):
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
-        assert found.predictions == alone.predictions
-        assert found.loss == pytest.approx(alone.loss, abs=1e-5)
-    items = backbone.encode([(example.input, example.target) for example in REVIEWS], text_format)
-    expected = Replaced(backbone, modules[0], own).cross_entropy(items).item()
-    assert together[0].loss == pytest.approx(expected / sum(len(item.target) for item in items), abs=1e-4)
-
-
-def test_gradients_of_a_stack(backbone: Backbone) -> None:
-    items = encoded(backbone)
-    modules = [random_bitfit(backbone, seed=seed) for seed in (1, 2)]
-    together = gradients(modules, backbone, items)
-    for index, module in enumerate(modules):
-        alone, plain = gradients([module], backbone, items), Replaced(backbone, module, own)
-        plain.cross_entropy(items).backward()
-        for number, (name, gradient) in enumerate(together.items()):
-            scale = max(1.0, alone[name].abs().max().item())
-            assert_close(gradient[index], alone[name][0], within=1e-5 * scale)
-            expected = plain.leaves[name].grad
-            assert expected is not None
-            assert_close(gradient[index], expected, within=1e-4 * scale)
-            if number % 8 == 0:
-                assert gradient[index, 2].item() == pytest.approx(plain.slope(items, name, 2), abs=5e-3 * scale)
-
-
 def test_bfloat16_does_not_round_the_change_away(tiny_gpt2: Path) -> None:
     # 4 + 2⁻⁸ is no bfloat16 number, but it is what the bias says; where the layer adds −4 to it the sum is 2⁻⁸.
     backbone = load(tiny_gpt2, "bfloat16")
@@ -168,21 +127,6 @@ def test_bfloat16_does_not_round_the_change_away(tiny_gpt2: Path) -> None:
 
 
 # Folders
-
-
-def test_save_and_load(backbone: Backbone, tmp_path: Path) -> None:
-    module = random_bitfit(backbone, seed=3)
-    saved = save_module(module, tmp_path / "saved")
-    again = load_module(tmp_path / "saved")
-    again.check(backbone)
-    assert_same_parameters(again, module)
-    assert again.card == saved.card
-    assert again.digest() == module.digest()
-    items = encoded(backbone)
-    found = made_by_peft.ours(backbone, [module, again], items)
-    assert torch.equal(found[0], found[1])
-    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["target_modules"]) == ("BITFIT", None)
 
 
 def test_peft_refuses_the_folder_by_its_type(gpt2: Backbone, tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -217,29 +161,6 @@ def test_folders_that_are_refused(config: dict[str, Any], name: str | None, shap
 
 
 # The backbone is left as it was
-
-
-def backpropagate_and_stop(logits: torch.Tensor) -> None:
-    logits.sum().backward()
-    raise KeyboardInterrupt
-
-
-def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
-    before = photograph(backbone)
-    modules = [random_bitfit(backbone, seed=seed) for seed in (1, 2)]
-    stack = BitFitModule.stack(modules, backbone)
-    batch = backbone.batch(encoded(backbone), [0, 1])
-    with torch.inference_mode():
-        bare = backbone.target_logits(batch)
-        with stack.attach(backbone):
-            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
-        assert torch.equal(backbone.target_logits(batch), bare)
-    assert_untouched(backbone, before)
-    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
-        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
-    assert_untouched(backbone, before)
-    for index, module in enumerate(modules):
-        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(gpt2: Backbone) -> None:

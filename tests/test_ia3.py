@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import made_by_peft
-from headstart.backbones import Backbone, TextFormat
+from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
@@ -33,7 +33,7 @@ from naive import (
     photograph,
     random_lora,
 )
-from replaced import Replaced, gradients
+from replaced import Replaced
 from test_tuning import RECIPE, TASK, plain_loop
 
 IA3 = RECIPE.change(kind="ia3")
@@ -102,48 +102,6 @@ def test_the_whole_backbone_against_scaled_float64_weights(backbone: Backbone) -
     for row, module in zip(found, modules, strict=True):
         assert_close(row, reference(backbone, module).logits(items), within=2e-4)
     assert not torch.allclose(found[0], found[1], atol=0.1), "the modules must differ for this to say anything"
-
-
-def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> None:
-    items = encoded(backbone)
-    modules = [random_ia3(backbone, seed=seed) for seed in range(4)]
-    together = made_by_peft.ours(backbone, modules, items)
-    alone = torch.cat([made_by_peft.ours(backbone, [module], items) for module in modules])
-    assert_close(together, alone, within=1e-5)
-    assert_close(made_by_peft.ours(backbone, modules[::-1], items).flip(0), alone, within=1e-5)
-
-
-@pytest.mark.parametrize("decoding", ["options", "generate"])
-def test_a_stack_answers_what_its_members_answer_alone(backbone: Backbone, decoding: str) -> None:
-    modules = [random_ia3(backbone, seed=seed) for seed in range(3)]
-    together = evaluate(
-        modules, REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=TextFormat(max_target=6)
-    )
-    for module, found in zip(modules, together, strict=True):
-        text_format = TextFormat(max_target=6)
-        (alone,) = evaluate([module], REVIEWS, backbone, metric="ACC", decoding=decoding, text_format=text_format)
-        assert found.predictions == alone.predictions
-        assert found.loss == pytest.approx(alone.loss, abs=1e-5)
-    tokens = sum(len(item.target) for item in encoded(backbone))
-    expected = reference(backbone, modules[0]).cross_entropy(encoded(backbone)).item() / tokens
-    assert together[0].loss == pytest.approx(expected, abs=1e-4)
-
-
-def test_gradients_of_a_stack(backbone: Backbone) -> None:
-    items = encoded(backbone)
-    modules = [random_ia3(backbone, seed=seed) for seed in (1, 2)]
-    together = gradients(modules, backbone, items)
-    for index, module in enumerate(modules):
-        alone, plain = gradients([module], backbone, items), reference(backbone, module)
-        plain.cross_entropy(items).backward()
-        for number, (name, gradient) in enumerate(together.items()):
-            scale = max(1.0, alone[name].abs().max().item())
-            assert_close(gradient[index], alone[name][0], within=1e-5 * scale)
-            expected = plain.leaves[name].grad
-            assert expected is not None
-            assert_close(gradient[index], expected, within=1e-4 * scale)
-            if number % 3 == 0:
-                assert gradient[index, 2].item() == pytest.approx(plain.slope(items, name, 2), abs=5e-3 * scale)
 
 
 def test_bfloat16_keeps_the_factors_exact(tiny_llama: Path) -> None:
@@ -240,44 +198,7 @@ def test_an_open_configuration_is_closed_as_peft_closes_it(folder: Path, backbon
     )
 
 
-def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
-    items = encoded(backbone)
-    module = random_ia3(backbone, seed=3)
-    saved = save_module(module, tmp_path / "saved")
-    again = load_module(tmp_path / "saved")
-    again.check(backbone)
-    assert_same_parameters(again, module)
-    assert again.card == saved.card
-    assert again.digest() == module.digest()
-    found = made_by_peft.ours(backbone, [module, again], items)
-    assert torch.equal(found[0], found[1])
-    assert_close(found[0], torch.cat(made_by_peft.logits(folder, tmp_path / "saved", items)), within=1e-4)
-
-
 # The backbone is left as it was
-
-
-def backpropagate_and_stop(logits: torch.Tensor) -> None:
-    logits.sum().backward()
-    raise KeyboardInterrupt
-
-
-def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
-    before = photograph(backbone)
-    modules = [random_ia3(backbone, seed=seed) for seed in (1, 2)]
-    stack = IA3Module.stack(modules, backbone)
-    batch = backbone.batch(encoded(backbone), [0, 1])
-    with torch.inference_mode():
-        bare = backbone.target_logits(batch)
-        with stack.attach(backbone):
-            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
-        assert torch.equal(backbone.target_logits(batch), bare)
-    assert_untouched(backbone, before)
-    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
-        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
-    assert_untouched(backbone, before)
-    for index, module in enumerate(modules):
-        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:

@@ -90,16 +90,6 @@ def test_the_whole_backbone_against_merged_float64_weights(backbone: Backbone) -
     assert not torch.allclose(found[0], found[1], atol=0.1), "the modules must differ for this to say anything"
 
 
-def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone) -> None:
-    items = encoded(backbone)
-    modules = [random_lora(backbone, seed=seed, alpha=seed + 1.0) for seed in range(4)]
-    together = made_by_peft.ours(backbone, modules, items)
-    alone = torch.cat([made_by_peft.ours(backbone, [module], items) for module in modules])
-    assert_close(together, alone, within=1e-5)
-    backwards = made_by_peft.ours(backbone, modules[::-1], items)
-    assert_close(backwards.flip(0), alone, within=1e-5)
-
-
 def test_bfloat16_keeps_the_scaling_exact(tiny_llama: Path) -> None:
     # s = 1.004 lies between the bfloat16 numbers 1 and 1.0078125. Where the layer's output is 1000·s it is 1004, and
     # 1004 is a bfloat16 number; with s rounded first it would be 1000 or 1008.
@@ -147,18 +137,6 @@ def test_peft_computes_the_same(folder: Path, backbone: Backbone, tmp_path: Path
     assert_close(found[0], torch.cat(made_by_peft.logits(folder, made, items)), within=1e-4)
 
 
-def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
-    items = encoded(backbone)
-    module = random_lora(backbone, seed=3)
-    saved = save_module(module, tmp_path / "saved")
-    again = load_module(tmp_path / "saved")
-    assert_same_parameters(again, module)
-    assert again.card == saved.card
-    found = made_by_peft.ours(backbone, [module, again], items)
-    assert torch.equal(found[0], found[1])
-    assert_close(found[0], torch.cat(made_by_peft.logits(folder, tmp_path / "saved", items)), within=1e-4)
-
-
 def test_uneven_ranks_and_scalings_are_stated_exactly(tiny_llama: Path, llama: Backbone, tmp_path: Path) -> None:
     uneven = factors({Q0: 2, Q1: 5, V0: 2}, {Q0: 0.3, Q1: 4 / 5**0.5, V0: 7 / 3}, llama)
     module = LoraModule.build(uneven, name="uneven", backbone=llama)
@@ -185,30 +163,6 @@ def test_the_scaling_on_the_card_is_that_of_the_file(alpha: float, rank: int) ->
 
 
 # The backbone is left as it was
-
-
-def backpropagate_and_stop(logits: torch.Tensor) -> None:
-    logits.sum().backward()
-    raise KeyboardInterrupt
-
-
-def test_attach_then_detach_leaves_no_trace(backbone: Backbone) -> None:
-    before = photograph(backbone)
-    modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
-    stack = LoraModule.stack(modules, backbone)
-    batch = backbone.batch(encoded(backbone), [0, 1])
-    with torch.inference_mode():
-        bare = backbone.target_logits(batch)
-        with stack.attach(backbone):
-            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
-        assert torch.equal(backbone.target_logits(batch), bare)
-    assert_untouched(backbone, before)
-    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
-        backpropagate_and_stop(backbone.target_logits(batch, modules=2))
-    assert_untouched(backbone, before)
-    assert all(value.grad is None and not value.requires_grad for value in stack.parameters.values())
-    for index, module in enumerate(modules):
-        assert_same_parameters(stack.module(index), module)
 
 
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:

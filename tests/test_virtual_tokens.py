@@ -9,12 +9,12 @@ import torch
 
 import made_by_peft
 import virtual
-from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.blending.ensemble import ensemble
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.indicators.engine import score
-from headstart.kinds import KINDS, Module, fresh_module, load_module, save_module, stacks
+from headstart.kinds import KINDS, Module, fresh_module, load_module, save_module
 from headstart.records import Fingerprint, TaskCard
 from headstart.tasks import Task
 from headstart.tuning.evaluation import evaluate
@@ -62,19 +62,6 @@ def test_peft_computes_the_same(folder: Path, backbone: Backbone, kind: str, tmp
     assert not torch.allclose(found, bare, atol=0.1), "the module must change the logits for this to say anything"
 
 
-def test_what_we_save_peft_loads(folder: Path, backbone: Backbone, variant: Any, tmp_path: Path) -> None:
-    items = encoded(backbone)
-    module, _ = pair(backbone, variant)
-    saved = save_module(module, tmp_path / "saved")
-    again = load_module(tmp_path / "saved")
-    assert_same_parameters(again, module)
-    assert again.card == saved.card
-    assert again.digest() == saved.digest()
-    found = made_by_peft.ours(backbone, [module, again], items)
-    assert torch.equal(found[0], found[1])
-    assert_close(found[0], from_peft(folder, tmp_path / "saved", items), within=3e-5)
-
-
 @pytest.mark.parametrize("kind", PLAIN)
 def test_peft_s_folder_goes_through_us_unchanged(folder: Path, backbone: Backbone, kind: str, tmp_path: Path) -> None:
     made = virtual.make(kind, folder, tmp_path / "made")
@@ -104,129 +91,7 @@ def test_greedy_decoding_as_peft(folder: Path, backbone: Backbone, kind: str, tm
 # A stack
 
 
-def test_a_stack_computes_what_its_members_compute_alone(backbone: Backbone, variant: Any) -> None:
-    items, modules = encoded(backbone), pair(backbone, variant)
-    together = made_by_peft.ours(backbone, modules, items)
-    alone = torch.cat([made_by_peft.ours(backbone, [module], items) for module in modules])
-    assert_close(together, alone, within=3e-5)
-    assert not torch.allclose(together[0], together[1], atol=0.1)
-    stranger = random_module("prefix" if modules[0].kind == "prompt" else "prompt", backbone, seed=0)
-    assert stacks([modules[0], stranger, modules[1]], most=4) == [[0, 2], [1]]
-
-
-def test_decoding_does_not_depend_on_the_company(backbone: Backbone, variant: Any) -> None:
-    # Prompts of unequal length are padded, causal ones between the virtual tokens and the text.
-    modules = pair(backbone, variant)
-    prompts = [item.prompt for item in encoded(backbone)[:3]]
-    family = type(modules[0])
-    with torch.inference_mode():
-        with family.stack(modules, backbone).attach(backbone):
-            together = backbone.generate(prompts, max_new_tokens=6, modules=2)
-        for module, texts in zip(modules, together, strict=True):
-            with family.stack([module], backbone).attach(backbone):
-                assert [backbone.generate([prompt], max_new_tokens=6)[0][0] for prompt in prompts] == texts
-    assert together[0] != together[1]
-
-
-def test_options_score_as_targets_do(backbone: Backbone, variant: Any) -> None:
-    modules = pair(backbone, variant)
-    prompts = [item.prompt for item in encoded(backbone)[:3]]
-    options = [[backbone.encoder.target(text, TextFormat()) for text in ("negative", "warm", "a")]] * 3
-    with torch.inference_mode(), type(modules[0]).stack(modules, backbone).attach(backbone):
-        found = backbone.option_scores(prompts, options, modules=2)
-    for module, rows in zip(modules, found, strict=True):
-        for prompt, listed, row in zip(prompts, options, rows, strict=True):
-            items = [Encoded(prompt, option) for option in listed]
-            assert_close(torch.tensor(row), log_likelihoods(backbone, module, items), within=1e-4)
-
-
-def log_likelihoods(backbone: Backbone, module: Module, items: list[Encoded]) -> torch.Tensor:
-    sums = []
-    for item in items:
-        logits = made_by_peft.ours(backbone, [module], [item])[0]
-        sums.append(logits.log_softmax(-1)[torch.arange(len(item.target)), torch.tensor(item.target)].sum())
-    return torch.stack(sums)
-
-
-def test_attach_then_detach_leaves_no_trace(backbone: Backbone, variant: Any) -> None:
-    before, modules = photograph(backbone), pair(backbone, variant)
-    stack = type(modules[0]).stack(modules, backbone)
-    batch = backbone.batch(encoded(backbone), [0, 1])
-    with torch.inference_mode():
-        bare = backbone.target_logits(batch)
-        with stack.attach(backbone):
-            assert not torch.equal(backbone.target_logits(batch, modules=2)[:1], bare)
-        assert torch.equal(backbone.target_logits(batch), bare)
-    assert_untouched(backbone, before)
-    with pytest.raises(KeyboardInterrupt), stack.attach(backbone), stack.gradients():
-        interrupted(backbone.target_logits(batch, modules=2))
-    assert_untouched(backbone, before)
-    assert all(value.grad is None and not value.requires_grad for value in stack.parameters.values())
-    for index, module in enumerate(modules):
-        assert_same_parameters(stack.module(index), module)
-
-
-def interrupted(logits: torch.Tensor) -> None:
-    logits.sum().backward()
-    raise KeyboardInterrupt
-
-
-# Gradients
-
-
-def test_gradients_of_a_stack_in_one_backward_pass(folder: Path, variant: Any) -> None:
-    backbone = load(folder)
-    backbone.model.double()
-    modules, items = pair(backbone, variant, size=0.5), encoded(backbone)[:3]
-    batch = backbone.batch(items, range(3))
-
-    def losses(stack: Any) -> torch.Tensor:
-        log_p = backbone.target_logits(batch, modules=len(stack)).log_softmax(-1)
-        return -log_p.gather(2, batch.gold.view(1, -1, 1).expand(len(stack), -1, 1)).sum((1, 2))
-
-    family = type(modules[0])
-    together = family.stack(modules, backbone)
-    with together.attach(backbone), together.gradients():
-        losses(together).sum().backward()
-        gradients = {name: value.grad.clone() for name, value in together.parameters.items() if value.grad is not None}
-        squared = together.squared_gradients()
-    assert gradients.keys() == together.parameters.keys() == squared.keys()
-    for index, module in enumerate(modules):
-        alone = family.stack([module], backbone)
-        with alone.attach(backbone), alone.gradients():
-            losses(alone).sum().backward()
-            for name, value in alone.parameters.items():
-                assert value.grad is not None
-                assert_close(gradients[name][index], value.grad[0], within=1e-9)
-                assert squared[name][index].item() == pytest.approx(value.grad.pow(2).sum().item(), rel=1e-5)
-    with torch.no_grad(), together.attach(backbone):
-        for name, value in together.parameters.items():
-            # The steepest coordinate of each module. Norms and rotations round to float32 in every dtype, which shows
-            # in differences over small steps.
-            for index in range(2):
-                place = gradients[name][index].abs().argmax()
-                slope = finite_difference(lambda: losses(together)[index], value[index].view(-1), place)  # noqa: B023
-                assert slope == pytest.approx(gradients[name][index].flatten()[place].item(), rel=5e-3)
-
-
-def finite_difference(compute: Any, values: torch.Tensor, place: torch.Tensor, step: float = 1e-3) -> float:
-    kept = values[place].item()
-    values[place] = kept + step
-    above = compute().item()
-    values[place] = kept - step
-    below = compute().item()
-    values[place] = kept
-    return float((above - below) / (2 * step))
-
-
 # Merging
-
-
-def test_one_module_with_weight_1_is_that_module(llama: Backbone, variant: Any) -> None:
-    module, _ = pair(llama, variant)
-    merged = merge([module], [1.0]).module
-    assert_same_parameters(merged, module)
-    assert_same_parameters(module.aligned_to(module), module)
 
 
 def test_an_average_by_hand(tiny_llama: Path, llama: Backbone, variant: Any, tmp_path: Path) -> None:
