@@ -216,10 +216,17 @@ def test_a_span_is_its_first_and_last_token(
     bert: EncoderBackbone, text: str, target: str, max_input: int, expected: tuple[int, int]
 ) -> None:
     (item,) = bert.encode([(text, target)], TextFormat(max_input=max_input), head=CARDS["span"])
-    assert item.target == expected
+    assert (item.target, item.cut_off) == (expected, expected == (0, 0))
     assert len(item.offsets) == len(item.prompt) <= max_input
     if expected != (0, 0):
         assert text[item.offsets[expected[0]][0] : item.offsets[expected[1]][1]] == target
+
+
+def test_an_answer_in_the_first_token_is_not_cut_off(bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a tokenizer that puts no token of its own before the text
+    monkeypatch.setattr(bert.encoder, "placed", lambda *_: ((5, 6), ((0, 1), (1, 2))))
+    found = bert.encode([("ab", "a"), ("abc", "c")], STYLE, head=CARDS["span"])
+    assert [(item.target, item.cut_off) for item in found] == [((0, 0), False), ((0, 0), True)]
 
 
 def test_special_tokens_stand_for_no_characters(bert: EncoderBackbone) -> None:

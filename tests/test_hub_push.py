@@ -14,7 +14,7 @@ from headstart.hub import Hub
 from headstart.hub.model_card import readme, stated_license
 from headstart.hub.reference import RemoteModule
 from headstart.hub.remote import push
-from headstart.records import Donor
+from headstart.records import Donor, HeadCard, TextFormat
 from hub_standin import TOKEN, HubStandin
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "headstart.json"
@@ -102,6 +102,21 @@ def test_metadata_holds_what_a_hub_understands(
     always = {"library_name": "peft", "tags": ["headstart", "lora"]}
     assert metadata_load(tmp_path / "README.md") == always | expected
     assert stated_license(tmp_path) == expected.get("license_name", expected.get("license", ""))
+
+
+def test_the_readme_states_the_prompt_and_shows_notes_as_they_are(rte: Path) -> None:
+    notes = "<img src=https://example.org/a.png> ![b](https://example.org/b.png)\n``` # more"
+    card = read_module(rte).card.model_copy(
+        update={"notes": notes, "task": "<b>x</b> ![i](u) `c`", "text_format": TextFormat(suffix='\n"A|":')}
+    )
+    text = readme(card)
+    assert text.endswith(f"\n\n````text\n{notes}\n````\n")
+    assert r"| Task | \<b\>x\</b\> !\[i\](u) \`c\` |" in text
+    assert r'| Prompt | the input, then "\\n\\"A\|\\":" |' in text
+    whole = card.model_copy(update={"text_format": TextFormat(suffix="")})
+    assert "| Prompt | the input as it is |" in readme(whole)
+    assert "Prompt" not in readme(card.model_copy(update={"text_format": None}))
+    assert "Prompt" not in readme(card.model_copy(update={"head": HeadCard(task="span", outputs=2)}))
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,7 @@ def test_the_card_tells_where_the_module_comes_from(llama: Backbone, tmp_path: P
     card = tuned.module.card
     assert (card.name, card.task, card.family, card.metric) == ("mine", "reviews", "sentiment", "ACC")
     assert (card.score, card.train_rows) == (tuned.best.dev_score, len(REVIEWS))
+    assert card.text_format == text_format_of(RECIPE)
     assert (card.license, card.dataset_license, card.base_model) == ("mit", "cc0-1.0", "tiny-llama")
     assert card.backbone == llama.fingerprint
     assert (card.rank, card.scaling) == (2, 2.0)

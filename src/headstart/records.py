@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from headstart.atomic import write_text
 from headstart.errors import CardError
 
-__all__ = ["CARD_FILE", "Donor", "Fingerprint", "HeadCard", "ModuleCard", "Record", "TaskCard", "Template"]
+__all__ = [
+    "CARD_FILE",
+    "Donor",
+    "Fingerprint",
+    "HeadCard",
+    "ModuleCard",
+    "Record",
+    "TaskCard",
+    "Template",
+    "TextFormat",
+]
 
 CARD_FILE = "headstart.json"
 """Name of a module's card inside its folder; other tools ignore it."""
@@ -137,6 +147,18 @@ class HeadCard(Record):
         return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)
 
 
+class TextFormat(Record):
+    """How a text-to-text example is laid out for a causal backbone, and where texts are cut.
+
+    The prompt is the input, cut on the right to leave room, followed by `suffix`; the target follows after one space.
+    Lengths are in tokens; [PEWE] uses 512 and 64. Encoder-decoder backbones take input and target as they are.
+    """
+
+    suffix: str = "\nAnswer:"
+    max_input: int = 512
+    max_target: int = 64
+
+
 class ModuleCard(Record):
     """What a module is: read from its tensors and configuration, plus what its maker states about the training.
 
@@ -145,7 +167,8 @@ class ModuleCard(Record):
     dtypes, shapes and bytes: equal hash, equal module. `origin` is the remote reference that these tensors were fetched
     from, pinned to the commit ("hf://owner/name@commit"). `head` is the task head that was tuned with the module on an
     encoder; `parameters` does not count it. `merge_error`: how far the sum of `donors` that the module is, or was tuned
-    from, lies from their exact weighted ΔW, relative to its norm. What is not known is `None` or empty, never 0.
+    from, lies from their exact weighted ΔW, relative to its norm. `text_format`: the layout of the texts that it was
+    tuned on, which prompts should have too. What is not known is `None` or empty, never 0.
     """
 
     schema_version: int = 1
@@ -170,3 +193,4 @@ class ModuleCard(Record):
     notes: str = ""
     origin: str = ""
     head: HeadCard | None = None
+    text_format: TextFormat | None = None

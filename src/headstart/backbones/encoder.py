@@ -152,7 +152,8 @@ class EncoderBackbone(Backbone):
     def _encoded(self, text: str, target: str, text_format: TextFormat, head: HeadCard) -> Encoded:
         if head.task == "span":
             ids, offsets = self.encoder.placed(text, text_format)
-            return Encoded(ids, _span(text, target, offsets), offsets)
+            span = _span(text, target, offsets)
+            return Encoded(ids, span or (0, 0), offsets, cut_off=span is None)
         ids = self.encoder.prompt(text, text_format)
         if head.task == "regression":
             return Encoded(ids, (0,), value=_value(text, target))
@@ -243,7 +244,8 @@ def _value(text: str, target: str) -> float:
     return value
 
 
-def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last token of the answer; `None` where it was cut off."""
     start = text.find(target)
     if start < 0:
         raise TaskError(
@@ -254,4 +256,4 @@ def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[i
     end = start + len(target)
     inside = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
     whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end
-    return (inside[0], inside[-1]) if whole else (0, 0)
+    return (inside[0], inside[-1]) if whole else None

@@ -1,24 +1,21 @@
 """Examples as token ids: the text-to-text format of [PEWE] on causal and encoder-decoder backbones."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from headstart.errors import BackboneError, TaskError
+from headstart.records import TextFormat
 
 __all__ = ["Encoded", "Encoder", "TextFormat"]
 
+USUAL_ENDS = (":", ".")
+"""What a text may end with, where a suffix does not tell how the target continues it."""
 
-@dataclass(frozen=True)
-class TextFormat:
-    """How a text-to-text example is laid out for a causal backbone, and where texts are cut.
-
-    The prompt is the input, cut on the right to leave room, followed by `suffix`; the target follows after one space.
-    Lengths are in tokens; [PEWE] uses 512 and 64. Encoder-decoder backbones take input and target as they are.
-    """
-
-    suffix: str = "\nAnswer:"
-    max_input: int = 512
-    max_target: int = 64
+SHOWN = 60
+"""How much of an input an error shows."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,14 @@ class Encoded:
 
     On an encoder `target` is what its head is to answer: the label's number, or first and last token of a span, for
     which `offsets` holds the characters (first, behind the last) of every token; or output 0, which is to be `value`.
+    `cut_off`: whether a span's answer lies beyond the tokens that are read; its target is then the first token.
     """
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...] = ()
     value: float | None = None
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether a span's answer lies beyond the tokens that are read; its target is then the first token."""
-        return bool(self.offsets) and self.target == (0, 0)
+    cut_off: bool = False
 
 
 class Encoder:
@@ -54,23 +48,33 @@ class Encoder:
         self.whole = whole
         self.longest = longest
 
+    def layout(self, text_format: TextFormat) -> TextFormat:
+        """What this encoder makes of `text_format`, for a module's card: no suffix where it adds none."""
+        return text_format.model_copy(update={"suffix": ""}) if self.whole else text_format
+
     def prompt(self, text: str, text_format: TextFormat) -> tuple[int, ...]:
-        """Ids of an input, at most `text_format.max_input` long; for a causal backbone the suffix is always whole."""
+        """Ids of an input, at most `text_format.max_input` long.
+
+        For a causal backbone they are those of input and suffix as one text, so that a module reads the same wherever
+        it is prompted with plain text. A long input is cut at the end of a token; the suffix is always whole. Raises
+        `TaskError` when there is nothing to read, or no token of the input fits.
+        """
         if self.whole:
             return tuple(self.tokenizer(text, truncation=True, max_length=self._most(text_format))["input_ids"])
-        suffix = self._plain(text_format.suffix)
-        start = self._start()
-        room = text_format.max_input - len(suffix) - len(start)
-        if room < 1:
+        suffix = text_format.suffix
+        most, alone = text_format.max_input - len(self._start), len(self._plain(suffix))
+        if most <= alone:
             raise TaskError(
-                f"max_input={text_format.max_input} leaves no room for the input; raise it above {len(suffix) + 1}"
+                f"max_input={text_format.max_input} leaves no room for the input; raise it above {alone + 1}"
             )
-        ids = (*start, *self._plain(text)[:room], *suffix)
-        if not ids:
+        ids = self._plain(text + suffix)
+        if len(ids) > most:
+            ids = self._plain(self._cut(text, suffix, most) + suffix)
+        if not (ids or self._start):
             raise TaskError(
                 "an input without text and without a suffix leaves nothing to read; give the task longer inputs"
             )
-        return ids
+        return (*self._start, *ids)
 
     def target(self, text: str, text_format: TextFormat) -> tuple[int, ...]:
         """Ids of a target with end-of-sequence, at most `text_format.max_target` long."""
@@ -78,10 +82,7 @@ class Encoder:
             return tuple(
                 self.tokenizer(text_target=text, truncation=True, max_length=text_format.max_target)["input_ids"]
             )
-        # Tokenizers differ in what they make of a leading space; the ids after the suffix are what the model would see.
-        suffix = self._plain(text_format.suffix)
-        joined = self._plain(f"{text_format.suffix} {text}")
-        ids = joined[len(suffix) :] if joined[: len(suffix)] == suffix else self._plain(f" {text}")
+        ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
         return (*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id))
 
     def placed(self, text: str, text_format: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
@@ -101,9 +102,34 @@ class Encoder:
     def _most(self, text_format: TextFormat) -> int:
         return text_format.max_input if self.longest is None else min(text_format.max_input, self.longest)
 
+    def _cut(self, text: str, suffix: str, most: int) -> str:
+        """As much of the beginning of `text` as leaves it and `suffix` at most `most` tokens long."""
+        ends: Sequence[int]
+        if self.tokenizer.is_fast:
+            made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ends = [0, *(end for _, end in made["offset_mapping"][:most])]
+        else:
+            ends = range(len(text) + 1)
+        kept = bisect_right(ends, most, key=lambda end: len(self._plain(text[:end] + suffix)))
+        if kept < 2:
+            raise TaskError(f"no token of the input {text[:SHOWN]!r} fits beside the suffix; raise max_input")
+        return text[: ends[kept - 1]]
+
+    def _continued(self, text: str, contexts: Sequence[str]) -> list[int]:
+        """Ids of `text` as they follow the first of `contexts` that ends with a token before it.
+
+        Tokenizers differ in what they make of a leading space; after a context the ids are what the model would see.
+        """
+        for context in contexts:
+            before, joined = self._plain(context), self._plain(context + text)
+            if before and joined[: len(before)] == before:
+                return joined[len(before) :]
+        return self._plain(text)
+
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _start(self) -> list[int]:
+    @cached_property
+    def _start(self) -> tuple[int, ...]:
         first = self.tokenizer("a", verbose=False)["input_ids"][:1]
-        return list(first) if first == [self.tokenizer.bos_token_id] else []
+        return tuple(first) if first == [self.tokenizer.bos_token_id] else ()

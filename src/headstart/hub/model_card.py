@@ -11,6 +11,8 @@ __all__ = ["readme", "stated_license"]
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*$", re.DOTALL | re.MULTILINE)
 LICENSE_LINE = re.compile(rf"""^(license|license_name):[ \t]*["']?({IDENTIFIER.pattern})["']?[ \t]*$""", re.MULTILINE)
+ACTIVE = re.compile(r"[\\`*\[\]<>&|~$]")
+"""What Markdown may act on within a line."""
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
@@ -26,6 +28,7 @@ def readme(card: ModuleCard) -> str:
         "Rank": card.rank,
         "Parameters": f"{card.parameters:,}",
         "Backbone": card.base_model,
+        "Prompt": _prompt(card),
         "Task head": card.head and card.head.words,
         "ΔW error of the merge": None if card.merge_error is None else f"{card.merge_error:.3g}",
         "Licence": card.license,
@@ -37,7 +40,7 @@ def readme(card: ModuleCard) -> str:
         lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
         lines += [f"| {_cell(d.name)} | {d.weight:.4f} | {_cell(d.license or '—')} |" for d in card.donors]
     if card.notes:
-        lines += ["", card.notes]
+        lines += ["", *_verbatim(card.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -68,6 +71,21 @@ def _metadata(card: ModuleCard) -> list[str]:
     return [*lines, f"tags: [headstart, {card.kind}]"]
 
 
+def _prompt(card: ModuleCard) -> str | None:
+    """How a text is to be laid out for the module; `None` where that is not known, or a task head answers."""
+    if card.text_format is None or card.head is not None:
+        return None
+    if not card.text_format.suffix:
+        return "the input as it is"
+    return f"the input, then {json.dumps(card.text_format.suffix, ensure_ascii=False)}"
+
+
 def _cell(value: object) -> str:
-    """The value on one line and without a column's end, so that a table stays a table."""
-    return " ".join(str(value).split()).replace("|", r"\|")
+    """The value on one line, with nothing in it that Markdown or HTML would act on or that ends a table's column."""
+    return ACTIVE.sub(r"\\\g<0>", " ".join(str(value).split()))
+
+
+def _verbatim(text: str) -> list[str]:
+    """A block that shows `text` as it is: a note from elsewhere must not bring links, images or HTML into the page."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [f"{fence}text", text, fence]

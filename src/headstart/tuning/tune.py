@@ -262,6 +262,7 @@ class _Run:
                 "dataset_license": "; ".join(data), "donors": _donors(self.start),
                 "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
+                "text_format": self.backbone.encoder.layout(self.text_format),
                 "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "
                 f"best at step {self.best.step} of {self.step}.",
             }
