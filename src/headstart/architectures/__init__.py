@@ -1,0 +1,71 @@
+"""What is known of each architecture: where its attention, feed-forward and their layers are.
+
+Data only, one small file for each structure, without torch: adapters, prefixes, file formats and indicators of a part
+read it here, and nowhere else is a backbone's layer named. What a kind does with a layer belongs in `kinds/`, what
+another library calls it in `formats/`.
+"""
+
+from collections.abc import Mapping
+
+from headstart.architectures.architecture import Architecture, Blocks, Part, Role, Sublayer, SublayerName
+from headstart.architectures.bert import BERT, ROBERTA
+from headstart.architectures.gpt2 import GPT2
+from headstart.architectures.llama import LLAMA
+from headstart.architectures.t5 import T5
+from headstart.errors import BackboneError
+from headstart.registry import Registry
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Blocks",
+    "Part",
+    "Role",
+    "Sublayer",
+    "SublayerName",
+    "architecture_of",
+    "part_of",
+]
+
+ARCHITECTURES: Registry[Architecture] = Registry("architecture", group="headstart.architectures")
+"""By transformers' `model_type`."""
+
+for _names, _architecture in (
+    (("t5", "mt5"), T5),
+    (("llama", "mistral"), LLAMA),
+    (("gpt2",), GPT2),
+    (("bert",), BERT),
+    (("roberta", "xlm-roberta"), ROBERTA),
+):
+    for _name in _names:
+        ARCHITECTURES.add(_name, _architecture)
+
+
+def architecture_of(model_type: object, config: Mapping[str, object] | None = None) -> Architecture | None:
+    """The architecture of a `model_type`, or `None` for one that is not known.
+
+    Also `None` where `config`, the model's configuration as a mapping, says that the model departs from it.
+    """
+    found = ARCHITECTURES[model_type] if isinstance(model_type, str) and model_type in ARCHITECTURES else None
+    if found is None or config is None:
+        return found
+    return found if all(config.get(key) == value for key, value in found.requires.items()) else None
+
+
+def part_of(model_type: str, path: str) -> Part:
+    """Which block and sublayer of a backbone a layer belongs to, by the layer's path in it.
+
+    Raises `BackboneError` for an architecture that is not known.
+
+    >>> part_of("llama", "model.layers.3.self_attn.q_proj")
+    Part(stack='decoder', block=3, sublayer='attention')
+    >>> part_of("bert", "bert.embeddings.LayerNorm")
+    Part(stack=None, block=None, sublayer=None)
+    """
+    found = architecture_of(model_type)
+    if found is None:
+        raise BackboneError(
+            f"the parts of '{model_type}' are not known, only those of {', '.join(ARCHITECTURES)}; "
+            "ask for the whole module instead, or describe the architecture in a plug-in"
+        )
+    return found.part(path)
