@@ -14,6 +14,7 @@ LAYERS = (
     "atomic",
     "records",
     "events",
+    "architectures",
     "formats",
     "tasks",
     "hub",

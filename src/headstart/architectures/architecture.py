@@ -1,11 +1,14 @@
 """The words that an architecture is described in: stacks of blocks, their sublayers, and the layers of those."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 __all__ = ["Architecture", "Blocks", "Part", "Role", "Sublayer", "SublayerName"]
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 
 SublayerName = Literal["attention", "cross_attention", "feed_forward"]
 
@@ -73,7 +76,8 @@ class Architecture:
         base: the path of what lies below the head, with its dot.
         blocks: every stack of blocks, in the order in which they compute.
         norm_behind: whether e + h is normalized behind each sublayer, rather than e before it.
-        library: whether AdapterHub's library `adapters` 1.3 has these models itself, without an interface of the user's.
+        library: whether AdapterHub's library `adapters` 1.3 has these models itself, without an added interface.
+        transposed: whether the linear layers hold their weights transposed, as transformers' Conv1D does.
         requires: fields of a model's configuration without whose values this description is not true.
     """
 
@@ -81,6 +85,7 @@ class Architecture:
     blocks: tuple[Blocks, ...]
     norm_behind: bool = False
     library: bool = False
+    transposed: bool = False
     requires: Mapping[str, object] = field(default_factory=dict)
 
     def locate(self, path: str) -> tuple[Blocks, int, str] | None:
@@ -92,7 +97,7 @@ class Architecture:
         for blocks in self.blocks:
             start = f"{blocks.path}."
             number, _, rest = below.removeprefix(start).partition(".")
-            if below.startswith(start) and number.isdecimal() and number.isascii():
+            if below.startswith(start) and _NUMBER.fullmatch(number):
                 return blocks, int(number), rest
         return None
 
@@ -106,6 +111,19 @@ class Architecture:
         return Part(blocks.stack, number, sublayer)
 
     @cached_property
+    def units(self) -> dict[str, tuple[str, str]]:
+        """The attention units that prefixes can stand before: the path of the blocks, and that in the block.
+
+        By "encoder" and "decoder" for self-attention there, and "cross_attention".
+        """
+        return {
+            blocks.stack if sublayer.name == "attention" else sublayer.name: (blocks.path, sublayer.unit)
+            for blocks in self.blocks
+            for sublayer in blocks.sublayers
+            if sublayer.unit is not None
+        }
+
+    @cached_property
     def roles(self) -> dict[str, Role]:
         """What the linear layers of all blocks do, by their paths in a block."""
         return {
@@ -116,7 +134,11 @@ class Architecture:
         }
 
     def names(self, *roles: Role) -> tuple[str, ...]:
-        """The shortest ends of paths that name all layers of these roles, in every block, and no other."""
+        """What names all layers of these roles in PEFT's `target_modules`: the shortest ends of paths that name no other.
+
+        The whole path in the block where no end is clear: BERT's "output.dense", which "attention.output.dense" ends
+        with too.
+        """
         return tuple(dict.fromkeys(self._shortest(path) for path, role in self.roles.items() if role in roles))
 
     def _shortest(self, path: str) -> str:

@@ -22,4 +22,4 @@ FEED_FORWARD = Sublayer(
     stream=("ln_2", 0),
     adapters="output_adapters",
 )
-GPT2 = Architecture("transformer.", (Blocks("decoder", "h", (ATTENTION, FEED_FORWARD)),), library=True)
+GPT2 = Architecture("transformer.", (Blocks("decoder", "h", (ATTENTION, FEED_FORWARD)),), library=True, transposed=True)

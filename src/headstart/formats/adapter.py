@@ -17,22 +17,22 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from functools import cache
+from typing import TypeGuard
 
+from headstart.architectures import ARCHITECTURES, Architecture, SublayerName, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
 from headstart.formats.peft_config import LARGEST, refuse_fields
 
 __all__ = [
     "ACTIVATIONS",
-    "FAMILIES",
+    "FIELDS",
     "HANDLED",
     "HARMLESS",
     "REFUSED",
     "AdapterLayout",
     "AdapterPlace",
-    "Family",
-    "Sublayer",
     "adapter_layout",
     "bottleneck_size",
     "reduction_factor",
@@ -73,77 +73,13 @@ REFUSED = {
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu")
 """Activations by AdapterHub's names; "swish" is "silu", "gelu_new" the approximation with tanh."""
 
+FIELDS: dict[SublayerName, str] = {
+    "attention": "mh_adapter", "cross_attention": "cross_adapter", "feed_forward": "output_adapter",
+}  # fmt: skip
+"""AdapterHub's field that says whether a sublayer has adapters."""
+
 TENSORS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
 SAVE_AGAIN = "save it again with save_adapter of the library `adapters`"
-
-
-class Sublayer(NamedTuple):
-    """A place for an adapter in every block of a stack of blocks.
-
-    `part` is the configuration's field that fills it ("mh_adapter"); `blocks` the stack's path, without the base;
-    `output` and `norm` are paths in the block: of what computes h, and of the layer norm, which reads e before the
-    sublayer or h + e behind it; `key` is where AdapterHub keeps the adapter.
-    """
-
-    part: str
-    blocks: str
-    output: str
-    norm: str
-    key: str
-
-
-class Family(NamedTuple):
-    """Backbones of one structure.
-
-    `base` is the path of what lies below the head, with its dot; `post_norm` says that they normalize behind a
-    sublayer, in the layer that adds e, rather than before it.
-    """
-
-    base: str
-    sublayers: tuple[Sublayer, ...]
-    post_norm: bool = False
-
-
-T5 = Family(
-    "",
-    (
-        Sublayer("mh_adapter", "encoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
-        Sublayer("output_adapter", "encoder.block", "layer.1.DenseReluDense", "layer.1.layer_norm", "layer.1"),
-        Sublayer("mh_adapter", "decoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
-        Sublayer("cross_adapter", "decoder.block", "layer.1.EncDecAttention", "layer.1.layer_norm", "layer.1"),
-        Sublayer("output_adapter", "decoder.block", "layer.2.DenseReluDense", "layer.2.layer_norm", "layer.2"),
-    ),
-)
-LLAMA = Family(
-    "model.",
-    (
-        Sublayer("mh_adapter", "layers", "self_attn", "input_layernorm", "attention_adapters"),
-        Sublayer("output_adapter", "layers", "mlp", "post_attention_layernorm", "output_adapters"),
-    ),
-)
-GPT2 = Family(
-    "transformer.",
-    (
-        Sublayer("mh_adapter", "h", "attn", "ln_1", "attention_adapters"),
-        Sublayer("output_adapter", "h", "mlp", "ln_2", "output_adapters"),
-    ),
-)
-BERT = Family(
-    "bert.",
-    (
-        Sublayer(
-            "mh_adapter", "encoder.layer", "attention.output.dense", "attention.output.LayerNorm", "attention.output"
-        ),
-        Sublayer("output_adapter", "encoder.layer", "output.dense", "output.LayerNorm", "output"),
-    ),
-    post_norm=True,
-)
-ROBERTA = BERT._replace(base="roberta.")
-FAMILIES = {
-    "t5": T5, "mt5": T5, "llama": LLAMA, "mistral": LLAMA, "gpt2": GPT2,
-    "bert": BERT, "roberta": ROBERTA, "xlm-roberta": ROBERTA,
-}  # fmt: skip
-"""By transformers' `model_type`: where adapters stand."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +132,17 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
     Headstart does not compute, a tensor that is unknown, missing or misshapen, or a site or size on which configuration
     and tensors disagree.
     """
-    family = str(config.get("model_type"))
-    if family not in FAMILIES:
+    architecture = architecture_of(config.get("model_type"))
+    if architecture is None:
         raise ModuleError(
             f"field 'model_type' is {config.get('model_type')!r}; bottleneck adapters are read for: "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(ARCHITECTURES)}"
         )
     method = config.get("config")
     assert isinstance(method, Mapping)  # `is_adapterhub` says so
     refuse_fields(method, known=HARMLESS | HANDLED, refused=REFUSED)
-    parts = frozenset(field for field in ("mh_adapter", "cross_adapter", "output_adapter") if method.get(field))
-    grouped = _grouped(shapes, str(config.get("name")), family=FAMILIES[family])
+    parts = frozenset(field for field in FIELDS.values() if method.get(field))
+    grouped = _grouped(shapes, str(config.get("name")), architecture)
     places = {}
     for path in sorted(grouped):
         part, names = grouped[path]
@@ -217,8 +153,8 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
         places[path] = _place(names, shapes, biases=method.get("biases") is not False)
         _check_size(places[path], config, method)
     return AdapterLayout(
-        None, places, family, _reads(method, FAMILIES[family]), _activation(method),
-        _factor(method), parts, _leave_out(method),
+        None, places, str(config["model_type"]), _reads(method, architecture), _activation(method), _factor(method),
+        parts, _leave_out(method),
     )  # fmt: skip
 
 
@@ -228,7 +164,13 @@ def without_base(name: str) -> str:
     >>> without_base("model.layers.0.mlp"), without_base("layers.0.mlp")
     ('layers.0.mlp', 'layers.0.mlp')
     """
-    return re.sub(r"^(model|transformer|bert|roberta)\.", "", name)
+    return _bases().sub("", name)
+
+
+@cache
+def _bases() -> re.Pattern[str]:
+    bases = {re.escape(architecture.base) for architecture in ARCHITECTURES.values() if architecture.base}
+    return re.compile(rf"^(?:{'|'.join(sorted(bases))})")
 
 
 def bottleneck_size(width: int, reduction: float) -> int:
@@ -245,24 +187,26 @@ def reduction_factor(width: int, size: int) -> float:
 
 
 def _grouped(
-    shapes: Mapping[str, tuple[int, ...]], name: str, *, family: Family
+    shapes: Mapping[str, tuple[int, ...]], name: str, architecture: Architecture
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """By path: the part, and the names of the tensors by their end."""
+    """By path: the field that fills the site, and the names of the tensors by their end."""
+    ends = "|".join(map(re.escape, TENSORS))
+    sites = {
+        blocks.path: {sublayer.adapters: sublayer for sublayer in blocks.sublayers} for blocks in architecture.blocks
+    }
     grouped: dict[str, tuple[str, dict[str, str]]] = {}
     for tensor in shapes:
-        for part, blocks, output, _, key in family.sublayers:
-            start = rf"{re.escape(blocks)}\.(0|[1-9][0-9]{{0,5}})\.{re.escape(key)}\.adapters\.{re.escape(name)}\."
-            found = re.match(start, without_base(tensor))
-            if found is not None and without_base(tensor)[found.end() :] in TENSORS:
-                path = f"{family.base}{blocks}.{int(found[1])}.{output}"
-                _, names = grouped.setdefault(path, (part, {}))
-                end = without_base(tensor)[found.end() :]
-                if end in names:
-                    raise ModuleError(f"tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
-                names[end] = tensor
-                break
-        else:
+        found = re.fullmatch(rf"(.+)\.adapters\.{re.escape(name)}\.({ends})", without_base(tensor))
+        located = None if found is None else architecture.locate(found[1])
+        sublayer = None if located is None else sites[located[0].path].get(located[2])
+        if found is None or located is None or sublayer is None:
             raise ModuleError(f"tensor '{tensor}' is not part of the bottleneck adapter '{name}'")
+        blocks, number, _ = located
+        path, end = f"{architecture.base}{blocks.path}.{number}.{sublayer.output}", found[2]
+        _, names = grouped.setdefault(path, (FIELDS[sublayer.name], {}))
+        if end in names:
+            raise ModuleError(f"tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
+        names[end] = tensor
     return grouped
 
 
@@ -302,7 +246,7 @@ def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mappi
         )
 
 
-def _reads(method: Mapping[str, object], family: Family) -> str:
+def _reads(method: Mapping[str, object], architecture: Architecture) -> str:
     """What the adapter reads, where the model still adds h and the residual stream exactly once."""
     before, after = bool(method.get("original_ln_before")), bool(method.get("original_ln_after", True))
     around = method.get("residual_before_ln", True)
@@ -314,7 +258,7 @@ def _reads(method: Mapping[str, object], family: Family) -> str:
         )
     if parallel or not before:
         return "residual" if parallel else "output"
-    return "sum" if not family.post_norm else "normed" if after else "behind"
+    return "sum" if not architecture.norm_behind else "normed" if after else "behind"
 
 
 def _activation(method: Mapping[str, object]) -> str:

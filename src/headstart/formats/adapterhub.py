@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from headstart.architectures import ARCHITECTURES, Role, architecture_of
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FAMILIES, GPT2, adapter_layout, without_base
+from headstart.formats.adapter import adapter_layout, without_base
 from headstart.formats.adapterhub_prefix import as_attention_prefix, require_known_prefix
 from headstart.formats.layout import Layout
 from headstart.formats.lora import lora_layout
@@ -36,9 +37,6 @@ ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 INTERFACE_FILE = "adapter_interface.json"
 """What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
 
-BASES = {name: family.base for name, family in FAMILIES.items()}
-"""By transformers' `model_type`: the path of the base model in the backbone with its head."""
-
 LORA_HANDLED = frozenset(
     {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}
 )
@@ -50,16 +48,14 @@ LORA_REFUSED = {
     "vera_b": "VeRA shares its factors between layers",
     "vera_d": "VeRA shares its factors between layers",
 }
-LORA_LAYERS = {
-    "q": ("selfattn_lora", "q"), "q_proj": ("selfattn_lora", "q"), "query": ("selfattn_lora", "q"),
-    "k": ("selfattn_lora", "k"), "k_proj": ("selfattn_lora", "k"), "key": ("selfattn_lora", "k"),
-    "v": ("selfattn_lora", "v"), "v_proj": ("selfattn_lora", "v"), "value": ("selfattn_lora", "v"),
-    "wi": ("intermediate_lora", ""), "wi_1": ("intermediate_lora", ""), "c_fc": ("intermediate_lora", ""),
-    "down_proj": ("intermediate_lora", ""), "intermediate.dense": ("intermediate_lora", ""),
-    "wo": ("output_lora", ""), "mlp.c_proj": ("output_lora", ""), "up_proj": ("output_lora", ""),
-    "output.dense": ("output_lora", ""),
+LORA_FIELDS: dict[Role, tuple[str, str]] = {
+    "query": ("selfattn_lora", "q"), "key": ("selfattn_lora", "k"), "value": ("selfattn_lora", "v"),
+    "up": ("intermediate_lora", ""), "down": ("output_lora", ""),
 }  # fmt: skip
-"""By the end of a layer's path: the field that adapts it, and its name in `attn_matrices`."""
+"""By what a layer does: the field that adapts it, and its name in `attn_matrices`."""
+
+EXCHANGED = ("llama", "mistral")
+"""Where the library takes "down" for the intermediate layer and "up" for the output."""
 
 OTHER_DENSE = "attention.output.dense"
 """In BERT a path with the end "output.dense" that AdapterHub does not adapt."""
@@ -144,35 +140,49 @@ def _as_peft(
     """A LoRA's configuration and tensors as PEFT would have saved them."""
     method, family = _method(config), str(config.get("model_type"))
     refuse_fields(method, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
-    if family not in BASES:
+    architecture = architecture_of(family)
+    if architecture is None or not architecture.library:
+        read = [name for name, known in ARCHITECTURES.items() if known.library]
         raise ModuleError(
-            f"field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(BASES)}"
+            f"field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(read)}"
         )
+    ends = _lora_ends(family)
     renamed: dict[str, StoredTensor] = {}
     for old, tensor in tensors.items():
         found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
         if found is None:
             raise ModuleError(f"tensor '{old}' is not part of the LoRA '{config['name']}'")
-        _check_layer(found[1], old, method)
-        new = f"{PREFIX}{BASES[family]}{found[1]}.{found[2]}.weight"
+        _check_layer(found[1], old, method, ends)
+        new = f"{PREFIX}{architecture.base}{found[1]}.{found[2]}.weight"
         if new in renamed:
             raise ModuleError(f"tensor '{old}' has the place of another one; {SAVE_AGAIN}")
         renamed[new] = dataclasses.replace(tensor, name=new)
     layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
     peft: dict[str, object] = {
         "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method),
-        "target_modules": _targets(method, layers),
-        "init_lora_weights": True, "bias": "none", "fan_in_fan_out": FAMILIES.get(family) is GPT2,
+        "target_modules": _targets(method, layers, ends),
+        "init_lora_weights": True, "bias": "none", "fan_in_fan_out": architecture.transposed,
         "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
     }  # fmt: skip
-    if any(_end(layer) == "output.dense" for layer in layers):
+    if any(_end(layer, ends) == "output.dense" for layer in layers):
         peft["exclude_modules"] = [OTHER_DENSE]
     return peft, renamed
 
 
-def _check_layer(layer: str, tensor: str, method: Mapping[str, object]) -> None:
+LoraEnds = Mapping[str, tuple[str, str]]
+
+
+def _lora_ends(family: str) -> LoraEnds:
+    """By the end of a layer's path: the field that adapts it, and its name in `attn_matrices`."""
+    roles: dict[Role, Role] = {"up": "down", "down": "up"} if family in EXCHANGED else {}
+    return {
+        end: field for role, field in LORA_FIELDS.items() for end in ARCHITECTURES[family].names(roles.get(role, role))
+    }
+
+
+def _check_layer(layer: str, tensor: str, method: Mapping[str, object], ends: LoraEnds) -> None:
     """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
-    field, matrix = LORA_LAYERS.get(_end(layer), ("", ""))
+    field, matrix = ends.get(_end(layer, ends), ("", ""))
     if not field:
         raise ModuleError(
             f"tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
@@ -184,21 +194,21 @@ def _check_layer(layer: str, tensor: str, method: Mapping[str, object]) -> None:
         )
 
 
-def _targets(method: Mapping[str, object], layers: Iterable[str]) -> list[str]:
+def _targets(method: Mapping[str, object], layers: Iterable[str], known: LoraEnds) -> list[str]:
     """Names of layers for PEFT's `target_modules`: every such layer of a backbone must have its tensors."""
-    ends = {_end(layer) for layer in layers}
-    for field, matrix in sorted(_adapted(method) - {LORA_LAYERS[end] for end in ends}) if ends else ():
+    ends = {_end(layer, known) for layer in layers}
+    for field, matrix in sorted(_adapted(method) - {known[end] for end in ends}) if ends else ():
         raise ModuleError(
             f"field '{field}' is set{f' for {matrix!r}' if matrix else ''} but its tensors are missing; {SAVE_AGAIN}"
         )
     return sorted(ends)
 
 
-def _end(layer: str) -> str:
+def _end(layer: str, ends: LoraEnds) -> str:
     """The end of a layer's path that says what it is, or "" for one that is not known."""
     if layer.endswith(f".{OTHER_DENSE}"):
         return ""
-    return next((end for end in LORA_LAYERS if layer == end or layer.endswith(f".{end}")), "")
+    return next((end for end in ends if layer == end or layer.endswith(f".{end}")), "")
 
 
 def _adapted(method: Mapping[str, object]) -> set[tuple[str, str]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from headstart.architectures import ARCHITECTURES, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.adapter import without_base
 from headstart.formats.peft_config import refuse_fields
@@ -18,7 +19,6 @@ from headstart.formats.prompt_learning import sizes
 from headstart.formats.safetensors_file import StoredTensor
 
 __all__ = [
-    "FAMILIES",
     "FLAT",
     "HANDLED",
     "HARMLESS",
@@ -26,6 +26,7 @@ __all__ = [
     "REFUSED",
     "as_attention_prefix",
     "require_known_prefix",
+    "units_of",
 ]
 
 HANDLED = frozenset(
@@ -54,17 +55,22 @@ class Units(NamedTuple):
     ends: tuple[str, ...]
 
 
-T5 = (
-    Units({"encoder": "encoder_prefix"}, "encoder.block", ("layer.0.SelfAttention",)),
-    Units(
-        {"decoder": "self_prefix", "cross_attention": "cross_prefix"},
-        "decoder.block",
-        ("layer.0.SelfAttention", "layer.1.EncDecAttention"),
-    ),
-)
-BERT = (Units({"encoder": "self_prefix"}, "encoder.layer", ("attention.self",)),)
-FAMILIES = {"t5": T5, "mt5": T5, "bert": BERT, "roberta": BERT}
-"""By transformers' `model_type`: all attention units of such a backbone."""
+def units_of(model_type: object) -> tuple[Units, ...]:
+    """All attention units of a backbone whose prefixes are read, by stack of layers; none for any other."""
+    architecture = architecture_of(model_type)
+    if architecture is None or not architecture.library:
+        return ()
+    locations = {"encoder": "self_prefix"} if len(architecture.blocks) == 1 else LOCATIONS
+    found = []
+    for blocks in architecture.blocks:
+        here = {place: unit for place, (path, unit) in architecture.units.items() if path == blocks.path}
+        if here:
+            found.append(Units({place: locations[place] for place in here}, blocks.path, tuple(here.values())))
+    return tuple(found)
+
+
+LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross_attention": "cross_prefix"}
+"""What the library calls the prefixes of an encoder-decoder, by whose keys they stand before."""
 
 OPTIONAL = ("encoder_prefix", "cross_prefix")
 """The locations that a field of the same name asks for; the others are always there."""
@@ -95,9 +101,10 @@ def require_known_prefix(config: Mapping[str, object]) -> None:
             "with eager attention and in another with its default, so which of them it was tuned for cannot be told; "
             "tune it with PEFT"
         )
-    if not isinstance(family, str) or family not in FAMILIES:
+    if not units_of(family):
+        read = [name for name in ARCHITECTURES if units_of(name)]
         raise ModuleError(
-            f"field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: {', '.join(FAMILIES)}"
+            f"field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: {', '.join(read)}"
         )
     refuse_fields(method, known=HANDLED | HARMLESS, refused=REFUSED)
     for field in ("flat", "encoder_prefix", "cross_prefix"):
@@ -119,7 +126,7 @@ def as_attention_prefix(
     `require_known_prefix` has passed the configuration. Raises `ModuleError` naming the field or tensor: for tensors
     that are missing, misshapen or not part of the prefix, and for repeats that are not bit-equal.
     """
-    method, family = _method(config), FAMILIES[str(config["model_type"])]
+    method, family = _method(config), units_of(config["model_type"])
     (length,) = sizes(method, ("prefix_length",))
     parts = FLAT if method["flat"] else PROJECTED
     pools = _pools(tensors, str(config["name"]))
@@ -144,7 +151,7 @@ def as_attention_prefix(
             )
         found[new] = dataclasses.replace(tensor, shape=shape)
     bottleneck, width = projection or (None, None)
-    seq2seq = family is T5
+    seq2seq = len(family) > 1
     ours: dict[str, object] = {
         "peft_type": "ATTENTION_PREFIX", "task_type": "SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS",
         "num_virtual_tokens": length, "token_dim": dim, "num_attention_heads": None, "num_layers": layers,

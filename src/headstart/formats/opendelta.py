@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from headstart.architectures import ARCHITECTURES, Architecture, Blocks, Sublayer
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FAMILIES, Family, Sublayer, reduction_factor, without_base
+from headstart.formats.adapter import FIELDS, reduction_factor, without_base
 from headstart.formats.opendelta_places import Modified, family_of, in_stack
 from headstart.formats.peft_config import PREFIX, refuse_fields
 from headstart.formats.safetensors_file import StoredTensor
@@ -187,7 +188,7 @@ def _lora(config: Mapping[str, object], groups: Mapping[str, Group], modified: M
     plain: dict[str, object] = {
         "peft_type": "LORA", "r": config["lora_r"], "lora_alpha": config["lora_alpha"], "target_modules": targets,
         "exclude_modules": excluded, "init_lora_weights": True, "bias": "none",
-        "fan_in_fan_out": modified.family == "gpt2",
+        "fan_in_fan_out": ARCHITECTURES[modified.family].transposed,
     }  # fmt: skip
     return Plain(plain | _origin(config), _renamed(groups, modified))
 
@@ -204,13 +205,13 @@ def _origin(config: Mapping[str, object]) -> dict[str, object]:
 
 def _renamed(groups: Mapping[str, Group], modified: Modified) -> dict[str, StoredTensor]:
     """The tensors by PEFT's names."""
-    base = FAMILIES[modified.family].base
+    base = ARCHITECTURES[modified.family].base
     named = {f"{PREFIX}{base}{layer}.{part}": t for layer, group in groups.items() for part, t in group.items()}
     return {name: dataclasses.replace(tensor, name=name) for name, tensor in named.items()}
 
 
 def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified) -> Plain:
-    family = FAMILIES[modified.family]
+    architecture = ARCHITECTURES[modified.family]
     activation = ACTIVATIONS.get(str(config["non_linearity"]).lower())
     if activation is None:
         raise ModuleError(
@@ -220,11 +221,11 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
     designs: dict[str, str] = {}
     named: dict[str, StoredTensor] = {}
     for layer, group in groups.items():
-        sublayer, number, reads = _place(layer, family)
-        parts.add(sublayer.part)
+        blocks, number, sublayer, reads = _site(layer, architecture)
+        parts.add(FIELDS[sublayer.name])
         designs[reads] = layer
         for part, tensor in group.items():
-            key = f"{family.base}{sublayer.blocks}.{number}.{sublayer.key}.adapters.{NAME}.{part}"
+            key = f"{architecture.base}{blocks.path}.{number}.{sublayer.adapters}.adapters.{NAME}.{part}"
             if key in named:
                 raise ModuleError(
                     f"tensors '{named[key].name}' and '{tensor.name}' adapt one sublayer, which Headstart "
@@ -238,7 +239,7 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
         )
     (reads,) = designs
     size, width = _size(groups, config["bottleneck_dim"])
-    method = {part: part in parts for part in ("mh_adapter", "cross_adapter", "output_adapter")} | {
+    method = {part: part in parts for part in FIELDS.values()} | {
         "reduction_factor": reduction_factor(width, size), "non_linearity": activation, "scaling": 1.0,
         "original_ln_before": reads != "output", "original_ln_after": reads != "behind",
         "residual_before_ln": reads != "behind",
@@ -268,20 +269,18 @@ def _size(groups: Mapping[str, Group], size: object) -> tuple[int, int]:
     return size, width
 
 
-def _place(layer: str, family: Family) -> tuple[Sublayer, str, str]:
-    """The sublayer, its number, and what the adapter behind `layer` reads in AdapterHub's terms."""
-    for sublayer in family.sublayers:
-        found = re.fullmatch(rf"{re.escape(sublayer.blocks)}\.([0-9]+)\.(.+)", layer)
-        if found is None:
-            continue
-        node, output = found[2], sublayer.output
-        if node == output or node in {f"{output}{end}" for end in LINEAR}:
-            return sublayer, found[1], "output"
+def _site(layer: str, architecture: Architecture) -> tuple[Blocks, int, Sublayer, str]:
+    """The blocks, the block's number, the sublayer, and what the adapter behind `layer` reads in AdapterHub's terms."""
+    found = architecture.locate(layer)
+    blocks, number, node = found or (architecture.blocks[0], 0, "")
+    for sublayer in blocks.sublayers if node else ():
+        if node == sublayer.output or node in {f"{sublayer.output}{end}" for end in LINEAR}:
+            return blocks, number, sublayer, "output"
         whole = sublayer.norm.rpartition(".")[0]  # what adds the residual stream
-        if family.post_norm and node in (sublayer.norm, whole, whole.rpartition(".")[0]):
-            return sublayer, found[1], "behind"
-        if not family.post_norm and node == whole:
-            return sublayer, found[1], "sum"
+        if architecture.norm_behind and node in (sublayer.norm, whole, whole.rpartition(".")[0]):
+            return blocks, number, sublayer, "behind"
+        if not architecture.norm_behind and node == whole:
+            return blocks, number, sublayer, "sum"
     raise ModuleError(
         f"an adapter behind '{layer}' has no place in AdapterHub's layout; use a module with adapters behind "
         "attention and feed-forward"

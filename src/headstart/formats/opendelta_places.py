@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
+from headstart.architectures import Role, SublayerName, architecture_of
 from headstart.errors import ModuleError
 
 __all__ = ["Modified", "family_of", "in_stack"]
@@ -16,49 +18,43 @@ FAMILIES = {
 }  # fmt: skip
 """Transformers' `model_type`, by how the names of a family's classes begin."""
 
-ATTENTION = {"q": "q", "k": "k", "v": "v", "o": "proj"}
-T5_ATTENTION = {"layer.0": "attn@", "layer.0.layer_norm": "attn@.layer_norm@"} | {
-    f"layer.0.SelfAttention.{own}": f"attn@.{word}@" for own, word in ATTENTION.items()
-}
-T5_CROSS = {"layer.1": "crossattn@", "layer.1.layer_norm": "crossattn@.layer_norm@"} | {
-    f"layer.1.EncDecAttention.{own}": f"crossattn@.{word}@" for own, word in ATTENTION.items()
-}
-BERT = {
-    "encoder.layer": {
-        "attention": "attn@", "attention.self.query": "attn@.q@", "attention.self.key": "attn@.k@",
-        "attention.self.value": "attn@.v@", "attention.output.dense": "attn@.proj@",
-        "attention.output.LayerNorm": "attn@.layer_norm@", "intermediate": "ff@", "intermediate.dense": "ff@.w1@",
-        "output": "ff@", "output.dense": "ff@.w2@", "output.LayerNorm": "ff@.layer_norm@",
-    }
+WORDED = ("bert", "gpt2", "roberta", "t5")
+"""The families that OpenDelta has words for."""
+
+SUBLAYERS: dict[SublayerName, str] = {"attention": "attn@", "cross_attention": "crossattn@", "feed_forward": "ff@"}
+LAYERS: dict[Role, str] = {
+    "query": "q@", "key": "k@", "value": "v@", "query_key_value": "q,k,v@", "attention_output": "proj@", "up": "w1@",
+    "down": "w2@",
 }  # fmt: skip
+"""OpenDelta's words for sublayers, and in those for linear layers by what they do."""
+
+LAST_NORM = {"gpt2": {"": {"ln_f": "decoder@.layer_norm@"}}}
+"""By family, the one layer outside of all blocks that OpenDelta has a word for."""
+
+GATED = (".wi_0", ".wi_1")
+"""Layers that it has no word for: its T5 has no gate."""
 
 
-def _t5_feed_forward(number: int) -> dict[str, str]:
-    words = {
-        "": "ff@",
-        ".DenseReluDense.wi": "ff@.w1@",
-        ".DenseReluDense.wo": "ff@.w2@",
-        ".layer_norm": "ff@.layer_norm@",
-    }
-    return {f"layer.{number}{end}": word for end, word in words.items()}
+@cache
+def nodes_of(family: str) -> dict[str, dict[str, str]]:
+    """By stack of blocks: OpenDelta's word for each layer of a block; "" are layers outside of any."""
+    architecture = architecture_of(family)
+    if architecture is None or family not in WORDED:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for blocks in architecture.blocks:
+        words = found.setdefault(blocks.path, {})
+        for sublayer in blocks.sublayers:
+            word = SUBLAYERS[sublayer.name]
+            words |= dict.fromkeys(sublayer.roots, word)
+            words |= {
+                path: f"{word}.{LAYERS[role]}"
+                for path, role in sublayer.layers.items()
+                if role in LAYERS and not path.endswith(GATED)
+            }
+            words[sublayer.norm] = f"{word}.layer_norm@"
+    return found | LAST_NORM.get(family, {})
 
-
-NODES: dict[str, dict[str, dict[str, str]]] = {
-    "bert": BERT,
-    "roberta": BERT,
-    "gpt2": {
-        "h": {
-            "attn": "attn@", "attn.c_attn": "attn@.q,k,v@", "attn.c_proj": "attn@.proj@", "ln_1": "attn@.layer_norm@",
-            "mlp": "ff@", "mlp.c_fc": "ff@.w1@", "mlp.c_proj": "ff@.w2@", "ln_2": "ff@.layer_norm@",
-        },
-        "": {"ln_f": "decoder@.layer_norm@"},
-    },
-    "t5": {
-        "encoder.block": T5_ATTENTION | _t5_feed_forward(1),
-        "decoder.block": T5_ATTENTION | T5_CROSS | _t5_feed_forward(2),
-    },
-}  # fmt: skip
-"""By family and stack of blocks: OpenDelta's word for each layer of a block; "" are layers outside of any."""
 
 STACKS = ("encoder.", "decoder.", "embeddings.", "h.", "layers.", "ln_f", "norm", "pooler.")
 """How paths below a model's head begin."""
@@ -108,10 +104,10 @@ class Modified:
             )
         if common is not None and not isinstance(common, bool):
             raise ModuleError(f"field 'common_structure' is {common!r}, not true or false; correct it")
-        if common and family not in NODES:
+        if common and not nodes_of(family):
             raise ModuleError(f"OpenDelta has no common structure for '{family}'; name the layers in modified_modules")
         modified = cls(family, tuple(dict.fromkeys(listed)), bool(common))
-        known = [word for stack in NODES.get(family, {}).values() for word in stack.values()]
+        known = [word for stack in nodes_of(family).values() for word in stack.values()]
         for name in modified.listed:
             if name.startswith("[r]") or (
                 common and not name.startswith(HEAD) and not any(_ends(w, name) for w in known)
@@ -148,13 +144,13 @@ class Modified:
         """Names for the layers whose bias terms are tuned: all that lie in what is named, and where names are ends of
         paths also those that have tensors.
         """
-        held = set() if self.common else {_node(layer)[1] for layer in layers}
+        held = set() if self.common else {self._node(layer)[1] for layer in layers}
         return sorted({*self._leaves(), *held})
 
     def _leaves(self) -> list[str]:
         """The known layers, without others below them, that are named or lie in what is named."""
         found = []
-        for stack, nodes in NODES.get(self.family, {}).items():
+        for stack, nodes in nodes_of(self.family).items():
             for node in nodes:
                 whole = f"{stack}.0.{node}" if stack else node
                 if not any(other.startswith(f"{node}.") for other in nodes) and self.names(whole, below=True):
@@ -166,15 +162,15 @@ class Modified:
         paths = [".".join(parts[:end]) for end in range(1 if below else len(parts), len(parts) + 1)]
         if not self.common:
             return any(_ends(path, name) for path in paths)
-        placed = (_node(path) for path in paths)
-        words = (NODES[self.family].get(stack, {}).get(node) for stack, node in placed)
+        placed = (self._node(path) for path in paths)
+        words = (nodes_of(self.family).get(stack, {}).get(node) for stack, node in placed)
         return any(word is not None and _ends(word, name) for word in words)
 
-
-def _node(layer: str) -> tuple[str, str]:
-    """The stack of blocks that a layer belongs to, and its path in the block; "" and the path for one in none."""
-    found = re.fullmatch(r"(encoder\.block|decoder\.block|encoder\.layer|layers|h)\.[0-9]+\.(.+)", layer)
-    return ("", layer) if found is None else (found[1], found[2])
+    def _node(self, layer: str) -> tuple[str, str]:
+        """The stack of blocks that a layer belongs to, and its path in the block; "" and the path for one in none."""
+        architecture = architecture_of(self.family)
+        found = None if architecture is None else architecture.locate(layer)
+        return ("", layer) if found is None else (found[0].path, found[2])
 
 
 def _ends(path: str, name: str) -> bool:

@@ -23,7 +23,7 @@ from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
-from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers
+from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers, names_of
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
@@ -225,12 +225,14 @@ def _defaults(backbone: Backbone) -> tuple[tuple[str, ...] | None, tuple[str, ..
 def _names(backbone: Backbone, settings: IA3Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The targets and the feed-forward layers among them; raises `SettingError`, see `IA3Module.fresh`."""
     usual, usual_feedforward = _defaults(backbone)
-    targets = settings.targets or usual
-    if targets is None:
+    usual_feedforward = names_of(backbone, "down") if usual_feedforward is None else usual_feedforward
+    own = names_of(backbone, "key", "value", "query_key_value", "down")
+    targets = settings.targets or usual or own
+    if not targets:
         family = backbone.model.config.model_type
         raise SettingError(f"no default IA3 targets are known for '{family}'; name the layers with targets")
     if settings.feedforward is None:
-        return targets, tuple(target for target in targets if ends_with(target, usual_feedforward or ()))
+        return targets, tuple(target for target in targets if ends_with(target, usual_feedforward))
     extra = set(settings.feedforward) - set(targets)
     if extra:
         raise SettingError(f"'{min(extra)}' is a feed-forward name but no target; add it to targets")

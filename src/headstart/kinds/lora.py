@@ -29,6 +29,7 @@ from headstart.kinds.targets import (
     last_names,
     layer_widths,
     linear_layers,
+    names_of,
 )
 from headstart.kinds.tensors import rounded_digest, to_torch
 from headstart.records import ModuleCard
@@ -287,11 +288,13 @@ def _count(factors: Mapping[str, Factors]) -> int:
 
 
 def _default_targets(backbone: Backbone) -> tuple[str, ...]:
+    """PEFT's own for this architecture or, where it has none, queries and values as there."""
     family = backbone.model.config.model_type
     found = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
-    if not isinstance(found, list):
+    targets = tuple(found) if isinstance(found, list) else names_of(backbone, "query", "value", "query_key_value")
+    if not targets:
         raise SettingError(f"no default LoRA targets are known for '{family}'; name the layers with targets")
-    return tuple(found)
+    return targets
 
 
 def _alpha(factor: Factors) -> float:

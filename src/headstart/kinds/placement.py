@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import product
 from typing import Any, NamedTuple
 
+from headstart.architectures import ARCHITECTURES, Architecture, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FAMILIES, bottleneck_size, reduction_factor
+from headstart.formats.adapter import FIELDS, bottleneck_size, reduction_factor
 
 __all__ = [
     "PLACEMENTS",
@@ -46,8 +47,8 @@ class Site(NamedTuple):
     """Where one adapter can stand.
 
     `part`: AdapterHub's field that fills it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
-    norm before or behind the sublayer; `stream`: path of what is called with the residual stream, and as its how
-    manyeth argument; `key`: path under which AdapterHub keeps adapters.
+    norm before or behind the sublayer; `stream`: path of what is called with the residual stream, and the number of
+    that input in its signature, from 0; `key`: path under which AdapterHub keeps adapters.
     """
 
     part: str
@@ -60,33 +61,43 @@ class Site(NamedTuple):
 def adapter_sites(backbone: Backbone) -> dict[str, Site]:
     """Every sublayer that can have an adapter, by its path.
 
-    Raises `ModuleError` when the backbone's architecture is none that adapters are placed in.
+    Raises `ModuleError` when the backbone's architecture is not known.
     """
-    family = FAMILIES.get(backbone.model.config.model_type)
-    if family is None:
-        raise ModuleError(
-            f"{backbone.name} is a '{backbone.model.config.model_type}', and bottleneck adapters are placed in: "
-            f"{', '.join(FAMILIES)}; use another kind"
-        )
-    stacks = dict.fromkeys(f"{family.base}{sublayer.blocks}" for sublayer in family.sublayers)
-    counts = {stack: len(list(backbone.model.get_submodule(stack).children())) for stack in stacks}
-    # AdapterHub numbers an encoder-decoder's layers in one row.
-    starts = dict(zip(stacks, accumulate(counts.values(), initial=0), strict=False))
-    sites = {}
-    for part, blocks, output, norm, key in family.sublayers:
-        stack = f"{family.base}{blocks}"
-        for index in range(counts[stack]):
+    architecture = _architecture(backbone)
+    sites: dict[str, Site] = {}
+    before = 0  # AdapterHub numbers an encoder-decoder's layers in one row.
+    for blocks in architecture.blocks:
+        stack = f"{architecture.base}{blocks.path}"
+        count = len(list(backbone.model.get_submodule(stack).children()))
+        for index, sublayer in product(range(count), blocks.sublayers):
             block = f"{stack}.{index}"
-            last = f"{block}.{norm}"
-            stream = (last.rpartition(".")[0], 1) if family.post_norm else (last, 0)
-            sites[f"{block}.{output}"] = Site(part, starts[stack] + index, last, stream, f"{block}.{key}")
+            stream, number = sublayer.stream
+            sites[f"{block}.{sublayer.output}"] = Site(
+                FIELDS[sublayer.name],
+                before + index,
+                f"{block}.{sublayer.norm}",
+                (f"{block}.{stream}", number),
+                f"{block}.{sublayer.adapters}",
+            )
+        before += count
     return sites
 
 
 def reads_in(backbone: Backbone, placement: Placement) -> str:
     """What adapters of this placement read in this backbone, one of `adapter_sites`."""
-    post_norm = FAMILIES[backbone.model.config.model_type].post_norm
-    return "normed" if post_norm and placement.reads == "sum" else placement.reads
+    behind = _architecture(backbone).norm_behind
+    return "normed" if behind and placement.reads == "sum" else placement.reads
+
+
+def _architecture(backbone: Backbone) -> Architecture:
+    config = backbone.model.config
+    found = architecture_of(config.model_type, config.to_dict())
+    if found is None:
+        raise ModuleError(
+            f"{backbone.name} is a '{config.model_type}', and bottleneck adapters are placed in: "
+            f"{', '.join(ARCHITECTURES)}; use another kind"
+        )
+    return found
 
 
 def backbone_width(backbone: Backbone) -> int:
@@ -115,7 +126,7 @@ def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: B
     """AdapterHub's configuration of such adapters."""
     width, before = backbone_width(backbone), placement.reads == "sum"
     method: dict[str, Any] = {
-        **{part: part in placement.parts for part in ("mh_adapter", "cross_adapter", "output_adapter")},
+        **{part: part in placement.parts for part in FIELDS.values()},
         "reduction_factor": reduction_factor(width, size), "non_linearity": placement.activation,
         "original_ln_before": before, "original_ln_after": True, "residual_before_ln": True,
         "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False, "is_parallel": False,

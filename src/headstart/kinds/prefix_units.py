@@ -5,7 +5,6 @@ transformers lets a model choose its attention function by name. While prefixes 
 """
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from headstart.architectures import ARCHITECTURES, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 
@@ -27,31 +27,23 @@ ATTENTION = "headstart_prefix"
 KEYWORD = "headstart_prefix"
 """The argument of an attention unit that brings its prefix: keys and values, (N, heads, length, head size) each."""
 
-T5_UNITS = {
-    "encoder": r"encoder\.block\.\d+\.layer\.0\.SelfAttention",
-    "decoder": r"decoder\.block\.\d+\.layer\.0\.SelfAttention",
-    "cross_attention": r"decoder\.block\.\d+\.layer\.1\.EncDecAttention",
-}
-BERT_UNITS = {"encoder": r"\w+\.encoder\.layer\.\d+\.attention\.self"}
-UNITS = {"t5": T5_UNITS, "mt5": T5_UNITS, "bert": BERT_UNITS, "roberta": BERT_UNITS}
-"""By transformers' `model_type`: the paths of the attention units of every place."""
-
 
 def attention_units(backbone: Backbone) -> dict[str, list[nn.Module]]:
-    """The attention units of every place, in order of layer.
+    """The attention units by whose keys they read ("encoder", "decoder", "cross_attention"), in order of layer.
 
-    Raises `ModuleError` when the backbone's architecture is none whose units are known.
+    Raises `ModuleError` when the backbone's architecture is none whose units prefixes are computed for.
     """
-    family = str(backbone.model.config.model_type)
-    if family not in UNITS:
+    config = backbone.model.config
+    architecture = architecture_of(config.model_type, config.to_dict())
+    if architecture is None or not architecture.units:
+        computed = [name for name, known in ARCHITECTURES.items() if known.units]
         raise ModuleError(
-            f"{backbone.name} is a '{family}', and prefixes of the encoder and of cross-attention are computed for: "
-            f"{', '.join(UNITS)}; leave encoder and cross_attention out, or use another kind"
+            f"{backbone.name} is a '{config.model_type}', and prefixes of the encoder and of cross-attention are "
+            f"computed for: {', '.join(computed)}; leave encoder and cross_attention out, or use another kind"
         )
-    layers = list(backbone.model.named_modules())
     return {
-        place: [layer for path, layer in layers if re.fullmatch(pattern, path)]
-        for place, pattern in UNITS[family].items()
+        site: [block.get_submodule(unit) for block in backbone.model.get_submodule(f"{architecture.base}{blocks}")]
+        for site, (blocks, unit) in architecture.units.items()
     }
 
 

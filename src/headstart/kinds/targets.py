@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from headstart.architectures import Role, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES
@@ -23,6 +24,7 @@ __all__ = [
     "last_names",
     "layer_widths",
     "linear_layers",
+    "names_of",
 ]
 
 
@@ -125,6 +127,13 @@ def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
     for path, layer in backbone.named_layers():
         if type(layer) is nn.Embedding and id(layer) in used and places[id(layer)] == 1 and layer.max_norm is None:
             yield path, layer
+
+
+def names_of(backbone: Backbone, *roles: Role) -> tuple[str, ...]:
+    """The names of the layers that do this in a backbone, such as "query"; none where its architecture is not known."""
+    config = backbone.model.config
+    architecture = architecture_of(config.model_type, config.to_dict())
+    return () if architecture is None else architecture.names(*roles)
 
 
 def last_names(paths: Iterable[str]) -> list[str]:

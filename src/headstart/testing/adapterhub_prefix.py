@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from headstart.formats import CONFIG_FILE
-from headstart.formats.adapterhub_prefix import FAMILIES, FLAT, PROJECTED
+from headstart.formats.adapterhub_prefix import FLAT, PROJECTED, units_of
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import Module, fresh_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
@@ -21,9 +21,9 @@ __all__ = ["write_adapterhub_prefix"]
 def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
     """Write the folder of a random prefix for all of a backbone's attention, and return that prefix.
 
-    Raises `KeyError` for backbones that AdapterHub's prefixes are not read for.
+    For backbones that AdapterHub's prefixes are read for.
     """
-    family = FAMILIES[case.backbone.model.config.model_type]
+    family = units_of(case.backbone.model.config.model_type)
     locations = {place: location for units in family for place, location in units.locations.items()}
     shape = {**case.shape, "encoder": True, "cross_attention": True}
     fresh = fresh_module("prefix", case.backbone, shape, name="m", seed=1)

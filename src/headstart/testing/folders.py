@@ -16,7 +16,7 @@ from headstart.backbones import Encoded
 from headstart.backbones.loading import is_encoder
 from headstart.errors import ModuleError
 from headstart.formats import CONFIG_FILE
-from headstart.formats.adapterhub_prefix import FAMILIES
+from headstart.formats.adapterhub_prefix import units_of
 from headstart.kinds import Module, load_module, save_module
 from headstart.testing.adapterhub_prefix import write_adapterhub_prefix
 from headstart.testing.case import TOLERANCE, Aside, Case, close, require, same_head
@@ -86,7 +86,7 @@ def adapterhub_folder_is_read(case: Case) -> None:
     if case.kind not in METHODS:
         raise Aside("skipped", "AdapterHub has no such kind")
     folder = case.folder / "adapterhub"
-    if case.kind == "prefix" and case.backbone.model.config.model_type in FAMILIES:
+    if case.kind == "prefix" and units_of(case.backbone.model.config.model_type):
         module = write_adapterhub_prefix(case, folder).with_head(module.head)
     else:
         _write_adapterhub(case, module, folder)
