@@ -1,3 +1,4 @@
+import json
 import os
 import sqlite3
 import subprocess
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 import headstart.hub.hub
-from handmade import LAYER, lora_tensors, write_module
+import headstart.hub.ref
+from handmade import LAYER, lora_config, lora_tensors, write_module
 from headstart.errors import HubError, ModuleError, OutputError
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Admission, Hub, Problem
@@ -67,7 +69,35 @@ def test_opening_again_reads_no_module(hub: Hub, monkeypatch: pytest.MonkeyPatch
         raise AssertionError("a module was read")
 
     monkeypatch.setattr(headstart.hub.hub, "read_module", forbidden)
-    assert len(Hub.open(hub.path).cards()) == 3
+    monkeypatch.setattr(headstart.hub.ref, "read_module", forbidden)
+    opened = Hub.open(hub.path)
+    assert len(opened.cards()) == len(opened.refs()) == 3
+
+
+def test_a_ref_knows_the_module_and_reads_it_when_asked(hub: Hub, made: list[Path], tmp_path: Path) -> None:
+    first, second, third = hub.refs()
+    assert (second.name, second.card, second.path) == ("rte", hub.card("rte"), hub.path / "rte")
+    assert hub.ref("rte") == second
+    assert second.read().card == hub.card("rte")
+    assert first.shape == second.shape == third.shape
+    assert len({first.digest, second.digest, third.digest}) == 3
+    wide = write_module(tmp_path / "wide", tensors=lora_tensors(rank=3), config=lora_config(r=3))
+    hub.add(wide)
+    assert hub.ref("wide").shape != first.shape
+    (hub.path / "rte" / WEIGHTS).write_bytes((made[0] / WEIGHTS).read_bytes())
+    with pytest.raises(ModuleError, match="rte: its tensors or configuration changed since it was added"):
+        second.read()
+
+
+def test_a_digest_is_of_the_function_not_of_the_name(hub: Hub, made: list[Path], tmp_path: Path) -> None:
+    other = Hub.create(tmp_path / "other")
+    described = lora_config(base_model_name_or_path="elsewhere", peft_version="9.9", revision=None)
+    (made[1] / "adapter_config.json").write_text(json.dumps(described))
+    other.add(made[1], name="another")
+    assert other.ref("another").digest == hub.ref("rte").digest
+    (made[2] / "adapter_config.json").write_text(json.dumps(lora_config(lora_alpha=8)))
+    other.add(made[2])
+    assert other.ref("sst2").digest != hub.ref("sst2").digest
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "..", " a", "a\n", "a:b", "\udcff", "x" * 201])
@@ -183,7 +213,7 @@ def test_a_newer_catalogue_is_left_alone(hub: Hub) -> None:
     with sqlite3.connect(hub.path / ".catalogue.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(HubError, match=r"schema 99 of a newer Headstart, this one knows 2; upgrade"):
+    with pytest.raises(HubError, match=r"schema 99 of a newer Headstart, this one knows 3; upgrade"):
         Hub.open(hub.path)
 
 

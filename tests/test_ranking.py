@@ -17,7 +17,7 @@ from headstart.errors import HubError, MergeError, ModuleError, SettingError, Ta
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
-from headstart.kinds import LoraModule, Module, load_module, save_module
+from headstart.kinds import LazyModule, LoraModule, Module, load_module, save_module, stacks
 from headstart.ranking import rank as rank_module
 from headstart.ranking.rank import fits, load_modules, rank, reference_module, scoring_examples
 from headstart.records import TaskCard
@@ -129,6 +129,44 @@ def test_given_modules_are_checked(task: Task, backbone: Backbone, hub: Hub) -> 
     with pytest.raises(HubError, match="2 of the modules are named 'ada'; give each its own name"):
         rank(task, [ada, ada], backbone)
     assert load_modules([ada], backbone) == ([ada], [])
+
+
+def test_of_each_shape_one_module_is_read(hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(stored: Any) -> Module:
+        read.append(stored.card.name)
+        return load_module(stored)
+
+    monkeypatch.setattr(rank_module, "load_module", counted)
+    modules, _ = load_modules(hub, backbone)
+    assert read == ["ada"]
+    assert all(isinstance(found, LazyModule) for found in modules)
+    for lazy, module_ in zip(modules, loaded(hub), strict=True):
+        assert (lazy.name, lazy.kind, lazy.family, lazy.card) == (module_.name, "lora", LoraModule, module_.card)
+        assert lazy.stack_key == module_.stack_key
+        assert lazy.load().digest() == module_.digest()
+        assert lazy.digest() == hub.ref(lazy.name).digest
+    assert stacks(modules, most=64) == [[0, 1, 2, 3]]
+
+
+def test_a_module_that_breaks_before_its_stack_is_read_has_no_value(
+    task: Task, backbone: Backbone, tmp_path: Path
+) -> None:
+    hub = write_hub(tmp_path / "hub", backbone)
+    modules, _ = load_modules(hub, backbone)
+    (hub.path / "bob" / "adapter_model.safetensors").write_bytes(b"cut short")
+    ranking = rank(task, modules, backbone, indicators=("cosine", "tupate"), recipe=RECIPE)
+    for values in ranking.scores.values.values():
+        assert [name for name, value in zip(NAMES, values, strict=True) if math.isnan(value)] == ["bob"]
+    assert {name: set(why) for name, why in ranking.scores.reasons.items()} == {"cosine": {"bob"}, "tupate": {"bob"}}
+    assert "is not a sound safetensors file" in ranking.scores.reasons["cosine"]["bob"]
+
+
+def test_lazy_modules_are_checked_against_another_backbone(hub: Hub, backbone: Backbone, gpt2: Backbone) -> None:
+    modules, _ = load_modules(hub, backbone)
+    with pytest.raises(ModuleError, match="was made for another backbone"):
+        load_modules(modules, gpt2)
 
 
 def test_fits_is_the_check_for_a_hub(backbone: Backbone, tmp_path: Path) -> None:

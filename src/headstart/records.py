@@ -168,7 +168,8 @@ class ModuleCard(Record):
     from, pinned to the commit ("hf://owner/name@commit"). `head` is the task head that was tuned with the module on an
     encoder; `parameters` does not count it. `merge_error`: how far the sum of `donors` that the module is, or was tuned
     from, lies from their exact weighted ΔW, relative to its norm. `text_format`: the layout of the texts that it was
-    tuned on, which prompts should have too. What is not known is `None` or empty, never 0.
+    tuned on, which prompts should have too. `variant` names what only PEFT itself computes ("DoRA"), and is empty
+    otherwise. What is not known is `None` or empty, never 0.
     """
 
     schema_version: int = 1
@@ -194,3 +195,4 @@ class ModuleCard(Record):
     origin: str = ""
     head: HeadCard | None = None
     text_format: TextFormat | None = None
+    variant: str = ""

@@ -11,7 +11,7 @@ from headstart.blending import RULES, Candidate, Merged, RuleOptions, check_spac
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import Scores, check_reduction
-from headstart.kinds import Module, PeftModule
+from headstart.kinds import AnyModule, Module, PeftModule
 from headstart.ranking.rank import Progress, Ranking, best_first, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
@@ -47,7 +47,7 @@ class Start:
 
 def ensemble(
     task: Task,
-    hub: Hub | Sequence[Module],
+    hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
     rule: str = "softmax",
@@ -103,7 +103,7 @@ def ensemble(
     if ranking is None:
         modules, refused = load_modules(hub, backbone, progress=progress)
         if RULES[rule].takes_all(options):
-            require_one_kind([module for module in modules if not isinstance(module, PeftModule)])
+            require_one_kind([module for module in modules if not issubclass(module.family, PeftModule)])
         ranking = _unscored(modules, reduction)
         if scored:
             ranking = rank(
@@ -137,7 +137,7 @@ def blend_options(
 
 
 def blend_weights(
-    modules: Sequence[Module], rule: str, options: RuleOptions, scores: Sequence[float] | None
+    modules: Sequence[AnyModule], rule: str, options: RuleOptions, scores: Sequence[float] | None
 ) -> tuple[float, ...]:
     """What the rule gives every module; variants that cannot be merged get 0. `scores`: `None` where it needs none.
 
@@ -146,12 +146,12 @@ def blend_weights(
     values = [math.nan] * len(modules) if scores is None else scores
     candidates = []
     for module, value in zip(modules, values, strict=True):
-        merges = not isinstance(module, PeftModule)
+        merges = not issubclass(module.family, PeftModule)
         candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
     return RULES[rule].weights(candidates, options)
 
 
-def _unscored(modules: Sequence[Module], reduction: str) -> Ranking:
+def _unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
     """The modules without a pass over examples."""
     names = tuple(module.name for module in modules)
     return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), (), None)

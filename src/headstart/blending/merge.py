@@ -14,7 +14,7 @@ from headstart.blending.spaces.svd import svd
 from headstart.blending.spaces.ties import ties
 from headstart.blending.weights import effective_number
 from headstart.errors import MergeError
-from headstart.kinds import LoraModule, Module
+from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
 from headstart.registry import Registry
 
@@ -41,7 +41,7 @@ class Merged:
 
 
 def merge(
-    modules: Sequence[Module],
+    modules: Sequence[AnyModule],
     weights: Sequence[float],
     *,
     space: str = "parameters",
@@ -73,7 +73,7 @@ def merge(
         raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
     check_space(space, rank=rank, density=density)
     chosen, options = SPACES[space], Options(rank, density, seed)
-    kept = [(module, weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
+    kept = [(module.load(), weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
     donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
     require_one_kind(donors)
     home = _home(donors)
@@ -98,7 +98,7 @@ def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) ->
     return relative_error(combination([module], [1.0]), combination(loras, shares))
 
 
-def require_one_kind(donors: Sequence[Module]) -> None:
+def require_one_kind(donors: Sequence[AnyModule]) -> None:
     """Raise `MergeError` when the modules are of several kinds."""
     kinds = Counter(donor.kind for donor in donors)
     if len(kinds) > 1:

@@ -28,7 +28,7 @@ from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import Scores
-from headstart.kinds import Module, PeftModule
+from headstart.kinds import AnyModule, Module, PeftModule
 from headstart.ranking.rank import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
@@ -74,7 +74,7 @@ class Blend:
 
 def compare(
     task: Task,
-    hub: Hub | Sequence[Module],
+    hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
     seeds: int = 3,
@@ -121,11 +121,11 @@ def compare(
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     modules, refused = load_modules(hub, backbone, progress=progress)
     refused += [
-        Refused(m.name, f"a LoRA variant ({m.variant}), which can be ranked but not merged or tuned")
+        Refused(m.name, f"a LoRA variant ({m.card.variant}), which can be ranked but not merged or tuned")
         for m in modules
-        if isinstance(m, PeftModule)
+        if issubclass(m.family, PeftModule)
     ]
-    modules = [module for module in modules if not isinstance(module, PeftModule)]
+    modules = [module for module in modules if not issubclass(module.family, PeftModule)]
     if not modules:
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
@@ -181,8 +181,8 @@ class _Run:
     """One comparison as it grows, seed by seed."""
 
     def __init__(
-        self, backbone: Backbone, modules: Sequence[Module], blend: Blend, recipe: Recipe, decoding: str, units: _Units,
-        progress: Progress | None, seeds: int,
+        self, backbone: Backbone, modules: Sequence[AnyModule], blend: Blend, recipe: Recipe, decoding: str,
+        units: _Units, progress: Progress | None, seeds: int,
     ) -> None:  # fmt: skip
         self.backbone, self.modules, self.blend, self.recipe = backbone, modules, blend, recipe
         self.decoding, self.units, self.progress, self.seeds = decoding, units, progress, seeds
@@ -234,7 +234,7 @@ class _Run:
             modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to, density=self.blend.density
         ).module
         single = merge(modules, one_hot(best, len(modules))).module
-        scratch = modules[best].with_head(None).untuned(self.backbone, seed=seed)
+        scratch = modules[best].load().with_head(None).untuned(self.backbone, seed=seed)
         return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
 
     def _one(self, task: Task, method: str, module: Module, seed: int) -> None:

@@ -23,6 +23,11 @@ class Layout(ABC):
         """(in, out) of every adapted layer by its path in the backbone; `None` is a width that no tensor shows."""
 
     @property
+    def holds_backbone(self) -> bool:
+        """Whether weights of the backbone lie beside the module's own, so that its values say which backbone fits."""
+        return False
+
+    @property
     def rank(self) -> int | None:
         """The largest rank (LoRA), bottleneck size (adapter) or length in tokens (prefix, prompt); else `None`."""
         return None

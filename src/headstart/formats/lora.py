@@ -106,6 +106,11 @@ class LoraLayout(Layout):
         return {layer: (target.in_features, target.out_features) for layer, target in self.targets.items()}
 
     @property
+    def holds_backbone(self) -> bool:
+        """Whether the weight of an embedding is repeated."""
+        return any(target.copy is not None for target in self.targets.values())
+
+    @property
     def rank(self) -> int | None:
         """The largest rank."""
         return max((target.rank for target in self.targets.values()), default=None)

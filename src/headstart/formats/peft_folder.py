@@ -272,6 +272,7 @@ def _derived_card(
         parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         tensor_hash="",
         base_model=base_model if isinstance(base_model, str) else "",
+        variant=layout.through_peft or "",
     )
 
 
@@ -293,7 +294,7 @@ def _agreed_card(folder: Path, derived: ModuleCard) -> ModuleCard:
                 f"{path}: field '{field}' is {said!r} but the module's own is {found!r}; "
                 "remove the card or copy the module it belongs to"
             )
-    own = {field: getattr(derived, field) for field in ("rank", "scaling", "targets")}
+    own = {field: getattr(derived, field) for field in ("rank", "scaling", "targets", "variant")}
     own["head"] = _agreed_head(stated.head, derived.head, path)
     return stated.model_copy(update=own | {"base_model": stated.base_model or derived.base_model})
 

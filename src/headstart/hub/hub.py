@@ -1,7 +1,6 @@
 """A hub: a folder of modules for one backbone. The folders are the truth, the catalogue a cache of it."""
 
 import copy
-import dataclasses
 import difflib
 import os
 import shutil
@@ -19,13 +18,10 @@ from headstart.errors import HeadstartError, HubError, ModuleError, OutputError
 from headstart.formats import CONFIG_FILE, StoredModule, module_name, read_module
 from headstart.hub.catalogue import CATALOGUE_FILE, Catalogue
 from headstart.hub.folder import check_name, copy_module, is_hub, stamp, stamps, sweep, take_out
+from headstart.hub.ref import Entry, ModuleRef, changed, entry_of
 from headstart.hub.reference import is_reference, parse_reference
 from headstart.hub.rows import (
-    CHANGED,
-    Entry,
     Known,
-    changed,
-    entry_of,
     forget,
     known_row,
     known_rows,
@@ -152,6 +148,26 @@ class Hub:
             raise HubError(f"module '{name}' of the hub {self.path} cannot be used: {known.reason}")
         return known.card
 
+    def ref(self, name: str) -> ModuleRef:
+        """Module `name` without its tensors. Raises `HubError` when the hub has none or cannot use it."""
+        self.card(name)
+        with self._catalogue.reading() as connection:
+            known = known_row(connection, name)
+        assert known is not None
+        return self._ref(known)
+
+    def refs(self) -> list[ModuleRef]:
+        """The usable modules without their tensors, which are read when they are needed."""
+        return [
+            self._ref(known)
+            for known in self._known().values()
+            if known.card is not None and known.reason is None and self._kind in (None, known.card.kind)
+        ]
+
+    def _ref(self, known: Known) -> ModuleRef:
+        assert known.card is not None
+        return ModuleRef(known.card, self.path / known.card.name, known.digest or "", known.shape or "")
+
     def folder(self, name: str) -> Path:
         """The folder of module `name`. Raises `HubError` when the hub has none or cannot use it."""
         return self.path / self.card(name).name
@@ -161,11 +177,7 @@ class Hub:
 
         Raises `HubError` when the hub has none, `ModuleError` when it is broken or not what was catalogued.
         """
-        card = self.card(name)
-        module = read_module(self.path / name)
-        if changed(card, module.card):
-            raise ModuleError(f"{self.path / name}: {CHANGED}")
-        return dataclasses.replace(module, card=module.card.model_copy(update={"name": name}))
+        return self.ref(name).read()
 
     def backbone(self) -> Fingerprint | None:
         """The one backbone that the modules state, or `None` when none states any."""

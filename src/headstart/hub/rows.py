@@ -1,19 +1,16 @@
 """The catalogue's rows: what a module must agree on with the others, and how it enters and leaves."""
 
+import hashlib
 import sqlite3
-from collections.abc import Mapping
+import unicodedata
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats import StoredModule
+from headstart.hub.ref import CHANGED, Entry, changed
 from headstart.records import Fingerprint, ModuleCard
 
 __all__ = [
-    "CHANGED",
-    "Entry",
     "Known",
-    "changed",
-    "entry_of",
     "forget",
     "known_row",
     "known_rows",
@@ -24,46 +21,29 @@ __all__ = [
     "stated_backbone",
 ]
 
-SAME = ("tensor_hash", "rank", "scaling", "targets")
-"""Fields of a card that differ when the module computes something else."""
-
-CHANGED = (
-    "its tensors or configuration changed since it was added; put the old files back, "
-    "or rebuild the hub's catalogue to accept the new ones"
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the catalogue keeps of a module: its card, and each target layer's (in, out) widths, `None` if not shown."""
-
-    card: ModuleCard
-    widths: Mapping[str, tuple[int | None, int | None]]
-
 
 @dataclass(frozen=True)
 class Known:
-    """One row as it stands: `card` is missing where the folder could never be read."""
+    """One row as it stands: `card`, `digest` and `shape` are missing where the folder could never be read."""
 
     stamp: str
     card: ModuleCard | None
     reason: str | None
+    digest: str | None
+    shape: str | None
 
 
-def entry_of(module: StoredModule, name: str) -> Entry:
-    """The entry of `module` under the hub's name for it."""
-    return Entry(module.card.model_copy(update={"name": name}), module.layout.widths)
+KNOWN = "name, stamp, card, reason, digest, shape"
 
 
 def known_rows(connection: sqlite3.Connection) -> dict[str, Known]:
     """Every row by name, in order of name."""
-    rows = connection.execute("SELECT name, stamp, card, reason FROM modules ORDER BY name")
-    return {row[0]: _known(*row) for row in rows}
+    return {row[0]: _known(*row) for row in connection.execute(f"SELECT {KNOWN} FROM modules ORDER BY name")}
 
 
 def known_row(connection: sqlite3.Connection, name: str) -> Known | None:
     """The row of `name`, or `None`."""
-    row = connection.execute("SELECT name, stamp, card, reason FROM modules WHERE name = ?", (name,)).fetchone()
+    row = connection.execute(f"SELECT {KNOWN} FROM modules WHERE name = ?", (name,)).fetchone()
     return None if row is None else _known(*row)
 
 
@@ -79,14 +59,9 @@ def stated_backbone(connection: sqlite3.Connection) -> tuple[str, Fingerprint] |
     return None if row is None else (row[0], Fingerprint.from_json(row[1], source=f"the catalogue's row '{row[0]}'"))
 
 
-def changed(old: ModuleCard, new: ModuleCard) -> bool:
-    """Whether the two cards are of modules that compute something else."""
-    return any(getattr(old, field) != getattr(new, field) for field in SAME)
-
-
-def _known(name: str, stamp: str, card: str | None, reason: str | None) -> Known:
+def _known(name: str, stamp: str, card: str | None, reason: str | None, digest: str | None, shape: str | None) -> Known:
     parsed = None if card is None else ModuleCard.from_json(card, source=f"the catalogue's row '{name}'")
-    return Known(stamp, parsed, reason)
+    return Known(stamp, parsed, reason, digest, shape)
 
 
 def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -125,12 +100,7 @@ def _arrow(widths: tuple[int | None, int | None]) -> str:
 
 def record(connection: sqlite3.Connection, entry: Entry, stamp: str) -> None:
     """Enter a module that agrees with the others. The name must be free (see `forget`)."""
-    card = entry.card
-    backbone = None if card.backbone is None else card.backbone.model_dump_json()
-    connection.execute(
-        "INSERT INTO modules (name, stamp, tensor_hash, card, backbone) VALUES (?, ?, ?, ?, ?)",
-        (card.name, stamp, card.tensor_hash, card.model_dump_json(), backbone),
-    )
+    _insert(connection, name=entry.card.name, stamp=stamp, reason=None, **_facts(entry))
     connection.executemany(
         "INSERT INTO layers (layer, in_features, out_features, modules) VALUES (?, ?, ?, 1) "
         "ON CONFLICT (layer) DO UPDATE SET modules = modules + 1, "
@@ -140,14 +110,36 @@ def record(connection: sqlite3.Connection, entry: Entry, stamp: str) -> None:
     )
 
 
+def _facts(entry: Entry) -> dict[str, str | int | float | None]:
+    """The columns that come from the card and the tensors."""
+    card = entry.card
+    columns = ("tensor_hash", "kind", "variant", "family", "task", "metric", "license", "base_model")
+    stated = {column: getattr(card, column) for column in (*columns, "rank", "parameters", "score")}
+    words = (card.name, card.task, card.family, card.base_model, card.notes, card.origin)
+    return stated | {
+        "digest": entry.digest,
+        "shape": entry.shape,
+        "text": folded(" ".join(words)),
+        "backbone": None if card.backbone is None else card.backbone.model_dump_json(),
+        "card": card.model_dump_json(),
+    }
+
+
+def _insert(connection: sqlite3.Connection, **row: str | int | float | None) -> None:
+    """Write one row; the stamp begins with the folder's own time."""
+    time = str(row["stamp"]).partition("+")[0]
+    row |= {"folded": folded(str(row["name"])), "added": int(time) / 1e9 if time.isdigit() else None}
+    row["seal"] = hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=8).hexdigest()
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO modules ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+
+
 def _record_problem(connection: sqlite3.Connection, name: str, *, known: Known | None, stamp: str, reason: str) -> None:
     """Note why folder `name` cannot be used; the card that was `known`, if any, stays for comparison."""
     forget(connection, name)
     card = known.card if known else None
-    connection.execute(
-        "INSERT INTO modules (name, stamp, tensor_hash, card, reason) VALUES (?, ?, ?, ?, ?)",
-        (name, stamp, card and card.tensor_hash, card and card.model_dump_json(), reason),
-    )
+    facts = {"tensor_hash": card.tensor_hash, "card": card.model_dump_json()} if card else {}
+    _insert(connection, name=name, stamp=stamp, reason=reason, **facts)
 
 
 def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: Entry | str | None) -> None:
@@ -162,7 +154,7 @@ def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: En
         reason = reading
     elif known is not None and known.card is not None and changed(known.card, reading.card):
         reason = CHANGED
-    elif known == Known(stamp, reading.card, None):
+    elif known == Known(stamp, reading.card, None, reading.digest, reading.shape):
         return
     else:
         forget(connection, name)
@@ -183,3 +175,8 @@ def forget(connection: sqlite3.Connection, name: str) -> None:
         connection.executemany("UPDATE layers SET modules = modules - 1 WHERE layer = ?", layers)
         connection.execute("DELETE FROM layers WHERE modules <= 0")
     connection.execute("DELETE FROM modules WHERE name = ?", (name,))
+
+
+def folded(text: str) -> str:
+    """The text as a search compares it: without the differences of case and of composed and decomposed letters."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

@@ -2,14 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from headstart.backbones import PASS_COST, Backbone, Encoded, Head, TargetBatch, TextFormat, plan_batches
-from headstart.errors import SettingError, TaskError
+from headstart.errors import ModuleError, SettingError, TaskError
 from headstart.indicators import (
     INDICATORS,
     GradientIndicator,
@@ -18,7 +18,7 @@ from headstart.indicators import (
     TokenStatistics,
     WeightIndicator,
 )
-from headstart.kinds import Module, Stack, stack_of, stacks
+from headstart.kinds import AnyModule, Module, Stack, stack_of, stacks
 from headstart.tasks import Example
 
 __all__ = ["REDUCTIONS", "Scores", "check_reduction", "score"]
@@ -54,7 +54,7 @@ class Scores:
 
 
 def score(
-    modules: Sequence[Module],
+    modules: Sequence[AnyModule],
     examples: Sequence[Example],
     backbone: Backbone,
     *,
@@ -68,7 +68,8 @@ def score(
     """Score every module on the examples by every asked indicator, in one pass.
 
     Args:
-        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes.
+        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes. Those that are still to be
+            read are held a stack at a time; one that cannot be read then has no value, and the reason says why.
         examples: labelled examples of the new task; the first acceptable target is the gold one.
         backbone: the frozen model.
         indicators: names in `INDICATORS`.
@@ -94,7 +95,7 @@ def score(
     run = _Pass(backbone, items, defined, budget=budget, modules=len(modules))
     scale = 1 / max(run.tokens, 1) if reduction == "mean" else 1.0
     found = run.over(answering, reference, scale=scale, progress=progress)
-    reasons = _without_value(found, modules) | _from_weights(chosen, modules, reference, found)
+    reasons = _without_value(found, modules, run.unread) | _from_weights(chosen, modules, reference, found)
     for indicator in chosen:
         if indicator not in defined:
             found[indicator.name] = [math.nan] * len(modules)
@@ -157,6 +158,7 @@ class _Pass:
         budget = budget or backbone.token_budget
         typical = sorted(lengths)[len(lengths) // 2] if lengths else 1
         self.width = max(1, min(budget // typical, MOST_MODULES, max(modules, 1)))
+        self.unread: dict[int, str] = {}
         self.tokens = sum(len(item.target) for item in items)
         plan = plan_batches(
             lengths,
@@ -168,7 +170,7 @@ class _Pass:
         self.batches = [backbone.batch(items, indices) for indices in plan] if self.by_token or self.by_gradient else []
 
     def over(
-        self, modules: Sequence[Module], reference: Module | None, *, scale: float, progress: Progress | None
+        self, modules: Sequence[AnyModule], reference: Module | None, *, scale: float, progress: Progress | None
     ) -> dict[str, list[float]]:
         """Every token and gradient indicator of every module: the sums over target tokens times `scale`."""
         found = {indicator.name: [math.nan] * len(modules) for indicator in (*self.by_token, *self.by_gradient)}
@@ -178,11 +180,23 @@ class _Pass:
         done = iter(range(1, steps + 1))
         report = (lambda: progress(next(done), steps)) if progress else (lambda: None)
         for members in groups:
-            chosen = [modules[index] for index in members]
-            for name, values in self._totals(chosen, compared, scale=scale, report=report).items():
-                for index, value in zip(members, values.tolist(), strict=True):
+            read = self._read(modules, members)
+            if not read:
+                continue
+            for name, values in self._totals(list(read.values()), compared, scale=scale, report=report).items():
+                for index, value in zip(read, values.tolist(), strict=True):
                     found[name][index] = value
         return found
+
+    def _read(self, modules: Sequence[AnyModule], members: Sequence[int]) -> dict[int, Module]:
+        """The members of one stack by position, as far as they can be read; `unread` says why the others cannot."""
+        read = {}
+        for index in members:
+            try:
+                read[index] = modules[index].load()
+            except ModuleError as error:
+                self.unread[index] = str(error)
+        return read
 
     def _reference_log_p(self, reference: Module | None) -> Sequence[Tensor | None]:
         """log p of the reference module at every target token, (M, V) per batch; `None` where nobody asks for it."""
@@ -229,26 +243,34 @@ class _Pass:
                 sums[indicator.name] += indicator.per_token(tokens).double().sum(1).cpu()
 
 
-def _without_value(found: dict[str, list[float]], modules: Sequence[Module]) -> dict[str, dict[str, str]]:
+def _without_value(
+    found: dict[str, list[float]], modules: Sequence[AnyModule], unread: Mapping[int, str]
+) -> dict[str, dict[str, str]]:
     """Turn infinities into NaN; returns the reasons of the missing values."""
     reasons: dict[str, dict[str, str]] = {}
     for name, values in found.items():
         for index, value in enumerate(values):
             if not math.isfinite(value):
                 values[index] = math.nan
-                reasons.setdefault(name, {})[modules[index].name] = "its predictions are not finite numbers"
+                reasons.setdefault(name, {})[modules[index].name] = unread.get(
+                    index, "its predictions are not finite numbers"
+                )
     return reasons
 
 
 def _from_weights(
-    chosen: Sequence[Indicator], modules: Sequence[Module], reference: Module | None, found: dict[str, list[float]]
+    chosen: Sequence[Indicator], modules: Sequence[AnyModule], reference: Module | None, found: dict[str, list[float]]
 ) -> dict[str, dict[str, str]]:
     """Fill in the indicators that compare parameters; returns the reasons of the missing values."""
     reasons: dict[str, dict[str, str]] = {}
     for indicator in chosen:
         if isinstance(indicator, WeightIndicator) and reference is not None:
             found[indicator.name] = [math.nan] * len(modules)
-            for index, value in enumerate(indicator.from_modules(modules, reference)):
+            for index, module in enumerate(modules):
+                try:
+                    (value,) = indicator.from_modules([module.load()], reference)
+                except ModuleError as error:
+                    value = str(error)
                 if isinstance(value, str):
                     reasons.setdefault(indicator.name, {})[modules[index].name] = value
                 else:

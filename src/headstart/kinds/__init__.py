@@ -5,18 +5,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones import Backbone, Head
+from headstart.backbones import Backbone
 from headstart.formats import StoredModule, read_module
 from headstart.kinds.adapter import AdapterModule, AdapterSettings
 from headstart.kinds.bitfit import BitFitModule, BitFitSettings
 from headstart.kinds.contract import Module, Stack
 from headstart.kinds.headed import stack_of
 from headstart.kinds.ia3 import IA3Module, IA3Settings
+from headstart.kinds.lazy import AnyModule, LazyModule, StoredSource, module_of
 from headstart.kinds.lora import LoraModule, LoraSettings
 from headstart.kinds.prefix import PrefixModule, PrefixSettings
 from headstart.kinds.prompt import PromptModule, PromptSettings
 from headstart.kinds.saving import save_module
-from headstart.kinds.tensors import to_torch
 from headstart.kinds.through_peft import PeftModule
 from headstart.registry import Registry
 
@@ -24,10 +24,12 @@ __all__ = [
     "KINDS",
     "AdapterModule",
     "AdapterSettings",
+    "AnyModule",
     "BitFitModule",
     "BitFitSettings",
     "IA3Module",
     "IA3Settings",
+    "LazyModule",
     "LoraModule",
     "LoraSettings",
     "Module",
@@ -37,6 +39,7 @@ __all__ = [
     "PromptModule",
     "PromptSettings",
     "Stack",
+    "StoredSource",
     "fresh_module",
     "load_module",
     "save_module",
@@ -68,14 +71,10 @@ def load_module(source: StoredModule | str | Path) -> Module:
     """
     stored = source if isinstance(source, StoredModule) else read_module(Path(source))
     family: type[Module] = PeftModule if stored.layout.through_peft else KINDS[stored.card.kind]
-    module = family.from_stored(stored)
-    if stored.card.head is None:
-        return module
-    tensors = {name: to_torch(tensor).float() for name, tensor in stored.head.items()}
-    return module.with_head(Head(stored.card.head, tensors))
+    return module_of(family, stored)
 
 
-def stacks(modules: Sequence[Module], *, most: int) -> list[list[int]]:
+def stacks(modules: Sequence[AnyModule], *, most: int) -> list[list[int]]:
     """Group positions 0…n-1 into stacks of at most `most` modules that compute together, first come first.
 
     Those that have task heads share a stack when these answer alike and have equal shapes.
@@ -84,5 +83,5 @@ def stacks(modules: Sequence[Module], *, most: int) -> list[list[int]]:
     for index, module in enumerate(modules):
         head = module.card.head
         answers = None if head is None else (head.task, head.labels, tuple(sorted(head.shapes.items())))
-        groups.setdefault((type(module), module.stack_key, answers), []).append(index)
+        groups.setdefault((module.family, module.stack_key, answers), []).append(index)
     return [members[start : start + most] for members in groups.values() for start in range(0, len(members), most)]

@@ -53,6 +53,15 @@ class Module(ABC):
         """The name on the card."""
         return self.card.name
 
+    @property
+    def family(self) -> type[Self]:
+        """The class, which a module that is still to be read knows too."""
+        return type(self)
+
+    def load(self) -> Self:
+        """Itself: it is in memory."""
+        return self
+
     def with_head(self, head: Head | None) -> Self:
         """The same module with another task head, or with none."""
         card = self.card.model_copy(update={"head": None if head is None else head.card})

@@ -9,10 +9,10 @@ import pandas as pd
 from headstart.backbones import Backbone, TextFormat
 from headstart.errors import HubError, ModuleError, SettingError
 from headstart.formats import StoredModule
-from headstart.hub import Hub
+from headstart.hub import Hub, ModuleRef
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import NO_DISTRIBUTION, Scores, check_reduction, score
-from headstart.kinds import Module, PeftModule, load_module
+from headstart.kinds import AnyModule, LazyModule, Module, PeftModule, load_module
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.tuning.tune import tune
@@ -47,9 +47,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The hub's modules scored for one task. `modules` and `scores.names` have one order."""
+    """The hub's modules scored for one task. `modules` and `scores.names` have one order.
 
-    modules: tuple[Module, ...]
+    The tensors of a hub's modules are still on the disk: `load()` reads them.
+    """
+
+    modules: tuple[AnyModule, ...]
     scores: Scores
     refused: tuple[Refused, ...]
     reference: Module | None
@@ -71,27 +74,27 @@ def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
 
 
 def load_modules(
-    hub: Hub | Sequence[Module], backbone: Backbone, *, progress: Progress | None = None
-) -> tuple[list[Module], list[Refused]]:
-    """Read every module of a hub; those that are broken or do not fit are named with the reason.
+    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Progress | None = None
+) -> tuple[list[AnyModule], list[Refused]]:
+    """The modules of a hub that fit; those that are broken or do not fit are named with the reason.
 
-    Modules that were loaded before are only checked, and the first that does not fit is an error: who gave it meant it.
-    Raises `HubError` when none is left or two have one name, `ModuleError` for a given module that does not fit.
+    No more than one module of each shape is read: the others with it fit the same backbones, and their tensors are
+    read when a stack needs them. Modules that were loaded before are only checked, and the first that does not fit is
+    an error: who gave it meant it. Raises `HubError` when none is left or two have one name, `ModuleError` for a given
+    module that does not fit.
     """
     if not isinstance(hub, Hub):
         return _given(hub, backbone), []
-    modules: list[Module] = []
+    modules: list[AnyModule] = []
     refused = [Refused(problem.name, problem.reason) for problem in hub.problems()]
-    names = hub.names()
-    for done, name in enumerate(names):
+    refs, shapes = hub.refs(), _Shapes(backbone)
+    for done, ref in enumerate(refs):
         try:
-            module = load_module(hub.read(name))
-            module.check(backbone)
-            modules.append(module)
+            modules.append(shapes.module(ref))
         except ModuleError as error:
-            refused.append(Refused(name, str(error)))
+            refused.append(Refused(ref.name, str(error)))
         if progress:
-            progress("reading modules", done + 1, len(names))
+            progress("reading modules", done + 1, len(refs))
     if not modules:
         why = (
             f"the first of {len(refused)} refused: {refused[0].reason}"
@@ -102,20 +105,42 @@ def load_modules(
     return modules, refused
 
 
-def _given(modules: Sequence[Module], backbone: Backbone) -> list[Module]:
+class _Shapes:
+    """What the modules of one shape have in common, known from the first of them that fits the backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.known: dict[Hashable, tuple[type[Module], Hashable]] = {}
+
+    def module(self, ref: ModuleRef) -> LazyModule:
+        """The module without its tensors; raises `ModuleError` unless it fits."""
+        card = ref.card
+        key = (ref.shape, card.backbone and card.backbone.weights, card.head and card.head.to_json())
+        if key not in self.known:
+            module = load_module(ref.read())
+            module.check(self.backbone)
+            self.known[key] = module.family, module.stack_key
+        family, stack_key = self.known[key]
+        # What PEFT computes goes one by one: no other module has its key.
+        own = ref.digest if issubclass(family, PeftModule) else stack_key
+        return LazyModule(ref, card, family, own, self.backbone.fingerprint)
+
+
+def _given(modules: Sequence[AnyModule], backbone: Backbone) -> list[AnyModule]:
     if not modules:
         raise HubError("there is no module to rank; give at least one")
     name, count = Counter(module.name for module in modules).most_common(1)[0]
     if count > 1:
         raise HubError(f"{count} of the modules are named '{name}'; give each its own name on its card")
     for module in modules:
-        module.check(backbone)
+        if not (isinstance(module, LazyModule) and module.fits.same_as(backbone.fingerprint)):
+            module.load().check(backbone)
     return list(modules)
 
 
 def rank(
     task: Task,
-    hub: Hub | Sequence[Module],
+    hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
     indicators: Sequence[str] = ("cosine",),
@@ -194,7 +219,7 @@ def reference_module(
     task: Task,
     backbone: Backbone,
     *,
-    like: Sequence[Module],
+    like: Sequence[AnyModule],
     recipe: Recipe,
     seed: int = 0,
     progress: Progress | None = None,
@@ -203,13 +228,13 @@ def reference_module(
 
     (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
     """
-    shapes: dict[Hashable, list[Module]] = {}
+    shapes: dict[Hashable, list[AnyModule]] = {}
     for module in like:
-        if not isinstance(module, PeftModule):
+        if not issubclass(module.family, PeftModule):
             shapes.setdefault((module.kind, module.stack_key), []).append(module)
     if not shapes:
         raise ModuleError("no module here can shape the reference module; use indicators that need none")
-    start = max(shapes.values(), key=len)[0].with_head(None).untuned(backbone, seed=seed)
+    start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
     steps = min(200, recipe.max_steps)
     short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
     report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
