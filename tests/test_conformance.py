@@ -244,7 +244,7 @@ def broken(family: type[LoraModule]) -> type[LoraModule]:
 def test_a_broken_kind_is_caught(
     monkeypatch: pytest.MonkeyPatch, family: type[LoraModule], check: str, detail: str
 ) -> None:
-    monkeypatch.setitem(KINDS._members, "lora", broken(family))
+    monkeypatch.setitem(KINDS._loaded, "lora", broken(family))
     failed = {o.check: o.detail for o in check_kind("lora", backbones=["llama"]) if o.result == "failed"}
     assert check in failed
     assert detail in failed[check]
@@ -284,8 +284,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registries as in an environment with those packages, and afterwards as before."""
     monkeypatch.setattr(registry, "entry_points", Points())
     for family in (KINDS, READERS):
-        monkeypatch.setattr(family, "_members", dict(family._members))
-        monkeypatch.setattr(family, "_plugins_loaded", False)
+        monkeypatch.setattr(family, "_loaded", dict(family._loaded))
+        monkeypatch.setattr(family, "_plugins", {p.name: [p] for p in Points()(group=family.group)})
 
 
 @pytest.mark.usefixtures("plugins")

@@ -10,9 +10,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "headstart"
 LAYERS = (
     "errors",
-    "registry",
     "atomic",
     "records",
+    "registry",
     "events",
     "architectures",
     "formats",

@@ -36,6 +36,32 @@ def test_light_modules_stay_light(module: str) -> None:
     assert heavy_after(f"import {module}") == []
 
 
+@pytest.mark.parametrize(
+    ("package", "registry"),
+    [
+        ("headstart.kinds", "KINDS"),
+        ("headstart.indicators", "INDICATORS"),
+        ("headstart.blending", "RULES"),
+        ("headstart.blending", "SPACES"),
+        ("headstart.tasks", "METRICS"),
+        ("headstart.tasks.sources", "SOURCES"),
+        ("headstart.tuning.recipes", "RECIPES"),
+        ("headstart.formats", "READERS"),
+    ],
+)
+def test_names_are_listed_without_torch(package: str, registry: str) -> None:
+    assert heavy_after(f"from {package} import {registry}\nassert list({registry})") == []
+
+
+def test_what_a_package_offers_is_what_dir_shows() -> None:
+    import headstart
+    from headstart import kinds
+
+    assert {"Hub", "rank", "merge"} <= set(dir(headstart))
+    for package in (headstart, kinds):
+        assert dir(package) == sorted(package.__all__)
+
+
 def test_the_command_line_starts_light() -> None:
     assert heavy_after("import headstart.cli") == []
 

@@ -342,7 +342,8 @@ def test_peft_refuses_the_folder(t5: Backbone, tmp_path: Path) -> None:
 def test_backbones_without_such_places() -> None:
     for settings in ({"encoder": True}, {"cross_attention": True}):
         with pytest.raises(
-            SettingError, match=r"tiny-llama is a 'llama', and prefixes of the encoder .* t5, mt5, bert, roberta, xlm-roberta; leave"
+            SettingError,
+            match=r"tiny-llama is a 'llama', and prefixes of the encoder .* t5, mt5, bert, roberta, xlm-roberta; leave",
         ):
             fresh_module("prefix", tiny_backbone("llama"), settings, name="m", seed=0)
     with pytest.raises(SettingError, match="tiny-bert has no cross-attention; leave cross_attention out"):

@@ -134,7 +134,7 @@ def test_a_plugin_s_rule_appears_beside_ours(monkeypatch: pytest.MonkeyPatch) ->
         return [Point()]  # type: ignore[list-item]
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    fresh: Registry[Rule] = Registry(RULES.family, group=RULES._group)
+    fresh: Registry[Rule] = Registry(RULES.family, group=RULES.group)
     assert list(fresh) == ["theirs"]
     assert asked == ["headstart.rules"]
 

@@ -16,6 +16,7 @@ __all__ = [
     "MergeError",
     "ModuleError",
     "OutputError",
+    "PluginWarning",
     "SettingError",
     "TaskError",
     "about",
@@ -71,3 +72,7 @@ def about(subject: str | Path) -> Iterator[None]:
         yield
     except HeadstartError as error:
         raise type(error)(f"{subject}: {error}") from error
+
+
+class PluginWarning(UserWarning):
+    """A plug-in cannot be used and is left out; the message names it, says why and states the remedy."""

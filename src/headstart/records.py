@@ -1,6 +1,7 @@
 """Frozen cards: what Headstart writes beside its results, as JSON with a schema version."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -16,6 +17,7 @@ __all__ = [
     "HeadCard",
     "ModuleCard",
     "Record",
+    "Refused",
     "TaskCard",
     "Template",
     "TextFormat",
@@ -66,6 +68,14 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Write the record to `path` in one step."""
         write_text(path, self.to_json())
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something that takes no part, by name, and why: a module of a hub, a plug-in."""
+
+    name: str
+    reason: str
 
 
 class Fingerprint(Record):

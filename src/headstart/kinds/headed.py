@@ -11,8 +11,9 @@ from torch import Tensor
 from headstart.backbones import Backbone, EncoderBackbone, HeadStack
 from headstart.errors import SettingError
 from headstart.kinds.contract import Module, Stack
+from headstart.kinds.lazy import AnyModule
 
-__all__ = ["HeadedStack", "stack_of"]
+__all__ = ["HeadedStack", "stack_of", "stacks"]
 
 PREFIX = "head."
 """What comes before a head's tensors among the parameters of a stack."""
@@ -61,3 +62,16 @@ def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtyp
         bare = next(module.name for module in modules if module.head is None)
         raise SettingError(f"module '{bare}' has no task head to answer through on {backbone.name}; tune it first")
     return HeadedStack(stack, HeadStack(heads, device=backbone.device, dtype=dtype or backbone.dtype))
+
+
+def stacks(modules: Sequence[AnyModule], *, most: int) -> list[list[int]]:
+    """Group positions 0…n-1 into stacks of at most `most` modules that compute together, first come first.
+
+    Those that have task heads share a stack when these answer alike and have equal shapes.
+    """
+    groups: dict[object, list[int]] = {}
+    for index, module in enumerate(modules):
+        head = module.card.head
+        answers = None if head is None else (head.task, head.labels, tuple(sorted(head.shapes.items())))
+        groups.setdefault((module.family, module.stack_key, answers), []).append(index)
+    return [members[start : start + most] for members in groups.values() for start in range(0, len(members), most)]

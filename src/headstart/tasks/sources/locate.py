@@ -6,18 +6,22 @@ from pathlib import Path
 
 from headstart.errors import TaskError
 from headstart.registry import Registry
-from headstart.tasks.sources import csv, datasets_id, jsonl, parquet
+from headstart.tasks.sources import datasets_id
 from headstart.tasks.sources.rows import Rows
 
 __all__ = ["SOURCES", "SPLIT_NAMES", "Located", "locate"]
 
-SOURCES: Registry[Callable[[Path], Rows]] = Registry("file format", group="headstart.sources")
+SOURCES: Registry[Callable[[Path], Rows]] = Registry(
+    "file format",
+    group="headstart.sources",
+    members={
+        "jsonl": "headstart.tasks.sources.jsonl:read",
+        "csv": "headstart.tasks.sources.csv:read_csv",
+        "tsv": "headstart.tasks.sources.csv:read_tsv",
+        "parquet": "headstart.tasks.sources.parquet:read",
+    },
+)
 """By file suffix without the dot, a function from a path to its rows."""
-
-SOURCES.add("jsonl", jsonl.read)
-SOURCES.add("csv", csv.read_csv)
-SOURCES.add("tsv", csv.read_tsv)
-SOURCES.add("parquet", parquet.read)
 
 SPLIT_NAMES: Mapping[str, str] = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}
 """The names a split may have in the data, and the one it has in a task."""

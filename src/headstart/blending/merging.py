@@ -2,28 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from headstart.blending.low_rank import combination, relative_error
-from headstart.blending.spaces.dare import dare
-from headstart.blending.spaces.exact import exact
-from headstart.blending.spaces.options import Options
-from headstart.blending.spaces.parameters import parameters
-from headstart.blending.spaces.svd import svd
-from headstart.blending.spaces.ties import ties
+from headstart.blending.spaces import SPACES, Options
 from headstart.blending.weights import effective_number
 from headstart.errors import MergeError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
-from headstart.registry import Registry
 
-__all__ = ["SPACES", "Merged", "check_space", "merge", "require_one_kind"]
-
-Space = Callable[[Sequence[Module], Sequence[float], Options], Module]
-SPACES: Registry[Space] = Registry("merge space", group="headstart.spaces")
-for _space in (parameters, exact, svd, ties, dare):
-    SPACES.add(_space.__name__, _space)
+__all__ = ["Merged", "check_space", "merge", "require_one_kind"]
 
 
 @dataclass(frozen=True)

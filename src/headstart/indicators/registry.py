@@ -1,0 +1,24 @@
+"""The indicators by the names that users type."""
+
+from typing import TYPE_CHECKING
+
+from headstart.registry import Registry
+
+if TYPE_CHECKING:
+    from headstart.indicators.contract import Indicator
+
+__all__ = ["INDICATORS"]
+
+INDICATORS: "Registry[Indicator]" = Registry(
+    "indicator",
+    group="headstart.indicators",
+    members={
+        "loss": "headstart.indicators.loss:Loss",
+        "cosine": "headstart.indicators.cosine:Cosine",
+        "el2n": "headstart.indicators.el2n:El2n",
+        "kl": "headstart.indicators.kl:Kl",
+        "grand": "headstart.indicators.grand:Grand",
+        "tupate": "headstart.indicators.tupate:Tupate",
+    },
+    instances=True,
+)
