@@ -69,7 +69,7 @@ def test_parts(family: str, path: str, part: tuple[str | None, int | None, str |
 
 def test_parts_of_an_unknown_architecture() -> None:
     with pytest.raises(
-        BackboneError, match="the parts of 'bloom' are not known, only those of t5, .*; ask for the whole"
+        BackboneError, match=r"the parts of 'bloom' are not known, only those of t5, .*; ask for the whole"
     ):
         part_of("bloom", "transformer.h.0.mlp")
 

@@ -134,7 +134,7 @@ class Architecture:
         }
 
     def names(self, *roles: Role) -> tuple[str, ...]:
-        """What names all layers of these roles in PEFT's `target_modules`: the shortest ends of paths that name no other.
+        """What names all layers of these roles in PEFT's `target_modules`: the shortest ends of paths, of no other.
 
         The whole path in the block where no end is clear: BERT's "output.dense", which "attention.output.dense" ends
         with too.
