@@ -1,11 +1,15 @@
 """Which modules compute together, and what a stack says of each of its members."""
 
+import pytest
 import torch
 
-from headstart.backbones import Backbone
-from headstart.kinds import LoraModule, stacks
+from headstart.backbones import Backbone, EncoderBackbone, Head, TextFormat
+from headstart.kinds import KINDS, LoraModule, fresh_module, stacks
+from headstart.records import HeadCard
+from headstart.testing import tiny_backbone
 from naive import random_lora
 
+LABELS = HeadCard(task="classification", outputs=2, labels=("no", "yes"))
 Q0 = "model.layers.0.self_attn.q_proj"
 
 
@@ -31,3 +35,21 @@ def test_the_digest_is_that_of_the_function(llama: Backbone) -> None:
     assert one.digest() == random_lora(llama, seed=1).digest()
     others = [random_lora(llama, seed=2), random_lora(llama, seed=1, alpha=7.0), random_lora(llama, seed=1, rank=2)]
     assert len({one.digest(), *(other.digest() for other in others)}) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_heads_and_batches_are_equal_to_themselves_alone(kind: str) -> None:
+    backbone = tiny_backbone("bert")
+    one, two = (fresh_module(kind, backbone, {}, name="m", seed=1).with_head(_head(backbone)) for _ in range(2))
+    assert one == one
+    assert one != two
+    assert [one, two].index(two) == 1
+    assert len({one, two}) == 2
+    assert one.head in (two.head, one.head)
+    items = backbone.encode([("a", "no"), ("b", "yes")], TextFormat(), head=LABELS)
+    assert backbone.batch(items, [0, 1]) != backbone.batch(items, [0, 1])
+
+
+def _head(backbone: Backbone) -> Head:
+    assert isinstance(backbone, EncoderBackbone)
+    return backbone.fresh_head(LABELS, seed=0)

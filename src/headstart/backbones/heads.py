@@ -21,7 +21,7 @@ from headstart.records import HeadCard
 __all__ = ["Head", "HeadStack", "require_head", "target_loss"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """A task head: its card, and its tensors by their names in the backbone ("classifier.weight"); float32, CPU."""
 

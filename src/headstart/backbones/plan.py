@@ -15,7 +15,7 @@ PASS_COST = 48
 MOST_LOGIT_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TargetBatch:
     """One forward pass of B examples with M target tokens in all.
 

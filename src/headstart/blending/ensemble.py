@@ -11,7 +11,7 @@ from headstart.blending import RULES, Candidate, Merged, RuleOptions, check_spac
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import Scores, check_reduction
-from headstart.kinds import AnyModule, Module, PeftModule
+from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Progress, Ranking, best_first, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
@@ -103,7 +103,7 @@ def ensemble(
     if ranking is None:
         modules, refused = load_modules(hub, backbone, progress=progress)
         if RULES[rule].takes_all(options):
-            require_one_kind([module for module in modules if not issubclass(module.family, PeftModule)])
+            require_one_kind([module for module in modules if not module.only_ranked])
         ranking = _unscored(modules, reduction)
         if scored:
             ranking = rank(
@@ -146,7 +146,7 @@ def blend_weights(
     values = [math.nan] * len(modules) if scores is None else scores
     candidates = []
     for module, value in zip(modules, values, strict=True):
-        merges = not issubclass(module.family, PeftModule)
+        merges = not module.only_ranked
         candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
     return RULES[rule].weights(candidates, options)
 

@@ -28,7 +28,7 @@ from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import Scores
-from headstart.kinds import AnyModule, Module, PeftModule
+from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
@@ -121,11 +121,11 @@ def compare(
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     modules, refused = load_modules(hub, backbone, progress=progress)
     refused += [
-        Refused(m.name, f"a LoRA variant ({m.card.variant}), which can be ranked but not merged or tuned")
-        for m in modules
-        if issubclass(m.family, PeftModule)
+        Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
+        for module in modules
+        if module.only_ranked
     ]
-    modules = [module for module in modules if not issubclass(module.family, PeftModule)]
+    modules = [module for module in modules if not module.only_ranked]
     if not modules:
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"

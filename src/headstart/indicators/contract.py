@@ -29,7 +29,7 @@ class Indicator(ABC):
     temperature: ClassVar[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenStatistics:
     """What N modules predict at M target tokens.
 

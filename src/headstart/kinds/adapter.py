@@ -88,7 +88,7 @@ class AdapterSettings:
     biases: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterModule(Module):
     """Bottleneck adapters; `adapters` maps paths of sublayers to theirs, float32 on the CPU.
 

@@ -37,7 +37,7 @@ class BitFitSettings:
     targets: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BitFitModule(Module):
     """A BitFit module; `biases` maps layer paths to the tuned bias terms themselves, float32 on the CPU.
 

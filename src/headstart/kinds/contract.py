@@ -23,9 +23,11 @@ from headstart.records import ModuleCard
 __all__ = ["Module", "ParameterStack", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Module(ABC):
     """One parameter-efficient module in memory, on the CPU. Frozen: work returns a new module.
+
+    Equal only to itself (`eq=False`, for subclasses too): whether two modules compute the same, `digest` says.
 
     `card` says what it is and where it comes from; `config` is the configuration it is saved with, PEFT's or, for
     adapters, AdapterHub's. `head` is the task head that was tuned with it on an encoder: it travels with the module,
@@ -61,6 +63,17 @@ class Module(ABC):
     def load(self) -> Self:
         """Itself: it is in memory."""
         return self
+
+    @property
+    def only_ranked(self) -> str | None:
+        """Why this module can be ranked but neither merged nor tuned, or `None` where it can be."""
+        return self.ranked_alone(self.card)
+
+    @classmethod
+    def ranked_alone(cls, card: ModuleCard) -> str | None:
+        """Why a module with this card is `only_ranked`."""
+        del card
+        return None
 
     def with_head(self, head: Head | None) -> Self:
         """The same module with another task head, or with none."""

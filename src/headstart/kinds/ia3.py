@@ -52,7 +52,7 @@ class IA3Settings:
     feedforward: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IA3Module(Module):
     """An IA3 module; `scales` maps the backbone's layer paths to their factors, float32 on the CPU."""
 

@@ -30,7 +30,7 @@ class StoredSource(Protocol):
         """Read and validate it. Raises `ModuleError` when it is broken or not what the card says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LazyModule:
     """A module that was not read yet, as far as a stack must know it beforehand; `load` reads it.
 
@@ -54,6 +54,11 @@ class LazyModule:
     def kind(self) -> str:
         """The name of the kind, as users type it."""
         return self.card.kind
+
+    @property
+    def only_ranked(self) -> str | None:
+        """Why it can be ranked but neither merged nor tuned, or `None` where it can be; see `Module`."""
+        return self.family.ranked_alone(self.card)
 
     def load(self) -> Module:
         """The module itself. Raises `ModuleError` when its folder is broken or is not what was catalogued."""

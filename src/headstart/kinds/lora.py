@@ -65,7 +65,7 @@ class LoraSettings:
     targets: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoraModule(Module):
     """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU.
 

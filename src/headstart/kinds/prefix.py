@@ -69,7 +69,7 @@ class PrefixShape(NamedTuple):
         return [step * layer % self.layers for layer in range(self.layers)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrefixModule(Module):
     """A prefix, float32 on the CPU.
 

@@ -42,7 +42,7 @@ class AttentionPrefixShape(NamedTuple):
     relative_positions: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionPrefixModule(Module):
     """A prefix for every layer of some places, float32 on the CPU.
 

@@ -38,7 +38,7 @@ class PromptSettings:
     length: int = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptModule(Module):
     """A prompt; `rows` (length, dim), float32 on the CPU, stand before the input of a causal model or of an encoder."""
 

@@ -20,6 +20,7 @@ from headstart.kinds.contract import Module, Stack, require_backbone_of
 from headstart.kinds.lora import PREFIX, LoraSettings
 from headstart.kinds.targets import check_biases, check_layers
 from headstart.kinds.tensors import to_torch
+from headstart.records import ModuleCard
 
 __all__ = ["PeftModule", "PeftStack"]
 
@@ -27,7 +28,7 @@ __all__ = ["PeftModule", "PeftStack"]
 BIAS = ".base_layer.bias"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PeftModule(Module):
     """A module that PEFT runs: `values` under PEFT's names; `variant` says why ("DoRA")."""
 
@@ -36,6 +37,11 @@ class PeftModule(Module):
     values: Mapping[str, Tensor]
     widths: Mapping[str, tuple[int | None, int | None]]
     variant: str
+
+    @classmethod
+    def ranked_alone(cls, card: ModuleCard) -> str:
+        """PEFT alone knows its parameters."""
+        return f"a LoRA variant ({card.variant})"
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: LoraSettings, *, name: str, seed: int) -> PeftModule:

@@ -12,7 +12,7 @@ from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import NO_DISTRIBUTION, Scores, check_reduction, score
-from headstart.kinds import AnyModule, LazyModule, Module, PeftModule, load_module
+from headstart.kinds import AnyModule, LazyModule, Module, load_module
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.tuning.tune import tune
@@ -122,7 +122,7 @@ class _Shapes:
             self.known[key] = module.family, module.stack_key
         family, stack_key = self.known[key]
         # What PEFT computes goes one by one: no other module has its key.
-        own = ref.digest if issubclass(family, PeftModule) else stack_key
+        own = ref.digest if family.ranked_alone(card) else stack_key
         return LazyModule(ref, card, family, own, self.backbone.fingerprint)
 
 
@@ -230,7 +230,7 @@ def reference_module(
     """
     shapes: dict[Hashable, list[AnyModule]] = {}
     for module in like:
-        if not issubclass(module.family, PeftModule):
+        if not module.only_ranked:
             shapes.setdefault((module.kind, module.stack_key), []).append(module)
     if not shapes:
         raise ModuleError("no module here can shape the reference module; use indicators that need none")

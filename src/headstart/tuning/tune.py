@@ -21,7 +21,7 @@ from transformers.optimization import Adafactor
 
 from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFormat, target_loss
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
-from headstart.kinds import Module, PeftModule, Stack, fresh_module, stack_of
+from headstart.kinds import Module, Stack, fresh_module, stack_of
 from headstart.records import Donor
 from headstart.tasks import Task, head_of
 from headstart.tuning.evaluation import evaluate_attached
@@ -110,10 +110,8 @@ def tune(
     name = name or task.name
     if start is None:
         start = fresh_module(recipe.kind, backbone, recipe.model_dump(), name=name, seed=seed)
-    if isinstance(start, PeftModule):
-        raise ModuleError(
-            f"'{start.name}' is a LoRA variant ({start.variant}) that Headstart cannot tune; start from plain LoRA"
-        )
+    if start.only_ranked:
+        raise ModuleError(f"'{start.name}' is {start.only_ranked} that Headstart cannot tune; start from plain LoRA")
     start.check(backbone)
     head = _head(task, backbone, start, seed=seed)
     notes = [OTHER_HEAD] if start.head is not None and head is not start.head else []

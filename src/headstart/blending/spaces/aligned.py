@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from headstart.kinds import Module, PeftModule
+from headstart.kinds import Module
 
 __all__ = ["aligned_parameters"]
 
@@ -12,6 +12,6 @@ __all__ = ["aligned_parameters"]
 def aligned_parameters(modules: Sequence[Module]) -> list[dict[str, Tensor]]:
     """`parameters` of every module in the first one's terms; raises `MergeError` when shapes or layers differ."""
     first = modules[0]
-    if isinstance(first, PeftModule) and len(modules) > 1:
+    if first.only_ranked and len(modules) > 1:
         first.aligned_to(modules[1])  # raises, and with the true reason: the others would only see unlike names
     return [module.aligned_to(first).parameters() for module in modules]
