@@ -14,6 +14,7 @@ LAYERS = (
     "records",
     "registry",
     "events",
+    "units",
     "architectures",
     "formats",
     "tasks",

@@ -30,7 +30,15 @@ def test_the_check_sees_a_heavy_import() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["headstart", "headstart.records", "headstart.registry", "headstart.atomic", "headstart.hub.remote"]
+    "module",
+    [
+        "headstart",
+        "headstart.records",
+        "headstart.registry",
+        "headstart.atomic",
+        "headstart.hub.remote",
+        "headstart.units",
+    ],
 )
 def test_light_modules_stay_light(module: str) -> None:
     assert heavy_after(f"import {module}") == []
@@ -47,6 +55,7 @@ def test_light_modules_stay_light(module: str) -> None:
         ("headstart.tasks.sources", "SOURCES"),
         ("headstart.tuning.recipes", "RECIPES"),
         ("headstart.formats", "READERS"),
+        ("headstart.units", "ENGINES"),
     ],
 )
 def test_names_are_listed_without_torch(package: str, registry: str) -> None:
@@ -70,7 +79,7 @@ def test_a_hub_of_folders_needs_no_network_library() -> None:
     assert not {"huggingface_hub", "httpx2", "httpx"} & loaded_after("import headstart.hub")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"], ["store", "list"]])
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     run = f"import headstart.cli\nsys.argv = ['headstart', *{arguments!r}]"
     ending = "try:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"

@@ -18,7 +18,9 @@ __all__ = [
     "OutputError",
     "PluginWarning",
     "SettingError",
+    "StoreError",
     "TaskError",
+    "UnitError",
     "about",
 ]
 
@@ -55,8 +57,16 @@ class SettingError(HeadstartError):
     """A setting has an unknown name or a value out of range."""
 
 
+class StoreError(HeadstartError):
+    """The store of finished work cannot be read or written, or holds no such entry."""
+
+
 class TaskError(HeadstartError):
     """A task cannot be read: empty, a field missing, labels or splits that do not fit."""
+
+
+class UnitError(HeadstartError):
+    """A piece of work failed: every attempt ended in an error, or in the death of its process."""
 
 
 @contextlib.contextmanager

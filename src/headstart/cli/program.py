@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headstart.cli import compare, ensemble, hub, rank, tune
+from headstart.cli import compare, ensemble, hub, rank, store, tune
 from headstart.cli.output import error_console, print_line
 from headstart.errors import HeadstartError
 
@@ -47,6 +47,7 @@ app.command("tune")(tune.tune)
 app.command("rank")(rank.rank)
 app.command("ensemble")(ensemble.ensemble)
 app.command("compare")(compare.compare)
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

@@ -1,0 +1,171 @@
+"""`headstart store …`: what is kept of finished work. None of these imports torch."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart.cli.options import AsJson
+from headstart.cli.output import print_json, print_line, print_rows
+from headstart.errors import SettingError
+
+if TYPE_CHECKING:
+    from headstart.units import Entry, Store
+
+__all__ = ["StoreOption", "app", "open_store", "size_text"]
+
+app = typer.Typer(no_args_is_help=True, help="What is kept of finished work: list, show, export, prune.")
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of finished work; default: $HEADSTART_STORE, else in the user's cache."),
+]
+KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or its beginning.")]
+
+SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SHORT = 12
+"""Letters of a key that tables show."""
+
+
+def open_store(folder: Path | None) -> "Store":
+    """The store that a command uses."""
+    from headstart.units import Store
+
+    return Store.default() if folder is None else Store(folder)
+
+
+@app.command("list")
+def list_(
+    type: Annotated[  # noqa: A002 - the word of the option
+        str | None, typer.Option(help="Only units of this type: tune, score, evaluate, merge or embed.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in the store, last used first."""
+    opened = open_store(store)
+    entries = sorted(opened.entries(type=type), key=lambda entry: -entry.used)
+    if as_json:
+        rows = [_facts(opened, entry) for entry in entries]
+        print_json({"store": str(opened.folder), "size": sum(entry.size for entry in entries), "entries": rows})
+        return
+    if entries:
+        rows = [_facts(opened, entry) | _shown(entry) for entry in entries]
+        columns = ("key", "type", "label", "size", "seconds", "used")
+        print_rows(rows, columns, whole=("key", "type", "size", "seconds", "used"))
+    amount = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
+    print_line(f"{amount}, {size_text(sum(entry.size for entry in entries))}, in {opened.folder}.")
+
+
+@app.command()
+def show(key: KeyArgument, store: StoreOption = None, as_json: AsJson = False) -> None:
+    """Show one entry: what it was computed from, and what was found."""
+    opened = open_store(store)
+    entry = opened.find(key)
+    result = opened.result(entry)
+    facts = _facts(opened, entry) | {"facts": dict(result.facts)}
+    if as_json:
+        print_json(facts | {"rows": [dict(row) for row in result.rows]})
+        return
+    import json
+
+    texts = facts | _shown(entry) | {
+        "key": entry.key, "inputs": json.dumps(facts["inputs"], ensure_ascii=False),
+        "needs": ", ".join(need[:SHORT] for need in entry.needs), "facts": json.dumps(facts["facts"]),
+        "files": ", ".join(facts["files"]), "rows": len(result.rows),
+    }  # fmt: skip
+    rows = [{"field": name, "value": value} for name, value in texts.items() if value not in (None, "", "{}", 0)]
+    print_rows(rows, ("field", "value"), whole=("field",))
+
+
+@app.command()
+def export(
+    key: KeyArgument,
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy an entry's module, as a PEFT folder, to OUTPUT; of an entry without a module, its files."""
+    opened = open_store(store)
+    entry = opened.find(key)
+    opened.export(entry, output)
+    if as_json:
+        print_json({"key": entry.key, "output": str(output), "module": entry.has_module})
+        return
+    print_line(f"Saved {'the module' if entry.has_module else 'the files'} of {entry.label} as {output}.")
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(help="Remove what was not used for so long: 30d, 12h, 2w, 90min.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Remove the least recently used until so much is left: 20GB, 500MB.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove entries, least recently used first, and what killed runs left. Everything can be computed again."""
+    if older_than is None and keep is None:
+        raise SettingError("nothing says what to remove; give --older-than 30d, --keep 20GB or both")
+    seconds = None if older_than is None else _amount(older_than, SECONDS, "--older-than", "30d")
+    most = None if keep is None else _amount(keep, BYTES, "--keep", "20GB")
+    opened = open_store(store)
+    pruned = opened.prune(older_than=seconds, keep=None if most is None else int(most), dry_run=dry_run)
+    freed = sum(entry.size for entry in pruned.removed)
+    if as_json:
+        removed = [entry.key for entry in pruned.removed]
+        print_json({"removed": removed, "freed": freed, "left": pruned.left, "dry_run": dry_run})
+        return
+    amount = "1 entry" if len(pruned.removed) == 1 else f"{len(pruned.removed)} entries"
+    did, left = ("Would remove", "would be left") if dry_run else ("Removed", "is left")
+    print_line(f"{did} {amount}, {size_text(freed)}; {size_text(pruned.left)} {left} in {opened.folder}.")
+
+
+def size_text(size: int) -> str:
+    """Bytes for people.
+
+    >>> size_text(999), size_text(1_234_567)
+    ('999 B', '1.2 MB')
+    """
+    unit = next(name for name in reversed(BYTES) if size >= BYTES[name] or name == "B")
+    return f"{size} B" if unit == "B" else f"{size / BYTES[unit]:.1f} {unit}"
+
+
+def _facts(store: "Store", entry: "Entry") -> dict[str, Any]:
+    return {
+        "key": entry.key, "type": entry.type, "version": entry.version, "label": entry.label, "size": entry.size,
+        "seconds": entry.seconds, "created": entry.created, "used": _time(entry.used), "device": entry.device,
+        "module": entry.has_module, "folder": str(store.home(entry)), "needs": list(entry.needs),
+        "inputs": dict(entry.inputs), "files": list(entry.files),
+    }  # fmt: skip
+
+
+def _shown(entry: "Entry") -> dict[str, str]:
+    """The columns that a table shows otherwise than JSON does."""
+    return {
+        "key": entry.key[:SHORT],
+        "size": size_text(entry.size),
+        "seconds": f"{entry.seconds:.2f}",
+        "used": _time(entry.used)[:16].replace("T", " "),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _amount(text: str, units: dict[str, int], option: str, example: str) -> float:
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]+)", text.strip(), re.ASCII)
+    by_lower = {name.lower(): factor for name, factor in units.items()}
+    if found is None or found[2].lower() not in by_lower:
+        raise SettingError(
+            f"{option} {text} is not a number with one of the units {', '.join(units)}; write for example "
+            f"{option} {example}"
+        )
+    return float(found[1]) * by_lower[found[2].lower()]

@@ -1,0 +1,13 @@
+"""Engines: the hands that compute units, one a file. They decide where a unit is computed and never what comes out."""
+
+from headstart.registry import Registry
+from headstart.units.engines.contract import Engine, Room
+
+__all__ = ["ENGINES", "Engine", "Room"]
+
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine",
+    members={name: f"headstart.units.engines.{name}:{name.title()}" for name in ("serial", "processes")},
+    group="headstart.engines",
+)
+"""Engines by the name that a user types."""

@@ -1,0 +1,52 @@
+"""`serial`: one batch after another, in this process."""
+
+from collections.abc import Iterator, Sequence
+
+from headstart.events import Listener
+from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, Room, work_off
+from headstart.units.store import Store
+from headstart.units.unit import Unit
+
+__all__ = ["Serial"]
+
+
+class Serial(Engine):
+    """Computes where it is called."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        loaders: Loaders,
+        listener: Listener | None,
+        workers: int | None,  # noqa: ARG002 - as every engine; here there is always one
+    ) -> None:
+        super().__init__(store, loaders=loaders, listener=listener, workers=1)
+        self._room = Room(store, loaders, listener)
+        self._running: Iterator[Outcome | BatchEnd] | None = None
+
+    @property
+    def free(self) -> int:
+        """One, when nothing is in hand."""
+        return int(self._running is None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is in hand."""
+        return self._running is not None
+
+    def submit(self, batch: Sequence[Unit]) -> None:
+        """Take a batch; `collect` computes it."""
+        self._running = work_off(batch, self._room)
+
+    def collect(self) -> list[Outcome | BatchEnd]:
+        """Compute until the next unit is finished."""
+        assert self._running is not None
+        found = next(self._running)
+        if isinstance(found, BatchEnd):
+            self._running = None
+        return [found]
+
+    def close(self) -> None:
+        """Nothing runs beside the caller."""
+        self._running = None

@@ -1,0 +1,281 @@
+"""Running a graph of units: what the store holds is reused, the rest is handed to an engine as its needs are met."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headstart.errors import HeadstartError, StoreError, UnitError
+from headstart.events import Listener, UnitEvent
+from headstart.units.engines import ENGINES, Engine
+from headstart.units.engines.contract import BatchEnd, Loaders, Outcome
+from headstart.units.lease import Lease, Leases
+from headstart.units.store import Store
+from headstart.units.unit import Result, Unit
+
+__all__ = ["ATTEMPTS", "Results", "Tally", "run"]
+
+ATTEMPTS = 3
+"""How often a unit is tried that ends in an unforeseen error or takes its process along."""
+
+SHORTEST, LONGEST = 0.02, 1.0
+"""Seconds between two looks at units that another run is computing."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many units of each type were computed, and how many were reused from the store."""
+
+    computed: Mapping[str, int] = field(default_factory=dict)
+    reused: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(
+            dict(Counter(self.computed) + Counter(other.computed)), dict(Counter(self.reused) + Counter(other.reused))
+        )
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """`{"computed": {TYPE: n}, "reused": {TYPE: n}}`."""
+        return {"computed": dict(self.computed), "reused": dict(self.reused)}
+
+
+class Results(Mapping[str, Result]):
+    """Results by key, of the units that were asked for and of those that they needed; `tally` counts them."""
+
+    def __init__(self, found: Mapping[str, Result], tally: Tally) -> None:
+        self._found, self.tally = found, tally
+
+    def __getitem__(self, key: str) -> Result:
+        return self._found[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def of(self, unit: Unit) -> Result:
+        """The result of `unit`."""
+        return self._found[unit.key]
+
+
+def run(
+    units: Sequence[Unit],
+    *,
+    store: Store,
+    engine: str = "serial",
+    workers: int | None = None,
+    loaders: Loaders | None = None,
+    attempts: int = ATTEMPTS,
+    listener: Listener | None = None,
+) -> Results:
+    """The results of `units`, each computed at most once ever.
+
+    What the store holds is reused, and what only a stored unit would have needed is not even looked at. Units that
+    another run on the same store is computing are waited for, after everything else is done. Ctrl-C, an error or a kill
+    lose at most what was in hand: the same call continues.
+
+    Args:
+        units: with all that they need; a graph without a ring.
+        store: where results are kept.
+        engine: a name in `ENGINES`: where they are computed.
+        workers: of engines that have several; `None` is the engine's own choice.
+        loaders: what units may ask for by name (see `Context.resource`).
+        attempts: how often a unit is tried that ends in an unforeseen error or takes its process along. An error that
+            a user can mend is final at once.
+        listener: called with a `UnitEvent` for each unit, and with the events of their work.
+
+    Raises:
+        HeadstartError: a unit failed with it; the message begins with the unit's label. The others are done and stored.
+        UnitError: several failed, or one failed all its attempts.
+        StoreError: the store cannot be written.
+    """
+    graph = _Run(store, attempts=attempts, listener=listener)
+    hands = ENGINES[engine](store, loaders=loaders or {}, listener=listener, workers=workers)
+    graph.plan(units)
+    if graph.missing:
+        store.sweep()
+        try:
+            with store.leases() as leases:
+                graph.work_off(hands, leases)
+        finally:
+            hands.close()
+    return graph.results()
+
+
+class _Run:
+    """The graph as it is worked off."""
+
+    engine: Engine
+    leases: Leases
+
+    def __init__(self, store: Store, *, attempts: int, listener: Listener | None) -> None:
+        self.store, self.attempts, self.listener = store, attempts, listener
+        self.found: dict[str, Result] = {}
+        self.missing: dict[str, Unit] = {}
+        self.failed: dict[str, tuple[Unit, Exception]] = {}
+        self.tally: dict[str, Counter[str]] = {"computed": Counter(), "reused": Counter()}
+        self.unmet: dict[str, int] = {}
+        self.dependents: dict[str, list[str]] = {}
+        self.ready: dict[Hashable, deque[Unit]] = {}
+        self.held: deque[Unit] = deque()
+        self.in_hand: dict[str, Lease] = {}
+        self.tried: Counter[str] = Counter()
+        self.pause = SHORTEST
+
+    def work_off(self, engine: Engine, leases: Leases) -> None:
+        """Compute what is missing."""
+        self.engine, self.leases = engine, leases
+        while self.ready or self.held or self.engine.busy:
+            self._hand_out()
+            if self.engine.busy:
+                for news in self.engine.collect():
+                    self._ended(news) if isinstance(news, BatchEnd) else self._finished(news)
+            elif self.held and not self.ready:
+                time.sleep(self.pause)
+                self.pause = min(2 * self.pause, LONGEST)
+
+    def results(self) -> Results:
+        """Everything that was found, unless something failed."""
+        self._raise()
+        return Results(self.found, Tally(dict(self.tally["computed"]), dict(self.tally["reused"])))
+
+    def plan(self, units: Sequence[Unit]) -> None:
+        """Look up what there is; what is missing waits for what it needs."""
+        waiting = list(reversed(units))
+        while waiting:
+            unit = waiting.pop()
+            if unit.key in self.found or unit.key in self.missing:
+                continue
+            if not self._reuse(unit):
+                self.missing[unit.key] = unit
+                waiting += reversed(unit.needs())
+        for unit in list(self.missing.values()):
+            needed = [need.key for need in unit.needs() if need.key in self.missing]
+            self.unmet[unit.key] = len(needed)
+            for key in needed:
+                self.dependents.setdefault(key, []).append(unit.key)
+            if not needed:
+                self._queue(unit)
+
+    def _reuse(self, unit: Unit) -> bool:
+        result = self.store.get(unit, listener=self.listener)
+        if result is None:
+            return False
+        self._know(unit, result, "reused")
+        return True
+
+    def _know(self, unit: Unit, result: Result, how: str) -> None:
+        self.found[unit.key] = result
+        self.tally[how][unit.type] += 1
+        self._tell(unit, "computed" if how == "computed" else "reused", result.seconds)
+        self.missing.pop(unit.key, None)
+        for key in self.dependents.pop(unit.key, ()):
+            self.unmet[key] -= 1
+            if not self.unmet[key] and key in self.missing:
+                self._queue(self.missing[key])
+
+    def _queue(self, unit: Unit) -> None:
+        # A unit that was tried before goes alone: if it takes its process along, it takes no others.
+        together = None if self.tried[unit.key] else unit.batch_key()
+        group = (unit.type, unit.key) if together is None else (unit.type, "together", together)
+        self.ready.setdefault(group, deque()).append(unit)
+
+    def _hand_out(self) -> None:
+        """Give the engine as much as it takes."""
+        if self.held and not self.ready:  # everything else is in hand or done: see what became of these
+            for _ in range(len(self.held)):
+                self._queue(self.held.popleft())
+        while self.engine.free and self.ready:
+            batch = self._batch()
+            if batch:
+                self.pause = SHORTEST
+                self.engine.submit(batch)
+
+    def _batch(self) -> list[Unit]:
+        """The first group's units that nobody else is computing: what may go together, evenly shared."""
+        group, units = next(iter(self.ready.items()))
+        batches = max(-(-len(units) // units[0].together), min(len(units), self.engine.free))
+        size = -(-len(units) // batches)
+        batch: list[Unit] = []
+        while units and len(batch) < size:
+            unit = units.popleft()
+            lease = self.leases.take(unit.key)
+            if self._reuse(unit):
+                self._give_back(lease)
+            elif lease is None:
+                self.held.append(unit)
+            else:
+                self.in_hand[unit.key] = lease
+                batch.append(unit)
+                self._tell(unit, "started")
+        if not units:
+            del self.ready[group]
+        return batch
+
+    def _finished(self, outcome: Outcome) -> None:
+        unit = self.missing[outcome.key]
+        self._give_back(self.in_hand.pop(outcome.key))
+        if outcome.error is not None:
+            self._fail(unit, outcome.error)
+        elif (result := self.store.get(unit, listener=self.listener)) is None:
+            self._again(unit, StoreError(f"its result cannot be read back from {self.store.folder}; check the disk"))
+        else:
+            self._know(unit, result, "computed")
+
+    def _ended(self, end: BatchEnd) -> None:
+        left = [self.missing[key] for key in end.keys if key in self.in_hand]
+        error = end.error or UnitError("it gave no result; its compute_many must yield one for each unit")
+        for unit in left:
+            self._give_back(self.in_hand.pop(unit.key))
+            if len(left) > 1 or end.died:
+                self._again(unit, error)
+            else:
+                self._fail(unit, error)
+
+    def _give_back(self, lease: Lease | None) -> None:
+        if lease is not None:
+            self.leases.release(lease)
+
+    def _fail(self, unit: Unit, error: Exception) -> None:
+        """What a user can mend is not tried again."""
+        if isinstance(error, StoreError):
+            raise error
+        if isinstance(error, HeadstartError):
+            self._give_up(unit, error)
+        else:
+            self._again(unit, error)
+
+    def _again(self, unit: Unit, error: Exception) -> None:
+        self.tried[unit.key] += 1
+        if self.tried[unit.key] < self.attempts:
+            self._queue(unit)
+        else:
+            self._give_up(unit, error)
+
+    def _give_up(self, unit: Unit, error: Exception) -> None:
+        self.failed[unit.key] = (unit, error)
+        self._tell(unit, "failed")
+        del self.missing[unit.key]
+        waiting = self.dependents.pop(unit.key, [])
+        while waiting:  # what needs it cannot be computed either
+            key = waiting.pop()
+            self.missing.pop(key, None)
+            waiting += self.dependents.pop(key, [])
+
+    def _tell(self, unit: Unit, state: str, seconds: float | None = None) -> None:
+        if self.listener:
+            self.listener(UnitEvent(unit.type, unit.key, unit.label, state, seconds))  # type: ignore[arg-type]
+
+    def _raise(self) -> None:
+        if not self.failed:
+            return
+        unit, error = next(iter(self.failed.values()))
+        others = len(self.failed) - 1
+        more = f" ({others} more failed; what is done is stored, and the same command continues)" if others else ""
+        if isinstance(error, HeadstartError) and not isinstance(error, UnitError):
+            raise type(error)(f"{unit.label}: {error}{more}") from error
+        text = str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"
+        times = max(self.tried[unit.key], 1)
+        raise UnitError(f"{unit.label} failed {times} times: {text}; the same command tries it again{more}") from error
