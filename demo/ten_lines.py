@@ -9,7 +9,7 @@ hub = hs.Hub.open("demo/out/hub")
 ranking = hs.rank(task, hub, backbone, indicators=["cosine", "loss"])
 print(ranking.frame()[["module", "cosine", "loss"]].head(3))
 
-start = hs.ensemble(task, hub, backbone, ranking=ranking, indicator="cosine", temperature=0.1)
+start = hs.ensemble(task, hub, backbone, ranking=ranking, blend="softmax:indicator=cosine,temperature=0.1")
 tuned = hs.tune(task, backbone, start=start.module, recipe="quick", name="sst2")
 for module in (None, start.module, tuned.module):
     (found,) = hs.evaluate([module], task.test, backbone, metric="ACC")

@@ -397,7 +397,7 @@ def test_an_ensemble_of_adapters(llama: Backbone, tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         save_module(random_adapter(llama, seed=seed), tmp_path / f"m{seed}")
         hub.add(tmp_path / f"m{seed}")
-    module = ensemble(TASK, hub, llama, indicator="grand").module
+    module = ensemble(TASK, hub, llama, blend="softmax:indicator=grand").module
     assert isinstance(module, AdapterModule)
     assert [donor.name for donor in module.card.donors] == ["m1", "m2", "m3"]
     save_module(module, tmp_path / "blend")

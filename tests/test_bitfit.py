@@ -10,7 +10,7 @@ import torch
 
 import made_by_peft
 from headstart.backbones import Backbone
-from headstart.blending import merge
+from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
@@ -368,7 +368,8 @@ def test_a_hub_of_them_is_ranked_and_blended(gpt2: Backbone, tmp_path: Path, ind
     for seed in range(3):
         save_module(random_bitfit(gpt2, seed=seed), tmp_path / f"m{seed}")
         hub.add(tmp_path / f"m{seed}")
-    start = ensemble(TASK, hub, gpt2, indicator=indicator, temperature=1.0, recipe=BITFIT.change(max_steps=4))
+    blend = Blend(indicator=indicator, temperature=1.0)
+    start = ensemble(TASK, hub, gpt2, blend=blend, recipe=BITFIT.change(max_steps=4))
     assert isinstance(start.module, BitFitModule)
     assert 1 < start.merged.effective <= 3
     save_module(start.module, tmp_path / "start")

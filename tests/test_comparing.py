@@ -9,9 +9,9 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from headstart.backbones import Backbone
-from headstart.blending import softmax
+from headstart.blending import Blend, softmax
 from headstart.comparing import compare as comparing
-from headstart.comparing.compare import Blend, compare
+from headstart.comparing.compare import compare
 from headstart.comparing.comparison import FRAMES, METHODS, STAGES, Comparison
 from headstart.errors import HubError, MergeError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
@@ -136,7 +136,7 @@ def test_the_settings_say_what_a_repetition_needs(whole: Comparison, backbone: B
     settings = whole.settings
     expected = {
         "backbone": "tiny-llama", "fingerprint": backbone.fingerprint.weights, "modules": 4, "indicator": "cosine",
-        "temperature": 0.5, "top_k": None, "space": "parameters", "shots": SHOTS, "seeds": SEEDS, "test_rows": 12,
+        "temperature": 0.5, "top_k": None, "space": "auto", "shots": SHOTS, "seeds": SEEDS, "test_rows": 12,
         "decoding": "options", "device": "cpu", "dtype": "float32",
     }  # fmt: skip
     assert {key: settings[key] for key in expected} == expected
@@ -292,7 +292,7 @@ def test_an_undefined_score_is_missing_with_the_reason(
         ({"seeds": 0}, SettingError, "seeds 0 must be at least 1"),
         ({"decoding": "beam"}, SettingError, "unknown decoding 'beam'; choose one of: auto"),
         ({"indicators": ("cosin",)}, SettingError, "unknown indicator 'cosin'"),
-        ({"blend": Blend("loss", 0.0)}, SettingError, "temperature 0.0 must be above 0"),
+        ({"blend": Blend(indicator="loss", temperature=0.0)}, SettingError, "temperature 0.0 must be above 0"),
         ({"blend": Blend(space="tie")}, SettingError, "unknown merge space 'tie'"),
         ({"blend": Blend(reduction="median")}, SettingError, "unknown reduction 'median'"),
         ({"recipe": "fast"}, SettingError, "unknown recipe 'fast'"),
@@ -314,7 +314,7 @@ def test_modules_that_cannot_be_averaged_are_refused_before_tuning(
 ) -> None:
     mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
     with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd'"):
-        run(task, mixed, backbone)
+        run(task, mixed, backbone, blend=Blend(space="parameters"))
     assert tunes == []
     assert len(run(task, mixed, backbone, seeds=1, blend=Blend(space="exact")).scores) == 8
     with pytest.raises(HubError, match="no module to rank"):

@@ -11,10 +11,10 @@ import torch
 from encoder_tasks import RECIPE, STYLE, a_task, examples
 from encoders import CARDS, TASKS, encoder, in_peft, random_head, random_module
 from headstart.backbones import EncoderBackbone, target_loss
-from headstart.blending import RULES, merge
+from headstart.blending import RULES, Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.comparing import compare as comparing
-from headstart.comparing.compare import UNTUNED_HEAD, Blend, compare
+from headstart.comparing.compare import UNTUNED_HEAD, compare
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
@@ -153,7 +153,7 @@ def test_rank_tunes_a_reference_for_its_head(bert: EncoderBackbone, task: str) -
 def test_a_start_has_no_head(bert: EncoderBackbone, rule: str) -> None:
     data = a_task("classification")
     top = {"top_k": 2} if "top_k" in RULES[rule].reads and rule == "top_k" else {}
-    start = ensemble(data, hub_of(bert), bert, rule=rule, recipe=RECIPE, **top)
+    start = ensemble(data, hub_of(bert), bert, blend=Blend(rule=rule, **top), recipe=RECIPE)
     assert (start.module.head, start.module.card.head) == (None, None)
     tuned = tune(data, bert, start=start.module, recipe=RECIPE)
     assert tuned.module.card.head is not None

@@ -11,7 +11,7 @@ import torch
 
 import made_by_peft
 from headstart.backbones import Backbone
-from headstart.blending import merge
+from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
@@ -441,7 +441,8 @@ def test_a_hub_of_them_is_ranked_and_blended(tiny_llama: Path, tmp_path: Path, i
     for seed in range(3):
         save_module(random_ia3(backbone, seed=seed), tmp_path / f"m{seed}")
         hub.add(tmp_path / f"m{seed}")
-    start = ensemble(TASK, hub, backbone, indicator=indicator, temperature=1.0, recipe=IA3.change(max_steps=4))
+    blend = Blend(indicator=indicator, temperature=1.0)
+    start = ensemble(TASK, hub, backbone, blend=blend, recipe=IA3.change(max_steps=4))
     assert isinstance(start.module, IA3Module)
     assert 1 < start.merged.effective <= 3
     save_module(start.module, tmp_path / "start")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headstart.backbones import Backbone, TextFormat
-from headstart.blending import SPACES, merge, softmax, uniform
+from headstart.blending import SPACES, Weights, merge, softmax, uniform
 from headstart.blending.low_rank import LowRank, combination, relative_error
 from headstart.errors import MergeError, SettingError
 from headstart.kinds import KINDS, LoraModule, LoraSettings, PeftModule, fresh_module, load_module, save_module
@@ -292,9 +292,9 @@ def test_norms_agree_with_full_matrices_where_terms_nearly_cancel() -> None:
 
 
 def test_the_error_of_nothing_is_zero_and_of_something_for_nothing_infinite() -> None:
-    nothing = combination([number_module(1, 0)], [1.0])
+    nothing = combination([number_module(1, 0)], Weights(modules=(1.0,)))
     assert relative_error(nothing, nothing) == 0
-    assert relative_error(combination([number_module(1, 1)], [1.0]), nothing) == math.inf
+    assert relative_error(combination([number_module(1, 1)], Weights(modules=(1.0,))), nothing) == math.inf
 
 
 # ---- refusals

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from headstart.backbones import Backbone, TextFormat
+from headstart.blending import Blend, merge
 from headstart.blending import ensemble as blending
-from headstart.blending import merge
 from headstart.blending.ensemble import blend_note, ensemble, weight_table
 from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.hub import Hub
-from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
 from headstart.kinds import LazyModule, LoraModule, Module, load_module, save_module, stacks
 from headstart.ranking import rank as rank_module
@@ -241,11 +240,11 @@ def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Back
 
 @pytest.mark.parametrize("indicator", ["cosine", "loss"])
 def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, task: Task, backbone: Backbone) -> None:
-    start = ensemble(task, hub, backbone, indicator=indicator, recipe=RECIPE)
+    start = ensemble(task, hub, backbone, blend=Blend(indicator=indicator, temperature=0.1), recipe=RECIPE)
     values = np.array(start.ranking.scores.values[indicator])
-    powers = np.exp(values / INDICATORS[indicator].temperature)
+    powers = np.exp(values / 0.1)
     assert start.merged.weights == pytest.approx(powers / powers.sum(), rel=1e-9)
-    assert start.temperature == INDICATORS[indicator].temperature
+    assert start.temperature == 0.1
     expected = merge(start.ranking.modules, start.merged.weights)
     assert all(
         torch.equal(value, expected.module.state_dict()[name]) for name, value in start.module.state_dict().items()
@@ -256,7 +255,7 @@ def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, ta
 
 def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, backbone: Backbone) -> None:
     ranking = rank(task, hub, backbone, recipe=RECIPE)
-    start = ensemble(task, hub, backbone, ranking=ranking, temperature=1.0, top_k=2, space="exact", name="s")
+    start = ensemble(task, hub, backbone, ranking=ranking, blend="softmax:temperature=1,top_k=2,space=exact", name="s")
     best = sorted(ranking.scores.values["cosine"])[-2:]
     expected = np.exp(best) / np.exp(best).sum()
     assert sorted(start.merged.weights) == pytest.approx([0, 0, *expected])
@@ -274,8 +273,8 @@ def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, back
 def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, backbone: Backbone) -> None:
     mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
     with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd', or leave one out"):
-        ensemble(task, mixed, backbone, recipe=RECIPE)
-    start = ensemble(task, mixed, backbone, recipe=RECIPE, space="exact", temperature=1.0)
+        ensemble(task, mixed, backbone, recipe=RECIPE, blend=Blend(space="parameters"))
+    start = ensemble(task, mixed, backbone, recipe=RECIPE, blend=Blend(space="exact", temperature=1.0))
     assert start.module.card.rank == 5
     start.module.check(backbone)
 
@@ -290,7 +289,7 @@ def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, bac
         ({"recipe": "fast"}, "unknown recipe 'fast'; choose one of: few-shot"),
         ({"reduction": "median"}, "unknown reduction 'median'; choose one of: mean, sum"),
         ({"density": 0.2}, "density 0.2 is for spaces 'ties' and 'dare'; leave it out, or merge in one of them"),
-        ({"space": "exact", "rank_to": 4}, "rank 4 is for space 'svd'; leave it out, or merge in that space"),
+        ({"space": "exact", "rank": 4}, "rank 4 is for space 'svd'; leave it out, or merge in that space"),
         ({"space": "ties", "density": 1.5}, "density 1.5 must be above 0 and at most 1"),
     ],
 )
@@ -299,8 +298,9 @@ def test_a_wrong_name_is_known_before_any_work(
 ) -> None:
     for home in (rank_module, blending):
         monkeypatch.setattr(home, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
+    blend = Blend(**{name: value for name, value in settings.items() if name != "recipe"})
     with pytest.raises(SettingError, match=message):
-        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, **settings)
+        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, blend=blend, recipe=settings.get("recipe", RECIPE))
 
 
 def test_a_task_without_dev_rows_is_refused(task: Task, hub: Hub, backbone: Backbone) -> None:

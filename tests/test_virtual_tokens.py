@@ -10,7 +10,7 @@ import torch
 import made_by_peft
 import virtual
 from headstart.backbones import Backbone
-from headstart.blending import merge
+from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.indicators.engine import score
@@ -134,7 +134,7 @@ def test_scoring_takes_them_together(llama: Backbone, variant: Any) -> None:
 
 
 def test_from_a_hub_to_a_tuned_module(llama: Backbone, variant: Any, tmp_path: Path) -> None:
-    start = ensemble(TASK, pair(llama, variant), llama, recipe=RECIPE, temperature=0.1)
+    start = ensemble(TASK, pair(llama, variant), llama, recipe=RECIPE, blend=Blend(temperature=0.1))
     tuned = tune(TASK, llama, start=start.merged.module, recipe=RECIPE.change(max_steps=6), name="tuned").module
     saved = save_module(tuned, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")

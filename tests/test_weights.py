@@ -1,10 +1,12 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from headstart.blending import check_softmax, effective_number, one_hot, softmax, uniform
+from headstart.blending import effective_number, one_hot, softmax, uniform
+from headstart.blending.weights import LayerWeights, Weights, check_softmax, temperature_for, usual_effective
 from headstart.errors import MergeError, SettingError
 
 FINITE = st.floats(-50, 50)
@@ -86,3 +88,73 @@ def test_softmax_follows_a_permutation(scores: list[float], top_k: int | None, d
     weights = softmax(scores, temperature=2.0, top_k=top_k)
     permuted = softmax([scores[index] for index in order], temperature=2.0, top_k=top_k)
     assert permuted == pytest.approx([weights[index] for index in order], abs=1e-12)
+
+
+# ---- a temperature for a wanted effective number
+
+
+def test_the_temperature_for_an_effective_number_is_as_worked_by_hand() -> None:
+    # Of two scores 1 apart x = exp(-1/τ) is the ratio of their weights: 1/Σw² = (1 + x)²/(1 + x²), which is 8/5 for
+    # x = 1/3, since (4/3)² / (10/9) = 16/10. So τ = 1/ln 3.
+    assert temperature_for(1.6, [0.0, 1.0]) == pytest.approx(1 / math.log(3), rel=1e-9)
+    assert temperature_for(1.6, [1.0, math.nan, 0.0, -9.0], top_k=2) == pytest.approx(1 / math.log(3), rel=1e-9)
+
+
+@given(
+    scores=st.lists(FINITE, min_size=2, max_size=12, unique=True),
+    share=st.floats(0.02, 0.98),
+    shift=st.floats(-5, 5),
+    scale=st.floats(0.01, 100),
+)
+def test_the_temperature_gives_the_effective_number_and_scales_with_the_scores(
+    scores: list[float], share: float, shift: float, scale: float
+) -> None:
+    ordered = sorted(scores)
+    assume(min(b - a for a, b in pairwise(ordered)) > 1e-3)
+    wanted = 1 + share * (len(scores) - 1)
+    found = temperature_for(wanted, scores)
+    assert effective_number(softmax(scores, temperature=found)) == pytest.approx(wanted, rel=1e-6)
+    assert temperature_for(wanted, [scale * score + shift for score in scores]) == pytest.approx(
+        scale * found, rel=1e-4
+    )
+
+
+def test_an_effective_number_beyond_its_range_is_its_end() -> None:
+    assert temperature_for(3, [0.1, 0.2, math.nan, 0.3]) == math.inf
+    assert temperature_for(2, [0.5, 0.5, 0.5]) == math.inf, "equal scores have equal weights"
+    # Two share the best score, so no temperature brings the number below 2.
+    assert effective_number(softmax([1, 1, 0], temperature=temperature_for(1.5, [1, 1, 0]))) == pytest.approx(2)
+    with pytest.raises(MergeError, match="no module has a score to weigh by"):
+        temperature_for(2, [math.nan])
+    with pytest.raises(SettingError, match=r"effective 0\.9 must be at least 1 module"):
+        temperature_for(0.9, [1, 2])
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 2**0.5), (9, 3), (16, 4), (5000, 4)])
+def test_the_usual_effective_number_lies_between_the_best_and_the_average(count: int, expected: float) -> None:
+    assert usual_effective(count) == pytest.approx(expected)
+
+
+# ---- weights of groups of layers
+
+
+def test_the_longest_path_that_holds_a_layer_counts() -> None:
+    weights = Weights(
+        modules=(0.5, 0.5),
+        groups=(
+            LayerWeights(layers=("model.layers.1", "model.layers.2.mlp"), modules=(1.0, 0.0)),
+            LayerWeights(layers=("model.layers.2",), modules=(0.25, 0.75)),
+        ),
+    )
+    assert weights.of("model.layers.1.q_proj") == weights.of("model.layers.2.mlp.up_proj.a") == (1.0, 0.0)
+    assert weights.of("model.layers.2.q_proj") == (0.25, 0.75)
+    assert weights.of("model.layers.10.q_proj") == weights.of("lm_head") == (0.5, 0.5), "10 does not begin with 1."
+    assert weights.only((1,)).of("model.layers.2.q_proj") == (0.75,)
+    assert weights.taking_part() == (0, 1)
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0.5, 0.6), (1.5, -0.5), (math.nan, 1.0)])
+def test_the_weights_of_every_group_are_checked(shares: tuple[float, ...]) -> None:
+    bad = Weights(modules=(0.5, 0.5), groups=(LayerWeights(layers=("a",), modules=shares),))
+    with pytest.raises(MergeError, match="the weights must be 2 numbers of at least 0 that sum to 1; normalize them"):
+        bad.check(2)

@@ -1,7 +1,7 @@
 from .backbones import Backbone
-from .blending import merge
+from .blending import Blend, merge
 from .blending.ensemble import ensemble
-from .comparing.compare import Blend, compare
+from .comparing.compare import compare
 from .comparing.comparison import Comparison
 from .errors import HeadstartError
 from .hub import Hub

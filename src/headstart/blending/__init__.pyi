@@ -1,18 +1,27 @@
-from .merging import Merged, check_space, merge, require_one_kind
-from .rules import RULES, Candidate, Rule, RuleOptions
+from .blend import Blend
+from .fitting import check_space, fitting_space
+from .merging import Merged, merge, require_one_kind
+from .rules import RULES, Candidate, HeldOutLoss, Request, Rule, Weighed
 from .spaces import SPACES
-from .weights import check_softmax, effective_number, one_hot, softmax, uniform
+from .spaces.contract import Space
+from .weights import LayerWeights, Weights, effective_number, one_hot, softmax, uniform
 
 __all__ = [
     "RULES",
     "SPACES",
+    "Blend",
     "Candidate",
+    "HeldOutLoss",
+    "LayerWeights",
     "Merged",
+    "Request",
     "Rule",
-    "RuleOptions",
-    "check_softmax",
+    "Space",
+    "Weighed",
+    "Weights",
     "check_space",
     "effective_number",
+    "fitting_space",
     "merge",
     "one_hot",
     "require_one_kind",

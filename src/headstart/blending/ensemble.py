@@ -1,48 +1,67 @@
 """Blend a hub into a start for a task: scores become weights by a rule, and the weighted sum a module."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 
 from headstart.backbones import Backbone
-from headstart.blending import RULES, Candidate, Merged, RuleOptions, check_space, merge, require_one_kind
+from headstart.blending import (
+    RULES,
+    Blend,
+    Candidate,
+    Merged,
+    Request,
+    Weighed,
+    Weights,
+    check_space,
+    fitting_space,
+    merge,
+    require_one_kind,
+)
+from headstart.errors import SettingError
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Progress, Ranking, best_first, load_modules, rank, require_defined
+from headstart.ranking.rank import Progress, Ranking, Refused, best_first, load_modules, rank, require_defined
+from headstart.records import TaskCard
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
 
-__all__ = [
-    "Start",
-    "blend_note",
-    "blend_options",
-    "blend_weights",
-    "ensemble",
-    "weight_table",
-]
+__all__ = ["Start", "blend_note", "blend_ranking", "check_blend", "ensemble", "require_fit", "weight_table"]
 
 
 @dataclass(frozen=True)
 class Start:
     """An initialization made for a task: the merged module, the ranking behind it and how it was weighed.
 
-    `indicator` and `temperature` are `None` for rules that need none; the ranking then may hold no scores.
+    `temperature` is the τ that was used, `None` for a rule without one. `left_out`: modules that could not take part,
+    each with the reason.
     """
 
     merged: Merged
     ranking: Ranking
-    rule: str
-    indicator: str | None
+    blend: Blend
     temperature: float | None
+    left_out: tuple[Refused, ...] = ()
 
     @property
     def module(self) -> Module:
         """The module to tune from."""
         return self.merged.module
+
+    @property
+    def rule(self) -> str:
+        """The rule that gave the weights."""
+        return self.blend.rule
+
+    @property
+    def indicator(self) -> str | None:
+        """The indicator whose scores set the weights; `None` for a rule that needs none."""
+        return self.blend.indicator if "scores" in RULES[self.blend.rule].needs else None
 
 
 def ensemble(
@@ -50,105 +69,136 @@ def ensemble(
     hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
-    rule: str = "softmax",
-    indicator: str = "cosine",
-    temperature: float | None = None,
-    top_k: int | None = None,
-    group: Sequence[str] = (),
-    space: str = "parameters",
-    rank_to: int | None = None,
-    density: float | None = None,
+    blend: Blend | str | None = None,
     ranking: Ranking | None = None,
     name: str | None = None,
-    reduction: str = "mean",
     recipe: Recipe | str = "few-shot",
     seed: int = 0,
+    held_out: Callable[[Module], float] | None = None,
     progress: Progress | None = None,
 ) -> Start:
     """Blend a hub into a start for a task: by default Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
 
-    Variants that only PEFT computes (DoRA, …) are ranked with the others but have no exact merge: their weight is 0.
-    Rules that need no scores, "uniform" and "manual", run no scoring pass, and need no dev split.
+    Variants that only PEFT computes (DoRA, …) are ranked with the others but have no exact merge: their weight is 0,
+    and `Start.left_out` names them. Rules that need no scores, "uniform" and "manual", run no scoring pass, and need no
+    dev split.
 
     Args:
         task: with a dev split.
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
-        rule: a name in `RULES`: how scores become weights. "softmax", "uniform", "top_k" (the k best, equally),
-            "best_single", or "manual" (the modules of `group`, equally).
-        indicator: whose scores are the S_i.
-        temperature: τ of "softmax"; `None` is the indicator's own default.
-        top_k: blend only the k best ("softmax", "top_k").
-        group: names of modules, for "manual"; empty: all whose family is the task's.
-        space: "parameters", "exact", "svd", "ties" or "dare"; see `merge`.
-        rank_to: the rank that "svd" cuts to.
-        density: the share of numbers that "ties" and "dare" keep; `None` is a half.
+        blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"); `None`: `Blend()`.
         ranking: a ranking made before, instead of scoring again.
         name: of the start; `None` is "<task>-start".
-        reduction: "mean" or "sum" over target tokens.
         recipe: of the reference module, where the indicator needs one.
-        seed: of the draw of examples.
+        seed: of the draw of examples, and of what space "dare" drops.
+        held_out: the loss of a module on rows kept aside for it, for rules that need it.
         progress: called with (what, done, total).
 
     Raises:
-        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`.
+        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`. What cannot work, such
+            as unequal shapes in space "parameters", is refused before any pass.
     """
-    options = blend_options(task, rule=rule, indicator=indicator, temperature=temperature, top_k=top_k, group=group)
-    check_space(space, rank=rank_to, density=density)
-    check_reduction(reduction)
+    blend = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
+    check_blend(blend, task.card, held_out=held_out is not None)
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    scored = RULES[rule].needs_scores
+    scored = "scores" in RULES[blend.rule].needs
     if scored:
-        require_defined((indicator,), task, backbone)
+        require_defined((blend.indicator,), task, backbone)
     if ranking is None:
         modules, refused = load_modules(hub, backbone, progress=progress)
-        if RULES[rule].takes_all(options):
-            require_one_kind([module for module in modules if not module.only_ranked])
-        ranking = _unscored(modules, reduction)
+        require_fit(blend, modules, task.card)
+        ranking = _unscored(modules, blend.reduction)
         if scored:
             ranking = rank(
-                task, modules, backbone, indicators=(indicator,), reduction=reduction, recipe=recipe, seed=seed,
-                progress=progress,
+                task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
+                seed=seed, progress=progress,
             )  # fmt: skip
         ranking = replace(ranking, refused=tuple(refused))
-    weights = blend_weights(ranking.modules, rule, options, ranking.scores.values[indicator] if scored else None)
-    merged = merge(
-        ranking.modules, weights, space=space, rank=rank_to, density=density, name=name or f"{task.name}-start"
+    return blend_ranking(
+        ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out
     )
-    return Start(merged, ranking, rule, indicator if scored else None, options.temperature)
 
 
-def blend_options(
-    task: Task,
-    *,
-    rule: str,
-    indicator: str,
-    temperature: float | None,
-    top_k: int | None,
-    group: Sequence[str],
-) -> RuleOptions:
-    """The rule's options, τ the indicator's own where `None`; raises `SettingError` before work that would be lost."""
-    chosen, own = RULES[rule], INDICATORS[indicator].temperature
-    if temperature is None and "temperature" in chosen.reads:
-        temperature = own
-    options = RuleOptions(temperature, top_k, tuple(dict.fromkeys(group)), task.card.family)
-    chosen.check(options)
-    return options
+def check_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> None:
+    """Raise `SettingError` for what is wrong with a blend before anything of the hub is read.
 
-
-def blend_weights(
-    modules: Sequence[AnyModule], rule: str, options: RuleOptions, scores: Sequence[float] | None
-) -> tuple[float, ...]:
-    """What the rule gives every module; variants that cannot be merged get 0. `scores`: `None` where it needs none.
-
-    Raises `MergeError`: see `Rule.weights`.
+    `held_out`: whether a rule that needs the held-out loss of weights can have it.
     """
+    rule = RULES[blend.rule]
+    if "scores" in rule.needs:
+        INDICATORS[blend.indicator]
+    rule.check(blend, family=card.family)
+    check_space(blend.space, rank=blend.rank, density=blend.density)
+    check_reduction(blend.reduction)
+    if "loss" in rule.needs and not held_out:
+        raise SettingError(f"rule '{blend.rule}' needs the held-out loss of weights; give held_out=, or another rule")
+
+
+def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> None:
+    """Raise `MergeError`, before any pass, where modules that may be blended together are of several kinds or do not
+    go together in the blend's space."""
+    rule = RULES[blend.rule]
+    merging = [module for module in modules if not module.only_ranked]
+    if "scores" not in rule.needs and "loss" not in rule.needs:
+        # These weights are known now, and with them who takes part.
+        found = rule.weigh(Request(blend, _candidates(modules, None), card.family))
+        merging = [modules[index] for index in found.weights.taking_part()]
+    elif rule.most(blend) == 1:
+        return
+    require_one_kind(merging)
+    if merging:
+        fitting_space(blend.space, merging, rank=blend.rank)
+
+
+def blend_ranking(
+    ranking: Ranking,
+    blend: Blend,
+    card: TaskCard,
+    *,
+    backbone: Backbone,
+    name: str,
+    seed: int = 0,
+    held_out: Callable[[Module], float] | None = None,
+) -> Start:
+    """The start that a blend makes of a ranking which holds its indicator; see `ensemble`."""
+    join = partial(
+        merge, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed,
+        backbone=backbone, name=name,
+    )  # fmt: skip
+
+    def loss(weights: Weights) -> float:
+        assert held_out is not None  # `check_blend` has refused the rule otherwise
+        return held_out(join(weights).module)
+
+    rule = RULES[blend.rule]
+    scores = ranking.scores.values[blend.indicator] if "scores" in rule.needs else None
+    candidates = _candidates(ranking.modules, scores)
+    found: Weighed = rule.weigh(Request(blend, candidates, card.family, loss if held_out else None))
+    return Start(join(found.weights), ranking, blend, found.temperature, _left_out(ranking, blend, candidates))
+
+
+def _candidates(modules: Sequence[AnyModule], scores: Sequence[float] | None) -> list[Candidate]:
+    """The modules as rules see them; variants that cannot be merged have no score."""
     values = [math.nan] * len(modules) if scores is None else scores
     candidates = []
     for module, value in zip(modules, values, strict=True):
         merges = not module.only_ranked
         candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
-    return RULES[rule].weights(candidates, options)
+    return candidates
+
+
+def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -> tuple[Refused, ...]:
+    """What was refused, and what can have no weight although it was ranked."""
+    found = list(ranking.refused)
+    needs_scores = "scores" in RULES[blend.rule].needs
+    reasons = ranking.scores.reasons.get(blend.indicator, {})
+    for module, candidate in zip(ranking.modules, candidates, strict=True):
+        if module.only_ranked:
+            found.append(Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged"))
+        elif needs_scores and not math.isfinite(candidate.score):
+            found.append(Refused(module.name, reasons.get(module.name, f"it has no value of '{blend.indicator}'")))
+    return tuple(found)
 
 
 def _unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
@@ -169,7 +219,7 @@ def blend_note(start: Start) -> str:
     error = "" if start.merged.error is None else f", ΔW error {start.merged.error:.3g}"
     how = start.rule if start.indicator is None else f"{start.rule} by {start.indicator}"
     if start.temperature is not None:
-        how = f"{start.indicator} at τ = {start.temperature:g}"
+        how = f"{start.indicator} at τ = {start.temperature:.4g}"
     return (
         f"{how}: effective number of modules "
         f"{start.merged.effective:.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule
 
 __all__ = ["LowRank", "combination", "relative_error"]
@@ -44,13 +45,15 @@ class LowRank(NamedTuple):
         return LowRank(torch.cat([self.left, -other.left], 1), torch.cat([self.right, other.right], 0))
 
 
-def combination(modules: Sequence[LoraModule], weights: Sequence[float]) -> dict[str, LowRank]:
-    """Σ w_i ΔW_i for every layer that any of the modules adapts, its factors side by side."""
+def combination(modules: Sequence[LoraModule], weights: Weights) -> dict[str, LowRank]:
+    """Σ w_i ΔW_i for every layer that any of the modules adapts with a weight above 0, its factors side by side."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for module, weight in zip(modules, weights, strict=True):
+    for index, module in enumerate(modules):
         for path, factor in module.factors.items():
-            scaled = factor.b.double() * (weight * factor.scaling)
-            parts.setdefault(path, []).append((scaled, factor.a.double()))
+            weight = weights.of(path)[index]
+            if weight > 0:
+                scaled = factor.b.double() * (weight * factor.scaling)
+                parts.setdefault(path, []).append((scaled, factor.a.double()))
     return {
         path: LowRank(torch.cat([left for left, _ in found], 1), torch.cat([right for _, right in found], 0))
         for path, found in parts.items()
@@ -61,6 +64,7 @@ def relative_error(approximate: Mapping[str, LowRank], exact: Mapping[str, LowRa
     """‖ΔŴ − ΔW‖_F / ‖ΔW‖_F over all layers together; 0 when both are 0, infinite when only ΔW is."""
     wanted = sum(update.norm() ** 2 for update in exact.values())
     missed = sum(approximate[path].minus(update).norm() ** 2 for path, update in exact.items())
+    missed += sum(update.norm() ** 2 for path, update in approximate.items() if path not in exact)
     if not wanted:
         return math.inf if missed else 0.0
     return math.sqrt(missed / wanted)

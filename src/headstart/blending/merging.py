@@ -5,19 +5,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from headstart.backbones import Backbone
+from headstart.blending.fitting import check_space, fitting_space
 from headstart.blending.low_rank import combination, relative_error
-from headstart.blending.spaces import SPACES, Options
-from headstart.blending.weights import effective_number
+from headstart.blending.spaces.contract import Options
+from headstart.blending.weights import Weights, effective_number
 from headstart.errors import MergeError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
 
-__all__ = ["Merged", "check_space", "merge", "require_one_kind"]
+__all__ = ["Merged", "merge", "require_one_kind"]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A merged module. `weights` follow the given modules; `effective` is 1/Σw².
+    """A merged module.
+
+    `weights` follow the given modules; where groups of layers have weights of their own, they are the mean over the
+    module's numbers. `effective` is 1/Σw². `space` is the one that was used.
 
     `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers, or `None` for kinds that have no ΔW.
     """
@@ -31,24 +36,26 @@ class Merged:
 
 def merge(
     modules: Sequence[AnyModule],
-    weights: Sequence[float],
+    weights: Weights | Sequence[float],
     *,
     space: str = "parameters",
     rank: int | None = None,
     density: float | None = None,
     seed: int = 0,
+    backbone: Backbone | None = None,
     name: str = "merged",
 ) -> Merged:
     """The weighted sum of modules. One module with weight 1 is that module, in every space (svd: at its own rank).
 
     Args:
         modules: at least one; those of weight 0 take no part and need not fit.
-        weights: one per module, non-negative, summing to 1.
+        weights: one per module, non-negative, summing to 1; or `Weights`, with others for groups of layers.
         space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i), "svd" (cut to `rank`),
-            and for comparison "ties" and "dare".
+            for comparison "ties" and "dare", and "auto", the first of them where shapes are equal, else "svd".
         rank: for "svd"; see `Options` for this and the next two.
         density: for "ties" and "dare"; `None` is a half.
         seed: for "dare".
+        backbone: the frozen model, where "ties" and "dare" merge BitFit: they act on changes of its bias terms.
         name: of the result.
 
     Raises:
@@ -57,34 +64,61 @@ def merge(
     """
     if not modules:
         raise MergeError("there is no module to merge; add modules to the hub")
-    sound = len(weights) == len(modules) and all(weight >= 0 for weight in weights)
-    if not sound or not math.isclose(math.fsum(weights), 1, rel_tol=1e-6):
-        raise MergeError(f"the weights must be {len(modules)} numbers of at least 0 that sum to 1; normalize them")
+    weights = weights if isinstance(weights, Weights) else Weights(modules=tuple(weights))
+    weights.check(len(modules))
     check_space(space, rank=rank, density=density)
-    chosen, options = SPACES[space], Options(rank, density, seed)
-    kept = [(module.load(), weight) for module, weight in zip(modules, weights, strict=True) if weight > 0]
-    donors, shares = [module for module, _ in kept], [weight for _, weight in kept]
-    require_one_kind(donors)
+    kept = weights.taking_part()
+    taking, shares = [modules[index] for index in kept], weights.only(kept)
+    require_one_kind(taking)
+    chosen = fitting_space(space, taking, rank=rank)
+    donors = [module.load() for module in taking]
     home = _home(donors)
-    module = chosen(donors, shares, options)
+    if len(donors) == 1 and "rank" not in chosen.reads:
+        module = donors[0]
+    else:
+        origin = donors[0].origin(backbone) if "origin" in chosen.needs else {}
+        module = chosen.merge(donors, shares, Options(rank, density, seed, origin))
+        _require_groups(shares, module)
     error = _error(module, donors, shares)
-    merged = _with_donors(module, donors, shares, name=name, space=space, home=home, error=error)
-    return Merged(merged, tuple(weights), space, effective_number(weights), error)
+    overall = _overall(shares, module)
+    merged = _with_donors(module, donors, overall, name=name, space=chosen.name, home=home, error=error)
+    whole = [0.0] * len(modules)
+    for index, weight in zip(kept, overall, strict=True):
+        whole[index] = weight
+    return Merged(merged, tuple(whole), chosen.name, effective_number(whole), error)
 
 
-def check_space(space: str, *, rank: int | None, density: float | None) -> None:
-    """Raise `SettingError` for what `merge` would refuse of its space and that space's options."""
-    SPACES[space]
-    Options(rank, density).check(space)
+def _require_groups(weights: Weights, module: Module) -> None:
+    """Raise `MergeError` for a group of layers in which the module has no parameter: its weights would do nothing."""
+    names = list(module.parameters())
+    for group in weights.groups:
+        for layer in group.layers:
+            if not any(name == layer or name.startswith(f"{layer}.") for name in names):
+                raise MergeError(
+                    f"there are weights for '{layer}', where these modules have no parameter (their first is "
+                    f"{names[0]}); name layers by the beginning of such a path, or give one weight per module"
+                )
 
 
-def _error(module: Module, donors: Sequence[Module], shares: Sequence[float]) -> float | None:
+def _overall(weights: Weights, module: Module) -> tuple[float, ...]:
+    """One weight per module: the mean over the numbers of the merged module."""
+    if not weights.groups:
+        return weights.modules
+    sizes = {name: value.numel() for name, value in module.parameters().items()}
+    total = sum(sizes.values())
+    return tuple(
+        math.fsum(size * weights.of(name)[index] for name, size in sizes.items()) / total
+        for index in range(len(weights.modules))
+    )
+
+
+def _error(module: Module, donors: Sequence[Module], shares: Weights) -> float | None:
     if len(donors) == 1 and module is donors[0]:
         return 0.0
     loras = [donor for donor in donors if isinstance(donor, LoraModule)]
     if not isinstance(module, LoraModule) or len(loras) < len(donors):
         return None
-    return relative_error(combination([module], [1.0]), combination(loras, shares))
+    return relative_error(combination([module], Weights(modules=(1.0,))), combination(loras, shares))
 
 
 def require_one_kind(donors: Sequence[AnyModule]) -> None:

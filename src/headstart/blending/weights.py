@@ -4,8 +4,79 @@ import math
 from collections.abc import Sequence
 
 from headstart.errors import MergeError, SettingError
+from headstart.records import Record
 
-__all__ = ["check_softmax", "check_top_k", "effective_number", "highest", "one_hot", "shared", "softmax", "uniform"]
+__all__ = [
+    "LayerWeights",
+    "Weights",
+    "check_effective",
+    "check_softmax",
+    "check_top_k",
+    "effective_number",
+    "highest",
+    "one_hot",
+    "shared",
+    "softmax",
+    "temperature_for",
+    "uniform",
+    "usual_effective",
+]
+
+USUAL_EFFECTIVE = 4.0
+"""The effective number of modules of a blend that states none, in a hub of 16 and more."""
+
+
+class LayerWeights(Record):
+    """Weights of their own for a group of layers: those whose paths are, or begin with, one of `layers`.
+
+    A path is the backbone's, of any depth: "model.layers.3", "encoder", "model.layers.0.self_attn".
+    """
+
+    layers: tuple[str, ...]
+    modules: tuple[float, ...]
+
+
+class Weights(Record):
+    """One weight for each module, and others for groups of layers where there are any.
+
+    Of groups that hold a layer the one with the longest path counts; layers in no group have the weights `modules`.
+
+    >>> weights = Weights(modules=(0.5, 0.5), groups=(LayerWeights(layers=("encoder",), modules=(1.0, 0.0)),))
+    >>> weights.of("encoder.block.0.q"), weights.of("decoder.block.0.q")
+    ((1.0, 0.0), (0.5, 0.5))
+    """
+
+    modules: tuple[float, ...]
+    groups: tuple[LayerWeights, ...] = ()
+
+    def of(self, path: str) -> tuple[float, ...]:
+        """The modules' weights in the layer, or for the parameter, with this path."""
+        longest, found = -1, self.modules
+        for group in self.groups:
+            for layer in group.layers:
+                if len(layer) > longest and (path == layer or path.startswith(f"{layer}.")):
+                    longest, found = len(layer), group.modules
+        return found
+
+    def check(self, count: int) -> None:
+        """Raise `MergeError` unless all are `count` numbers of at least 0 that sum to 1."""
+        for shares in (self.modules, *(group.modules for group in self.groups)):
+            sound = len(shares) == count and all(weight >= 0 for weight in shares)
+            if not sound or not math.isclose(math.fsum(shares), 1, rel_tol=1e-6):
+                raise MergeError(f"the weights must be {count} numbers of at least 0 that sum to 1; normalize them")
+
+    def taking_part(self) -> tuple[int, ...]:
+        """Positions of the modules that have a weight above 0 in some layer."""
+        whole = (self.modules, *(group.modules for group in self.groups))
+        return tuple(index for index in range(len(self.modules)) if any(shares[index] > 0 for shares in whole))
+
+    def only(self, positions: Sequence[int]) -> "Weights":
+        """The weights of the modules at these positions."""
+        groups = tuple(
+            LayerWeights(layers=group.layers, modules=tuple(group.modules[index] for index in positions))
+            for group in self.groups
+        )
+        return Weights(modules=tuple(self.modules[index] for index in positions), groups=groups)
 
 
 def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = None) -> tuple[float, ...]:
@@ -22,6 +93,45 @@ def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = 
     raw = {index: math.exp((scores[index] - scores[kept[0]]) / temperature) for index in kept}
     total = math.fsum(raw.values())
     return tuple(raw[index] / total if index in raw else 0.0 for index in range(len(scores)))
+
+
+def temperature_for(effective: float, scores: Sequence[float], *, top_k: int | None = None) -> float:
+    """The τ at which softmax(S_i / τ) has the effective number `effective`, by bisection.
+
+    The effective number grows with τ, from the number of modules that share the best score to the number n of modules
+    that are weighed. Where it cannot be had τ is the end of its range: infinite (equal weights) from n on, and so small
+    that the best alone have weight below that. Raises `SettingError` for an effective number below 1, `MergeError` when
+    no score is there.
+
+    >>> round(temperature_for(2.0, [1.0, 2.0, 3.0]), 4)
+    0.9279
+    """
+    check_effective(effective, top_k)
+    known = [scores[index] for index in highest(scores, top_k)]
+    if effective >= len(known) or known[0] == known[-1]:
+        return math.inf
+    # At the lower end all but the best have weight exp(-700) or less, at the upper all are equal to rounding.
+    gap = min(known[0] - score for score in known if score < known[0])
+    low, high = math.log(gap / 700), math.log(1e9 * (known[0] - known[-1]))
+    for _ in range(100):
+        middle = (low + high) / 2
+        if effective_number(softmax(known, temperature=math.exp(middle))) < effective:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def usual_effective(count: int) -> float:
+    """The effective number for `count` modules where none is asked for: √n, at most 4.
+
+    1 would be the best module alone and n the plain average, which are methods of their own; √n lies between them by
+    the same factor. It does not depend on the scale of an indicator's values, as a fixed temperature does.
+
+    >>> usual_effective(4), usual_effective(5000)
+    (2.0, 4.0)
+    """
+    return min(USUAL_EFFECTIVE, math.sqrt(count))
 
 
 def highest(scores: Sequence[float], top_k: int | None = None) -> tuple[int, ...]:
@@ -47,17 +157,30 @@ def check_softmax(temperature: float, top_k: int | None) -> None:
     check_top_k(top_k)
 
 
+def check_effective(effective: float, top_k: int | None) -> None:
+    """Raise `SettingError` for an effective number below 1 or above k."""
+    check_top_k(top_k)
+    if not effective >= 1:
+        raise SettingError(
+            f"effective {effective} must be at least 1 module; for the best module alone use rule best_single"
+        )
+    if top_k is not None and effective > top_k:
+        raise SettingError(
+            f"effective {effective:g} is more than the {top_k} modules of top_k; ask for at most {top_k}"
+        )
+
+
 def check_top_k(top_k: int | None) -> None:
     """Raise `SettingError` for k < 1."""
     if top_k is not None and top_k < 1:
         raise SettingError(f"top_k {top_k} must be at least 1; leave it out to blend all modules")
 
 
-def shared(places: Sequence[int], count: int) -> tuple[float, ...]:
-    """The same weight at each of `places` among `count` modules, 0 elsewhere. Raises `MergeError` for no place."""
-    if not places:
+def shared(positions: Sequence[int], count: int) -> tuple[float, ...]:
+    """The same weight at each of `positions` among `count` modules, 0 elsewhere; raises `MergeError` for none."""
+    if not positions:
         raise MergeError("there is no module to merge; add modules to the hub")
-    chosen = set(places)
+    chosen = set(positions)
     return tuple(1 / len(chosen) if index in chosen else 0.0 for index in range(count))
 
 

@@ -54,16 +54,14 @@ def compare(
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()
-    from headstart.comparing.compare import Blend
     from headstart.comparing.compare import compare as run
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
-    settings = {**vars(blend), "group": tuple(blend.group or ())}
     work = output.with_name(f"{output.name}.units.partial")
     with listening(f"comparing on {data.name}") as listener:
         comparison = run(
-            data, opened, model, seeds=seeds, shots=task.shots, blend=Blend(**settings), indicators=also or (),
+            data, opened, model, seeds=seeds, shots=task.shots, blend=blend.load(), indicators=also or (),
             recipe=chosen, decoding=decoding, work=work, progress=phased(listener),
         )  # fmt: skip
     write_report(comparison, output)

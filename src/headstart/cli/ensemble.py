@@ -1,7 +1,7 @@
 """`headstart ensemble`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,10 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import listening, phased
-from headstart.cli.rank import ReductionOption, print_gaps
+from headstart.cli.rank import ReductionOption
+
+if TYPE_CHECKING:
+    from headstart.blending import Blend
 
 __all__ = ["BlendOptions", "ensemble"]
 
@@ -31,24 +34,40 @@ class BlendOptions(Options):
 
     rule: Annotated[str, typer.Option(help="softmax (papers), uniform, top_k, best_single, manual.")] = "softmax"
     indicator: Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")] = "cosine"
-    temperature: Annotated[float | None, typer.Option(help="Softmax temperature τ; default: the indicator's own.")] = (
-        None
-    )
+    temperature: Annotated[
+        float | None, typer.Option(help="Softmax temperature τ; default: found for the effective number of modules.")
+    ] = None
+    effective: Annotated[
+        float | None,
+        typer.Option(
+            help="Effective number of modules 1/Σw² that τ is found for; default: √n of n modules, at most 4."
+        ),
+    ] = None
     top_k: Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")] = None
     group: Annotated[
         list[str] | None,
         typer.Option("--group", help="Module that rule manual averages, repeatable; default: the task's family."),
     ] = None
     space: Annotated[
-        str, typer.Option(help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare.")
-    ] = "parameters"
-    rank_to: Annotated[
-        int | None, typer.Option("--rank", help="Rank that space svd cuts to; default: the modules' own.")
+        str,
+        typer.Option(
+            help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare; auto: parameters where shapes "
+            "are equal, else svd."
+        ),
+    ] = "auto"
+    rank: Annotated[
+        int | None, typer.Option(help="Rank that space svd cuts to; default: the largest of the modules.")
     ] = None
     density: Annotated[
         float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: a half.")
     ] = None
     reduction: ReductionOption = "mean"
+
+    def load(self) -> "Blend":
+        """The blend that is asked for."""
+        from headstart.blending import Blend
+
+        return Blend(**{**vars(self), "group": tuple(self.group or ())})
 
 
 @command
@@ -69,10 +88,9 @@ def ensemble(
     from headstart.blending.ensemble import ensemble as run
     from headstart.kinds import save_module
 
-    settings = {**vars(blend), "group": blend.group or ()}
     with listening(f"blending for {data.name}") as listener:
         start = run(
-            data, opened, model, **settings, recipe=chosen, seed=task.seed, name=output.name,
+            data, opened, model, blend=blend.load(), recipe=chosen, seed=task.seed, name=output.name,
             progress=phased(listener),
         )  # fmt: skip
     saved = save_module(start.module, output)
@@ -82,17 +100,18 @@ def ensemble(
             {
                 "card": saved.card.model_dump(mode="json"), "rule": start.rule, "indicator": start.indicator,
                 "temperature": start.temperature, "space": start.merged.space, "effective": start.merged.effective,
-                "error": start.merged.error, "refused": [vars(module) for module in start.ranking.refused],
+                "error": start.merged.error, "refused": [vars(module) for module in start.left_out],
             }
         )  # fmt: skip
         return
     from headstart.reports.console import print_table
 
     shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
-    out = int((frame["weight"] == 0).sum())
-    less = len(frame) - len(shown) - out
+    none = int((frame["weight"] == 0).sum())
+    less = len(frame) - len(shown) - none
     rest = f"; {less} more weigh less than {LEAST_SHOWN} each" if less else ""
-    rest += f"; {out} take no part" if out else ""
+    rest += f"; {none} have no weight" if none else ""
     print_table(shown, console(), title=f"{data.name}: what the start is made of{rest}")
     print_line(f"{blend_note(start)}. Saved {output}.")
-    print_gaps(start.ranking)
+    for module in start.left_out:
+        print_line(f"takes no part: {module.name}: {module.reason}", error=True)

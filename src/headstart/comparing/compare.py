@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,8 @@ import pandas as pd
 
 from headstart.atomic import write_text
 from headstart.backbones import Backbone
-from headstart.blending import RULES, RuleOptions, check_space, merge, one_hot, require_one_kind, uniform
-from headstart.blending.ensemble import (
-    Start,
-    blend_note,
-    blend_options,
-    blend_weights,
-    ensemble,
-    weight_table,
-)
+from headstart.blending import Blend, merge, one_hot, uniform
+from headstart.blending.ensemble import Start, blend_note, blend_ranking, check_blend, require_fit, weight_table
 from headstart.comparing.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
@@ -37,7 +30,7 @@ from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.tuning.tune import Progress as TuningProgress
 from headstart.tuning.tune import text_format_of, tune
 
-__all__ = ["Blend", "compare"]
+__all__ = ["compare"]
 
 
 TEST_NOTE = (
@@ -47,29 +40,6 @@ TEST_NOTE = (
 
 
 UNTUNED_HEAD = "a fresh task head answers at random until it is tuned"
-
-
-@dataclass(frozen=True)
-class Blend:
-    """How the compared ensemble is made; see `headstart.ensemble`. `temperature` `None`: the indicator's own."""
-
-    indicator: str = "cosine"
-    temperature: float | None = None
-    top_k: int | None = None
-    space: str = "parameters"
-    rank_to: int | None = None
-    reduction: str = "mean"
-    density: float | None = None
-    rule: str = "softmax"
-    group: tuple[str, ...] = ()
-
-    def options(self, task: Task) -> RuleOptions:
-        """What the rule is told; raises `SettingError` for unknown names and bad values before any work."""
-        check_space(self.space, rank=self.rank_to, density=self.density)
-        return blend_options(
-            task, rule=self.rule, indicator=self.indicator, temperature=self.temperature, top_k=self.top_k,
-            group=self.group,
-        )  # fmt: skip
 
 
 def compare(
@@ -130,9 +100,10 @@ def compare(
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
         )
-    require_one_kind(modules)  # the average is of them all
-    if not RULES[blend.rule].needs_scores:
-        blend_weights(modules, blend.rule, blend.options(task), None)  # a group that is not there is known by now
+    require_fit(
+        blend.change(rule="uniform", temperature=None, effective=None, top_k=None, group=()), modules, task.card
+    )
+    require_fit(blend, modules, task.card)
     run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)
     for seed, draw in enumerate(draws):
         run.seed(draw, seed, wanted)
@@ -146,7 +117,7 @@ def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds
         raise SettingError(f"seeds {seeds} must be at least 1")
     for name in indicators:
         INDICATORS[name]
-    blend.options(task)
+    check_blend(blend, task.card)
 
 
 class _Units:
@@ -220,19 +191,17 @@ class _Run:
         return Ranking(tuple(self.modules), scores, (), None)
 
     def _ensemble(self, task: Task, ranking: Ranking, seed: int) -> Start:
-        blend = self.blend
-        return ensemble(
-            task, ranking.modules, self.backbone, rule=blend.rule, indicator=blend.indicator,
-            temperature=blend.temperature, top_k=blend.top_k, group=blend.group, space=blend.space,
-            rank_to=blend.rank_to, density=blend.density, ranking=ranking, seed=seed,
-        )  # fmt: skip
+        return blend_ranking(
+            ranking, self.blend, task.card, backbone=self.backbone, name=f"{task.name}-start", seed=seed
+        )
 
     def _starts(self, start: Start, seed: int) -> dict[str, Module]:
         """The four starts of a seed, in the order of `METHODS`."""
         modules, best = start.ranking.modules, start.ranking.scores.best(self.blend.indicator)
         average = merge(
-            modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank_to, density=self.blend.density
-        ).module
+            modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank, density=self.blend.density,
+            seed=seed, backbone=self.backbone,
+        ).module  # fmt: skip
         single = merge(modules, one_hot(best, len(modules))).module
         scratch = modules[best].load().with_head(None).untuned(self.backbone, seed=seed)
         return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
@@ -314,8 +283,7 @@ class _Run:
         """Everything that a repetition needs."""
         return {
             "backbone": self.backbone.name, "fingerprint": self.backbone.fingerprint.weights,
-            "modules": len(self.modules), **asdict(self.blend), "group": list(self.blend.group),
-            "temperature": self.blend.options(task).temperature,
+            "modules": len(self.modules), **self.blend.model_dump(mode="json"),
             "shots": USUAL_SHOTS if shots is None else shots, "seeds": self.seeds,
             "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
             "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from headstart.backbones import Backbone, attached
-from headstart.errors import ModuleError, SettingError
+from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.targets import ends_with
@@ -95,6 +95,14 @@ class BitFitModule(Module):
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other bias terms."""
         return replace(self, biases={path: parameters[f"{path}.bias"] for path in self.biases})
+
+    def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
+        """The backbone's own bias terms."""
+        if backbone is None:
+            raise MergeError(
+                f"'{self.name}' is a bitfit module, whose change is measured from its backbone's biases; give backbone="
+            )
+        return self.untuned(backbone, seed=0).parameters()
 
     def reset(self, *, seed: int) -> BitFitModule:
         """Not offered: without the backbone nobody knows what its bias terms were; see `untuned`."""

@@ -108,6 +108,14 @@ class Module(ABC):
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other parameter values of the same names and shapes."""
 
+    def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
+        """Where each of `parameters` begins to change the backbone's function: what tuning added is measured from it.
+
+        0 unless the kind says otherwise (1 for factors). Raises `MergeError` where only the backbone knows it.
+        """
+        del backbone
+        return {name: torch.zeros_like(value) for name, value in self.parameters().items()}
+
     @abstractmethod
     def reset(self, *, seed: int) -> Module:
         """A module of the same shape with fresh random parameters, as before any tuning."""
@@ -157,6 +165,11 @@ class Module(ABC):
 
         Raises `MergeError` when kinds, names or shapes differ. Kinds with free factors (LoRA's scaling) extend this.
         """
+        self.require_shapes_of(other)
+        return self
+
+    def require_shapes_of(self, other: Module) -> None:
+        """Raise `MergeError` unless both are of one kind, and their parameters have the same names and shapes."""
         mine = {name: tuple(value.shape) for name, value in self.parameters().items()}
         theirs = {name: tuple(value.shape) for name, value in other.parameters().items()}
         if self.kind != other.kind:
@@ -169,7 +182,6 @@ class Module(ABC):
                     f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in "
                     f"'{other.name}'; {self.unequal_remedy}"
                 )
-        return self
 
 
 class Stack(ABC):

@@ -120,10 +120,15 @@ class IA3Module(Module):
                 )
         return self
 
+    def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
+        """Factors of 1."""
+        del backbone
+        return {name: torch.ones_like(value) for name, value in self.parameters().items()}
+
     def reset(self, *, seed: int) -> IA3Module:
         """The same layers with all factors 1."""
         del seed
-        ones = self.with_parameters({name: torch.ones_like(value) for name, value in self.parameters().items()})
+        ones = self.with_parameters(self.origin(None))
         return replace(ones, card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:

@@ -1,9 +1,9 @@
-"""Merge rules, one file each: which weight each module gets."""
+"""Merge rules, one file each: which weight each module gets. No rule sees a tensor or runs the backbone."""
 
-from headstart.blending.rules.contract import Candidate, Rule, RuleOptions
+from headstart.blending.rules.contract import Candidate, HeldOutLoss, Request, Rule, Weighed
 from headstart.registry import Registry
 
-__all__ = ["RULES", "Candidate", "Rule", "RuleOptions"]
+__all__ = ["RULES", "Candidate", "HeldOutLoss", "Request", "Rule", "Weighed"]
 
 RULES: Registry[Rule] = Registry(
     "merge rule",

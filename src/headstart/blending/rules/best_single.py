@@ -1,9 +1,8 @@
 """The best module alone."""
 
-from collections.abc import Sequence
-
-from headstart.blending.rules.contract import Candidate, Rule, RuleOptions
-from headstart.blending.weights import highest, shared
+from headstart.blending.blend import Blend
+from headstart.blending.rules.contract import Request, Rule, Weighed
+from headstart.blending.weights import Weights, highest, shared
 
 __all__ = ["BestSingle"]
 
@@ -13,9 +12,14 @@ class BestSingle(Rule):
 
     name = "best_single"
     source = "Lv et al., 2023, appendix D"
-    needs_scores = True
+    needs = frozenset({"scores"})
 
-    def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
+    def most(self, blend: Blend) -> int | None:
+        """One."""
+        del blend
+        return 1
+
+    def weigh(self, request: Request) -> Weighed:
         """1 for the best, 0 for the others."""
-        del options  # nothing to choose
-        return shared(highest([candidate.score for candidate in candidates], 1), len(candidates))
+        best = highest([candidate.score for candidate in request.candidates], 1)
+        return Weighed(Weights(modules=shared(best, len(request.candidates))))

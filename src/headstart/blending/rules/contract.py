@@ -2,13 +2,24 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from headstart.blending.blend import Blend
+from headstart.blending.weights import Weights
 from headstart.errors import SettingError
 
-__all__ = ["Candidate", "Rule", "RuleOptions"]
+__all__ = ["NEEDS", "OPTIONS", "Candidate", "HeldOutLoss", "Request", "Rule", "Weighed"]
+
+NEEDS = frozenset({"scores", "loss"})
+"""What a rule may need: an indicator's scores, and the held-out loss of given weights."""
+
+OPTIONS = ("temperature", "effective", "top_k", "group")
+"""The fields of a `Blend` that are for some rules only."""
+
+HeldOutLoss = Callable[[Weights], float]
+"""The mean loss, on rows kept aside for it, of the module that these weights make; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -25,47 +36,56 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class RuleOptions:
-    """What rules can be told; each reads what concerns it.
+class Request:
+    """What a rule is given: the blend that is asked for, the modules, the family of the new task and, where the rule
+    needs it, the held-out loss of weights."""
 
-    `temperature`: τ of "softmax". `top_k`: how many of the best modules "softmax" and "top_k" take. `group`: names of
-    the modules that "manual" averages. `family`: that of the new task, which stands for the group where none is named.
-    """
-
-    temperature: float | None = None
-    top_k: int | None = None
-    group: tuple[str, ...] = ()
+    blend: Blend
+    candidates: Sequence[Candidate]
     family: str = ""
+    loss: HeldOutLoss | None = None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What a rule found: the weights, and the temperature where it used one."""
+
+    weights: Weights
+    temperature: float | None = None
 
 
 class Rule(ABC):
     """How much weight every module gets.
 
-    Class attributes: `name` as the user types it; `source`, the paper and section; `needs_scores`, whether an indicator
-    must have scored the modules; `reads`, the names of the options that it heeds.
+    Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
+    `reads`, which of `OPTIONS` it heeds.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    needs_scores: ClassVar[bool]
+    needs: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
 
-    def check(self, options: RuleOptions) -> None:
-        """Raise `SettingError` for an option that this rule would ignore or cannot use: known before any score is."""
-        for option in ("temperature", "top_k", "group"):
-            value = getattr(options, option)
+    def check(self, blend: Blend, *, family: str = "") -> None:
+        """Raise `SettingError` for an option that this rule would ignore or cannot use: known before any score is.
+
+        `family` is that of the new task.
+        """
+        del family
+        for option in OPTIONS:
+            value = getattr(blend, option)
             if value not in (None, ()) and option not in self.reads:
                 shown = ", ".join(value) if isinstance(value, tuple) else value
                 raise SettingError(f"{option} {shown} is not for rule '{self.name}'; leave it out, or choose its rule")
 
-    def takes_all(self, options: RuleOptions) -> bool:
-        """Whether every module with a score gets a weight, so that all must go together: known before any score is."""
-        del options
-        return False
+    def most(self, blend: Blend) -> int | None:
+        """How many modules may get a weight, `None` for all: where it is not 1, all must go together."""
+        del blend
+        return None
 
     @abstractmethod
-    def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
-        """One weight per candidate, non-negative, summing to 1.
+    def weigh(self, request: Request) -> Weighed:
+        """One weight per candidate, non-negative, summing to 1; and others for groups of layers where the rule has any.
 
         Raises `MergeError` when there is nothing to weigh or a named module is not there.
         """

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from headstart.blending.rules.contract import Candidate, Rule, RuleOptions
-from headstart.blending.weights import shared
+from headstart.blending.blend import Blend
+from headstart.blending.rules.contract import Candidate, Request, Rule, Weighed
+from headstart.blending.weights import Weights, shared
 from headstart.errors import MergeError, SettingError
 
 __all__ = ["Manual"]
@@ -14,21 +15,21 @@ class Manual(Rule):
 
     name = "manual"
     source = "Lv et al., 2023, §3.1"
-    needs_scores = False
     reads = frozenset({"group"})
 
-    def check(self, options: RuleOptions) -> None:
+    def check(self, blend: Blend, *, family: str = "") -> None:
         """As for every rule; there must be a group or a family."""
-        super().check(options)
-        if not options.group and not options.family:
+        super().check(blend, family=family)
+        if not blend.group and not family:
             raise SettingError(
                 "rule 'manual' has no group: the task states no family; name modules as the group, "
                 "or state a family on the task's card"
             )
 
-    def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
+    def weigh(self, request: Request) -> Weighed:
         """1/n for the n modules of the group."""
-        group = options.group or _family(candidates, options.family)
+        candidates = request.candidates
+        group = request.blend.group or _family(candidates, request.family)
         names = {candidate.name for candidate in candidates}
         missing = next((name for name in group if name not in names), None)
         if missing is not None:
@@ -36,7 +37,8 @@ class Manual(Rule):
                 f"'{missing}' of the group is not among the modules that can take part; correct the name, "
                 "or leave it out"
             )
-        return shared([index for index, candidate in enumerate(candidates) if candidate.name in group], len(candidates))
+        chosen = [index for index, candidate in enumerate(candidates) if candidate.name in group]
+        return Weighed(Weights(modules=shared(chosen, len(candidates))))
 
 
 def _family(candidates: Sequence[Candidate], family: str) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """The average of the best."""
 
-from collections.abc import Sequence
-
-from headstart.blending.rules.contract import Candidate, Rule, RuleOptions
-from headstart.blending.weights import check_top_k, highest, shared
+from headstart.blending.blend import Blend
+from headstart.blending.rules.contract import Request, Rule, Weighed
+from headstart.blending.weights import Weights, check_top_k, highest, shared
 from headstart.errors import SettingError
 
 __all__ = ["TopK"]
@@ -14,16 +13,21 @@ class TopK(Rule):
 
     name = "top_k"
     source = "for comparison"
-    needs_scores = True
+    needs = frozenset({"scores"})
     reads = frozenset({"top_k"})
 
-    def check(self, options: RuleOptions) -> None:
+    def check(self, blend: Blend, *, family: str = "") -> None:
         """As for every rule; k must be there and at least 1."""
-        super().check(options)
-        if options.top_k is None:
+        super().check(blend, family=family)
+        if blend.top_k is None:
             raise SettingError("rule 'top_k' needs top_k, the number of modules to average; give it")
-        check_top_k(options.top_k)
+        check_top_k(blend.top_k)
 
-    def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
+    def most(self, blend: Blend) -> int | None:
+        """k."""
+        return blend.top_k
+
+    def weigh(self, request: Request) -> Weighed:
         """1/k each, or 1/n where only n < k have a score."""
-        return shared(highest([candidate.score for candidate in candidates], options.top_k), len(candidates))
+        best = highest([candidate.score for candidate in request.candidates], request.blend.top_k)
+        return Weighed(Weights(modules=shared(best, len(request.candidates))))

@@ -1,9 +1,7 @@
 """The plain average."""
 
-from collections.abc import Sequence
-
-from headstart.blending.rules.contract import Candidate, Rule, RuleOptions
-from headstart.blending.weights import shared
+from headstart.blending.rules.contract import Request, Rule, Weighed
+from headstart.blending.weights import Weights, shared
 
 __all__ = ["Uniform"]
 
@@ -13,14 +11,8 @@ class Uniform(Rule):
 
     name = "uniform"
     source = "Lv et al., 2023, §3.1"
-    needs_scores = False
 
-    def takes_all(self, options: RuleOptions) -> bool:
-        """Always."""
-        del options
-        return True
-
-    def weights(self, candidates: Sequence[Candidate], options: RuleOptions) -> tuple[float, ...]:
+    def weigh(self, request: Request) -> Weighed:
         """1/n for the n that can be merged."""
-        del options  # nothing to choose
-        return shared([index for index, candidate in enumerate(candidates) if candidate.merges], len(candidates))
+        merging = [index for index, candidate in enumerate(request.candidates) if candidate.merges]
+        return Weighed(Weights(modules=shared(merging, len(request.candidates))))

@@ -1,23 +1,24 @@
 """Merge spaces, one file each: what the weighted sum is taken of."""
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from headstart.blending.spaces.options import Options
 from headstart.registry import Registry
 
 if TYPE_CHECKING:
-    from headstart.kinds import Module
+    from headstart.blending.spaces.contract import Space
 
-__all__ = ["SPACES", "Options", "Space"]
+__all__ = ["SPACES"]
 
-Space = Callable[["Sequence[Module]", Sequence[float], Options], "Module"]
-"""From modules, their weights and the options to the merged module."""
-
-SPACES: Registry[Space] = Registry(
+SPACES: "Registry[Space]" = Registry(
     "merge space",
     group="headstart.spaces",
     members={
-        name: f"headstart.blending.spaces.{name}:{name}" for name in ("parameters", "exact", "svd", "ties", "dare")
+        "parameters": "headstart.blending.spaces.parameters:Parameters",
+        "exact": "headstart.blending.spaces.exact:Exact",
+        "svd": "headstart.blending.spaces.svd:Svd",
+        "ties": "headstart.blending.spaces.ties:Ties",
+        "dare": "headstart.blending.spaces.dare:Dare",
+        "auto": "headstart.blending.spaces.auto:Auto",
     },
+    instances=True,
 )

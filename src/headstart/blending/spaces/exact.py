@@ -4,29 +4,35 @@ from collections.abc import Sequence
 
 import torch
 
-from headstart.blending.spaces.only_lora import only_lora
-from headstart.blending.spaces.options import Options
+from headstart.blending.spaces.contract import Options, Space, loras
+from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
 
-__all__ = ["exact"]
+__all__ = ["Exact"]
 
 
-def exact(modules: Sequence[Module], weights: Sequence[float], options: Options) -> Module:
+class Exact(Space):
     """A module of rank Σ r_i with ΔW = Σ w_i ΔW_i: A stacked, w_i s_i/s B_i beside each other, s the first scaling
-    (1 where that is 0).
-
-    Ranks and layers may differ. Raises `MergeError` for kinds and variants without such a form.
+    (1 where that is 0). Ranks and layers may differ.
     """
-    del options  # the rank follows from the modules
-    loras = only_lora(modules, space="exact")
-    if len(loras) == 1:
-        return loras[0]
-    merged: dict[str, Factors] = {}
-    for path in dict.fromkeys(path for module in loras for path in module.factors):
-        found = [(w, m.factors[path]) for w, m in zip(weights, loras, strict=True) if path in m.factors]
-        scaling = found[0][1].scaling or 1.0
-        a = torch.cat([factor.a for _, factor in found], 0)
-        b = torch.cat([factor.b * (weight * factor.scaling / scaling) for weight, factor in found], 1)
-        merged[path] = Factors(a, b, scaling, found[0][1].embedding)
-    return LoraModule.build(merged, name="merged", backbone=None)
+
+    name = "exact"
+    source = "ours"
+    needs = frozenset({"lora"})
+
+    def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
+        """A layer in which no module has both a weight and factors is left as the backbone has it."""
+        del options  # the rank follows from the modules
+        own = loras(modules, space=self.name)
+        merged: dict[str, Factors] = {}
+        for path in dict.fromkeys(path for module in own for path in module.factors):
+            shares = zip(weights.of(path), own, strict=True)
+            found = [(weight, m.factors[path]) for weight, m in shares if weight > 0 and path in m.factors]
+            if not found:
+                continue
+            scaling = found[0][1].scaling or 1.0
+            a = torch.cat([factor.a for _, factor in found], 0)
+            b = torch.cat([factor.b * (weight * factor.scaling / scaling) for weight, factor in found], 1)
+            merged[path] = Factors(a, b, scaling, found[0][1].embedding)
+        return LoraModule.build(merged, name="merged", backbone=None)

@@ -2,34 +2,41 @@
 
 from collections.abc import Sequence
 
-from headstart.blending.low_rank import combination
-from headstart.blending.spaces.only_lora import only_lora
-from headstart.blending.spaces.options import Options
-from headstart.errors import SettingError
+from headstart.blending.low_rank import LowRank, combination
+from headstart.blending.spaces.contract import Options, Space, loras
+from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
 
-__all__ = ["svd"]
+__all__ = ["Svd"]
 
 
-def svd(modules: Sequence[Module], weights: Sequence[float], options: Options) -> Module:
+class Svd(Space):
     """The rank-r module nearest to Σ w_i ΔW_i in the Frobenius norm (Eckart and Young, 1936).
 
-    `options.rank`: r; `None` takes the largest rank among the modules. Singular values are shared evenly between A
-    and B. Raises `MergeError` for kinds and variants without a low-rank form, `SettingError` for r < 1.
+    r is `rank`, else the largest among the modules. Singular values are shared evenly between A and B.
     """
-    loras = only_lora(modules, space="svd")
-    largest = max(factor.a.shape[0] for module in loras for factor in module.factors.values())
-    keep = largest if options.rank is None else options.rank
-    if keep < 1:
-        raise SettingError(f"rank {keep} must be at least 1; leave it out to keep the largest rank among the modules")
+
+    name = "svd"
+    source = "Eckart and Young, 1936"
+    needs = frozenset({"lora"})
+    reads = frozenset({"rank"})
+
+    def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
+        """Of one module too: at its own rank that is the same function from other factors."""
+        own = loras(modules, space=self.name)
+        largest = max(factor.a.shape[0] for module in own for factor in module.factors.values())
+        firsts = {path: factor for module in reversed(own) for path, factor in module.factors.items()}
+        updates = combination(own, weights)
+        keep = largest if options.rank is None else options.rank
+        merged = {path: _cut(update, keep, like=firsts[path]) for path, update in updates.items()}
+        return LoraModule.build(merged, name="merged", backbone=None)
+
+
+def _cut(update: LowRank, rank: int, *, like: Factors) -> Factors:
+    u, values, v = update.truncated(rank)
     # What a root is taken of must be positive, and PEFT allows any α; singular values carry no sign.
-    firsts = {path: factor for module in reversed(loras) for path, factor in module.factors.items()}
-    merged = {}
-    for path, update in combination(loras, weights).items():
-        u, values, v = update.truncated(keep)
-        scaling = abs(firsts[path].scaling) or 1.0
-        root = (values / scaling).sqrt()
-        a, b = root.unsqueeze(1) * v, u * root
-        merged[path] = Factors(a.float().contiguous(), b.float().contiguous(), scaling, firsts[path].embedding)
-    return LoraModule.build(merged, name="merged", backbone=None)
+    scaling = abs(like.scaling) or 1.0
+    root = (values / scaling).sqrt()
+    a, b = root.unsqueeze(1) * v, u * root
+    return Factors(a.float().contiguous(), b.float().contiguous(), scaling, like.embedding)

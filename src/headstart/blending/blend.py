@@ -1,0 +1,97 @@
+"""How a start is blended, as one frozen record: it goes from the command line to the merge. No tensor is seen here."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import ValidationError, field_validator
+
+from headstart.errors import SettingError
+from headstart.records import Record
+
+__all__ = ["Blend", "fields_of"]
+
+
+class Blend(Record):
+    """How scores become weights, and weights a module. What is `None` or empty has the default that is stated.
+
+    `rule`: a name in `RULES`. `indicator`: whose scores are the S_i, as it is typed ("cosine", "grand:block=3").
+    `reduction`: "mean" or "sum" over target tokens. `group`: names of modules, for rule "manual"; empty: all of the
+    task's family. `top_k`: blend only the k best ("softmax", "top_k").
+
+    How concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is found such that the effective
+    number of modules 1/Σw² is `effective`. Neither: √n of n modules, at most 4 (see `usual_effective`).
+
+    `space`: a name in `SPACES`; "auto" is "parameters" where shapes are equal, else "svd". `rank`: what "svd" cuts to;
+    none: the largest among the modules. `density`: the share of each module's numbers that "ties" and "dare" keep;
+    none: a half.
+
+    >>> Blend.parse("softmax:indicator=loss,temperature=0.1").temperature
+    0.1
+    """
+
+    rule: str = "softmax"
+    indicator: str = "cosine"
+    temperature: float | None = None
+    effective: float | None = None
+    top_k: int | None = None
+    group: tuple[str, ...] = ()
+    space: str = "auto"
+    rank: int | None = None
+    density: float | None = None
+    reduction: str = "mean"
+
+    @field_validator("group", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """Names in one text, "ada,bob", as names; a name that is given twice counts once."""
+        names = value.split(",") if isinstance(value, str) else value
+        if isinstance(names, list | tuple):
+            return tuple(dict.fromkeys(name.strip() if isinstance(name, str) else name for name in names))
+        return names
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The blend that a text describes: "RULE" or "RULE:field=value,field=value".
+
+        Raises `SettingError` for an unknown field or a bad value.
+        """
+        rule, _, rest = text.partition(":")
+        return cls(rule=rule.strip()).change(**fields_of(rest, source=text))
+
+    def change(self, **fields: Any) -> Self:
+        """The same blend with some fields changed. Raises `SettingError` for an unknown field or a bad value."""
+        unknown = fields.keys() - type(self).model_fields.keys()
+        if unknown:
+            raise SettingError(
+                f"a blend has no field '{min(unknown)}'; choose one of: {', '.join(type(self).model_fields)}"
+            )
+        try:
+            return type(self).model_validate(self.model_dump() | fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingError(f"{first['loc'][0]}={first['input']!r} of a blend: {first['msg']}; correct it") from None
+
+
+def fields_of(text: str, *, source: str) -> Mapping[str, str]:
+    """The fields in "field=value,field=value"; `source` is the whole text, for the error.
+
+    A part that begins with no field's name belongs to the value before it where that is an indicator with parameters
+    ("indicator=grand:block=3,sublayer=attention") or the group ("group=ada,bob").
+    """
+    found: dict[str, str] = {}
+    last = ""
+    for part in filter(None, text.split(",")):
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if separator and name in Blend.model_fields:
+            if name in found:
+                raise SettingError(f"'{source}' gives {name} twice; keep one of them")
+            found[name], last = value, name
+        elif (last == "group" and not separator) or (last == "indicator" and ":" in found[last]):
+            found[last] += f",{part.strip()}"
+        elif separator:
+            raise SettingError(
+                f"'{source}' has the unknown field '{name}'; choose one of: {', '.join(Blend.model_fields)}"
+            )
+        else:
+            raise SettingError(f"'{source}' has '{name}' without a value; write field=value")
+    return found

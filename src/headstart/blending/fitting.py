@@ -1,0 +1,32 @@
+"""What a merge space cannot do, known before any pass: options that it ignores, modules that do not go together."""
+
+from collections.abc import Sequence
+
+from headstart.blending.spaces import SPACES
+from headstart.blending.spaces.contract import Options, Space
+from headstart.errors import SettingError
+from headstart.kinds import AnyModule
+
+__all__ = ["check_space", "fitting_space"]
+
+
+def check_space(space: str, *, rank: int | None, density: float | None) -> None:
+    """Raise `SettingError` for what `merge` would refuse of its space and that space's options."""
+    chosen = SPACES[space]
+    for option, value in (("rank", rank), ("density", density)):
+        if value is not None and option not in chosen.reads:
+            readers = [f"'{name}'" for name, known in SPACES.items() if option in known.reads and name != "auto"]
+            several = len(readers) > 1
+            raise SettingError(
+                f"{option} {value} is for space{'s' if several else ''} {' and '.join(readers)}; leave it out, "
+                f"or merge in {'one of them' if several else 'that space'}"
+            )
+    chosen.check(Options(rank, density))
+
+
+def fitting_space(space: str, modules: Sequence[AnyModule], *, rank: int | None = None) -> Space:
+    """The space that these modules, of one kind, are merged in: the named one, or what "auto" stands for.
+
+    Of modules of one shape no more than one is read. Raises `MergeError` where they do not go together there.
+    """
+    return SPACES[space].fitting(modules, rank=rank)

@@ -1,0 +1,105 @@
+"""What a merge space is: how the weighted sum of modules is taken, and what it needs of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from headstart.blending.weights import Weights
+from headstart.errors import MergeError, SettingError
+from headstart.kinds import AnyModule, LoraModule, Module
+
+__all__ = ["NEEDS", "Options", "Space", "loras"]
+
+NEEDS = frozenset({"equal shapes", "lora", "origin"})
+"""What a space may need: modules of the same names and shapes; plain LoRA; the value that changes are measured from."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a space can be told; each reads what concerns it.
+
+    `rank`: what "svd" cuts to, `None` for the modules' largest. `density`: the share of each module's numbers that
+    "ties" and "dare" keep, above 0 and at most 1, `None` for a half. `seed`: of the draw of "dare". `origin`: where a
+    module changes nothing, by parameter (`Module.origin`); only for spaces that need it.
+    """
+
+    rank: int | None = None
+    density: float | None = None
+    seed: int = 0
+    origin: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> float:
+        """The share of each module's numbers that is kept."""
+        return 0.5 if self.density is None else self.density
+
+
+class Space(ABC):
+    """One way to take Σ w_i O_i.
+
+    Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
+    `reads`, which of "rank", "density" and "seed" it heeds. What cannot work is refused by `fitting`, before any pass.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, options: Options) -> None:
+        """Raise `SettingError` for an option that is out of range. Those that are not read are refused elsewhere."""
+        if options.rank is not None and options.rank < 1:
+            raise SettingError(
+                f"rank {options.rank} must be at least 1; leave it out to keep the largest rank among the modules"
+            )
+        if not 0 < options.kept <= 1:
+            raise SettingError(f"density {options.density} must be above 0 and at most 1; correct it")
+
+    def fitting(self, modules: Sequence[AnyModule], *, rank: int | None = None) -> "Space":
+        """This space, or for "auto" the one that is meant, for modules of one kind; one alone always goes, as itself.
+
+        Raises `MergeError` unless they go together here.
+        """
+        del rank
+        if "lora" in self.needs:
+            _require_lora(modules, space=self.name)
+        if "equal shapes" in self.needs:
+            _require_equal_shapes(modules)
+        return self
+
+    @abstractmethod
+    def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
+        """The sum over two modules or more, each of which has a weight above 0 somewhere.
+
+        Raises `MergeError` for modules that do not go together after all (unlike designs of one shape).
+        """
+
+
+def _require_lora(modules: Sequence[AnyModule], *, space: str) -> None:
+    for module in modules:
+        if not issubclass(module.family, LoraModule):
+            raise MergeError(
+                f"'{module.name}' is not a plain LoRA module, so space '{space}' does not apply; leave it out"
+            )
+
+
+def _require_equal_shapes(modules: Sequence[AnyModule]) -> None:
+    """Modules of one stack have equal shapes, so that one of each stack is looked at."""
+    firsts = list({module.stack_key: module for module in reversed(modules)}.values())[::-1]
+    if len(firsts) > 1:
+        first = firsts[0].load()
+        for module in firsts[1:]:
+            other = module.load()
+            for own, its in ((first, other), (other, first)):
+                if own.only_ranked:
+                    own.aligned_to(its)  # raises, and with the true reason: the parameters would only be unlike names
+            other.require_shapes_of(first)
+
+
+def loras(modules: Sequence[Module], *, space: str) -> list[LoraModule]:
+    """The modules as LoRA; raises `MergeError` naming the first that is not plain LoRA."""
+    _require_lora(modules, space=space)
+    return [module for module in modules if isinstance(module, LoraModule)]
