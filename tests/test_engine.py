@@ -10,7 +10,9 @@ import torch
 from headstart.backbones import Backbone
 from headstart.embeddings import tuned_parameters
 from headstart.errors import SettingError, TaskError
-from headstart.indicators.engine import Scores, score
+from headstart.events import Event, Progress
+from headstart.indicators.engine import score
+from headstart.indicators.table import Scores
 from headstart.kinds import LoraModule
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
@@ -121,7 +123,8 @@ def test_neither_order_nor_budget_nor_company_matters(llama: Backbone, modules: 
     assert_equal_scores(run([modules[index] for index in order]), expected, order)
     for index in (0, 5):
         assert_equal_scores(run([modules[index]]), expected, [index])
-    assert_equal_scores(run([modules[1]] * 3), expected, [1, 1, 1])
+    copies = [replace(modules[1], card=modules[1].card.model_copy(update={"name": name})) for name in "abc"]
+    assert_equal_scores(run(copies), expected, [1, 1, 1])
 
 
 def test_one_pass_is_as_good_as_separate_passes(llama: Backbone, modules: list[LoraModule]) -> None:
@@ -185,13 +188,13 @@ def test_a_better_trained_module_scores_higher_on_its_own_task(llama: Backbone) 
         assert found.best(name) == 1
 
 
-def test_progress_counts_every_batch_once(llama: Backbone, modules: list[LoraModule]) -> None:
-    seen: list[tuple[int, int]] = []
-    score(
-        modules, REVIEWS, llama, indicators=["loss"], budget=60, progress=lambda done, total: seen.append((done, total))
-    )
-    assert len(seen) > 4
-    assert seen == [(number, len(seen)) for number in range(1, len(seen) + 1)]
+def test_progress_counts_every_example_of_every_module_once(llama: Backbone, modules: list[LoraModule]) -> None:
+    seen: list[Event] = []
+    score(modules, REVIEWS, llama, indicators=["loss"], budget=60, progress=seen.append)
+    counts = [event.done for event in seen if isinstance(event, Progress)]
+    assert len(counts) == len(seen) > 4
+    assert counts == sorted(set(counts))
+    assert seen[-1] == Progress("scoring", len(modules) * len(REVIEWS), len(modules) * len(REVIEWS))
 
 
 def test_weights_alone_need_no_forward_pass(
@@ -208,7 +211,7 @@ def test_no_modules_no_values(llama: Backbone) -> None:
 def test_the_backbone_survives_a_failure(llama: Backbone, modules: list[LoraModule]) -> None:
     before = photograph(llama)
 
-    def stop(done: int, total: int) -> None:
+    def stop(event: Event) -> None:
         raise KeyboardInterrupt
 
     for name in ("loss", "grand"):

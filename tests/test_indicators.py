@@ -7,7 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.indicators import INDICATORS, GradientIndicator, TokenIndicator, TokenStatistics, WeightIndicator
+from headstart.architectures import Part
+from headstart.indicators import (
+    INDICATORS,
+    WHOLE,
+    GradientIndicator,
+    Spec,
+    TokenIndicator,
+    TokenStatistics,
+    WeightIndicator,
+    make_indicator,
+)
 from headstart.kinds import LoraModule
 from headstart.kinds.lora import Factors
 
@@ -16,7 +26,7 @@ THIRDS = torch.full((3,), 1 / 3).log()
 
 
 def per_token(name: str, logits: torch.Tensor, gold: list[int], reference: torch.Tensor | None = None) -> list[float]:
-    indicator = INDICATORS[name]
+    indicator = make_indicator(name)
     assert isinstance(indicator, TokenIndicator)
     (values,) = indicator.per_token(TokenStatistics(logits.view(1, -1, 3), torch.tensor(gold), reference)).tolist()
     return list(values)
@@ -51,10 +61,12 @@ def test_kl_by_hand() -> None:
 
 def test_grand_by_hand() -> None:
     # √(9 + 16) = 5 and √(0 + 1) = 1
-    grand = INDICATORS["grand"]
+    grand = make_indicator("grand")
     assert isinstance(grand, GradientIndicator)
     squared = {"a": torch.tensor([9.0, 0.0]), "b": torch.tensor([16.0, 1.0])}
-    assert grand.from_squared_gradients(squared).tolist() == [-5.0, -1.0]
+    parts = {"a": Part("decoder", 0, "attention"), "b": Part(None, None, None)}
+    found = {name: value.tolist() for name, value in grand.by_part(squared, parts).items()}
+    assert found == {WHOLE: [-5.0, -1.0], "decoder.0.attention": [-3.0, 0.0], "other": [-4.0, -1.0]}
 
 
 def lora(*layers: tuple[float, float], name: str = "m") -> LoraModule:
@@ -66,7 +78,7 @@ def lora(*layers: tuple[float, float], name: str = "m") -> LoraModule:
 
 
 def tupate(modules: list[LoraModule], reference: LoraModule) -> list[float | str]:
-    indicator = INDICATORS["tupate"]
+    indicator = make_indicator("tupate")
     assert isinstance(indicator, WeightIndicator)
     return indicator.from_modules(modules, reference)
 
@@ -121,7 +133,9 @@ def test_every_indicator_says_what_it_is(name: str) -> None:
     assert indicator.name == name
     assert "et al., 20" in indicator.source
     assert indicator.temperature > 0
-    assert isinstance(indicator, TokenIndicator | GradientIndicator | WeightIndicator)
+    assert issubclass(indicator, TokenIndicator | GradientIndicator | WeightIndicator)
+    assert indicator.needs
+    assert make_indicator(name).spec == Spec(name)
 
 
 def test_perfect_predictions() -> None:

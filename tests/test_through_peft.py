@@ -135,7 +135,8 @@ def test_beside_plain_modules_in_one_run(tiny_gpt2: Path, dora: PeftModule, tmp_
     backbone = load(tiny_gpt2)
     plain = load_module(made_by_peft.make(tiny_gpt2, tmp_path / "plain", seed=4))
     assert stacks([plain, dora, plain], most=8) == [[0, 2], [1]]
-    together = score([plain, dora, plain], REVIEWS, backbone, indicators=["loss"]).values["loss"]
+    again = replace(plain, card=plain.card.model_copy(update={"name": "again"}))
+    together = score([plain, dora, again], REVIEWS, backbone, indicators=["loss"]).values["loss"]
     alone = [score([module], REVIEWS, backbone, indicators=["loss"]).values["loss"][0] for module in (plain, dora)]
     assert together == pytest.approx([alone[0], alone[1], alone[0]], abs=1e-5)
 

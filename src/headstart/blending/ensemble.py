@@ -23,8 +23,8 @@ from headstart.blending import (
 )
 from headstart.errors import SettingError
 from headstart.hub import Hub
-from headstart.indicators import INDICATORS
-from headstart.indicators.engine import Scores, check_reduction
+from headstart.indicators import make_indicator
+from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Progress, Ranking, Refused, best_first, load_modules, rank, require_defined
 from headstart.records import TaskCard
@@ -100,6 +100,7 @@ def ensemble(
             as unequal shapes in space "parameters", is refused before any pass.
     """
     blend = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
+    blend = blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
     check_blend(blend, task.card, held_out=held_out is not None)
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     scored = "scores" in RULES[blend.rule].needs
@@ -127,7 +128,7 @@ def check_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> None
     """
     rule = RULES[blend.rule]
     if "scores" in rule.needs:
-        INDICATORS[blend.indicator]
+        make_indicator(blend.indicator)
     rule.check(blend, family=card.family)
     check_space(blend.space, rank=blend.rank, density=blend.density)
     check_reduction(blend.reduction)

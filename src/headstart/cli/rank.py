@@ -24,7 +24,10 @@ def rank(
     backbone: BackboneOptions,
     recipe: RecipeOptions,
     indicators: Annotated[
-        list[str] | None, typer.Option("--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; grand:block=3 for a part; repeatable."
+        ),
     ] = None,
     reduction: ReductionOption = "mean",
     rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,

@@ -19,8 +19,8 @@ from headstart.blending.ensemble import Start, blend_note, blend_ranking, check_
 from headstart.comparing.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
 from headstart.hub import Hub
-from headstart.indicators import INDICATORS
-from headstart.indicators.engine import Scores
+from headstart.indicators import make_indicator
+from headstart.indicators.table import Scores
 from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Progress, Ranking, Refused, load_modules, rank, require_defined
 from headstart.tasks import Task
@@ -81,6 +81,7 @@ def compare(
     """
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     blend = blend or Blend()
+    blend = blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
     wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
     _check_request(task, blend, wanted, seeds=seeds)
     check_decoding(decoding, backbone)
@@ -116,7 +117,7 @@ def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds
     if seeds < 1:
         raise SettingError(f"seeds {seeds} must be at least 1")
     for name in indicators:
-        INDICATORS[name]
+        make_indicator(name)
     check_blend(blend, task.card)
 
 

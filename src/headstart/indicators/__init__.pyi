@@ -1,11 +1,27 @@
-from .contract import GradientIndicator, Indicator, TokenIndicator, TokenStatistics, WeightIndicator
+from .contract import (
+    GradientIndicator,
+    Indicator,
+    Need,
+    TokenIndicator,
+    TokenStatistics,
+    WeightIndicator,
+)
+from .parsing import make_indicator
 from .registry import INDICATORS
+from .spec import Spec
+from .table import WHOLE, Scores, ScoreTable
 
 __all__ = [
     "INDICATORS",
+    "WHOLE",
     "GradientIndicator",
     "Indicator",
+    "Need",
+    "ScoreTable",
+    "Scores",
+    "Spec",
     "TokenIndicator",
     "TokenStatistics",
     "WeightIndicator",
+    "make_indicator",
 ]

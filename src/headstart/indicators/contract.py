@@ -2,31 +2,70 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar
 
 from torch import Tensor
 
+from headstart.architectures import Part
 from headstart.backbones import target_loss
+from headstart.indicators.spec import Spec
+from headstart.indicators.table import WHOLE
 from headstart.kinds import Module
 
-__all__ = ["GradientIndicator", "Indicator", "TokenIndicator", "TokenStatistics", "WeightIndicator"]
+__all__ = [
+    "WHOLE",
+    "GradientIndicator",
+    "Indicator",
+    "Need",
+    "TokenIndicator",
+    "TokenStatistics",
+    "WeightIndicator",
+    "part_name",
+]
 
 
+class Need(StrEnum):
+    """What the engine computes for an indicator, once for all of them."""
+
+    PREDICTIONS = "predictions"
+    """Logits at the target tokens."""
+    GRADIENTS = "gradients"
+    """Of the cross-entropy, with respect to every module's own parameters."""
+    HIDDEN_STATES = "hidden_states"
+    """Outputs of the backbone's parts."""
+    PARAMETERS = "parameters"
+    """The tuned parameters themselves."""
+    REFERENCE = "reference"
+    """A module that was tuned on the new task."""
+    TUNING = "tuning"
+    """Some steps of tuning every module on the new task."""
+
+
+@dataclass(frozen=True)
 class Indicator(ABC):
-    """A score of one module for one task; higher = more similar.
+    """A score of one module for one task; higher = more similar. A frozen dataclass: its fields are its parameters.
 
-    Class attributes: `name` as the user types it; `source`, the paper and section; `needs_reference`, whether a module
-    tuned on the new task itself must be there; `distribution`, whether it is defined for probabilities of answers only,
-    and so not for a regression; `temperature`, the softmax temperature used where none is asked for.
+    A field has a default, and its type says which values there are (`int | None`, a `Literal`, ...). Class attributes:
+    `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute; `distribution`,
+    whether it is defined for probabilities of answers only, and so not for a regression; `temperature`, the softmax
+    temperature used where none is asked for.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    needs_reference: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]]
     distribution: ClassVar[bool] = True
     temperature: ClassVar[float]
+
+    @property
+    def spec(self) -> Spec:
+        """The canonical spec: what differs from the defaults, sorted. Equal specs score equally."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {field.name for field in fields(self) if given[field.name] != field.default}
+        return Spec(self.name, tuple(sorted((name, str(given[name])) for name in changed)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +73,7 @@ class TokenStatistics:
     """What N modules predict at M target tokens.
 
     `logits` (N, M, V); `gold` (M,) token ids; `reference_log_p` (M, V) of the reference module, or `None`. On an
-    encoder its labels, or the places of its text, stand for tokens; for a regression V is 1 and gold are values.
+    encoder its labels, or the positions of its text, stand for tokens; for a regression V is 1 and gold are values.
     """
 
     logits: Tensor
@@ -63,24 +102,37 @@ class TokenStatistics:
 class TokenIndicator(Indicator):
     """An indicator that is a mean or a sum over target tokens."""
 
+    needs = frozenset({Need.PREDICTIONS})
+
     @abstractmethod
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """The value of every token, (N, M)."""
 
 
 class GradientIndicator(Indicator):
-    """An indicator of the cross-entropy's gradient with respect to each module's own parameters."""
+    """An indicator of the gradient of the summed cross-entropy with respect to each module's own parameters."""
+
+    needs = frozenset({Need.GRADIENTS})
 
     @abstractmethod
-    def from_squared_gradients(self, squared: Mapping[str, Tensor]) -> Tensor:
-        """From the squared gradient norm of each parameter, (N,) each, one value per module, (N,)."""
+    def by_part(self, squared: Mapping[str, Tensor], parts: Mapping[str, Part]) -> Mapping[str, Tensor]:
+        """From the squared gradient norm of each parameter, (N,) each, the values by part, (N,) each.
+
+        `parts`: where in the backbone each parameter is. The part `WHOLE` is the score; further ones are parts of it,
+        and nothing is computed for them again. Without `WHOLE` the modules have no value.
+        """
 
 
 class WeightIndicator(Indicator):
     """An indicator that compares tuned parameters with those of the reference module; no forward pass."""
 
-    needs_reference = True
+    needs = frozenset({Need.PARAMETERS, Need.REFERENCE})
 
     @abstractmethod
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """One value per module, or the reason why it has none."""
+
+
+def part_name(part: Part) -> str:
+    """What a part of the backbone is called in a score table: `decoder.3.attention`; `other` outside of the blocks."""
+    return "other" if part.block is None else ".".join(str(word) for word in part if word is not None)

@@ -1,56 +1,75 @@
-"""The pass: every module, every example, once; whatever the asked indicators need is computed from it."""
+"""Scoring: every module, every example, once; whatever the asked indicators need is computed from it."""
 
-import contextlib
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from headstart.backbones import PASS_COST, Backbone, Encoded, Head, TargetBatch, TextFormat, plan_batches
+from headstart.backbones import Backbone, Head, TextFormat
 from headstart.errors import ModuleError, SettingError, TaskError
-from headstart.indicators import (
-    INDICATORS,
-    GradientIndicator,
-    Indicator,
-    TokenIndicator,
-    TokenStatistics,
-    WeightIndicator,
-)
-from headstart.kinds import AnyModule, Module, Stack, stack_of, stacks
+from headstart.events import Listener, Progress
+from headstart.indicators import INDICATORS, Indicator, Need, Spec, make_indicator
+from headstart.indicators.passes import Found, Sweep, Workload, run_stack
+from headstart.indicators.rows import RowWriter
+from headstart.indicators.table import WHOLE, Scores, ScoreTable, check_reduction, require_distinct
+from headstart.kinds import AnyModule, Module, stacks
 from headstart.tasks import Example
 
-__all__ = ["REDUCTIONS", "Scores", "check_reduction", "score"]
+__all__ = ["NO_DISTRIBUTION", "chosen_indicators", "score", "score_table"]
 
-REDUCTIONS = ("mean", "sum")
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
-MOST_MODULES = 64
-MOST_LOGIT_ROWS = 1024
+NO_PARAMETERS = "none of its parameters lies in the part that was asked for"
+NO_PARTS = "where the parts of this backbone's architecture are is not known"
+SERVED = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
 
-Progress = Callable[[int, int], None]
 
+def score_table(
+    modules: Sequence[AnyModule],
+    examples: Sequence[Example],
+    backbone: Backbone,
+    *,
+    indicators: Sequence[str | Spec | Indicator] = ("cosine",),
+    reference: Module | None = None,
+    text_format: TextFormat | None = None,
+    budget: int | None = None,
+    progress: Listener | None = None,
+) -> ScoreTable:
+    """Score every module on every example by every asked indicator, in one pass.
 
-@dataclass(frozen=True)
-class Scores:
-    """What `score` found. `values[indicator][i]` belongs to `names[i]`; NaN where `reasons` says why there is none.
+    Args:
+        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes and of distinct names. Those
+            that are still to be read are held a stack at a time; one that cannot be read then has no value, and the
+            reason says why.
+        examples: labelled examples of the new task; the first acceptable target is the gold one.
+        backbone: the frozen model.
+        indicators: specs, as in `make_indicator`.
+        reference: a module tuned on the new task, for indicators that need one.
+        text_format: text layout and cut lengths.
+        budget: tokens per forward pass; `None` takes what suits the device.
+        progress: told how many of the modules' examples are done.
 
-    `reduction` is over the `tokens` target tokens of the `examples` examples.
+    Raises:
+        SettingError: an unknown indicator, two modules of one name, or a reference that is asked for and missing.
+        TaskError: no examples.
     """
-
-    names: tuple[str, ...]
-    values: dict[str, tuple[float, ...]]
-    reduction: str
-    examples: int
-    tokens: int
-    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def best(self, indicator: str) -> int:
-        """Position of the module with the highest value; raises `SettingError` when none has a value."""
-        known = [(value, -index) for index, value in enumerate(self.values[indicator]) if not math.isnan(value)]
-        if not known:
-            raise SettingError(f"no module has a value of '{indicator}'; use another indicator")
-        return -max(known)[1]
+    chosen = chosen_indicators(indicators)
+    _check_request(chosen, examples, reference)
+    require_distinct([module.name for module in modules])
+    head = _shared_head(chosen, backbone, reference)
+    pairs = [(example.input, example.target) for example in examples]
+    needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
+    items = backbone.encode(pairs, text_format or TextFormat(), head=head.card if head else None) if needed else []
+    work = Workload(backbone, items, budget=budget)
+    values = head is not None and head.card.task == "regression"
+    defined = [indicator for indicator in chosen if not (values and indicator.distribution)]
+    rows = RowWriter([module.name for module in modules], [len(item.target) for item in items])
+    for indicator in chosen:
+        if indicator not in defined:
+            rows.missing(range(len(modules)), indicator, NO_DISTRIBUTION)
+    answering = modules if head is None else [module.with_head(head) for module in modules]
+    run = _Run(work, answering, defined, reference, rows)
+    run.all(progress)
+    return rows.table([str(indicator.spec) for indicator in chosen], examples=len(examples))
 
 
 def score(
@@ -58,69 +77,43 @@ def score(
     examples: Sequence[Example],
     backbone: Backbone,
     *,
-    indicators: Sequence[str] = ("cosine",),
+    indicators: Sequence[str | Spec | Indicator] = ("cosine",),
     reduction: str = "mean",
     reference: Module | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> Scores:
-    """Score every module on the examples by every asked indicator, in one pass.
+    """One value per module and indicator: `score_table`, reduced over target tokens.
 
-    Args:
-        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes. Those that are still to be
-            read are held a stack at a time; one that cannot be read then has no value, and the reason says why.
-        examples: labelled examples of the new task; the first acceptable target is the gold one.
-        backbone: the frozen model.
-        indicators: names in `INDICATORS`.
-        reduction: "mean" over target tokens, or "sum" as [PEWE] writes it, which makes a softmax nearly one-hot.
-        reference: a module tuned on the new task, for indicators with `needs_reference`.
-        text_format: text layout and cut lengths.
-        budget: tokens per forward pass; `None` takes what suits the device.
-        progress: called with (done, total) module-batches.
-
-    Raises:
-        SettingError: unknown indicator or reduction, or a reference that is asked for and missing.
-        TaskError: no examples.
+    `reduction` is "mean", or "sum" as [PEWE] writes it, which makes a softmax nearly one-hot. The other arguments and
+    the errors are those of `score_table`.
     """
-    chosen = [INDICATORS[name] for name in dict.fromkeys(indicators)]
-    _check_request(chosen, examples, reduction, reference)
-    head = _shared_head(chosen, backbone, reference)
-    pairs = [(example.input, example.target) for example in examples]
-    needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
-    items = backbone.encode(pairs, text_format or TextFormat(), head=head.card if head else None) if needed else []
-    answering = modules if head is None else [module.with_head(head) for module in modules]
-    values = head is not None and head.card.task == "regression"
-    defined = [indicator for indicator in chosen if not (values and indicator.distribution)]
-    run = _Pass(backbone, items, defined, budget=budget, modules=len(modules))
-    scale = 1 / max(run.tokens, 1) if reduction == "mean" else 1.0
-    found = run.over(answering, reference, scale=scale, progress=progress)
-    reasons = _without_value(found, modules, run.unread) | _from_weights(chosen, modules, reference, found)
-    for indicator in chosen:
-        if indicator not in defined:
-            found[indicator.name] = [math.nan] * len(modules)
-            reasons[indicator.name] = dict.fromkeys((module.name for module in modules), NO_DISTRIBUTION)
-    names = tuple(module.name for module in modules)
-    by_name = {indicator.name: tuple(found[indicator.name]) for indicator in chosen}
-    return Scores(names, by_name, reduction, len(examples), run.tokens, reasons)
-
-
-def check_reduction(reduction: str) -> None:
-    """Raise `SettingError` for a reduction that is none."""
-    if reduction not in REDUCTIONS:
-        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
-
-
-def _check_request(
-    chosen: Sequence[Indicator], examples: Sequence[Example], reduction: str, reference: Module | None
-) -> None:
     check_reduction(reduction)
+    table = score_table(
+        modules, examples, backbone, indicators=indicators, reference=reference, text_format=text_format,
+        budget=budget, progress=progress,
+    )  # fmt: skip
+    return table.reduce(reduction)
+
+
+def chosen_indicators(asked: Iterable[str | Spec | Indicator]) -> list[Indicator]:
+    """The indicators that are asked for, each once. Raises `SettingError`: see `make_indicator`."""
+    return list(dict.fromkeys(make_indicator(one) for one in asked))
+
+
+def _check_request(chosen: Sequence[Indicator], examples: Sequence[Example], reference: Module | None) -> None:
     if not chosen:
         raise SettingError(f"no indicator was asked for; choose from: {', '.join(INDICATORS)}")
     if not examples:
         raise TaskError("there are no examples to score on; give the task a dev split or more rows")
     for indicator in chosen:
-        if indicator.needs_reference and reference is None:
+        unserved = sorted(indicator.needs - SERVED)
+        if unserved:
+            raise SettingError(
+                f"'{indicator.name}' needs {', '.join(unserved)}, which scoring does not compute; use another indicator"
+            )
+        if Need.REFERENCE in indicator.needs and reference is None:
             raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
 
 
@@ -129,7 +122,8 @@ def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Mod
 
     Raises `SettingError` where there is none although predictions are asked for.
     """
-    if not backbone.is_encoder or all(isinstance(indicator, WeightIndicator) for indicator in chosen):
+    answers = {Need.PREDICTIONS, Need.GRADIENTS}
+    if not backbone.is_encoder or not any(indicator.needs & answers for indicator in chosen):
         return None
     if reference is None or reference.head is None:
         raise SettingError(
@@ -139,140 +133,79 @@ def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Mod
     return reference.head
 
 
-class _Pass:
-    """The batches of one scoring run, and the sums over them for one stack at a time."""
+@dataclass(frozen=True)
+class _Run:
+    """Everything that one run of `score_table` goes over."""
 
-    def __init__(
+    work: Workload
+    modules: Sequence[AnyModule]
+    defined: Sequence[Indicator]
+    reference: Module | None
+    rows: RowWriter
+
+    def all(self, progress: Listener | None) -> None:
+        """Run every sweep over every stack, and write down what they give."""
+        sweeps = self.work.sweeps(self.defined)
+        total = len(self.modules) * sum(len(sweep.positions) for sweep in sweeps if sweep.reads)
+        done = 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None and more:
+                progress(Progress("scoring", done, total))
+
+        unread: set[int] = set()
+        for sweep in sweeps:
+            log_p = self.work.reference_log_p(self.reference, sweep)
+            for members in stacks(self.modules, most=self.work.widest):
+                self._over(sweep, members, unread, log_p, report)
+
+    def _over(
         self,
-        backbone: Backbone,
-        items: Sequence[Encoded],
-        chosen: Sequence[Indicator],
-        *,
-        budget: int | None,
-        modules: int,
+        sweep: Sweep,
+        members: Sequence[int],
+        unread: set[int],
+        log_p: Mapping[int, Tensor],
+        report: Callable[[int], None],
     ) -> None:
-        self.backbone = backbone
-        self.by_token = [indicator for indicator in chosen if isinstance(indicator, TokenIndicator)]
-        self.by_gradient = [indicator for indicator in chosen if isinstance(indicator, GradientIndicator)]
-        lengths = [len(item.prompt) + len(item.target) for item in items]
-        budget = budget or backbone.token_budget
-        typical = sorted(lengths)[len(lengths) // 2] if lengths else 1
-        self.width = max(1, min(budget // typical, MOST_MODULES, max(modules, 1)))
-        self.unread: dict[int, str] = {}
-        self.tokens = sum(len(item.target) for item in items)
-        plan = plan_batches(
-            lengths,
-            budget=budget // self.width,
-            pass_cost=PASS_COST / self.width,
-            targets=[len(item.target) for item in items],
-            most_targets=MOST_LOGIT_ROWS // self.width,
-        )
-        self.batches = [backbone.batch(items, indices) for indices in plan] if self.by_token or self.by_gradient else []
+        """Modules of one shape; those that were read for this are let go at the end."""
+        read = self._read([index for index in members if index not in unread], unread)
+        self._weights(sweep, read)
+        if not sweep.reads:
+            return
+        report((len(members) - len(read)) * len(sweep.positions))
+        if read:
+            found = run_stack(self.work, list(read.values()), sweep, reference=log_p, report=report)
+            self._write(sweep, list(read), found)
 
-    def over(
-        self, modules: Sequence[AnyModule], reference: Module | None, *, scale: float, progress: Progress | None
-    ) -> dict[str, list[float]]:
-        """Every token and gradient indicator of every module: the sums over target tokens times `scale`."""
-        found = {indicator.name: [math.nan] * len(modules) for indicator in (*self.by_token, *self.by_gradient)}
-        compared = self._reference_log_p(reference)
-        groups = stacks(modules, most=self.width) if found else []
-        steps = len(groups) * len(self.batches)
-        done = iter(range(1, steps + 1))
-        report = (lambda: progress(next(done), steps)) if progress else (lambda: None)
-        for members in groups:
-            read = self._read(modules, members)
-            if not read:
-                continue
-            for name, values in self._totals(list(read.values()), compared, scale=scale, report=report).items():
-                for index, value in zip(read, values.tolist(), strict=True):
-                    found[name][index] = value
-        return found
-
-    def _read(self, modules: Sequence[AnyModule], members: Sequence[int]) -> dict[int, Module]:
-        """The members of one stack by position, as far as they can be read; `unread` says why the others cannot."""
-        read = {}
+    def _read(self, members: Sequence[int], unread: set[int]) -> dict[int, Module]:
+        """The modules at these positions; of those that cannot be read the reason is written down, once."""
+        read: dict[int, Module] = {}
         for index in members:
             try:
-                read[index] = modules[index].load()
+                read[index] = self.modules[index].load()
             except ModuleError as error:
-                self.unread[index] = str(error)
+                unread.add(index)
+                for indicator in self.defined:
+                    self.rows.missing([index], indicator, str(error))
         return read
 
-    def _reference_log_p(self, reference: Module | None) -> Sequence[Tensor | None]:
-        """log p of the reference module at every target token, (M, V) per batch; `None` where nobody asks for it."""
-        if reference is None or not any(indicator.needs_reference for indicator in self.by_token):
-            return [None] * len(self.batches)
-        stack = stack_of([reference], self.backbone)
-        with torch.inference_mode(), stack.attach(self.backbone):
-            return [self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu() for batch in self.batches]
-
-    def _totals(
-        self,
-        modules: Sequence[Module],
-        reference_log_p: Sequence[Tensor | None],
-        *,
-        scale: float,
-        report: Callable[[], None],
-    ) -> dict[str, Tensor]:
-        """Every token and gradient indicator of one stack over all batches, (N,) each."""
-        # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
-        dtype = torch.float32 if self.by_gradient else None
-        stack = stack_of(modules, self.backbone, dtype=dtype)
-        sums = {indicator.name: torch.zeros(len(modules), dtype=torch.float64) for indicator in self.by_token}
-        with contextlib.ExitStack() as open_blocks:
-            open_blocks.enter_context(stack.attach(self.backbone))
-            open_blocks.enter_context(stack.gradients() if self.by_gradient else torch.inference_mode())
-            for batch, reference in zip(self.batches, reference_log_p, strict=True):
-                self._add(batch, stack, reference, sums)
-                report()
-            squared = stack.squared_gradients() if self.by_gradient else {}
-        totals = {name: value * scale for name, value in sums.items()}
-        for indicator in self.by_gradient:
-            totals[indicator.name] = indicator.from_squared_gradients(
-                {name: value.double() * scale**2 for name, value in squared.items()}
-            )
-        return totals
-
-    def _add(self, batch: TargetBatch, stack: Stack, reference: Tensor | None, sums: dict[str, Tensor]) -> None:
-        logits = self.backbone.target_logits(batch, modules=len(stack))
-        tokens = TokenStatistics(logits, batch.gold.to(logits.device), reference)
-        if self.by_gradient:
-            torch.autograd.backward(-tokens.gold_log_p.sum())
-        with torch.no_grad():
-            for indicator in self.by_token:
-                sums[indicator.name] += indicator.per_token(tokens).double().sum(1).cpu()
-
-
-def _without_value(
-    found: dict[str, list[float]], modules: Sequence[AnyModule], unread: Mapping[int, str]
-) -> dict[str, dict[str, str]]:
-    """Turn infinities into NaN; returns the reasons of the missing values."""
-    reasons: dict[str, dict[str, str]] = {}
-    for name, values in found.items():
-        for index, value in enumerate(values):
-            if not math.isfinite(value):
-                values[index] = math.nan
-                reasons.setdefault(name, {})[modules[index].name] = unread.get(
-                    index, "its predictions are not finite numbers"
-                )
-    return reasons
-
-
-def _from_weights(
-    chosen: Sequence[Indicator], modules: Sequence[AnyModule], reference: Module | None, found: dict[str, list[float]]
-) -> dict[str, dict[str, str]]:
-    """Fill in the indicators that compare parameters; returns the reasons of the missing values."""
-    reasons: dict[str, dict[str, str]] = {}
-    for indicator in chosen:
-        if isinstance(indicator, WeightIndicator) and reference is not None:
-            found[indicator.name] = [math.nan] * len(modules)
-            for index, module in enumerate(modules):
-                try:
-                    (value,) = indicator.from_modules([module.load()], reference)
-                except ModuleError as error:
-                    value = str(error)
+    def _weights(self, sweep: Sweep, read: dict[int, Module]) -> None:
+        for indicator in sweep.by_weight if self.reference is not None else ():
+            assert self.reference is not None
+            for index, value in zip(read, indicator.from_modules(list(read.values()), self.reference), strict=True):
                 if isinstance(value, str):
-                    reasons.setdefault(indicator.name, {})[modules[index].name] = value
+                    self.rows.missing([index], indicator, value)
                 else:
-                    found[indicator.name][index] = value
-    return reasons
+                    self.rows.whole([index], indicator, [value])
+
+    def _write(self, sweep: Sweep, members: Sequence[int], found: Found) -> None:
+        for by_token, sums in found.by_token.items():
+            self.rows.examples(members, by_token, sweep.positions, sums.numpy())
+        for by_gradient, parts in found.by_part.items():
+            if WHOLE not in parts:
+                self.rows.missing(members, by_gradient, NO_PARAMETERS if self.work.architecture else NO_PARTS)
+                continue
+            for part, values in parts.items():
+                self.rows.whole(members, by_gradient, values.tolist(), part=part, tokens=self.work.tokens)

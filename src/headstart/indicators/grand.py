@@ -1,23 +1,44 @@
 """Gradient norm."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from headstart.indicators.contract import GradientIndicator
+from headstart.architectures import Part, SublayerName
+from headstart.indicators.contract import WHOLE, GradientIndicator, part_name
 
 __all__ = ["Grand"]
 
 
+@dataclass(frozen=True)
 class Grand(GradientIndicator):
-    """−‖∇CE‖₂ over all of a module's parameters: how little the module still has to change for the task."""
+    """−‖∇CE‖₂ over a module's parameters: how little the module still has to change for the task.
+
+    Of all its parameters, or those in one part of the backbone (Lv et al., 2023, tables 4 and 7 to 9): a `stack` of an
+    encoder-decoder, a `block` by its number from 0, a `sublayer`. One backward pass gives every part.
+    """
 
     name = "grand"
     source = "Lv et al., 2023, §2.2 (after Paul et al., 2021)"
     distribution = False
     temperature = 0.1
 
-    def from_squared_gradients(self, squared: Mapping[str, Tensor]) -> Tensor:
-        """−sqrt of the sum over parameters, (N,)."""
-        return -torch.stack(list(squared.values())).sum(0).sqrt()
+    stack: Literal["encoder", "decoder"] | None = None
+    block: int | None = None
+    sublayer: SublayerName | None = None
+
+    def by_part(self, squared: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
+        """−sqrt of the sum over the parameters of all that was asked for, and of each block's sublayer in it."""
+        groups: dict[str, list[Tensor]] = {}
+        for name, value in squared.items():
+            if self._takes(parts[name]):
+                groups.setdefault(WHOLE, []).append(value)
+                groups.setdefault(part_name(parts[name]), []).append(value)
+        return {name: -torch.stack(values).sum(0).sqrt() for name, values in groups.items()}
+
+    def _takes(self, part: Part) -> bool:
+        wanted = Part(self.stack, self.block, self.sublayer)
+        return all(asked is None or asked == found for asked, found in zip(wanted, part, strict=True))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from headstart.indicators.contract import TokenIndicator, TokenStatistics
+from headstart.indicators.contract import Need, TokenIndicator, TokenStatistics
 
 __all__ = ["Kl"]
 
@@ -12,12 +12,12 @@ class Kl(TokenIndicator):
 
     name = "kl"
     source = "Lv et al., 2023, §2.2"
-    needs_reference = True
+    needs = frozenset({Need.PREDICTIONS, Need.REFERENCE})
     temperature = 0.1
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """−Σ_v p̃_v (log p̃_v − log p_v), (N, M), at most 0."""
-        assert tokens.reference_log_p is not None  # the engine has checked needs_reference
+        assert tokens.reference_log_p is not None  # the engine has checked that there is one
         reference = tokens.reference_log_p.to(tokens.logits.device)
         divergence = (reference.exp() * (reference - tokens.log_p.detach())).sum(-1)
         return -divergence.clamp(min=0)  # which it is, but for rounding

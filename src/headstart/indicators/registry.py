@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INDICATORS"]
 
-INDICATORS: "Registry[Indicator]" = Registry(
+INDICATORS: "Registry[type[Indicator]]" = Registry(
     "indicator",
     group="headstart.indicators",
     members={
@@ -20,5 +20,4 @@ INDICATORS: "Registry[Indicator]" = Registry(
         "grand": "headstart.indicators.grand:Grand",
         "tupate": "headstart.indicators.tupate:Tupate",
     },
-    instances=True,
 )

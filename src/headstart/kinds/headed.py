@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,8 @@ def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtyp
 def stacks(modules: Sequence[AnyModule], *, most: int) -> list[list[int]]:
     """Group positions 0…n-1 into stacks of at most `most` modules that compute together, first come first.
 
+    Stacks of one shape are about equally wide.
+
     Those that have task heads share a stack when these answer alike and have equal shapes.
     """
     groups: dict[object, list[int]] = {}
@@ -74,4 +77,4 @@ def stacks(modules: Sequence[AnyModule], *, most: int) -> list[list[int]]:
         head = module.card.head
         answers = None if head is None else (head.task, head.labels, tuple(sorted(head.shapes.items())))
         groups.setdefault((module.family, module.stack_key, answers), []).append(index)
-    return [members[start : start + most] for members in groups.values() for start in range(0, len(members), most)]
+    return [part.tolist() for members in groups.values() for part in np.array_split(members, -(-len(members) // most))]

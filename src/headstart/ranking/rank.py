@@ -8,10 +8,13 @@ import pandas as pd
 
 from headstart.backbones import Backbone, TextFormat
 from headstart.errors import HubError, ModuleError, SettingError
+from headstart.events import Event, Listener
+from headstart.events import Progress as Done
 from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef
-from headstart.indicators import INDICATORS
-from headstart.indicators.engine import NO_DISTRIBUTION, Scores, check_reduction, score
+from headstart.indicators import INDICATORS, Need, make_indicator
+from headstart.indicators.engine import NO_DISTRIBUTION, chosen_indicators, score
+from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, load_module
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning.recipes import RECIPES, Recipe
@@ -158,7 +161,7 @@ def rank(
         task: with a dev split; a train split too where an indicator needs the reference module.
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
-        indicators: names in `INDICATORS`.
+        indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3").
         reduction: "mean" or "sum" over target tokens.
         rows: dev examples to score on; `None` is 30 for a classification task and 50 for others, as in [PEWE].
         recipe: what the reference module is tuned with, cut to 200 steps.
@@ -176,7 +179,9 @@ def rank(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
     # An encoder's modules answer through the reference module's task head.
-    needs_reference = backbone.is_encoder or any(INDICATORS[name].needs_reference for name in indicators)
+    needs_reference = backbone.is_encoder or any(
+        Need.REFERENCE in indicator.needs for indicator in chosen_indicators(indicators)
+    )
     check_reduction(reduction)
     require_defined(indicators, task, backbone)
     examples = scoring_examples(task, rows=rows, seed=seed)
@@ -191,9 +196,19 @@ def rank(
         reduction=reduction,
         reference=reference,
         text_format=text_format,
-        progress=(lambda done, total: progress("scoring", done, total)) if progress else None,
+        progress=_counted(progress),
     )
     return Ranking(tuple(modules), scores, tuple(refused), reference)
+
+
+def _counted(progress: Progress | None) -> Listener | None:
+    """A listener that passes on how far the scoring is."""
+
+    def listen(event: Event) -> None:
+        if progress is not None and isinstance(event, Done):
+            progress(event.what, event.done, event.total or 0)
+
+    return listen
 
 
 def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
@@ -202,7 +217,7 @@ def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -
     Raises `TaskError` when no head on an encoder can answer the task.
     """
     values = backbone.is_encoder and head_of(task.card).task == "regression"
-    if values and all(INDICATORS[name].distribution for name in indicators):
+    if values and all(make_indicator(name).distribution for name in indicators):
         defined = ", ".join(name for name, known in INDICATORS.items() if not known.distribution)
         raise SettingError(
             f"'{indicators[0]}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}"

@@ -1,0 +1,222 @@
+"""The forward passes of one scoring run: which examples share one, and what a stack of modules gives on them."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headstart.architectures import Architecture, Part, architecture_of
+from headstart.backbones import PASS_COST, Backbone, Encoded, TargetBatch, plan_batches
+from headstart.indicators import GradientIndicator, Indicator, Need, TokenIndicator, TokenStatistics, WeightIndicator
+from headstart.kinds import Module, Stack, stack_of
+
+__all__ = ["Found", "Sweep", "Workload", "run_stack"]
+
+MOST_MODULES = 64
+MOST_LOGIT_ROWS = 1024
+MOST_LOGITS = 1024 * 49152
+"""How many rows of logits, and how many logits in all, one forward pass may give."""
+MOST_REFERENCE_BYTES = 2**28
+"""How much of the reference module's predictions is held at once."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One round over all modules: by these indicators, on the examples at `positions`."""
+
+    by_token: tuple[TokenIndicator, ...]
+    by_gradient: tuple[GradientIndicator, ...]
+    by_weight: tuple[WeightIndicator, ...]
+    positions: tuple[int, ...]
+
+    @property
+    def reads(self) -> bool:
+        """Whether the backbone is run at all."""
+        return bool(self.by_token or self.by_gradient)
+
+    @property
+    def compares(self) -> bool:
+        """Whether predictions are compared with those of the reference module."""
+        return any(Need.REFERENCE in indicator.needs for indicator in self.by_token)
+
+
+class Workload:
+    """The examples of a run as token ids, and the batches that stacks of each width read them in.
+
+    Args:
+        items: the examples.
+        budget: tokens per forward pass, those of all modules of a stack together; `None` is what suits the device.
+    """
+
+    def __init__(self, backbone: Backbone, items: Sequence[Encoded], *, budget: int | None) -> None:
+        self.backbone = backbone
+        self.items = items
+        self.budget = budget or backbone.token_budget
+        self.lengths = [len(item.prompt) + len(item.target) for item in items]
+        self.batches = lru_cache(maxsize=None)(self._batches)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Target tokens of all examples."""
+        return sum(len(item.target) for item in self.items)
+
+    @property
+    def widest(self) -> int:
+        """The most modules that compute together: as many as fill a pass over one typical example."""
+        typical = sorted(self.lengths)[len(self.lengths) // 2] if self.lengths else 1
+        return max(1, min(self.budget // typical, MOST_MODULES))
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """How many logits stand at a target token, at most."""
+        if self.backbone.is_encoder:
+            return max(self.lengths, default=1)  # the positions of a span; labels are few
+        return int(next(self.backbone.head.parameters()).shape[0])
+
+    def _batches(self, positions: tuple[int, ...], width: int) -> list[TargetBatch]:
+        plan = plan_batches(
+            [self.lengths[position] for position in positions],
+            budget=self.budget // width,
+            pass_cost=PASS_COST / width,
+            targets=[len(self.items[position].target) for position in positions],
+            most_targets=min(MOST_LOGIT_ROWS, MOST_LOGITS // self.vocabulary) // width,
+        )
+        return [self.backbone.batch(self.items, [positions[index] for index in indices]) for indices in plan]
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """Where the backbone's parts are, as far as that is known."""
+        config = self.backbone.model.config
+        return architecture_of(config.model_type, config.to_dict())
+
+    def part(self, parameter: str) -> Part:
+        """Where in the backbone a parameter of a stack is; in no part where the architecture is not known."""
+        path = parameter.removeprefix("base_model.model.")  # PEFT's own names
+        return Part(None, None, None) if self.architecture is None else self.architecture.part(path)
+
+    def sweeps(self, chosen: Sequence[Indicator]) -> list[Sweep]:
+        """What to run for these indicators: one sweep, unless the reference's predictions take too much memory.
+
+        They are then held for a group of examples at a time, and all modules are run on one group after the other.
+        Gradients are of all examples together, so they are taken in a sweep of their own.
+        """
+        every = tuple(range(len(self.items)))
+        whole = Sweep(
+            tuple(indicator for indicator in chosen if isinstance(indicator, TokenIndicator)),
+            tuple(indicator for indicator in chosen if isinstance(indicator, GradientIndicator)),
+            tuple(indicator for indicator in chosen if isinstance(indicator, WeightIndicator)),
+            every,
+        )
+        groups = self._groups() if whole.compares else [every]
+        if len(groups) == 1:
+            return [whole]
+        apart = bool(whole.by_gradient)
+        later = tuple(one for one in whole.by_token if Need.REFERENCE in one.needs or not apart)
+        sooner = tuple(one for one in whole.by_token if one not in later)
+        first = [Sweep(sooner, whole.by_gradient, whole.by_weight, every)] if apart or whole.by_weight else []
+        return [*first, *(Sweep(later, (), (), group) for group in groups)]
+
+    def _groups(self) -> list[tuple[int, ...]]:
+        """The examples in groups whose target tokens' logits fit into `MOST_REFERENCE_BYTES`; neighbours in length."""
+        room = MOST_REFERENCE_BYTES // (4 * self.vocabulary)
+        groups: list[list[int]] = [[]]
+        held = 0
+        for position in sorted(range(len(self.items)), key=self.lengths.__getitem__):
+            rows = len(self.items[position].target)
+            if groups[-1] and held + rows > room:
+                groups.append([])
+                held = 0
+            groups[-1].append(position)
+            held += rows
+        return [tuple(group) for group in groups]
+
+    def reference_log_p(self, reference: Module | None, sweep: Sweep) -> Mapping[int, Tensor]:
+        """log p of the reference module at the target tokens of every example of the sweep, (m, V) by position."""
+        if reference is None or not sweep.compares:
+            return {}
+        held: dict[int, Tensor] = {}
+        batches = self.batches(sweep.positions, 1)
+        with torch.inference_mode(), stack_of([reference], self.backbone).attach(self.backbone):
+            for batch in batches:
+                log_p = self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu()
+                for row, position in enumerate(batch.indices):
+                    held[position] = log_p[batch.owner == row]
+        return held
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one stack of N modules gave in a sweep.
+
+    `by_token`: sums over each example's target tokens, (N, examples of the sweep), in the order of its positions.
+    `by_part`: of gradient indicators, for all examples together, (N,) each.
+    """
+
+    by_token: Mapping[TokenIndicator, Tensor]
+    by_part: Mapping[GradientIndicator, Mapping[str, Tensor]]
+
+
+def run_stack(
+    work: Workload,
+    modules: Sequence[Module],
+    sweep: Sweep,
+    *,
+    reference: Mapping[int, Tensor],
+    report: Callable[[int], None],
+) -> Found:
+    """Compute modules of one shape together on the examples of a sweep.
+
+    `reference` is what `Workload.reference_log_p` gave for the sweep; `report` is called after each batch with its
+    number of examples times that of the modules.
+    """
+    # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
+    stack = stack_of(modules, work.backbone, dtype=torch.float32 if sweep.by_gradient else None)
+    batches = work.batches(sweep.positions, len(modules))
+    sums = {one: torch.zeros(len(modules), len(work.items), dtype=torch.float64) for one in sweep.by_token}
+    with contextlib.ExitStack() as open_blocks:
+        open_blocks.enter_context(stack.attach(work.backbone))
+        open_blocks.enter_context(stack.gradients() if sweep.by_gradient else torch.inference_mode())
+        for batch in batches:
+            wanted = [reference[position] for position in batch.indices] if reference else []
+            _add(work.backbone, batch, stack, wanted, sums, gradients=bool(sweep.by_gradient))
+            report(len(modules) * len(batch.indices))
+        squared = (
+            {name: value.double() for name, value in stack.squared_gradients().items()} if sweep.by_gradient else {}
+        )
+    by_token = {one: value[:, list(sweep.positions)] for one, value in sums.items()}
+    parts = {name: work.part(name) for name in squared}
+    return Found(by_token, {one: one.by_part(squared, parts) for one in sweep.by_gradient})
+
+
+def _add(
+    backbone: Backbone,
+    batch: TargetBatch,
+    stack: Stack,
+    reference: Sequence[Tensor],
+    sums: Mapping[TokenIndicator, Tensor],
+    *,
+    gradients: bool,
+) -> None:
+    logits = backbone.target_logits(batch, modules=len(stack))
+    expected = _side_by_side(reference, logits.shape[2]) if reference else None
+    tokens = TokenStatistics(logits, batch.gold.to(logits.device), expected)
+    if gradients:
+        torch.autograd.backward(-tokens.gold_log_p.sum())
+    with torch.no_grad():
+        for indicator, total in sums.items():
+            values = indicator.per_token(tokens).double().cpu()
+            total[:, list(batch.indices)] += torch.zeros(
+                len(stack), len(batch.indices), dtype=torch.float64
+            ).index_add_(1, batch.owner, values)
+
+
+def _side_by_side(log_p: Sequence[Tensor], width: int) -> Tensor:
+    """(M, `width`) from (m, V) each. Unlike a vocabulary, the positions of a span are padded as the batch is."""
+    least = torch.finfo(torch.float32).min
+    return torch.cat(
+        [functional.pad(rows[:, :width], (0, max(0, width - rows.shape[1])), value=least) for rows in log_p]
+    )

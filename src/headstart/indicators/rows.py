@@ -1,0 +1,81 @@
+"""How the engine writes the rows of a score table, stack by stack."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from headstart.indicators.contract import Indicator
+from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
+
+__all__ = ["NOT_FINITE", "RowWriter"]
+
+NOT_FINITE = "its predictions are not finite numbers"
+
+
+class RowWriter:
+    """Collects rows in any order; `table` puts them in order.
+
+    Args:
+        modules: the modules' names; modules are given by their position here.
+        tokens: target tokens of each example.
+    """
+
+    def __init__(self, modules: Sequence[str], tokens: Sequence[int]) -> None:
+        self._modules = tuple(modules)
+        self._tokens = np.array(tokens, dtype=np.int64)
+        self._frames: list[pd.DataFrame] = []
+
+    def examples(
+        self, modules: Sequence[int], indicator: Indicator, positions: Sequence[int], sums: np.ndarray
+    ) -> None:
+        """A value for every module and example: `sums` (modules, examples) over target tokens."""
+        places = np.tile(np.array(positions, dtype=np.int64), len(modules))
+        self._add(np.repeat(modules, len(positions)), indicator, WHOLE, places, sums.ravel(), self._tokens[places])
+
+    def whole(
+        self,
+        modules: Sequence[int],
+        indicator: Indicator,
+        values: Sequence[float],
+        *,
+        part: str = WHOLE,
+        tokens: int = 0,
+    ) -> None:
+        """A value for every module and all examples together."""
+        one = np.ones(len(modules), dtype=np.int64)
+        self._add(np.array(modules), indicator, part, -one, np.array(values, dtype=np.float64), tokens * one)
+
+    def missing(self, modules: Sequence[int], indicator: Indicator, reason: str) -> None:
+        """No value, and why."""
+        one = np.ones(len(modules), dtype=np.int64)
+        self._add(np.array(modules, dtype=np.int64), indicator, WHOLE, -one, np.nan * one, 0 * one, reason)
+
+    def _add(
+        self,
+        modules: np.ndarray,
+        indicator: Indicator,
+        part: str,
+        examples: np.ndarray,
+        values: np.ndarray,
+        tokens: np.ndarray,
+        reason: str = NOT_FINITE,
+    ) -> None:
+        found = np.isfinite(values)
+        frame = pd.DataFrame({"place": modules, "example": examples, "value": np.where(found, values, np.nan)})
+        frame["tokens"] = tokens
+        frame["indicator"], frame["part"] = str(indicator.spec), part
+        frame["reason"] = pd.Series(reason, index=frame.index).mask(found)
+        self._frames.append(frame)
+
+    def table(self, indicators: Sequence[str], *, examples: int) -> ScoreTable:
+        """The rows by indicator, module, and example or part."""
+        names = np.array(self._modules, dtype=object)
+        if not self._frames:
+            rows = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+        else:
+            rows = pd.concat(self._frames, ignore_index=True)
+            rows["order"] = rows["indicator"].map({name: order for order, name in enumerate(indicators)})
+            rows = rows.sort_values(["order", "place", "example"], kind="stable", ignore_index=True)
+            rows = rows.assign(module=names[rows["place"].to_numpy()]).astype(COLUMNS)[list(COLUMNS)]
+        return ScoreTable(rows, self._modules, tuple(indicators), examples, int(self._tokens.sum()))

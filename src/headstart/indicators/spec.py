@@ -1,0 +1,46 @@
+"""How an indicator is asked for: its name, and where it has parameters, their values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from headstart.errors import SettingError
+
+__all__ = ["Spec"]
+
+WORD = r"[^\s:,=]+"
+FORM = re.compile(rf"{WORD}(?::{WORD}={WORD}(?:,{WORD}={WORD})*)?")
+
+
+@dataclass(frozen=True, order=True)
+class Spec:
+    """An indicator by name, with parameters as text: `grand:block=3,sublayer=attention`.
+
+    `parameters` are (name, value) pairs, sorted by name. What has the same text is the same indicator only once it was
+    made: `make_indicator(text).spec` is the canonical form, without defaults and with values written in one way.
+
+    >>> Spec.parse("grand:sublayer=attention,block=3")
+    Spec(name='grand', parameters=(('block', '3'), ('sublayer', 'attention')))
+    >>> str(Spec.parse("grand:sublayer=attention,block=3"))
+    'grand:block=3,sublayer=attention'
+    """
+
+    name: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """The spec that `text` writes. Raises `SettingError` for any other form, and for a parameter given twice."""
+        if not FORM.fullmatch(text):
+            raise SettingError(f"'{text}' is no indicator; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE")
+        name, _, rest = text.partition(":")
+        pairs = [(key, value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)]
+        twice = next((key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1), None)
+        if twice is not None:
+            raise SettingError(f"'{text}' gives {twice} twice; give it once")
+        return cls(name, tuple(sorted(pairs)))
+
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        return self.name + ":" * bool(self.parameters) + ",".join(f"{key}={value}" for key, value in self.parameters)

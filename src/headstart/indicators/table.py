@@ -1,0 +1,136 @@
+"""What scoring found, as one long table; means and sums over target tokens are reductions of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from headstart.errors import SettingError
+
+__all__ = ["COLUMNS", "REDUCTIONS", "WHOLE", "ScoreTable", "Scores", "check_reduction", "require_distinct"]
+
+REDUCTIONS = ("mean", "sum")
+COLUMNS = {
+    "module": "str", "indicator": "str", "part": "str", "example": "int64", "value": "float64", "tokens": "int64",
+    "reason": "str",
+}  # fmt: skip
+"""The table's columns and their types; see `ScoreTable`."""
+
+WHOLE = "all"
+"""The part of a value that stands for everything that the indicator was asked for."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One value per module and indicator. `values[indicator][i]` belongs to `names[i]`; NaN where `reasons` says why.
+
+    Indicators stand under the text of their canonical spec. `reduction` is over the `tokens` target tokens of the
+    `examples` examples.
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, tuple[float, ...]]
+    reduction: str
+    examples: int
+    tokens: int
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def best(self, indicator: str) -> int:
+        """Position of the module with the highest value; raises `SettingError` when none has a value."""
+        known = [(value, -index) for index, value in enumerate(self.values[indicator]) if not math.isnan(value)]
+        if not known:
+            raise SettingError(f"no module has a value of '{indicator}'; use another indicator")
+        return -max(known)[1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScoreTable:
+    """Scores of modules by several indicators, a row for each (module, indicator, part, example).
+
+    Columns of `rows`:
+        module, indicator: names; indicators by their canonical spec.
+        part: `WHOLE`, or a part of the backbone (`block.3.attention`) where the indicator tells parts apart.
+        example: position among the scored examples; -1 where the value belongs to all of them together.
+        value: the sum over the example's target tokens, higher is better; NaN where `reason` says why there is none.
+        tokens: how many target tokens that sum runs over; 0 where the value is of no tokens, but of parameters.
+        reason: why there is no value; missing where there is one.
+
+    `modules` and `indicators` give the order; `examples` and `tokens` say how many were scored in all.
+    """
+
+    rows: pd.DataFrame
+    modules: tuple[str, ...]
+    indicators: tuple[str, ...]
+    examples: int
+    tokens: int
+
+    def __repr__(self) -> str:
+        return (
+            f"ScoreTable({len(self.modules)} modules, {', '.join(self.indicators) or 'no indicators'}, "
+            f"{self.examples} examples, {self.tokens} target tokens)"
+        )
+
+    def reduce(self, reduction: str = "mean") -> Scores:
+        """One value per module: over the target tokens of all examples the "mean", or the "sum".
+
+        A sum is Σ value, a mean Σ value / Σ tokens, both over the rows of the part `WHOLE`; where a value is of no
+        tokens both are the value. Raises `SettingError` for another reduction.
+        """
+        check_reduction(reduction)
+        whole = self.rows[self.rows["part"] == WHOLE].groupby(["module", "indicator"], sort=False)
+        sums = whole["value"].sum()
+        counts, tokens = whole.size(), whole["tokens"].sum()
+        found = (sums / tokens.clip(lower=1) if reduction == "mean" else sums).where(whole["value"].count() == counts)
+        values = {
+            name: tuple(float(found.get((module, name), math.nan)) for module in self.modules)
+            for name in self.indicators
+        }
+        return Scores(self.modules, values, reduction, self.examples, self.tokens, self.reasons())
+
+    def reasons(self) -> dict[str, dict[str, str]]:
+        """By indicator and module, why there is no value; the first reason where several examples have none."""
+        missing = self.rows[self.rows["reason"].notna()].drop_duplicates(["indicator", "module"])
+        found: dict[str, dict[str, str]] = {name: {} for name in self.indicators if name in set(missing["indicator"])}
+        for row in missing.itertuples():
+            found[str(row.indicator)][str(row.module)] = str(row.reason)
+        return found
+
+    def of(self, modules: Sequence[str]) -> ScoreTable:
+        """The rows of some of the modules, in this order. Raises `SettingError` for one that is not in the table."""
+        unknown = next((name for name in modules if name not in self.modules), None)
+        if unknown is not None:
+            raise SettingError(f"the table has no module '{unknown}'; choose one of: {', '.join(self.modules)}")
+        rows = self.rows[self.rows["module"].isin(list(modules))].reset_index(drop=True)
+        return ScoreTable(rows, tuple(modules), self.indicators, self.examples, self.tokens)
+
+    @classmethod
+    def concat(cls, tables: Iterable[ScoreTable]) -> ScoreTable:
+        """Tables of several modules, by the same indicators on the same examples, as one.
+
+        Raises `SettingError` when indicators or examples differ, or a module stands in two tables.
+        """
+        first, *others = tables
+        for other in others:
+            if (other.indicators, other.examples, other.tokens) != (first.indicators, first.examples, first.tokens):
+                raise SettingError(f"{other!r} does not go with {first!r}; score by the same indicators and examples")
+        modules = tuple(name for table in (first, *others) for name in table.modules)
+        require_distinct(modules)
+        rows = pd.concat([table.rows for table in (first, *others)], ignore_index=True)
+        return cls(rows, modules, first.indicators, first.examples, first.tokens)
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Raise `SettingError` when two modules have one name."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise SettingError(f"two modules are called '{twice}'; rename one of them")
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise `SettingError` for an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        raise SettingError(f"unknown reduction '{reduction}'; choose one of: {', '.join(REDUCTIONS)}")
