@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
+from headstart.formats.layer_names import Targets
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, refuse_fields, targeted
+from headstart.formats.peft_config import PREFIX, refuse_fields
 
 __all__ = ["HANDLED", "HARMLESS", "BitFitLayout", "bitfit_layout"]
 
@@ -58,6 +59,7 @@ def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
         raise ModuleError(
             f"field 'target_modules' is {targets!r}, not a list of layer names, or null for every bias term; correct it"
         )
+    named = Targets.of(config)
     biases = {}
     for name, shape in sorted(shapes.items()):
         layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
@@ -67,7 +69,7 @@ def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
             )
         if len(shape) != 1 or 0 in shape:
             raise ModuleError(f"tensor '{name}' has shape {shape}, not one dimension; save the bias itself")
-        if not targeted(config, layer):
+        if layer not in named:
             raise ModuleError(
                 f"the configuration does not target layer '{layer}', which has tensor '{name}'; correct target_modules"
             )

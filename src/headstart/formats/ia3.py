@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
+from headstart.formats.layer_names import Targets, fits
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, names, refuse_fields, targeted
+from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
 
@@ -75,11 +76,15 @@ def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...
     """
     refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
     _check_names(config)
+    try:
+        named = Targets.of(config)
+    except (TypeError, ValueError, re.error) as error:
+        raise ModuleError(f"the configuration is malformed: {error}; correct it") from error
     targets = {}
     for name in sorted(shapes):
         layer = _layer(name)
         try:
-            if not targeted(config, layer):
+            if layer not in named:
                 raise ModuleError(
                     f"the configuration does not target layer '{layer}', so PEFT would ignore tensor "
                     f"'{name}'; correct target_modules or exclude_modules"
@@ -96,7 +101,8 @@ def _check_names(config: Mapping[str, object]) -> None:
     """Refuse what PEFT refuses: a list of feed-forward layers that are not among the list of targets."""
     targets, feedforward = config.get("target_modules"), config.get("feedforward_modules")
     if isinstance(targets, list) and isinstance(feedforward, list):
-        extra = next((name for name in feedforward if name not in targets), None)
+        known = {name for name in targets if isinstance(name, str)}
+        extra = next((name for name in feedforward if name not in known), None)
         if extra is not None:
             raise ModuleError(
                 f"field 'feedforward_modules' names {extra!r}, which 'target_modules' lacks; "
@@ -123,10 +129,10 @@ def is_feedforward(stated: object, layer: str) -> bool:
     Raises `TypeError` when `stated` is neither a regular expression nor a list or tuple of names.
     """
     if isinstance(stated, str):
-        return names(stated, layer)
+        return fits(stated, layer, whole=True) is not None
     if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
         raise TypeError(f"feedforward_modules {stated!r} is not a list of names")
-    return any(layer.endswith(item) for item in stated)
+    return layer.endswith(tuple(stated))
 
 
 def _target(name: str, shape: tuple[int, ...], feedforward: bool | None) -> IA3Target:

@@ -12,10 +12,12 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headstart.errors import ModuleError
+from headstart.formats.layer_names import PatternTable, Targets
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import LARGEST, PREFIX, SAVE_AGAIN, fits, refuse_fields, targeted
+from headstart.formats.peft_config import LARGEST, PREFIX, SAVE_AGAIN, refuse_fields
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
@@ -65,6 +67,9 @@ REFUSED = {
 PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
 """Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
 LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
+
+USUAL = 8
+"""PEFT's rank and α where the configuration states none."""
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
@@ -136,7 +141,13 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
     _check_fields(config)
     groups = _group(shapes)
     variants = _variants(config, groups)
-    targets = {layer: _target(config, layer, groups[layer], shapes=shapes) for layer in sorted(groups)}
+    try:
+        stated = _Stated(
+            config, Targets.of(config), _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
+        )
+    except (TypeError, ValueError, re.error) as error:
+        raise ModuleError(f"the configuration is malformed: {error}; correct it") from error
+    targets = {layer: _target(stated, layer, groups[layer], shapes=shapes) for layer in sorted(groups)}
     for layer, target in targets.items():
         for suffix in (MAGNITUDE, LORA_BIAS, BASE_BIAS):
             name = groups[layer].get(suffix)
@@ -230,8 +241,25 @@ def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, st
     return [*variants, THROUGH_PEFT["bias"]] if biased else variants
 
 
+@dataclass(frozen=True)
+class _Stated:
+    """What the configuration says of layers."""
+
+    config: Mapping[str, object]
+    targets: Targets
+    ranks: PatternTable
+    alphas: PatternTable
+
+
+def _patterns(config: Mapping[str, object], field: str) -> PatternTable:
+    table = config.get(field) or {}
+    if not isinstance(table, Mapping):
+        raise TypeError(f"field '{field}' is not an object")
+    return PatternTable.of(list(table))
+
+
 def _target(
-    config: Mapping[str, object],
+    stated: _Stated,
     layer: str,
     names: Mapping[str, str],
     *,
@@ -245,30 +273,27 @@ def _target(
     if rank != columns:
         raise ModuleError(f"tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
     try:
-        if not targeted(config, layer):
+        if layer not in stated.targets:
             raise ModuleError(
                 f"the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
                 "correct target_modules, exclude_modules or layers_to_transform"
             )
-        stated = _resolve(config, layer, field="r", patterns="rank_pattern", default=8)
-        alpha = _resolve(config, layer, field="lora_alpha", patterns="alpha_pattern", default=8)
+        said = _resolve(stated.config, stated.ranks.key(layer), field="r", patterns="rank_pattern")
+        alpha = _resolve(stated.config, stated.alphas.key(layer), field="lora_alpha", patterns="alpha_pattern")
     except (TypeError, ValueError, re.error) as error:
         raise ModuleError(f"the configuration for layer '{layer}' is malformed: {error}; correct it") from error
-    if stated != rank:
+    if said != rank:
         raise ModuleError(
-            f"tensor '{a}' has rank {rank} but the configuration says {stated:g}; correct r or rank_pattern"
+            f"tensor '{a}' has rank {rank} but the configuration says {said:g}; correct r or rank_pattern"
         )
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scaling = alpha / (math.sqrt(rank) if stated.config.get("use_rslora") else rank)
     return LoraTarget(a, b, rank, in_features, out_features, scaling, EMBEDDING_A in names, names.get(BASE_WEIGHT))
 
 
-def _resolve(config: Mapping[str, object], layer: str, *, field: str, patterns: str, default: int) -> int | float:
-    """The field's value for `layer`: that of the first matching pattern, as PEFT's `get_pattern_key` picks it."""
-    table = config.get(patterns) or {}
-    if not isinstance(table, Mapping):
-        raise TypeError(f"field '{patterns}' is not an object")
-    key = next((key for key in table if fits(rf"(.*\.)?({key})$", layer) is not None), None)
-    value = table[key] if key is not None else config.get(field, default)
+def _resolve(config: Mapping[str, object], key: str | None, *, field: str, patterns: str) -> int | float:
+    """The value for a layer: that of pattern `key`, which its path matches, or the field's where it matches none."""
+    table: Any = config.get(patterns)
+    value = table[key] if key is not None else config.get(field, USUAL)
     where = f"'{patterns}' at '{key}'" if key is not None else f"'{field}'"
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"field {where} is {value!r}, not a number")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -15,6 +15,7 @@ from headstart.architectures import Role, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES
+from headstart.formats.layer_names import Targets
 
 __all__ = [
     "check_biases",
@@ -68,7 +69,8 @@ def check_layers(
     fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     try:
         matcher = LoraConfig(**{key: config.get(key) for key in fields})
-    except ValueError as error:
+        targets = Targets.of(config)
+    except (TypeError, ValueError, re.error) as error:
         raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
     if matcher.target_modules in (None, "all-linear"):
         # PEFT resolves these while it injects and never saves them so: which layers were meant cannot be told.
@@ -77,7 +79,7 @@ def check_layers(
             f"the configuration of module '{name}' says target_modules {stated!r}, which names no layers; "
             "save it again with PEFT's save_pretrained, which lists them"
         )
-    named = {path for path in layers if check_target_module_exists(matcher, path)}
+    named = {path for path in layers if path in targets}
     # Of an encoder that finds spans transformers leaves the pooler out, and PEFT with it.
     unread = f"{backbone.below_head}pooler." if config.get("task_type") == TASK_TYPES["span"] else None
     for path in sorted(path for path in named - widths.keys() if unread is None or not path.startswith(unread)):

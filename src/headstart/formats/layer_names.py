@@ -1,0 +1,279 @@
+"""Which layers the fields of a PEFT configuration name: lists of names and regular expressions, read within limits.
+
+A pattern comes from a stranger and may ask for any amount of memory to compile or of time to match, so both are
+bounded; what PEFT itself would then do with it is bounded too.
+"""
+
+import math
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Self
+
+import regex  # type: ignore[import-untyped]
+
+__all__ = [
+    "HIGHEST_REPEAT",
+    "LONGEST_PATTERN",
+    "LONGEST_PATTERNS",
+    "MOST_NAMES",
+    "MOST_PATTERNS",
+    "Names",
+    "PatternTable",
+    "Targets",
+    "fits",
+]
+
+LONGEST_PATTERN = 10_000
+"""The most characters of a regular expression, counts of its repeats added: compiling takes memory for each."""
+
+LONGEST_PATTERNS = 100_000
+"""The same for all regular expressions of one field."""
+
+HIGHEST_REPEAT = 100
+"""The highest count of a repeat such as `a{2,5}`."""
+
+MOST_PATTERNS = 1_000
+"""The most regular expressions in one field; names made of letters, digits, `_`, `-` and dots do not count."""
+
+MOST_NAMES = 100_000
+"""The most names in one field."""
+
+SLOWEST = 1.0
+"""Seconds for one match: real patterns take microseconds, and one from a stranger can be made to take for ever."""
+
+MOST_SECONDS = 20.0
+"""Seconds for all matches of one field."""
+
+PLAIN = re.compile(r"[\w.-]+")
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|\(\?P<\w+>|\(\?[:=!]|\(\?<[=!]|.", re.DOTALL)
+WIDE = (r"\w", r"\W", r"\s", r"\S", r"\D", r"\b", r"\B")
+
+
+def fits(pattern: str, text: str, *, whole: bool = False) -> str | None:
+    """The number that the group "index" of a regular expression finds at the beginning of `text`, or "" without one.
+
+    `None` when the text does not begin, or as a `whole` is not, as the pattern says. Raises `ValueError` when the
+    pattern exceeds a limit, matching may take too long or the pattern cannot be handled, `re.error` when it is none.
+
+    >>> fits("layers[.](?P<index>[0-9]+)", "layers.3"), fits("q|v", "q"), fits("q|v", "k")
+    ('3', '', None)
+    """
+    return _match(_compiled(pattern), text, whole=whole)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Layers named by a regular expression, which matches the whole path, or by a list: the path or its last parts."""
+
+    pattern: Any
+    listed: frozenset[str]
+    deadline: float
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Raises `TypeError` for anything but a text or a list of texts, `ValueError` or `re.error` as `fits` does."""
+        deadline = time.monotonic() + MOST_SECONDS
+        if isinstance(value, str):
+            return cls(_compile(value), frozenset(), deadline)
+        return cls(None, frozenset(_strings(value)), deadline)
+
+    def __contains__(self, layer: str) -> bool:
+        if self.pattern is not None:
+            return _match(self.pattern, layer, whole=True, deadline=self.deadline) is not None
+        return any(ending in self.listed for ending in _endings(layer))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The layers that PEFT adapts: `check_target_module_exists` of PEFT 0.21, on names alone.
+
+    With `target_modules` missing or "all-linear" PEFT asks the backbone; the tensors' own names then decide.
+    """
+
+    excluded: Names | None
+    named: Names | None
+    numbers: Sequence[object] | None
+    numbered: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, config: Mapping[str, object]) -> Self:
+        """Raises `TypeError`, `ValueError` or `re.error` when a field is malformed or exceeds a limit."""
+        excluded, targets = config.get("exclude_modules"), config.get("target_modules")
+        wanted = config.get("layers_to_transform")
+        numbers = wanted if isinstance(wanted, list) else [wanted]
+        return cls(
+            excluded=Names.of(excluded) if excluded else None,
+            named=None if targets is None or targets == "all-linear" else Names.of(targets),
+            numbers=None if isinstance(targets, str) or wanted is None or wanted == [] else numbers,
+            numbered=_numbered(config.get("layers_pattern")) if wanted is not None else (),
+        )
+
+    def __contains__(self, layer: str) -> bool:
+        if self.excluded is not None and layer in self.excluded:
+            return False
+        if self.named is None:
+            return True
+        if layer not in self.named:
+            return False
+        if self.numbers is None or layer in self.named.listed:
+            return True
+        matches = (_match(pattern, layer, deadline=self.named.deadline) for pattern in self.numbered)
+        found = next((index for index in matches if index is not None), None)
+        return bool(found) and int(found or 0) in self.numbers
+
+
+@dataclass(frozen=True)
+class PatternTable:
+    """The keys of `rank_pattern` or `alpha_pattern`: each a regular expression over the last parts of a path.
+
+    `plain` holds keys without anything but names and dots, by length, by where their dots stand, and by their text:
+    they are looked up, since there may be one for every layer. Numbers are those of `keys`.
+    """
+
+    keys: tuple[str, ...]
+    plain: Mapping[int, Mapping[tuple[int, ...], Mapping[str, int]]]
+    patterns: tuple[tuple[int, Any], ...]
+    deadline: float
+
+    @classmethod
+    def of(cls, keys: Sequence[str]) -> Self:
+        """Raises `ValueError` when there are too many keys, and as `fits` does."""
+        if len(keys) > MOST_NAMES:
+            raise ValueError(f"{len(keys):,} keys are more than the {MOST_NAMES:,} that are read")
+        plain: dict[int, dict[tuple[int, ...], dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+        numbers = []
+        for number, key in enumerate(keys):
+            if PLAIN.fullmatch(key):
+                dots = tuple(position for position, letter in enumerate(key) if letter == ".")
+                plain[len(key)][dots].setdefault(key, number)
+            else:
+                numbers.append(number)
+        patterns = _compile_all([rf"(.*\.)?({keys[number]})$" for number in numbers])
+        return cls(tuple(keys), plain, tuple(zip(numbers, patterns, strict=True)), time.monotonic() + MOST_SECONDS)
+
+    def key(self, layer: str) -> str | None:
+        """The first key that matches the path's last parts, as PEFT's `get_pattern_key` picks it, or `None`."""
+        if "\n" in layer:
+            raise ValueError("a path with a line break in it")
+        numbers = [number for ending in _endings(layer) for number in self._plain_matches(ending)]
+        first = min(numbers, default=len(self.keys))
+        for number, pattern in self.patterns:
+            if number < first and _match(pattern, layer, deadline=self.deadline) is not None:
+                first = number
+        return self.keys[first] if first < len(self.keys) else None
+
+    def _plain_matches(self, ending: str) -> Iterator[int]:
+        """Numbers of the plain keys that `ending` matches: a dot of a key stands for any character."""
+        for dots, numbers in self.plain.get(len(ending), {}).items():
+            letters = list(ending)
+            for position in dots:
+                letters[position] = "."
+            number = numbers.get("".join(letters))
+            if number is not None:
+                yield number
+
+
+def _match(compiled: Any, text: str, *, whole: bool = False, deadline: float = math.inf) -> str | None:
+    left = min(SLOWEST, deadline - time.monotonic())
+    try:
+        match = compiled.fullmatch if whole else compiled.match
+        found = match(text, timeout=max(left, 1e-9))
+    except (TimeoutError, RecursionError) as error:
+        raise ValueError(f"the pattern {compiled.pattern[:60]!r} takes too long to match") from error
+    return None if found is None else found.groupdict().get("index") or ""
+
+
+def _compile_all(patterns: Sequence[str]) -> tuple[Any, ...]:
+    if len(patterns) > MOST_PATTERNS:
+        raise ValueError(f"{len(patterns):,} regular expressions are more than the {MOST_PATTERNS:,} that are read")
+    if sum(map(_size, patterns)) > LONGEST_PATTERNS:
+        raise ValueError(f"the regular expressions are longer than {LONGEST_PATTERNS:,} characters together")
+    return tuple(map(_compile, patterns))
+
+
+def _counts(tokens: Sequence[str]) -> list[int]:
+    """The counts of all repeats. Raises `ValueError` for one that is too high."""
+    counts = [count for token in tokens if token[0] == "{" for count in re.findall("[0-9]+", token)]
+    if any(len(count) > len(str(HIGHEST_REPEAT)) or int(count) > HIGHEST_REPEAT for count in counts):
+        raise ValueError(f"the pattern {''.join(tokens)[:60]!r} repeats more than {HIGHEST_REPEAT} times")
+    return list(map(int, counts))
+
+
+def _size(pattern: str) -> int:
+    """Characters of the pattern and counts of its repeats. Raises `ValueError` where that is too much."""
+    size = len(pattern)
+    if size <= LONGEST_PATTERN:
+        size += sum(_counts(TOKEN.findall(pattern)))
+    if size > LONGEST_PATTERN:
+        raise ValueError(f"the pattern {pattern[:60]!r} is longer than {LONGEST_PATTERN:,} characters, repeats counted")
+    return size
+
+
+def _compile(pattern: str) -> Any:
+    """The compiled pattern. Raises `ValueError` for one beyond the limits, `re.error` for one that is none."""
+    _size(pattern)
+    try:
+        re.compile(pattern)
+        if _explodes(TOKEN.findall(pattern)):
+            raise ValueError(f"the pattern {pattern[:60]!r} repeats what itself repeats, which can take for ever")
+        return regex.compile(pattern, cache_pattern=False)
+    except (RecursionError, OverflowError, regex.error) as error:
+        if isinstance(error, re.error):
+            raise
+        raise ValueError(f"the pattern {pattern[:60]!r} cannot be used ({error})") from None
+
+
+_compiled = lru_cache(maxsize=64)(_compile)
+
+
+def _explodes(tokens: Sequence[str]) -> bool:
+    """Whether a repeat holds another or a choice, or follows one directly: where Python's `re`, and PEFT with it, may
+    try more ways than can ever be tried.
+    """
+    inner, repeated, before = [False], False, ""
+    for token in tokens:
+        if token.startswith("("):
+            inner.append(False)
+            continue
+        if token == ")":
+            held = inner.pop() if len(inner) > 1 else False
+            inner[-1] |= held
+            before = "group" if held else ""
+        elif token in ("*", "+") or (token.startswith("{") and len(token) > 2):
+            if before == "group" or repeated:
+                return True
+            inner[-1], repeated, before = True, True, ""
+        elif token == "|":
+            inner[-1], repeated, before = True, False, ""
+        elif token != "?":
+            # What matches almost anything keeps the repeats on its two sides from being told apart.
+            repeated, before = (repeated and token[0] in ".^$[") or (repeated and token in WIDE), ""
+    return False
+
+
+def _numbered(patterns: object) -> tuple[Any, ...]:
+    """Patterns that find the index of the first numbered segment, after one of `patterns` where given."""
+    if not patterns:
+        return _compile_all([r".*?\.[^.]*\.(?P<index>\d+)\."])
+    listed = [patterns] if isinstance(patterns, str) else _strings(patterns)
+    return _compile_all([rf"(?:^|.*?\.){name}\.(?P<index>\d+)\." for name in listed])
+
+
+def _endings(layer: str) -> Iterator[str]:
+    """The path, and what follows each of its dots."""
+    yield layer
+    for position, letter in enumerate(layer):
+        if letter == ".":
+            yield layer[position + 1 :]
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{str(value)[:200]} is not a list of names")
+    if len(value) > MOST_NAMES:
+        raise ValueError(f"{len(value):,} names are more than the {MOST_NAMES:,} that are read")
+    return value
