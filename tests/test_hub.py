@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import headstart.hub.hub
-import headstart.hub.ref
+import headstart.formats
+import headstart.hub.adding
+import headstart.hub.reading
 from handmade import LAYER, lora_config, lora_tensors, write_module
+from headstart.atomic import hidden_folder
 from headstart.errors import HubError, ModuleError, OutputError
+from headstart.events import Event, Progress
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Admission, Hub, Problem
 from headstart.records import Fingerprint
@@ -31,6 +34,13 @@ def hub(tmp_path: Path, made: list[Path]) -> Hub:
     hub = Hub.create(tmp_path / "hub")
     assert all(admission.card for admission in hub.add_all(made))
     return hub
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def state_backbone(folder: Path, weights: str) -> Path:
@@ -68,8 +78,8 @@ def test_opening_again_reads_no_module(hub: Hub, monkeypatch: pytest.MonkeyPatch
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("a module was read")
 
-    monkeypatch.setattr(headstart.hub.hub, "read_module", forbidden)
-    monkeypatch.setattr(headstart.hub.ref, "read_module", forbidden)
+    monkeypatch.setattr(headstart.hub.reading, "read_module", forbidden)
+    monkeypatch.setattr(headstart.formats, "read_module", forbidden)
     opened = Hub.open(hub.path)
     assert len(opened.cards()) == len(opened.refs()) == 3
 
@@ -145,13 +155,13 @@ def test_another_backbone_is_refused_by_widths_until_the_last_module_left(hub: H
 def test_one_bad_module_does_not_stop_the_rest(tmp_path: Path, made: list[Path]) -> None:
     (made[1] / WEIGHTS).write_bytes(b"junk")
     hub = Hub.create(tmp_path / "hub")
-    seen: list[tuple[int, int]] = []
-    admissions = hub.add_all([*made, tmp_path / "absent"], progress=lambda done, total: seen.append((done, total)))
+    seen: list[Event] = []
+    admissions = hub.add_all([*made, tmp_path / "absent"], progress=seen.append)
     assert [admission.card is None for admission in admissions] == [False, True, False, True]
     assert admissions[0] == Admission(made[0], "cola", hub.card("cola"), None)
     assert "is not a sound safetensors file" in (admissions[1].reason or "")
     assert "absent is not a folder" in (admissions[3].reason or "")
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [Progress("adding modules", done, 4) for done in (1, 2, 3, 4)]
     assert hub.names() == ["cola", "sst2"]
 
 
@@ -186,10 +196,10 @@ def test_opening_what_is_no_hub(tmp_path: Path, made: list[Path]) -> None:
 
 
 def test_folders_alone_are_a_hub(made: list[Path]) -> None:
-    seen: list[tuple[int, int]] = []
-    hub = Hub.open(made[0].parent, progress=lambda done, total: seen.append((done, total)))
+    seen: list[Event] = []
+    hub = Hub.open(made[0].parent, progress=seen.append)
     assert hub.names() == ["cola", "rte", "sst2"]
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [Progress("reading the hub", done, 3) for done in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database at all" * 100, None])
@@ -209,12 +219,27 @@ def test_a_catalogue_of_foreign_tables_is_built_again(hub: Hub) -> None:
     assert len(Hub.open(hub.path)) == 3
 
 
-def test_a_newer_catalogue_is_left_alone(hub: Hub) -> None:
+def test_a_newer_catalogue_is_left_alone_and_another_stands_in_for_it(hub: Hub, made: list[Path]) -> None:
+    catalogue = hub.path / ".catalogue.sqlite"
+    with sqlite3.connect(catalogue) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.execute("UPDATE schema SET version = 99")
+    connection.close()
+    newer = catalogue.read_bytes()
+    opened = Hub.open(hub.path)
+    assert opened.names() == ["cola", "rte", "sst2"]
+    opened.remove("rte")
+    opened.add(made[1], name="again")
+    assert Hub.open(hub.path).names() == ["again", "cola", "sst2"]
+    assert catalogue.read_bytes() == newer
+
+
+def test_a_catalogue_that_states_two_schemas_is_damaged_not_newer(hub: Hub) -> None:
     with sqlite3.connect(hub.path / ".catalogue.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(HubError, match=r"schema 99 of a newer Headstart, this one knows 3; upgrade"):
-        Hub.open(hub.path)
+    assert len(Hub.open(hub.path)) == 3
+    assert sqlite3.connect(hub.path / ".catalogue.sqlite").execute("PRAGMA user_version").fetchone() == (3,)
 
 
 def test_check_finds_a_change_that_left_no_trace_outside(hub: Hub) -> None:
@@ -286,7 +311,7 @@ def test_a_crash_before_the_row_leaves_a_folder_that_is_taken_in(
 
     source = write_module(tmp_path / "new", seed=9)
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.hub.hub, "record", crash)
+        patch.setattr(headstart.hub.adding, "record", crash)
         with pytest.raises(KeyboardInterrupt):
             hub.add(source)
     assert "new" not in hub.names()
@@ -298,7 +323,7 @@ def test_a_crash_while_copying_leaves_nothing(hub: Hub, tmp_path: Path, monkeypa
         (target / "half").write_text("")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(headstart.hub.hub, "copy_module", full)
+    monkeypatch.setattr(headstart.hub.reading, "copy_module", full)
     before = sorted(hub.path.rglob("*"))
     with pytest.raises(OutputError, match="No space left on device"):
         hub.add(write_module(tmp_path / "new", seed=9))
@@ -312,19 +337,25 @@ def test_a_module_that_changes_while_it_is_copied_is_refused(
         target.rmdir()
         write_module(target, seed=50)
 
-    monkeypatch.setattr(headstart.hub.hub, "copy_module", other)
+    monkeypatch.setattr(headstart.hub.reading, "copy_module", other)
     with pytest.raises(ModuleError, match="new changed while it was copied"):
         hub.add(write_module(tmp_path / "new", seed=9))
     assert not (hub.path / "new").exists()
 
 
-def test_leftovers_of_killed_runs_are_swept_after_a_day(hub: Hub) -> None:
-    old, young = hub.path / ".a.x.staging", hub.path / ".b.y.removed"
-    for folder in (old, young):
-        folder.mkdir()
-    os.utime(old, (time.time() - 100_000,) * 2)
+def test_leftovers_of_killed_runs_are_swept(hub: Hub) -> None:
+    killed = dead_process()
+    mine = hidden_folder(hub.path / "a")
+    machine = mine.name.split(".")[2].partition("-")[0]
+    left = hub.path / f".b.{machine}-{killed}-abcdefgh.staging"
+    removed = hub.path / f".c.{machine}-{killed}-abcdefgh.removed"
+    elsewhere, long_ago = (hub.path / f".{name}.00000000-1-abcdefgh.staging" for name in "de")
+    for folder in (left, removed, elsewhere, long_ago):
+        (folder / "half").mkdir(parents=True)
+    os.utime(long_ago, (time.time() - 100_000,) * 2)
     assert hub.check() == []
-    assert (old.exists(), young.exists()) == (False, True)
+    there = [folder.exists() for folder in (mine, left, removed, elsewhere, long_ago)]
+    assert there == [True, False, False, True, False], "those of running processes and of other machines stay a day"
 
 
 def test_processes_that_add_at_once_do_not_lose_or_double_anything(tmp_path: Path) -> None:

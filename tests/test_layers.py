@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "headstart"
 LAYERS = (
     "errors",
     "atomic",
+    "filenames",
     "records",
     "registry",
     "events",

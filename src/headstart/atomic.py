@@ -1,15 +1,41 @@
 """Writing so that nothing on disk is lost or half-written: stage beside the target, fsync, rename."""
 
 import contextlib
+import ctypes
+import functools
+import hashlib
 import os
+import re
 import shutil
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headstart.errors import OutputError
 
-__all__ = ["refuse_existing", "staged_folder", "sync_tree", "write_text"]
+__all__ = [
+    "hidden_folder",
+    "left_behind",
+    "refuse_existing",
+    "staged_folder",
+    "sweep",
+    "sync_folder",
+    "sync_tree",
+    "sync_trees",
+    "write_text",
+]
+
+STAGING = ".staging"
+OLD_SECONDS = 86_400
+"""After so long a hidden folder of another machine, whose processes nobody here can see, is left behind for sure."""
+
+MANY = 16
+"""From so many folders on, flushing the whole file system at once is faster than flushing file by file."""
+
+OWNED = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+(?P<suffix>\.\w+)", re.DOTALL)
 
 
 def refuse_existing(path: Path) -> None:
@@ -22,20 +48,21 @@ def refuse_existing(path: Path) -> None:
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`; when the block ends well it is synced and becomes `target`.
 
-    On any exception (a full disk, Ctrl-C) the staging folder is removed and `target` does not come to be.
-    Raises `OutputError` when `target` exists or its parent cannot be written.
+    On any exception (a full disk, Ctrl-C) the staging folder is removed and `target` does not come to be. What killed
+    processes left beside `target` is removed too. Raises `OutputError` when `target` exists or its parent cannot be
+    written.
     """
     refuse_existing(target)
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".staging", dir=target.parent))
+        sweep(target.parent)
+        staging = hidden_folder(target)
         yield staging
         sync_tree(staging)
-        staging.chmod(0o755)
         refuse_existing(target)
         staging.rename(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another place"
@@ -43,6 +70,35 @@ def staged_folder(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def hidden_folder(target: Path, suffix: str = STAGING) -> Path:
+    """Make an empty hidden folder beside `target` whose name says which process it belongs to."""
+    # Beginnings will do, and file systems end names at 255 bytes.
+    prefix = f".{target.name[:40]}.{_machine()}-{os.getpid()}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=target.parent))
+    folder.chmod(0o755)
+    return folder
+
+
+def left_behind(folder: Path, suffix: str = STAGING) -> bool:
+    """Whether a hidden folder is one of `hidden_folder`, and its process has ended or it is a day old."""
+    made = OWNED.fullmatch(folder.name)
+    if made is None or made["suffix"] != suffix:
+        return False
+    try:
+        old = folder.lstat().st_mtime < time.time() - OLD_SECONDS
+    except OSError:
+        return False
+    return old or (made["machine"] == _machine() and not _runs(int(made["process"])))
+
+
+def sweep(folder: Path) -> None:
+    """Delete the staging folders in `folder` that killed processes left."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(STAGING) and left_behind(folder / entry.name):
+                shutil.rmtree(folder / entry.name, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,16 +123,60 @@ def write_text(path: Path, text: str) -> None:
             Path(staging).unlink(missing_ok=True)
 
 
+def sync_trees(folders: Sequence[Path]) -> None:
+    """Flush every file and folder below each of `folders`, which lie on one file system, to the disk."""
+    if len(folders) >= MANY and _sync_file_system(folders[0]):
+        return
+    for folder in folders:
+        sync_tree(folder)
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder` to the disk."""
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync_folder(path)
+    sync_folder(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Flush one folder, its list of names, or one file to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_file_system(path: Path) -> bool:
+    """Flush the file system that `path` lies on, where the system can do that for one alone; whether it did."""
+    if not sys.platform.startswith("linux"):
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return bool(ctypes.CDLL(None, use_errno=True).syncfs(descriptor) == 0)
+    except AttributeError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # where asking would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Equal for processes that see one another by their numbers: one machine, one start of it, one container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 -- the link's text, which is no path
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

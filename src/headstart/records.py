@@ -46,11 +46,15 @@ class Record(BaseModel):
                 f"{source} has schema version {version}, this Headstart reads {cls.current_version}; upgrade Headstart"
             )
         try:
-            return cls.model_validate(data)
+            record = cls.model_validate(data)
+            record.to_json().encode()  # JSON can spell letters that no text file can hold
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the record"
             raise CardError(f"{source}: field '{field}': {first['msg']}; correct that field") from error
+        except ValueError as error:
+            raise CardError(f"{source} holds a text that is not valid Unicode; correct it") from error
+        return record
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -124,6 +128,8 @@ class TaskCard(Record):
 class Donor(Record):
     """One module that went into a start: its name, tensor hash, weight, and licence."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: str
     tensor_hash: str
     weight: float
@@ -181,6 +187,8 @@ class ModuleCard(Record):
     tuned on, which prompts should have too. `variant` names what only PEFT itself computes ("DoRA"), and is empty
     otherwise. What is not known is `None` or empty, never 0.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     schema_version: int = 1
     name: str

@@ -8,7 +8,7 @@ import typer
 
 from headstart.cli.options import AsJson, DeviceOption, DtypeOption, load_backbone
 from headstart.cli.output import print_json, print_line, print_rows
-from headstart.cli.progress import counted, listening
+from headstart.cli.progress import listening
 from headstart.errors import HubError
 
 __all__ = ["app"]
@@ -38,7 +38,7 @@ def add(
 
         check = fits(model)
     with listening("adding") as listener:
-        admissions = Hub.create(hub).add_all(sources, check=check, progress=counted(listener, "adding"))
+        admissions = Hub.create(hub).add_all(sources, check=check, progress=listener)
     rows = [
         {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}
         for a in admissions
@@ -99,7 +99,7 @@ def check(hub: HubArgument, as_json: AsJson = False) -> None:
 
     opened = Hub.open(hub)
     with listening("checking") as listener:
-        problems = opened.check(counted(listener, "checking"))
+        problems = opened.check(listener)
     rows = [{"module": problem.name, "problem": problem.reason} for problem in problems]
     if as_json:
         print_json({"modules": len(opened), "problems": rows})

@@ -1,18 +1,15 @@
 """Formats of module folders: read, validated and hashed without torch."""
 
+from headstart.filenames import CONFIG_FILE, HEAD_FILE, INTERFACE_FILE, WEIGHTS_FILE, WEIGHTS_FILES
 from headstart.formats.adapter import AdapterLayout, AdapterPlace, adapter_layout
-from headstart.formats.adapterhub import INTERFACE_FILE
 from headstart.formats.bitfit import BitFitLayout, bitfit_layout
-from headstart.formats.head import HEAD_FILE, TASK_TYPES
+from headstart.formats.head import TASK_TYPES
 from headstart.formats.ia3 import IA3Layout, IA3Target, ia3_layout
 from headstart.formats.layout import Layout
 from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
 from headstart.formats.peft_folder import (
-    CONFIG_FILE,
     PICKLES,
     READERS,
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
     FolderReader,
     StoredModule,
     module_name,

@@ -22,20 +22,12 @@ from headstart.formats.safetensors_file import StoredTensor, read_safetensors
 from headstart.formats.tensor_pickle import read_torch_zip
 
 __all__ = [
-    "ADAPTERHUB_WEIGHTS",
-    "INTERFACE_FILE",
     "Translated",
     "is_adapterhub",
     "method_of",
     "read_tensors",
     "translated",
 ]
-
-ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
-"""Names of the file of tensors: as saved with `use_safetensors=True`, and without."""
-
-INTERFACE_FILE = "adapter_interface.json"
-"""What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
 
 LORA_HANDLED = frozenset(
     {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}

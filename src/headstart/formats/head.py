@@ -8,10 +8,7 @@ from headstart.formats.peft_config import SAVE_AGAIN
 from headstart.formats.safetensors_file import StoredTensor
 from headstart.records import HeadCard
 
-__all__ = ["HEAD_FILE", "TASK_TYPES", "Parted", "head_card", "part_head"]
-
-HEAD_FILE = "headstart_head.safetensors"
-"""Where the head lies when the module's own file has no room for it."""
+__all__ = ["TASK_TYPES", "Parted", "head_card", "part_head"]
 
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "span": "QUESTION_ANS"}
 """PEFT's task type, by what a head answers."""

@@ -18,9 +18,7 @@ from headstart.formats.opendelta_places import Modified, family_of, in_stack
 from headstart.formats.peft_config import PREFIX, refuse_fields
 from headstart.formats.safetensors_file import StoredTensor
 
-__all__ = ["OPENDELTA_CONFIG", "OPENDELTA_WEIGHTS", "Plain", "from_opendelta", "is_opendelta"]
-
-OPENDELTA_CONFIG, OPENDELTA_WEIGHTS = "config.json", "pytorch_model.bin"
+__all__ = ["Plain", "from_opendelta", "is_opendelta"]
 
 HARMLESS = frozenset(
     {

@@ -13,20 +13,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.errors import CardError, ModuleError, about
-from headstart.formats.adapterhub import (
+from headstart.filenames import (
     ADAPTERHUB_WEIGHTS,
+    CONFIG_FILE,
+    HEAD_FILE,
     INTERFACE_FILE,
+    OPENDELTA_CONFIG,
+    OPENDELTA_WEIGHTS,
+    WEIGHTS_FILE,
+)
+from headstart.formats.adapterhub import (
     is_adapterhub,
     method_of,
     read_tensors,
     translated,
 )
 from headstart.formats.bitfit import bitfit_layout
-from headstart.formats.head import HEAD_FILE, TASK_TYPES, head_card, part_head
+from headstart.formats.head import TASK_TYPES, head_card, part_head
 from headstart.formats.ia3 import ia3_layout
 from headstart.formats.layout import Layout
 from headstart.formats.lora import lora_layout
-from headstart.formats.opendelta import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS, Plain, from_opendelta, is_opendelta
+from headstart.formats.opendelta import Plain, from_opendelta, is_opendelta
 from headstart.formats.prefix import prefix_layout
 from headstart.formats.prefix_attention import attention_prefix_layout
 from headstart.formats.prompt import prompt_layout
@@ -36,11 +43,8 @@ from headstart.records import CARD_FILE, HeadCard, ModuleCard
 from headstart.registry import Registry
 
 __all__ = [
-    "CONFIG_FILE",
     "PICKLES",
     "READERS",
-    "WEIGHTS_FILE",
-    "WEIGHTS_FILES",
     "FolderReader",
     "StoredModule",
     "module_name",
@@ -49,10 +53,6 @@ __all__ = [
     "regular_file",
 ]
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-WEIGHTS_FILES = (WEIGHTS_FILE, *ADAPTERHUB_WEIGHTS)
-"""Every name that the file of tensors may have: PEFT's, and AdapterHub's."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})

@@ -1,59 +1,35 @@
-"""The hub's folder on disk: which modules lie in it, whether they changed, and how one is copied in."""
+"""The hub's folder on disk: which modules lie in it, and whether they changed since they were read."""
 
-import json
 import os
-import shutil
-import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from headstart.errors import HubError
-from headstart.formats import (
+from headstart.filenames import (
     CONFIG_FILE,
     HEAD_FILE,
     INTERFACE_FILE,
-    WEIGHTS_FILE,
+    OPENDELTA_CONFIG,
+    OPENDELTA_WEIGHTS,
     WEIGHTS_FILES,
-    read_opendelta,
-    regular_file,
-    safetensors_bytes,
 )
-from headstart.formats.adapterhub import ADAPTERHUB_WEIGHTS
-from headstart.formats.opendelta import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS
 from headstart.records import CARD_FILE
 
-__all__ = ["KEPT", "check_name", "copy_module", "is_hub", "stamp", "stamps", "sweep", "take_out"]
+__all__ = ["KEPT", "is_hub", "stamp", "stamps"]
 
 WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, HEAD_FILE, CARD_FILE)
-REMOVED = ".removed"
 KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """The files of a module that a hub keeps, and takes from a remote one."""
 
-MAX_NAME_BYTES = 200
-"""Staging puts a prefix and a suffix round the name, and file systems end at 255 bytes."""
+STAMPED = ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS)
+ABSENT = "-"
 
 
-def check_name(name: str) -> None:
-    """Raise `HubError` unless `name` can be a module's folder on every file system."""
-    if (
-        not name
-        or name != name.strip()
-        or name.startswith(".")
-        or set(name) & set('/\\:*?"<>|')
-        or not name.isprintable()
-    ):
-        raise HubError(
-            f"{name!r} cannot be a module's name: it must not be empty, begin with a dot, begin or end with a space, "
-            'or hold one of / \\ : * ? " < > |; choose another name'
-        )
-    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
-        raise HubError(f"the module name '{name[:40]}…' is longer than {MAX_NAME_BYTES} bytes; choose a shorter one")
-
-
-def stamps(hub: Path) -> dict[str, str]:
+def stamps(hub: Path, known: Mapping[str, str]) -> dict[str, str]:
     """Every module folder's stamp by name: times and sizes, without opening a file.
 
-    Equal stamps mean that nothing was written since. Raises `HubError` when the hub cannot be listed.
+    Equal stamps mean that nothing was written since the `known` ones were taken. What is a link that leads to no folder
+    has a stamp too: it is to be named as a problem. Raises `HubError` when the hub cannot be listed.
     """
     try:
         with os.scandir(hub) as entries:
@@ -61,57 +37,43 @@ def stamps(hub: Path) -> dict[str, str]:
             folders = sorted(
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".") and entry.name.isprintable() and entry.is_dir()
+                if not entry.name.startswith(".") and entry.name.isprintable() and _may_be_module(entry)
             )
     except OSError as error:
         raise HubError(f"cannot list {hub}: {error.strerror}; check the path and its permissions") from error
-    return {name: stamp(hub / name) for name in folders}
+    root = str(hub)
+    return {name: stamp(f"{root}/{name}", known.get(name, "")) for name in folders}
 
 
-def stamp(folder: Path) -> str:
-    """Times and sizes of the folder and of the files that make the module; "-" for a file that is not there."""
-    parts = []
-    for name in ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS):
-        try:
-            status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- thousands of calls
-            parts.append(f"{status.st_mtime_ns}+{status.st_size if name else 0}")
-        except OSError:
-            parts.append("-")
-    return " ".join(parts)
+def stamp(folder: Path | str, known: str = "") -> str:
+    """Times and sizes of the folder and of the files that make the module; "-" for a file that is not there.
+
+    A file that was not there when the `known` stamp was taken is looked for only if the folder's own time changed.
+    """
+    before = known.split(" ")
+    found = [_part(folder, "")]
+    unchanged = len(before) == len(STAMPED) and found[0] == before[0] != ABSENT
+    for place, name in enumerate(STAMPED[1:], start=1):
+        found.append(ABSENT if unchanged and before[place] == ABSENT else _part(folder, name))
+    return " ".join(found)
 
 
 def is_hub(path: Path) -> bool:
     """Whether the folder may be a hub: empty, or one of its folders holds a module's configuration."""
-    return not any(path.iterdir()) or any((path / name / CONFIG_FILE).exists() for name in stamps(path))
+    return not any(path.iterdir()) or any(os.path.lexists(path / name / CONFIG_FILE) for name in stamps(path, {}))
 
 
-def copy_module(source: Path, target: Path) -> None:
-    """Copy the files that make a module from `source` into the folder `target`, and nothing else.
-
-    A module of OpenDelta becomes one of PEFT or AdapterHub, so that its two files, which have the names that those of
-    a whole model have, stay behind.
-    """
-    for name in KEPT:
-        path = regular_file(source, name)
-        if path is not None:
-            shutil.copyfile(path, target / name)
-    plain = read_opendelta(source)
-    if plain is not None:
-        (target / CONFIG_FILE).write_text(json.dumps(plain.config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        weights = WEIGHTS_FILE if "peft_type" in plain.config else ADAPTERHUB_WEIGHTS[0]
-        (target / weights).write_bytes(safetensors_bytes(plain.tensors))
+def _part(folder: Path | str, name: str) -> str:
+    try:
+        status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- thousands of calls
+    except (OSError, ValueError):
+        return ABSENT
+    return f"{status.st_mtime_ns}+{status.st_size if name else 0}"
 
 
-def take_out(hub: Path, name: str) -> Path:
-    """Move module `name` out of sight in one step; return the hidden folder that then holds it."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=REMOVED, dir=hub))
-    (hub / name).rename(hidden / name)
-    return hidden
-
-
-def sweep(hub: Path) -> None:
-    """Delete what killed runs left: hidden folders of a day or more that were staged or taken out."""
-    old = time.time() - 86_400
-    for path in hub.iterdir():
-        if path.name.startswith(".") and path.suffix in (".staging", REMOVED) and path.lstat().st_mtime < old:
-            shutil.rmtree(path, ignore_errors=True)
+def _may_be_module(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a folder, or a link to one or to nothing."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
+    except OSError:
+        return True  # a link in a circle

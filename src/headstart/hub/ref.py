@@ -1,16 +1,23 @@
-"""What a hub knows of a module without reading its tensors, and what is noted when they are read."""
+"""What a hub knows of a module without reading its tensors."""
 
-import hashlib
-import json
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headstart.errors import ModuleError
-from headstart.formats import StoredModule, read_module
 from headstart.records import ModuleCard
 
-__all__ = ["CHANGED", "Entry", "ModuleRef", "changed", "entry_of"]
+if TYPE_CHECKING:
+    from headstart.formats import StoredModule
+
+__all__ = ["CHANGED", "Entry", "ModuleRef", "Widths", "changed"]
+
+Widths = Mapping[str, tuple[int | None, int | None]]
+"""Each target layer's (in, out) widths; `None` is one that no tensor shows."""
 
 SAME = ("tensor_hash", "rank", "scaling", "targets")
 """Fields of a card that differ when the module computes something else."""
@@ -19,11 +26,6 @@ CHANGED = (
     "its tensors or configuration changed since it was added; put the old files back, "
     "or rebuild the hub's catalogue to accept the new ones"
 )
-
-DESCRIPTIVE = frozenset(
-    {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
-)
-"""Fields of a configuration that say where a module comes from, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +48,30 @@ class ModuleRef:
 
     def read(self) -> StoredModule:
         """Read and validate the folder. Raises `ModuleError` when it is broken or not what was catalogued."""
-        module = read_module(self.path)
+        from headstart.formats import read_module  # NumPy, which looking at a hub does without
+
+        try:
+            module = read_module(self.path)
+        except OSError as error:
+            raise ModuleError(
+                f"cannot read {self.path}: {error.strerror or error}; it may have been removed meanwhile, see "
+                "headstart hub check"
+            ) from error
         if changed(self.card, module.card):
             raise ModuleError(f"{self.path}: {CHANGED}")
-        return replace(module, card=module.card.model_copy(update={"name": self.name}))
+        return dataclasses.replace(module, card=module.card.model_copy(update={"name": self.name}))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the catalogue keeps of a module.
-
-    `widths`: each target layer's (in, out) widths, `None` if not shown. `digest` and `shape` as in `ModuleRef`.
-    """
+    """What the catalogue keeps of a module. `digest` and `shape` as in `ModuleRef`."""
 
     card: ModuleCard
-    widths: Mapping[str, tuple[int | None, int | None]]
+    widths: Widths
     digest: str
     shape: str
-
-
-def entry_of(module: StoredModule, name: str) -> Entry:
-    """The entry of `module` under the hub's name for it."""
-    card = module.card.model_copy(update={"name": name})
-    head = "" if card.head is None else card.head.to_json()
-    config = {key: value for key, value in module.config.items() if value and key not in DESCRIPTIVE}
-    computing = [card.kind, config, head]
-    tensors: object = card.tensor_hash
-    if not module.layout.holds_backbone:
-        tensors = sorted((t.name, t.dtype, t.shape) for t in (*module.tensors.values(), *module.head.values()))
-    return Entry(card, module.layout.widths, _hash([*computing, card.tensor_hash]), _hash([*computing, tensors]))
 
 
 def changed(old: ModuleCard, new: ModuleCard) -> bool:
     """Whether the two cards are of modules that compute something else."""
     return any(getattr(old, field) != getattr(new, field) for field in SAME)
-
-
-def _hash(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,67 +1,89 @@
 """The catalogue's rows: what a module must agree on with the others, and how it enters and leaves."""
 
 import hashlib
+import os
 import sqlite3
-import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from headstart.errors import ModuleError
-from headstart.hub.ref import CHANGED, Entry, changed
+from pydantic import ValidationError
+
+from headstart.errors import HubError, ModuleError
+from headstart.hub.catalogue import DamageError
+from headstart.hub.names import check_name, folded, twin_key
+from headstart.hub.ref import CHANGED, Entry, Widths, changed
 from headstart.records import Fingerprint, ModuleCard
 
 __all__ = [
+    "GONE",
     "Known",
     "forget",
+    "forget_gone",
     "known_row",
     "known_rows",
     "known_stamps",
     "record",
+    "recount_layers",
     "refuse_conflict",
+    "refuse_twin",
     "settle",
     "stated_backbone",
 ]
+
+GONE = ""
+"""Stamp of a folder that is not there."""
+
+STATED = (
+    "tensor_hash", "kind", "variant", "family", "task", "metric", "license", "base_model", "rank", "parameters", "score"
+)  # fmt: skip
+"""Columns that are fields of the card."""
+
+COLUMNS = ("name", "twin", "stamp", "reason", "digest", "shape", "added", "text", "backbone", "card", *STATED)
+ROW = ", ".join((*COLUMNS, "seal"))
+
+Value = str | int | float | None
 
 
 @dataclass(frozen=True)
 class Known:
     """One row as it stands: `card`, `digest` and `shape` are missing where the folder could never be read."""
 
+    name: str
     stamp: str
-    card: ModuleCard | None
     reason: str | None
+    card: ModuleCard | None
     digest: str | None
     shape: str | None
 
 
-KNOWN = "name, stamp, card, reason, digest, shape"
-
-
-def known_rows(connection: sqlite3.Connection) -> dict[str, Known]:
-    """Every row by name, in order of name."""
-    return {row[0]: _known(*row) for row in connection.execute(f"SELECT {KNOWN} FROM modules ORDER BY name")}
+def known_rows(
+    connection: sqlite3.Connection, condition: str = "1", values: Iterable[Value] = (), *, order: str = "name"
+) -> list[Known]:
+    """The rows for which an SQL condition holds. Raises `DamageError` when one is not as it was written."""
+    query = f"SELECT {ROW} FROM modules WHERE {condition} ORDER BY {order}"
+    return [_known(row) for row in connection.execute(query, tuple(values))]
 
 
 def known_row(connection: sqlite3.Connection, name: str) -> Known | None:
     """The row of `name`, or `None`."""
-    row = connection.execute(f"SELECT {KNOWN} FROM modules WHERE name = ?", (name,)).fetchone()
-    return None if row is None else _known(*row)
+    return next(iter(known_rows(connection, "name = ?", (_text(name),))), None)
 
 
 def known_stamps(connection: sqlite3.Connection) -> dict[str, str]:
     """The stamp of every row by name."""
-    return dict(connection.execute("SELECT name, stamp FROM modules").fetchall())
+    found = dict(connection.execute("SELECT name, stamp FROM modules").fetchall())
+    if not all(isinstance(value, str) for pair in found.items() for value in pair):
+        raise DamageError("the catalogue holds a name that is no text; delete it to have it built again")
+    return found
 
 
 def stated_backbone(connection: sqlite3.Connection) -> tuple[str, Fingerprint] | None:
     """The first usable module that states a backbone, and that backbone; the others agree with it."""
-    query = "SELECT name, backbone FROM modules WHERE backbone IS NOT NULL AND reason IS NULL ORDER BY name LIMIT 1"
-    row = connection.execute(query).fetchone()
-    return None if row is None else (row[0], Fingerprint.from_json(row[1], source=f"the catalogue's row '{row[0]}'"))
-
-
-def _known(name: str, stamp: str, card: str | None, reason: str | None, digest: str | None, shape: str | None) -> Known:
-    parsed = None if card is None else ModuleCard.from_json(card, source=f"the catalogue's row '{name}'")
-    return Known(stamp, parsed, reason, digest, shape)
+    first = known_rows(connection, "backbone IS NOT NULL AND reason IS NULL", order="name LIMIT 1")
+    if not first or first[0].card is None or first[0].card.backbone is None:
+        return None
+    return first[0].name, first[0].card.backbone
 
 
 def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -79,6 +101,17 @@ def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
                 "use one hub for each backbone"
             )
     _refuse_widths(connection, entry)
+
+
+def refuse_twin(connection: sqlite3.Connection, name: str) -> None:
+    """Raise `HubError` when some file system, or a reader, would take `name` for another module's."""
+    query = "SELECT name FROM modules WHERE twin = ? AND name <> ?"
+    twin = connection.execute(query, (twin_key(name), name)).fetchone()
+    if twin is not None:
+        raise HubError(
+            f"the name '{name}' differs from '{twin[0]}' in the hub only by case or by letters that look alike; "
+            "choose another name"
+        )
 
 
 def _refuse_widths(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -100,46 +133,73 @@ def _arrow(widths: tuple[int | None, int | None]) -> str:
 
 def record(connection: sqlite3.Connection, entry: Entry, stamp: str) -> None:
     """Enter a module that agrees with the others. The name must be free (see `forget`)."""
-    _insert(connection, name=entry.card.name, stamp=stamp, reason=None, **_facts(entry))
+    _insert(connection, _facts(entry.card) | {"digest": entry.digest, "shape": entry.shape, "stamp": stamp})
+    _count_layers(connection, entry.widths)
+
+
+def recount_layers(connection: sqlite3.Connection, widths: Mapping[str, Widths]) -> None:
+    """Enter the layers anew, from the widths of every module by its name."""
+    connection.execute("DELETE FROM layers")
+    for (name,) in connection.execute("SELECT name FROM modules WHERE reason IS NULL ORDER BY name").fetchall():
+        _count_layers(connection, widths.get(name, {}))
+
+
+def _count_layers(connection: sqlite3.Connection, widths: Widths) -> None:
     connection.executemany(
         "INSERT INTO layers (layer, in_features, out_features, modules) VALUES (?, ?, ?, 1) "
         "ON CONFLICT (layer) DO UPDATE SET modules = modules + 1, "
         "in_features = coalesce(in_features, excluded.in_features), "
         "out_features = coalesce(out_features, excluded.out_features)",
-        [(layer, *widths) for layer, widths in entry.widths.items()],
+        [(layer, *pair) for layer, pair in widths.items()],
     )
 
 
-def _facts(entry: Entry) -> dict[str, str | int | float | None]:
-    """The columns that come from the card and the tensors."""
-    card = entry.card
-    columns = ("tensor_hash", "kind", "variant", "family", "task", "metric", "license", "base_model")
-    stated = {column: getattr(card, column) for column in (*columns, "rank", "parameters", "score")}
-    words = (card.name, card.task, card.family, card.base_model, card.notes, card.origin)
-    return stated | {
-        "digest": entry.digest,
-        "shape": entry.shape,
-        "text": folded(" ".join(words)),
+def _facts(card: ModuleCard) -> dict[str, Value]:
+    """The columns that come from the card."""
+    facts: dict[str, Value] = {column: getattr(card, column) for column in STATED}
+    words = (card.name, card.kind, card.variant, card.task, card.family, card.base_model, card.notes, card.origin)
+    return facts | {
+        "name": card.name,
+        # SQLite keeps whole numbers as such, and so has no -0.0.
+        "score": None if card.score is None else card.score + 0.0,
+        "text": folded("\n".join(words)),
         "backbone": None if card.backbone is None else card.backbone.model_dump_json(),
         "card": card.model_dump_json(),
     }
 
 
-def _insert(connection: sqlite3.Connection, **row: str | int | float | None) -> None:
-    """Write one row; the stamp begins with the folder's own time."""
-    time = str(row["stamp"]).partition("+")[0]
-    row |= {"folded": folded(str(row["name"])), "added": int(time) / 1e9 if time.isdigit() else None}
-    row["seal"] = hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=8).hexdigest()
-    marks = ", ".join("?" * len(row))
-    connection.execute(f"INSERT INTO modules ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+def _insert(connection: sqlite3.Connection, facts: dict[str, Value]) -> None:
+    """Write one row; its stamp begins with the folder's own time."""
+    time = str(facts["stamp"]).partition("+")[0]
+    made: dict[str, Value] = {"twin": twin_key(str(facts["name"]))}
+    made["added"] = int(time) / 1e9 if time.isdigit() else None
+    values = [(facts | made).get(column) for column in COLUMNS]
+    marks = ", ".join("?" * (len(COLUMNS) + 1))
+    connection.execute(f"INSERT INTO modules ({ROW}) VALUES ({marks})", (*values, _seal(values)))
 
 
-def _record_problem(connection: sqlite3.Connection, name: str, *, known: Known | None, stamp: str, reason: str) -> None:
-    """Note why folder `name` cannot be used; the card that was `known`, if any, stays for comparison."""
-    forget(connection, name)
-    card = known.card if known else None
-    facts = {"tensor_hash": card.tensor_hash, "card": card.model_dump_json()} if card else {}
-    _insert(connection, name=name, stamp=stamp, reason=reason, **facts)
+def _known(row: tuple[Value, ...]) -> Known:
+    *values, seal = row
+    if seal != _seal(values):
+        raise DamageError("a row of the catalogue is not as it was written; delete it to have it built again")
+    held = dict(zip(COLUMNS, values, strict=True))
+    name, stamp, reason, card, digest, shape = (
+        held[column] for column in ("name", "stamp", "reason", "card", "digest", "shape")
+    )
+    try:
+        parsed = None if card is None else ModuleCard.model_validate_json(str(card))
+    except ValidationError as error:
+        raise DamageError(f"the catalogue's row '{name}' is of another version; delete it") from error
+    return Known(str(name), str(stamp), _text(reason), parsed, _text(digest), _text(shape))
+
+
+def _seal(values: list[Value]) -> str:
+    return hashlib.blake2b(repr(values).encode(errors="surrogatepass"), digest_size=12).hexdigest()
+
+
+def _text(value: Value) -> str | None:
+    """The text as the catalogue can be asked for it: what is no valid text is nowhere in it."""
+    return None if value is None else str(value).encode(errors="replace").decode()
 
 
 def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: Entry | str | None) -> None:
@@ -154,17 +214,26 @@ def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: En
         reason = reading
     elif known is not None and known.card is not None and changed(known.card, reading.card):
         reason = CHANGED
-    elif known == Known(stamp, reading.card, None, reading.digest, reading.shape):
+    elif known == Known(name, stamp, None, reading.card, reading.digest, reading.shape):
         return
     else:
         forget(connection, name)
         try:
+            check_name(name)
+            refuse_twin(connection, name)
             refuse_conflict(connection, reading)
             record(connection, reading, stamp)
             return
-        except ModuleError as error:
+        except (HubError, ModuleError) as error:
             reason = str(error)
     _record_problem(connection, name, known=known, stamp=stamp, reason=reason)
+
+
+def _record_problem(connection: sqlite3.Connection, name: str, *, known: Known | None, stamp: str, reason: str) -> None:
+    """Note why folder `name` cannot be used; the card that was `known`, if any, stays for comparison."""
+    forget(connection, name)
+    card = known.card if known else None
+    _insert(connection, (_facts(card) if card else {}) | {"name": name, "stamp": stamp, "reason": reason})
 
 
 def forget(connection: sqlite3.Connection, name: str) -> None:
@@ -177,6 +246,8 @@ def forget(connection: sqlite3.Connection, name: str) -> None:
     connection.execute("DELETE FROM modules WHERE name = ?", (name,))
 
 
-def folded(text: str) -> str:
-    """The text as a search compares it: without the differences of case and of composed and decomposed letters."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+def forget_gone(connection: sqlite3.Connection, hub: Path, names: Iterable[str]) -> None:
+    """Delete the rows of the names that have no folder in the hub: another process may have put one there again."""
+    for name in names:
+        if not os.path.lexists(hub / name):
+            forget(connection, name)

@@ -3,26 +3,26 @@ DROP TABLE modules;
 
 DELETE FROM layers;
 
--- reason: why the folder cannot be used; such a row may lack everything that comes from the card.
--- stamp: sizes and times of the folder's files when it was last read. folded: the name as others must not repeat it.
+-- One row per folder of the hub. reason: why it cannot be used; such a row may lack what comes from the card.
+-- twin: the name in the form in which two modules must differ. stamp: sizes and times of the files when last read.
 -- digest: of what the module computes. shape: of its configuration and its tensors' names, types and shapes.
 -- added: time of the folder, in seconds since 1970. text: what a search for words looks through, in small letters.
 -- seal: hash over the row, so that a damaged one is told from a sound one.
 CREATE TABLE modules (
     name TEXT PRIMARY KEY,
-    folded TEXT NOT NULL,
+    twin TEXT NOT NULL,
     stamp TEXT NOT NULL,
     reason TEXT,
     tensor_hash TEXT,
     digest TEXT,
     shape TEXT,
-    kind TEXT,
-    variant TEXT,
-    family TEXT,
-    task TEXT,
-    metric TEXT,
-    license TEXT,
-    base_model TEXT,
+    kind TEXT COLLATE NOCASE,
+    variant TEXT COLLATE NOCASE,
+    family TEXT COLLATE NOCASE,
+    task TEXT COLLATE NOCASE,
+    metric TEXT COLLATE NOCASE,
+    license TEXT COLLATE NOCASE,
+    base_model TEXT COLLATE NOCASE,
     rank INTEGER,
     parameters INTEGER,
     score REAL,
@@ -34,12 +34,21 @@ CREATE TABLE modules (
 ) WITHOUT ROWID;
 
 CREATE UNIQUE INDEX one_module_per_hash ON modules (tensor_hash) WHERE reason IS NULL;
-CREATE INDEX modules_by_folded ON modules (folded);
+CREATE INDEX modules_by_twin ON modules (twin);
 CREATE INDEX modules_by_kind ON modules (kind, variant) WHERE reason IS NULL;
 CREATE INDEX modules_by_family ON modules (family) WHERE reason IS NULL;
 CREATE INDEX modules_by_task ON modules (task) WHERE reason IS NULL;
 CREATE INDEX modules_by_metric ON modules (metric) WHERE reason IS NULL;
 CREATE INDEX modules_by_license ON modules (license) WHERE reason IS NULL;
+CREATE INDEX modules_by_rank ON modules (rank) WHERE reason IS NULL;
+CREATE INDEX modules_by_parameters ON modules (parameters) WHERE reason IS NULL;
 CREATE INDEX modules_by_score ON modules (score) WHERE reason IS NULL;
 CREATE INDEX modules_by_added ON modules (added) WHERE reason IS NULL;
 CREATE INDEX problems ON modules (name) WHERE reason IS NOT NULL;
+CREATE INDEX stated_backbones ON modules (name) WHERE backbone IS NOT NULL AND reason IS NULL;
+CREATE INDEX stamps ON modules (name, stamp);
+
+-- The schema's number again: where it is not the file's own, one of the two is damaged, not newer.
+CREATE TABLE schema (version INTEGER NOT NULL);
+
+INSERT INTO schema VALUES (3);

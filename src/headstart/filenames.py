@@ -1,0 +1,28 @@
+"""Names of the files that lie in a module's folder; what looks at hubs needs them without the readers of the files."""
+
+__all__ = [
+    "ADAPTERHUB_WEIGHTS",
+    "CONFIG_FILE",
+    "HEAD_FILE",
+    "INTERFACE_FILE",
+    "OPENDELTA_CONFIG",
+    "OPENDELTA_WEIGHTS",
+    "WEIGHTS_FILE",
+    "WEIGHTS_FILES",
+]
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTERHUB_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
+"""Names of AdapterHub's file of tensors: as saved with `use_safetensors=True`, and without."""
+
+WEIGHTS_FILES = (WEIGHTS_FILE, *ADAPTERHUB_WEIGHTS)
+"""Every name that the file of tensors may have: PEFT's, and AdapterHub's."""
+
+INTERFACE_FILE = "adapter_interface.json"
+"""What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
+
+HEAD_FILE = "headstart_head.safetensors"
+"""Where the task head lies when the module's own file has no room for it."""
+
+OPENDELTA_CONFIG, OPENDELTA_WEIGHTS = "config.json", "pytorch_model.bin"

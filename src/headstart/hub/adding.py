@@ -1,0 +1,208 @@
+"""Taking modules into a hub: many are read and copied beside one another, then entered in one short transaction."""
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from headstart.atomic import hidden_folder, sync_folder, sync_trees
+from headstart.errors import HeadstartError, HubError, ModuleError, OutputError
+from headstart.formats import StoredModule, module_name
+from headstart.hub.catalogue import DamageError, UnusableError
+from headstart.hub.folder import stamp
+from headstart.hub.names import check_name
+from headstart.hub.reading import copy_unchanged, entry_of, read_stamped
+from headstart.hub.ref import Entry, changed
+from headstart.hub.reference import is_reference, parse_reference
+from headstart.hub.rows import known_row, record, refuse_conflict, refuse_twin
+from headstart.hub.syncing import WORKERS
+from headstart.hub.upkeep import Upkeep
+from headstart.records import ModuleCard
+
+__all__ = ["Intake", "Staged", "name_of"]
+
+BATCH = 256
+"""Modules that are flushed to the disk and entered together."""
+
+Check = Callable[[StoredModule], None]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A module that was read, and lies in a hidden folder of the hub; `None` where it is in the hub already."""
+
+    entry: Entry
+    staging: Path | None
+
+
+def name_of(source: Path | str) -> str:
+    """What a hub calls a module unless told otherwise; raises `HubError` where that cannot be a name."""
+    name = parse_reference(source).name if is_reference(source) else module_name(Path(source))
+    check_name(name)
+    return name
+
+
+class Intake:
+    """Takes modules into the hub at `path`.
+
+    `check` raises `ModuleError` for a module that does not fit; `report` is called after each that was read.
+    """
+
+    def __init__(
+        self, path: Path, upkeep: Upkeep, check: Check | None, report: Callable[[], None] | None = None
+    ) -> None:
+        self.path = path
+        self._upkeep = upkeep
+        self._check = check
+        self._report = report or (lambda: None)
+        self._checking = threading.Lock()
+
+    def results(self, sources: Sequence[tuple[Path | str, str]]) -> Iterator[ModuleCard | HeadstartError]:
+        """For each (folder or reference, name), in order, its card in the hub or why it was refused."""
+        for batch in _batches(sources):
+            yield from self._admitted(self._staged(batch))
+
+    def _staged(self, batch: Sequence[tuple[Path | str, str]]) -> list[Staged | HeadstartError]:
+        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+            futures: list[Future[Staged]] = []
+            try:
+                futures = [pool.submit(self._stage, source, name) for source, name in batch]
+                return [self._outcome(future) for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                pool.shutdown()
+                for future in futures:
+                    if not future.cancelled() and future.exception() is None:
+                        _discard([future.result()])
+                raise
+
+    def _outcome(self, future: "Future[Staged]") -> Staged | HeadstartError:
+        try:
+            return future.result()
+        except HeadstartError as error:
+            return error
+        finally:
+            self._report()
+
+    def _stage(self, source: Path | str, name: str) -> Staged:
+        check_name(name)
+        if not is_reference(source):
+            return self._stage_folder(Path(source), name)
+        self._upkeep.ask(lambda c: self._refuse_taken(c, name))  # rather than after the download
+        # Brings the network library, which a hub of local folders does without.
+        from headstart.hub.remote import fetch
+
+        with _disk_errors_named(self.path), _removed_at_end(hidden_folder(self.path / "fetched")) as staging:
+            folder = staging / name
+            try:
+                fetch(source, folder)
+                return self._stage_folder(folder, name)
+            except ModuleError as error:
+                # The folder will be gone when the message is read.
+                raise ModuleError(str(error).replace(str(folder), source)) from error
+
+    def _stage_folder(self, folder: Path, name: str) -> Staged:
+        module, read_at = read_stamped(folder)
+        if self._check is not None:
+            with self._checking:
+                self._check(module)
+        entry = entry_of(module, name)
+        if (self.path / name).exists() and self._upkeep.ask(lambda c: _same(c, entry)) is not None:
+            return Staged(entry, None)
+        with _disk_errors_named(self.path / name):
+            staging = hidden_folder(self.path / name)
+            try:
+                copy_unchanged(module, read_at, staging)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+        return Staged(entry, staging)
+
+    def _admitted(self, batch: Sequence[Staged | HeadstartError]) -> list[ModuleCard | HeadstartError]:
+        """Enter what was staged; the folders are on the disk before they have their names, and before their rows."""
+        staged = [one for one in batch if isinstance(one, Staged)]
+        try:
+            with _disk_errors_named(self.path):
+                sync_trees([one.staging for one in staged if one.staging is not None])
+            return self._upkeep.change(lambda connection: self._entered(connection, batch))
+        except HeadstartError as error:
+            return [error if isinstance(one, Staged) else one for one in batch]
+        finally:
+            _discard(staged)
+
+    def _entered(
+        self, connection: sqlite3.Connection, batch: Sequence[Staged | HeadstartError]
+    ) -> list[ModuleCard | HeadstartError]:
+        results = [self._enter(connection, one) if isinstance(one, Staged) else one for one in batch]
+        with _disk_errors_named(self.path):
+            sync_folder(self.path)
+        return results
+
+    def _enter(self, connection: sqlite3.Connection, staged: Staged) -> ModuleCard | HeadstartError:
+        entry, name = staged.entry, staged.entry.card.name
+        try:
+            there = _same(connection, entry)
+            if there is not None:
+                return there
+            self._refuse_taken(connection, name)
+            refuse_twin(connection, name)
+            refuse_conflict(connection, entry)
+            if staged.staging is None:
+                raise HubError(f"module '{name}' was removed from {self.path} meanwhile; add it again")
+            with _disk_errors_named(self.path / name):
+                staged.staging.rename(self.path / name)
+        except (DamageError, UnusableError):
+            raise
+        except HeadstartError as error:
+            return error
+        record(connection, entry, stamp(self.path / name))
+        return entry.card
+
+    def _refuse_taken(self, connection: sqlite3.Connection, name: str) -> None:
+        target = self.path / name
+        if known_row(connection, name) or target.exists() or target.is_symlink():
+            raise HubError(f"the hub {self.path} already has a module '{name}'; choose another name or remove it")
+
+
+def _same(connection: sqlite3.Connection, entry: Entry) -> ModuleCard | None:
+    """The card of the very module, where it is in the hub under this name."""
+    known = known_row(connection, entry.card.name)
+    if known and known.card and not known.reason and not changed(known.card, entry.card):
+        return known.card
+    return None
+
+
+def _batches(sources: Iterable[tuple[Path | str, str]]) -> Iterator[list[tuple[Path | str, str]]]:
+    rest = iter(sources)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _discard(staged: Iterable[Staged]) -> None:
+    for one in staged:
+        if one.staging is not None:
+            shutil.rmtree(one.staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _removed_at_end(folder: Path) -> Iterator[Path]:
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error

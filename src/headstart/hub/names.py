@@ -1,0 +1,73 @@
+"""What a module may be called in a hub, so that its folder can be copied to every file system and told from others."""
+
+import unicodedata
+
+from headstart.errors import HubError
+
+__all__ = ["check_name", "folded", "twin_key"]
+
+MAX_NAME_BYTES = 200
+"""Staging puts a prefix and a suffix round the name, and file systems end at 255 bytes."""
+
+RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
+)
+"""Devices of Windows, which no file there can be called, whatever its suffix."""
+
+LOOKALIKES = str.maketrans(
+    "авеѕіјкмнорсԁтухһӏԛԝ" + "αβεηικμνορτυχγ",
+    "abesijkmhopcdtyxhlqw" + "abenikmvoptuxy",
+)
+"""Cyrillic and Greek small letters that are drawn like Latin ones, or whose capitals are."""
+
+
+def check_name(name: str) -> None:
+    """Raise `HubError` unless `name` can be a module's folder on every file system.
+
+    Refused too are letters that are written in two ways (decomposed "é"), which file systems hold for one name or for
+    two, and Cyrillic or Greek letters that look like Latin ones beside Latin ones.
+    """
+    if (
+        not name
+        or name != name.strip()
+        or name.startswith(".")
+        or name.endswith(".")
+        or set(name) & set('/\\:*?"<>|')
+        or not name.isprintable()
+    ):
+        raise HubError(
+            f"{name!r} cannot be a module's name: it must not be empty, begin or end with a dot or a space, "
+            'or hold one of / \\ : * ? " < > |; choose another name'
+        )
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        raise HubError(f"the module name '{name[:40]}…' is longer than {MAX_NAME_BYTES} bytes; choose a shorter one")
+    if name.partition(".")[0].rstrip().casefold() in RESERVED:
+        raise HubError(f"'{name}' cannot be a module's name: Windows keeps it for a device; choose another name")
+    if not unicodedata.is_normalized("NFC", name):
+        raise HubError(
+            f"{name!a} cannot be a module's name: its letters are decomposed; write it in Unicode's form NFC, "
+            f"as '{unicodedata.normalize('NFC', name)}'"
+        )
+    _refuse_lookalikes(name)
+
+
+def twin_key(name: str) -> str:
+    """Equal for names that some file system, or a reader's eye, takes for one."""
+    return folded(name).translate(LOOKALIKES)
+
+
+def folded(text: str) -> str:
+    """The text as a search compares it: without the differences of case and of composed and decomposed letters."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _refuse_lookalikes(name: str) -> None:
+    small = name.casefold()
+    odd = next((letter for letter in small if ord(letter) in LOOKALIKES), None)
+    if odd is not None and any("a" <= letter <= "z" for letter in small):
+        script = unicodedata.name(odd).partition(" ")[0].capitalize()
+        raise HubError(
+            f"'{name}' cannot be a module's name: it mixes Latin letters with the {script} '{odd}', which looks like "
+            "one of them; write it in one script"
+        )

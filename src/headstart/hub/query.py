@@ -1,0 +1,92 @@
+"""Which modules of a hub are asked for, and in which order, as SQL."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypedDict
+
+from headstart.errors import SettingError
+from headstart.hub.names import folded
+
+__all__ = ["SORTS", "Asked", "Filter", "order_by"]
+
+SORTS = ("name", "kind", "variant", "family", "task", "metric", "license", "rank", "parameters", "score", "added")
+"""What modules can be sorted by; a "-" before it turns the order round."""
+
+
+class Asked(TypedDict, total=False):
+    """What a module must be, as keyword arguments; see `Filter`."""
+
+    kind: str | None
+    variant: str | None
+    family: str | None
+    license: str | None
+    task: str | None
+    metric: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a module must be; `None` asks for nothing. Small and capital letters count as one.
+
+    `family` is the whole path ("reviews/films") or whole parts of it; `variant` one of those that a module has. Every
+    word of `text` stands, perhaps inside a longer one, in the name, kind, task, family, base model, notes or origin.
+    """
+
+    kind: str | None = None
+    variant: str | None = None
+    family: str | None = None
+    license: str | None = None
+    task: str | None = None
+    metric: str | None = None
+    text: str | None = None
+
+    def narrowed(self, other: Self) -> Self | None:
+        """Both at once, or `None` where no module can be both."""
+        stated = {f.name: getattr(other, f.name) for f in fields(other) if getattr(other, f.name) is not None}
+        words = " ".join(part for part in (self.text, stated.pop("text", None)) if part)
+        for name, value in stated.items():
+            own = getattr(self, name)
+            if own is not None and own.casefold() != value.casefold():
+                return None
+        return replace(self, **stated, text=words or None)
+
+    def condition(self) -> tuple[str, list[str]]:
+        """An SQL condition over the catalogue's columns, and its values."""
+        terms, values = ["1"], []
+        for column in ("kind", "license", "task", "metric"):
+            wanted = getattr(self, column)
+            if wanted is not None:
+                terms.append(f"{column} = ?")
+                values.append(wanted)
+        if self.family is not None:
+            terms.append("'/' || replace(replace(family, ' /', '/'), '/ ', '/') || '/' LIKE ? ESCAPE '\\'")
+            values.append(f"%/{_literally(self.family.strip('/'))}/%")
+        if self.variant is not None:
+            terms.append("' + ' || variant || ' + ' LIKE ? ESCAPE '\\'")
+            values.append(f"% + {_literally(self.variant)} + %")
+        for word in folded(self.text or "").split():
+            terms.append("text LIKE ? ESCAPE '\\'")
+            values.append(f"%{_literally(word)}%")
+        return " AND ".join(terms), [value.encode(errors="replace").decode() for value in values]
+
+    def __str__(self) -> str:
+        """For people: "of kind 'lora' and family 'reviews'"."""
+        stated = {f.name: getattr(self, f.name) for f in fields(self)}
+        return " and ".join(f"{name} '{value}'" for name, value in stated.items() if value is not None)
+
+
+def order_by(sort: str) -> str:
+    """SQL for one of `SORTS`; what is not known comes last, equals are in order of name. Raises `SettingError`."""
+    column = sort.removeprefix("-")
+    if column not in SORTS:
+        raise SettingError(
+            f"modules cannot be sorted by '{sort}'; choose one of: {', '.join(SORTS)}, or -score for the best first"
+        )
+    falling = " DESC" if sort.startswith("-") else ""
+    if column == "name":
+        return f"name{falling}"
+    return f"nullif({column}, '') IS NULL, {column}{falling}, name"
+
+
+def _literally(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

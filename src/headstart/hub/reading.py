@@ -1,0 +1,108 @@
+"""Reading and copying module folders for a hub; the one part of it that brings NumPy, imported when it is needed."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from headstart.errors import HeadstartError, ModuleError
+from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE
+from headstart.formats import StoredModule, read_module, read_opendelta, regular_file, safetensors_bytes
+from headstart.hub.folder import KEPT, stamp
+from headstart.hub.ref import Entry
+from headstart.records import ModuleCard
+
+__all__ = ["copy_module", "copy_unchanged", "entry_of", "read_entry", "read_stamped"]
+
+DESCRIPTIVE = frozenset(
+    {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
+)
+"""Fields of a configuration that say where a module comes from, not what it computes."""
+
+COARSE_SECONDS = 2.0
+"""Two writes closer to one another than this may leave a file the same times."""
+
+
+def entry_of(module: StoredModule, name: str) -> Entry:
+    """The entry of `module` under the hub's name for it; raises `ModuleError` when its card cannot be written back."""
+    card = module.card.model_copy(update={"name": name})
+    try:
+        kept = ModuleCard.model_validate_json(card.model_dump_json()) == card
+    except ValueError:
+        kept = False
+    if not kept:
+        raise ModuleError(
+            f"{module.folder}: the card of '{name}' holds a text or a number that cannot be written back; correct it"
+        )
+    head = "" if card.head is None else card.head.to_json()
+    config = {key: value for key, value in module.config.items() if value and key not in DESCRIPTIVE}
+    computing = [card.kind, config, head]
+    # What repeats the backbone's own weights fits no backbone but one with these values.
+    tensors: object = card.tensor_hash
+    if not module.layout.holds_backbone:
+        tensors = sorted((t.name, t.dtype, t.shape) for t in (*module.tensors.values(), *module.head.values()))
+    return Entry(card, module.layout.widths, _hash([*computing, card.tensor_hash]), _hash([*computing, tensors]))
+
+
+def read_entry(hub: Path, name: str) -> Entry | str | None:
+    """The entry of the module in folder `name` of a hub, or why there is none, or `None` when the folder is gone."""
+    folder = hub / name
+    try:
+        return entry_of(read_module(folder), name)
+    except HeadstartError as error:
+        reason = str(error)
+    except Exception as error:  # whatever one folder holds, the others must stay usable
+        reason = f"cannot read {folder}: {type(error).__name__} {error}; remove it from the hub, or download it again"
+    return reason if os.path.lexists(folder) else None
+
+
+def read_stamped(folder: Path) -> tuple[StoredModule, str]:
+    """A module, and the stamp of its files while it was read. Raises `ModuleError`."""
+    before = stamp(folder)
+    try:
+        return read_module(folder), before
+    except OSError as error:
+        raise ModuleError(f"cannot read {folder}: {error.strerror or error}; check it and its permissions") from error
+
+
+def copy_unchanged(module: StoredModule, read_at: str, target: Path) -> None:
+    """Copy the folder of a module that was read when its stamp was `read_at`.
+
+    Raises `ModuleError` when it is another one by now.
+    """
+    copy_module(module.folder, target)
+    same = stamp(module.folder) == read_at
+    if same and not _written_lately(read_at):
+        return
+    copied = read_module(target, check_values=False)
+    if copied.config != module.config or copied.card.tensor_hash != module.card.tensor_hash:
+        raise ModuleError(f"{module.folder} changed while it was copied; add it again when it is complete")
+
+
+def copy_module(source: Path, target: Path) -> None:
+    """Copy the files that make a module from `source` into the folder `target`, and nothing else.
+
+    A module of OpenDelta becomes one of PEFT or AdapterHub, so that its two files, which have the names that those of
+    a whole model have, stay behind.
+    """
+    for name in KEPT:
+        path = regular_file(source, name)
+        if path is not None:
+            shutil.copyfile(path, target / name)
+    plain = read_opendelta(source)
+    if plain is not None:
+        (target / CONFIG_FILE).write_text(json.dumps(plain.config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        weights = WEIGHTS_FILE if "peft_type" in plain.config else ADAPTERHUB_WEIGHTS[0]
+        (target / weights).write_bytes(safetensors_bytes(plain.tensors))
+
+
+def _written_lately(mark: str) -> bool:
+    """Whether a file of a stamp is so new that a later write need not show in its times."""
+    times = [int(time) for time, _, _ in (part.partition("+") for part in mark.split(" ")[1:]) if time.isdigit()]
+    return any(one / 1e9 > time.time() - COARSE_SECONDS for one in times)
+
+
+def _hash(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode(errors="surrogatepass")).hexdigest()

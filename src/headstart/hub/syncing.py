@@ -1,0 +1,73 @@
+"""Bringing a catalogue in step with the folders: what changed is read before the lock is taken, then written."""
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from headstart.events import Listener, Progress
+from headstart.hub.catalogue import Catalogue
+from headstart.hub.folder import stamps
+from headstart.hub.ref import Entry
+from headstart.hub.removing import leaving
+from headstart.hub.rows import GONE, forget, known_stamps, recount_layers, settle
+
+__all__ = ["WORKERS", "sync"]
+
+WORKERS = min(8, os.cpu_count() or 1)
+ROUNDS = 3
+"""A folder that is being written to while it is read is tried again so often; the next opening reads it anyway."""
+
+Readings = Mapping[str, Entry | str | None]
+
+
+def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress: Listener | None = None) -> None:
+    """Bring the catalogue in step with the folders whose stamps changed, or with all of them.
+
+    Raises what `Catalogue.writing` raises; where nothing changed, nothing is written.
+    """
+    for turn in range(ROUNDS):
+        with catalogue.reading() as connection:
+            known = known_stamps(connection)
+        before = stamps(hub, {} if everything else known)
+        every = everything and turn == 0
+        stale = _stale(before, known, every=every)
+        if not stale:
+            return
+        readings = _read(hub, [name for name in stale if name in before], progress)
+        with catalogue.writing() as connection:
+            # Another process may have written meanwhile: only what is stale now counts.
+            known = known_stamps(connection)
+            now, gone = stamps(hub, {} if everything else known), leaving(hub)
+            for name in _stale(now, known, every=every):
+                mark = now.get(name, GONE)
+                if mark == GONE and name in gone:
+                    forget(connection, name)
+                elif mark == GONE:
+                    settle(connection, name, stamp=GONE, reading=None)
+                elif mark == before.get(name) and readings.get(name) is not None:
+                    settle(connection, name, stamp=mark, reading=readings[name])
+            if every:
+                recount_layers(connection, {n: e.widths for n, e in readings.items() if isinstance(e, Entry)})
+
+
+def _read(hub: Path, names: list[str], progress: Listener | None) -> Readings:
+    """Each module's entry, or why it has none. Hashing and file access run beside one another in threads."""
+    return dict(_reading(hub, names, progress))
+
+
+def _reading(hub: Path, names: list[str], progress: Listener | None) -> Iterator[tuple[str, Entry | str | None]]:
+    if not names:
+        return
+    from headstart.hub.reading import read_entry  # NumPy, which looking at a hub does without
+
+    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+        found = pool.map(lambda name: read_entry(hub, name), names)
+        for done, (name, reading) in enumerate(zip(names, found, strict=True), start=1):
+            yield name, reading
+            if progress is not None:
+                progress(Progress("reading the hub", done, len(names)))
+
+
+def _stale(now: Mapping[str, str], known: Mapping[str, str], *, every: bool) -> list[str]:
+    return [name for name in sorted(now.keys() | known.keys()) if every or known.get(name) != now.get(name, GONE)]
