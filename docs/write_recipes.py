@@ -3,13 +3,12 @@
 from dataclasses import fields
 from pathlib import Path
 
-from headstart.kinds import KINDS
-from headstart.tuning.recipes import RECIPES, SHAPES, Recipe
+from headstart.kinds.settings import SETTINGS
+from headstart.tuning.recipes import RECIPES, Recipe
 
 __all__ = ["PAGE", "page"]
 
 PAGE = Path(__file__).with_name("recipes.md")
-EVERY_KIND = sorted(set().union(*SHAPES.values()))
 
 BEGIN = """\
 # Recipes and settings
@@ -23,8 +22,9 @@ headstart tune TASK --backbone B -o module/ --set kind=prefix --set encoder=true
 headstart tune TASK --backbone B -o module/ --set targets=q_proj,v_proj,embed_tokens --set rank=16
 ```
 
-A setting that the recipe's kind does not read is refused. Lengths are in tokens, steps are optimizer updates; the best
-state on the dev rows is kept, and `patience` evaluations without a better one end the run.
+A setting that the recipe's kind does not read is refused, and so is a value that makes no sense. Lengths are in tokens,
+steps are optimizer updates; the best state on the dev rows is kept, and `patience` evaluations without a better one end
+the run.
 
 ## Recipes
 
@@ -37,8 +37,10 @@ score, and `max_dev` bounds the dev rows of an evaluation.
 SHAPE = """
 ## Shapes of a fresh module
 
-`--set kind=…` chooses the kind. A module given with `--start` keeps its own shape. Where no value is set, these are the
-kinds' own; [Methods](methods.md#kinds) says what they mean.
+`--set kind=…` chooses the kind; what shapes a module is the kind's own, and `--set rank=16` or `--set shape.rank=16`
+sets it, also for the kind of a plug-in. `headstart list kinds NAME` shows them. A module given with `--start` keeps its
+own shape, so that these settings are refused beside it. Where no value is set, these are the kinds' own;
+[Methods](methods.md#kinds) says what they mean.
 
 """
 
@@ -51,27 +53,26 @@ projection, and BitFit.
 
 def page() -> str:
     """The page as it should be."""
-    names = [name for name in Recipe.model_fields if name not in {"name", "kind", *EVERY_KIND}]
+    names = [name for name in Recipe.model_fields if name not in {"name", "kind", "shape"}]
     lines = [f"| setting | {' | '.join(f'`{name}`' for name in RECIPES)} |", f"|---|{'---|' * len(RECIPES)}"]
     for name in names:
         values = (_text(name, getattr(recipe, name)) for recipe in RECIPES.values())
         lines.append(f"| `{name}` | {' | '.join(values)} |")
     shapes = ["| kind | settings and their defaults |", "|---|---|"]
-    for kind in SHAPES:
-        own = {field.name: field.default for field in fields(KINDS[kind].settings) if field.name in SHAPES[kind]}
-        if kind == "lora":
-            own |= {"rank": "the recipe's", "alpha": "the recipe's"}
+    for kind, family in SETTINGS.items():
+        own = {field.name: field.default for field in fields(family)}
         if kind == "bitfit":
             own |= {"targets": "every bias"}
         shapes.append(f"| `{kind}` | {', '.join(f'`{name}`: {_text(name, value)}' for name, value in own.items())} |")
-    note = "\nRank and alpha of LoRA: "
-    note += ", ".join(f"`{name}` {recipe.rank} and {recipe.alpha:g}" for name, recipe in RECIPES.items()) + ".\n"
+    note = "\nRank and alpha of LoRA in the recipes: "
+    note += ", ".join(f"`{n}` {r.settings.rank} and {r.settings.alpha:g}" for n, r in RECIPES.items()) + ".\n"
     return BEGIN + "\n".join(lines) + "\n" + SHAPE + "\n".join(shapes) + "\n" + note + END
 
 
 UNSET = {
     "max_dev": "all",
     "targets": "PEFT's for the architecture",
+    "feedforward": "those of them that PEFT counts as such",
     "activation": "the placement's",
     "biases": "the placement's",
 }

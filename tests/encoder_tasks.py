@@ -9,7 +9,7 @@ from headstart.tuning.tune import text_format_of
 
 RECIPE = Recipe(
     name="tiny", lr=2e-2, batch_size=4, max_steps=8, eval_every=4, patience=9, optimizer="adamw", schedule="linear",
-    warmup_steps=1, clip=1.0, max_input=32, max_target=12, rank=2, alpha=4.0, select="loss",
+    warmup_steps=1, clip=1.0, max_input=32, max_target=12, shape={"rank": 2, "alpha": 4.0}, select="loss",
 )  # fmt: skip
 STYLE = text_format_of(RECIPE)
 PLACES = ("film", "book", "play", "song", "tale", "show")

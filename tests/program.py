@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from small_hub import SETTINGS
+from small_hub import SETTINGS, SHAPE
 
 NAMES = ["ada", "bob", "cyd", "dan"]
-QUICK = ["--recipe", "quick", *(part for setting in SETTINGS for part in ("--set", setting))]
+FROM_START = ["--recipe", "quick", *(part for setting in SETTINGS for part in ("--set", setting))]
+QUICK = [*FROM_START, *(part for setting in SHAPE for part in ("--set", setting))]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from headstart.kinds.lora import Factors
 from headstart.tuning.recipes import RECIPES
 
 RECIPE = RECIPES["quick"].change(max_steps=4, eval_every=2, batch_size=4, max_input=48, max_target=8, rank=2, alpha=4)
-SETTINGS = ("max_steps=4", "eval_every=2", "batch_size=4", "max_input=48", "max_target=8", "rank=2", "alpha=4")
+SETTINGS = ("max_steps=4", "eval_every=2", "batch_size=4", "max_input=48", "max_target=8")
+SHAPE = ("rank=2", "alpha=4")
 """`RECIPE` as the command line spells it, on top of the recipe "quick"."""
 
 LABELS = ("negative", "positive")

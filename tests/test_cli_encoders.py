@@ -9,7 +9,7 @@ from encoders import CARDS, encoder, random_module, write
 from headstart.comparing.comparison import Comparison
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
-from program import QUICK, Run, assert_mistake
+from program import FROM_START, Run, assert_mistake
 from small_hub import LABELS, write_task
 
 pytest_plugins = ["cli_helper"]
@@ -33,7 +33,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def on(room: Path) -> list[str]:
     """The options that most commands share."""
-    return ["--backbone", str(room / "tiny-bert"), "--device", "cpu", "--dtype", "float32", *QUICK]
+    return ["--backbone", str(room / "tiny-bert"), "--device", "cpu", "--dtype", "float32", *FROM_START]
 
 
 def test_a_hub_holds_modules_with_heads(run: Run, room: Path) -> None:
@@ -95,7 +95,7 @@ def test_compare(run: Run, room: Path, on: list[str], tmp_path: Path) -> None:
 def test_mistakes(run: Run, room: Path, on: list[str], tiny_llama: Path, tmp_path: Path) -> None:
     compare = ["compare", room / "reviews", "--hub", room / "hub", *on, "-o", tmp_path / "report"]
     assert_mistake(run(*compare, "--decoding", "generate"), "tiny-bert is an encoder", "leave decoding at auto")
-    language = ["--backbone", tiny_llama, "--device", "cpu", "--dtype", "float32", *QUICK]
+    language = ["--backbone", tiny_llama, "--device", "cpu", "--dtype", "float32", *FROM_START]
     assert_mistake(
         run("tune", room / "reviews", *language, "--start", room / "made" / "ada", "-o", tmp_path / "out"),
         "module 'ada' was made for another backbone",

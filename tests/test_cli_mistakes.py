@@ -2,7 +2,7 @@ import errno
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from handmade import LAYER, lora_config, lora_tensors, pack, write_module
 from headstart import atomic
 from headstart.backbones import Backbone
 from headstart.kinds import save_module
-from program import NAMES, QUICK, Ended, Run, assert_mistake
+from program import FROM_START, NAMES, QUICK, Ended, Run, assert_mistake
 from small_hub import misfit, module, snapshot, write_task
 
 pytest_plugins = ["cli_helper"]
@@ -54,7 +54,9 @@ def test_a_broken_module_is_refused(
 ) -> None:
     folder, message = broken(tmp_path / "x", llama, kind)
     before = snapshot(tmp_path)
-    assert_mistake(run("tune", *here["task"], *here["on"], *QUICK, "--start", folder, "-o", tmp_path / "out"), message)
+    assert_mistake(
+        run("tune", *here["task"], *here["on"], *FROM_START, "--start", folder, "-o", tmp_path / "out"), message
+    )
     assert snapshot(tmp_path) == before
     added = run("hub", "add", tmp_path / "hub", folder, "--json")
     assert (added.code, [row["result"] for row in added.data]) == (1, ["refused"])
@@ -86,7 +88,9 @@ def test_a_module_of_another_backbone_is_refused(
 ) -> None:
     folder, message = alien(tmp_path / "x", llama, kind)
     before = snapshot(tmp_path)
-    assert_mistake(run("tune", *here["task"], *here["on"], *QUICK, "--start", folder, "-o", tmp_path / "out"), message)
+    assert_mistake(
+        run("tune", *here["task"], *here["on"], *FROM_START, "--start", folder, "-o", tmp_path / "out"), message
+    )
     added = run("hub", "add", tmp_path / "hub", folder, *here["on"], "--json")
     assert (added.code, [row["result"] for row in added.data]) == (1, ["refused"])
     assert message in added.data[0]["reason"]
@@ -101,8 +105,10 @@ def test_a_module_of_another_backbone_is_refused(
 COMMANDS = ("tune", "rank", "ensemble", "compare")
 
 
-def command_line(name: str, here: dict[str, list[str]], output: Path, *, task: Path | None = None) -> list[str]:
-    words = [name, *([str(task)] if task else here["task"]), *here["on"], *QUICK]
+def command_line(
+    name: str, here: dict[str, list[str]], output: Path, *, task: Path | None = None, recipe: Sequence[str] = QUICK
+) -> list[str]:
+    words = [name, *([str(task)] if task else here["task"]), *here["on"], *recipe]
     words += [] if name == "tune" else here["hub"]
     words += [] if name == "rank" else ["--output", str(output)]
     return words + (["--seeds", "1", "--shots", "3"] if name == "compare" else [])
@@ -146,8 +152,8 @@ SETTING_MISTAKES: tuple[tuple[tuple[str, ...], list[str], str], ...] = (
     (ANY, ["--recipe", "fast"], "unknown recipe 'fast'; choose one of: few-shot"),
     (ANY, ["--set", "speed=9"], "a recipe has no setting 'speed'; it has: name, lr"),
     (ANY, ["--set", "lr=abc"], "recipe setting lr='abc'"),
-    (ANY, ["--set", "lr=-1"], "recipe setting lr=-1.0 must be above 0"),
-    (ANY, ["--set", "lr=NaN"], "recipe setting lr=nan must be above 0"),
+    (ANY, ["--set", "lr=-1"], "recipe setting lr=-1 must be above 0"),
+    (ANY, ["--set", "lr=NaN"], "recipe setting lr=nan: Input should be a finite number"),
     (ANY, ["--set", "lr={"], "recipe setting lr='{'"),
     (ANY, ["--set", "max_steps=1.5"], "recipe setting max_steps=1.5"),
     (ANY, ["--set", "max_steps"], "--set max_steps is not of the form name=value"),
@@ -157,8 +163,11 @@ SETTING_MISTAKES: tuple[tuple[tuple[str, ...], list[str], str], ...] = (
     (ANY, ["--device", "abacus"], "device 'abacus' is not there on this machine"),
     (ANY, ["--dtype", "float8"], "unknown dtype 'float8'"),
     (ANY, ["--backbone", "./none"], "no backbone at ./none"),
-    (("tune", "compare"), ["--set", "optimizer=sgdx"], "unknown optimizer 'sgdx'"),
-    (("tune", "compare"), ["--set", "schedule=zigzag"], "unknown schedule 'zigzag'"),
+    (ANY, ["--set", "optimizer=sgdx"], "unknown optimizer 'sgdx'"),
+    (ANY, ["--set", "schedule=zigzag"], "unknown schedule 'zigzag'"),
+    (ANY, ["--set", "kind=lara"], "unknown kind 'lara'; choose one of: lora"),
+    (("tune",), ["--set", "rank=3", "--start", "x"], "--set rank shapes a fresh module, and x keeps the shape"),
+    (("rank",), ["--indicator", "loss,cosine"], "and several one by one (on the command line, repeat the option)"),
     (("tune",), ["--start", "./none"], "none is not a folder"),
     (("tune",), ["--train-rows", "0"], "cannot take 0 rows of split 'train'"),
     (("rank", "ensemble", "compare"), ["--indicator", "cosin"], "unknown indicator 'cosin'; choose one of: loss"),
@@ -193,7 +202,8 @@ def test_a_bad_setting_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert_mistake(run(*command_line(name, here, Path("out")), *words), message)
+    recipe = FROM_START if "--start" in words else QUICK
+    assert_mistake(run(*command_line(name, here, Path("out"), recipe=recipe), *words), message)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".partial")] == []
 
 

@@ -285,7 +285,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", Points())
     for family in (KINDS, READERS):
         monkeypatch.setattr(family, "_loaded", dict(family._loaded))
-        monkeypatch.setattr(family, "_plugins", {p.name: [p] for p in Points()(group=family.group)})
+        monkeypatch.setitem(vars(family), "_plugins", {p.name: [p] for p in Points()(group=family.group)})
 
 
 @pytest.mark.usefixtures("plugins")

@@ -206,7 +206,7 @@ def test_a_head_is_kept_for_its_own_task_only(bert: EncoderBackbone) -> None:
     data = a_task("classification")
     card = head_of(data.card)
     start = random_module(bert, card, seed=1)
-    short = RECIPE.change(max_steps=1, eval_every=1)
+    short = RECIPE.change(warmup_steps=0, max_steps=1, eval_every=1)
 
     def begun(name: str, *, head: HeadCard = card, task: Task = data) -> tuple[float, float]:
         """Dev loss before the first step, and what the start's own head would have."""
@@ -231,7 +231,7 @@ def test_a_head_is_kept_for_its_own_task_only(bert: EncoderBackbone) -> None:
 
 def test_the_seed_draws_the_head(bert: EncoderBackbone) -> None:
     data, start = a_task("classification"), random_module(bert)
-    short = RECIPE.change(max_steps=1, eval_every=1)
+    short = RECIPE.change(warmup_steps=0, max_steps=1, eval_every=1)
     first, again, other = (tune(data, bert, start=start, recipe=short, seed=seed).curve[0] for seed in (1, 1, 2))
     assert first.dev_loss == again.dev_loss != other.dev_loss
 

@@ -229,7 +229,7 @@ def test_the_recipe_s_settings(llama: Backbone) -> None:
     }  # fmt: skip
     assert made.parameters()["outer"].abs().max() <= 24**-0.5
     assert made.card.parameters == sum(value.numel() for value in made.state_dict().values())
-    with pytest.raises(SettingError, match="bottleneck is 0; a projection is at least 1 unit wide"):
+    with pytest.raises(SettingError, match="setting of kind 'prefix': bottleneck=0 must be above 0; correct it"):
         fresh_module("prefix", llama, {"reparametrized": True, "bottleneck": 0}, name="m", seed=0)
 
 

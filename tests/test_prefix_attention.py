@@ -49,7 +49,7 @@ SIZES = (
 TASK = Task(TaskCard(name="reviews", family="sentiment", metric="ACC"), {"train": REVIEWS, "dev": REVIEWS[:4]})
 RECIPE = Recipe(
     name="tiny", lr=5e-2, batch_size=2, max_steps=12, eval_every=6, patience=9, optimizer="adamw", schedule="linear",
-    warmup_steps=2, clip=1.0, max_input=64, max_target=8, select="loss", length=LENGTH, kind="prefix",
+    warmup_steps=2, clip=1.0, max_input=64, max_target=8, select="loss", kind="prefix", shape={"length": LENGTH},
 )  # fmt: skip
 
 

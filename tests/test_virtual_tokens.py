@@ -31,7 +31,7 @@ VARIANTS = PLAIN | {"projection": ("prefix", {"reparametrized": True, "bottlenec
 TASK = Task(TaskCard(name="reviews", family="sentiment", metric="ACC"), {"train": REVIEWS, "dev": REVIEWS[:4]})
 RECIPE = Recipe(
     name="tiny", lr=5e-2, batch_size=2, max_steps=18, eval_every=6, patience=9, optimizer="adamw", schedule="linear",
-    warmup_steps=2, clip=1.0, max_input=64, max_target=8, select="loss", length=LENGTH,
+    warmup_steps=2, clip=1.0, max_input=64, max_target=8, select="loss", kind="prompt", shape={"length": LENGTH},
 )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_from_a_hub_to_a_tuned_module(llama: Backbone, variant: Any, tmp_path: P
 def test_a_fresh_module_learns(backbone: Backbone, variant: Any) -> None:
     kind, settings = variant
     before = photograph(backbone)
-    recipe = RECIPE.change(kind=kind, **settings)
+    recipe = RECIPE.change(kind=kind, length=LENGTH, **settings)
     tuned = tune(TASK, backbone, recipe=recipe)
     assert_untouched(backbone, before)
     assert tuned.module.kind == kind
@@ -157,7 +157,7 @@ def test_a_fresh_module_learns(backbone: Backbone, variant: Any) -> None:
 def test_a_bfloat16_backbone_tunes_float32_values(tiny_llama: Path, variant: Any) -> None:
     kind, settings = variant
     backbone = load(tiny_llama, "bfloat16")
-    tuned = tune(TASK, backbone, recipe=RECIPE.change(kind=kind, **settings))
+    tuned = tune(TASK, backbone, recipe=RECIPE.change(kind=kind, length=LENGTH, **settings))
     assert all(value.dtype == torch.float32 for value in tuned.module.parameters().values())
     assert tuned.best.dev_loss < tuned.curve[0].dev_loss
 
@@ -212,7 +212,7 @@ def trainable(folder: Path, start: Path) -> Any:
 
 def test_the_seed_decides(backbone: Backbone, variant: Any) -> None:
     kind, settings = variant
-    shape = {"length": 4, "rank": 9, **settings}
+    shape = {"length": 4, **settings}
     first, again, other = (fresh_module(kind, backbone, shape, name="m", seed=seed) for seed in (1, 1, 2))
     first.check(backbone)
     assert first.card.rank == 4
@@ -221,7 +221,7 @@ def test_the_seed_decides(backbone: Backbone, variant: Any) -> None:
         assert_same_parameters(first, other)
     assert_same_parameters(first.reset(seed=9), first.reset(seed=9))
     assert_same_parameters(other.untuned(backbone, seed=1), first)
-    with pytest.raises(SettingError, match="length is 0; a module has at least 1 virtual token"):
+    with pytest.raises(SettingError, match=f"setting of kind '{kind}': length=0 must be above 0; correct it"):
         fresh_module(kind, backbone, {**settings, "length": 0}, name="m", seed=0)
 
 

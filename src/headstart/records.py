@@ -21,6 +21,7 @@ __all__ = [
     "TaskCard",
     "Template",
     "TextFormat",
+    "fault",
 ]
 
 CARD_FILE = "headstart.json"
@@ -72,6 +73,19 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Write the record to `path` in one step."""
         write_text(path, self.to_json())
+
+
+def fault(error: ValidationError) -> str:
+    """The first setting that pydantic refused, and what is wrong with it: "lr=-1 must be above 0"."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    bounds = {"greater_than": "above", "greater_than_equal": "at least"}
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] in bounds:
+        (bound,) = first["ctx"].values()
+        return f"{name}={first['input']!r} must be {bounds[first['type']]} {bound:g}"
+    return f"{name}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
 @dataclass(frozen=True)

@@ -171,11 +171,19 @@ class RecipeOptions(Options):
                 changes[key] = value
         return changes
 
-    def load(self) -> "Recipe":
-        """The named recipe with the changes."""
-        from headstart.tuning.recipes import RECIPES
+    def load(self, *, start: Path | None = None) -> "Recipe":
+        """The named recipe with the changes; `start` is a module that is tuned instead of a fresh one."""
+        from headstart.tuning.recipes import RECIPES, Recipe
 
-        return RECIPES[self.recipe].change(**self.changes())
+        changes = self.changes()
+        shaping = [name for name in changes if Recipe.shapes(name)]
+        recipe = RECIPES[self.recipe].change(**changes)
+        if start is not None and shaping:
+            raise SettingError(
+                f"--set {shaping[0]} shapes a fresh module, and {start} keeps the shape that it has; "
+                "leave out --start or that setting"
+            )
+        return recipe
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":

@@ -44,7 +44,7 @@ def tune(
 ) -> None:
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
     refuse_existing(output)
-    chosen, data = recipe.load(), task.load()
+    chosen, data = recipe.load(start=start), task.load()
     from headstart.kinds import load_module, save_module
     from headstart.tuning.tune import tune as run
 

@@ -33,7 +33,9 @@ class Spec:
     def parse(cls, text: str) -> Spec:
         """The spec that `text` writes. Raises `SettingError` for any other form, and for a parameter given twice."""
         if not FORM.fullmatch(text):
-            raise SettingError(f"'{text}' is no indicator; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE")
+            several = all(FORM.fullmatch(part.strip()) for part in text.split(",")) and "," in text
+            hint = ", and several one by one (on the command line, repeat the option)" if several else ""
+            raise SettingError(f"'{text}' is no indicator; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE{hint}")
         name, _, rest = text.partition(":")
         pairs = [(key, value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)]
         twice = next((key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1), None)

@@ -1,15 +1,16 @@
-from .adapter import AdapterModule, AdapterSettings
-from .bitfit import BitFitModule, BitFitSettings
+from .adapter import AdapterModule
+from .bitfit import BitFitModule
 from .contract import Module, Stack
 from .headed import stack_of, stacks
-from .ia3 import IA3Module, IA3Settings
+from .ia3 import IA3Module
 from .lazy import AnyModule, LazyModule, StoredSource
 from .loading import fresh_module, load_module
-from .lora import LoraModule, LoraSettings
-from .prefix import PrefixModule, PrefixSettings
-from .prompt import PromptModule, PromptSettings
+from .lora import LoraModule
+from .prefix import PrefixModule
+from .prompt import PromptModule
 from .registry import KINDS
 from .saving import save_module
+from .settings import AdapterSettings, BitFitSettings, IA3Settings, LoraSettings, PrefixSettings, PromptSettings
 from .through_peft import PeftModule
 
 __all__ = [

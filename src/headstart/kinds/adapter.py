@@ -28,10 +28,11 @@ from headstart.kinds.placement import (
     reads_in,
     require_size,
 )
+from headstart.kinds.settings import AdapterSettings
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
-__all__ = ["AdapterModule", "AdapterSettings", "AdapterStack", "Bottleneck", "Computation"]
+__all__ = ["AdapterModule", "AdapterStack", "Bottleneck", "Computation"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -73,19 +74,6 @@ class Computation(NamedTuple):
     reads: str
     activation: str
     factor: float
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """Shape of a fresh adapter: `bottleneck` m in units ([PEWE]: 12) and the name of a `placement`.
-
-    `activation` (a name of AdapterHub's) and `biases` are the placement's own where they are `None`.
-    """
-
-    bottleneck: int = 12
-    placement: str = "pewe"
-    activation: str | None = None
-    biases: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)

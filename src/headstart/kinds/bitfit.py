@@ -17,24 +17,14 @@ from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.settings import BitFitSettings
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
-__all__ = ["BitFitModule", "BitFitSettings", "BitFitStack", "bias_terms"]
+__all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
 
 PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True)
-class BitFitSettings:
-    """Which bias terms a fresh BitFit module tunes.
-
-    `targets`: names of layers (a layer matches when its path is or ends with one), or `None` for every bias term of
-    the backbone, those of LayerNorm included, as in [TuPaTE].
-    """
-
-    targets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

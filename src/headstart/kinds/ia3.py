@@ -23,11 +23,12 @@ from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.ia3 import is_feedforward
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.settings import IA3Settings
 from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers, names_of
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard
 
-__all__ = ["IA3Module", "IA3Settings", "IA3Stack", "Scale"]
+__all__ = ["IA3Module", "IA3Stack", "Scale"]
 
 PREFIX = "base_model.model."
 
@@ -37,19 +38,6 @@ class Scale(NamedTuple):
 
     vector: Tensor
     feedforward: bool
-
-
-@dataclass(frozen=True)
-class IA3Settings:
-    """Shape of a fresh IA3 module.
-
-    `targets`: layer names as in PEFT's `target_modules` (a layer matches when its path is or ends with one);
-    `feedforward`: those of them whose input is scaled. `None` is PEFT's default for the architecture; of targets that
-    are given, those that PEFT's default counts as feed-forward.
-    """
-
-    targets: tuple[str, ...] | None = None
-    feedforward: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

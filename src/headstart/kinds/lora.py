@@ -21,6 +21,7 @@ from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import (
     check_biases,
     check_layers,
@@ -34,7 +35,7 @@ from headstart.kinds.targets import (
 from headstart.kinds.tensors import rounded_digest, to_torch
 from headstart.records import ModuleCard
 
-__all__ = ["Factors", "LoraModule", "LoraSettings", "LoraStack"]
+__all__ = ["Factors", "LoraModule", "LoraStack"]
 
 PREFIX = "base_model.model."
 
@@ -49,20 +50,6 @@ class Factors(NamedTuple):
     b: Tensor
     scaling: float
     embedding: bool = False
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Shape of a fresh LoRA module.
-
-    `rank` r and `alpha` give the scaling α/r ([PEWE]: r 10, α 16; [TuPaTE]: r 8, α 8). `targets`: layer names as in
-    PEFT's `target_modules` (a layer matches when its path is or ends with one), embeddings of tokens among them, or
-    `None` for PEFT's default for the architecture.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

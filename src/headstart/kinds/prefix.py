@@ -22,7 +22,8 @@ from headstart.formats.prefix import PROJECTION
 from headstart.formats.prompt_learning import EMBEDDINGS
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.prefix_attention import AttentionPrefixModule
-from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
+from headstart.kinds.prefix_projection import drawn, projected
+from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
     Place,
@@ -35,7 +36,7 @@ from headstart.kinds.virtual_tokens import (
 )
 from headstart.records import ModuleCard
 
-__all__ = ["PrefixModule", "PrefixSettings", "PrefixShape", "PrefixStack"]
+__all__ = ["PrefixModule", "PrefixShape", "PrefixStack"]
 
 DIFFERENT = ("gemma2", "gemma3", "gemma4")
 """Architectures for which PEFT fills caches of another sort."""

@@ -19,8 +19,9 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
-from headstart.kinds.prefix_projection import PrefixSettings, drawn, projected
+from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
+from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import Place, hooked, require_task_type
 from headstart.records import ModuleCard

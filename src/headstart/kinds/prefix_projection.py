@@ -2,28 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["PrefixSettings", "drawn", "projected"]
-
-
-@dataclass(frozen=True)
-class PrefixSettings:
-    """Shape of a fresh prefix.
-
-    `length` in tokens ([TuPaTE]: 20, [PEWE]: 120). `reparametrized`: tuned through a projection of width `bottleneck`
-    ([PEWE]: 24). In an encoder-decoder the decoder's self-attention has a prefix, as PEFT computes it; with `encoder`
-    ([PEWE]) or `cross_attention` also that of the encoder or the cross-attention, which PEFT has not.
-    """
-
-    length: int = 20
-    reparametrized: bool = False
-    bottleneck: int = 24
-    encoder: bool = False
-    cross_attention: bool = False
+__all__ = ["drawn", "projected"]
 
 
 def projected(values: Mapping[str, Tensor]) -> Tensor:

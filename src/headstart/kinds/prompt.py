@@ -16,6 +16,7 @@ from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.prompt_learning import EMBEDDINGS
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
+from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
     Place,
@@ -28,14 +29,7 @@ from headstart.kinds.virtual_tokens import (
 )
 from headstart.records import ModuleCard
 
-__all__ = ["PromptModule", "PromptSettings", "PromptStack"]
-
-
-@dataclass(frozen=True)
-class PromptSettings:
-    """Shape of a fresh prompt: `length` in tokens (Lester et al., 2021, §3.2, find little gain beyond 20)."""
-
-    length: int = 20
+__all__ = ["PromptModule", "PromptStack"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module, Stack, require_backbone_of
-from headstart.kinds.lora import PREFIX, LoraSettings
+from headstart.kinds.lora import PREFIX
+from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import check_biases, check_layers
 from headstart.kinds.tensors import to_torch
 from headstart.records import ModuleCard

@@ -251,7 +251,10 @@ def reference_module(
         raise ModuleError("no module here can shape the reference module; use indicators that need none")
     start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
     steps = min(200, recipe.max_steps)
-    short = recipe.change(max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps)
+    short = recipe.change(
+        max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
+        warmup_steps=min(steps, recipe.warmup_steps),
+    )  # fmt: skip
     report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
     return tune(task, backbone, start=start, recipe=short, seed=seed, name="reference", progress=report).module
 

@@ -1,28 +1,30 @@
 """How a module is tuned: every number of the training in one frozen record, and the papers' own as named presets."""
 
-import math
+import difflib
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import cached_property
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, model_validator
 
 from headstart.errors import SettingError
-from headstart.records import Record
+from headstart.kinds.settings import checked, kinds_with, names_of
+from headstart.records import Record, fault
 from headstart.registry import Registry
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["OPTIMIZERS", "RECIPES", "SCHEDULES", "SELECTS", "Recipe"]
 
-
-POSITIVE = (
-    "lr", "batch_size", "max_steps", "eval_every", "patience", "max_input", "max_target", "max_dev", "rank", "alpha",
+OPTIMIZERS = ("adamw", "adafactor")
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
 )  # fmt: skip
-SHAPES = {
-    "lora": {"rank", "alpha", "targets"},
-    "ia3": {"targets"},
-    "bitfit": {"targets"},
-    "prompt": {"length"},
-    "prefix": {"length", "reparametrized", "bottleneck", "encoder", "cross_attention"},
-    "adapter": {"placement", "bottleneck", "activation", "biases"},
-}
-"""What shapes a fresh module, by kind."""
+"""transformers' schedules that need no more than the steps of the warm-up and of the whole run."""
+SELECTS = ("score", "loss")
+
+Count = Annotated[int, Field(gt=0)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Least0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(Record):
@@ -32,100 +34,142 @@ class Recipe(Record):
     none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
     steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
 
-    `kind` and what follows it shape a fresh module; a given start keeps its own shape. Each kind reads the settings
-    that it has and takes its own default where one is `None`: `rank`, `alpha` and `targets` (LoRA), `length` in tokens
-    (prefix, prompt), `bottleneck` in units, `placement`, `activation` and `biases` (adapter), `reparametrized`,
-    `encoder` and `cross_attention` (prefix).
+    `kind` and `shape` make a fresh module; a given start keeps its own shape. `shape` holds settings of that kind by
+    name, those that differ from the kind's own defaults or are to stay if these change; `settings` gives them all.
+
+    Raises `SettingError` at construction for a value that makes no sense or a setting that the kind does not have.
     """
 
     name: str
-    lr: float
-    batch_size: int
-    max_steps: int
-    eval_every: int
-    patience: int
+    lr: Size
+    batch_size: Count
+    max_steps: Count
+    eval_every: Count
+    patience: Count
     optimizer: str = "adafactor"
     schedule: str = "constant_with_warmup"
-    warmup_steps: int = 200
-    clip: float = 0.1
-    weight_decay: float = 0.0
-    max_input: int = 512
-    max_target: int = 64
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    clip: Least0 = 0.1
+    weight_decay: Least0 = 0.0
+    max_input: Count = 512
+    max_target: Count = 64
     select: str = "score"
-    max_dev: int | None = None
+    max_dev: Count | None = None
     kind: str = "lora"
-    rank: int = 10
-    alpha: float = 16.0
-    targets: tuple[str, ...] | None = None
-    length: int | None = None
-    bottleneck: int | None = None
-    placement: str | None = None
-    activation: str | None = None
-    biases: bool | None = None
-    reparametrized: bool | None = None
-    encoder: bool | None = None
-    cross_attention: bool | None = None
+    shape: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("targets", mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _names(cls, value: object) -> object:
-        """Names in one text, "query,value", as a list of names."""
-        if not isinstance(value, str):
-            return value
-        names = tuple(name.strip() for name in value.split(",") if name.strip())
-        if not names:
-            raise ValueError("it names no layer")
-        return names
-
-    def change(self, **settings: object) -> "Recipe":
-        """The same recipe with some settings changed.
-
-        Raises `SettingError` for an unknown name, a bad value, or a setting of another kind than the recipe's.
-        """
-        unknown = settings.keys() - type(self).model_fields.keys()
-        if unknown:
-            known = ", ".join(type(self).model_fields)
-            raise SettingError(f"a recipe has no setting '{min(unknown)}'; it has: {known}")
+    def _explained(cls, data: Any, make: Callable[[Any], Self]) -> Self:
         try:
-            changed = type(self).model_validate({**self.model_dump(), **settings})
+            return make(data)
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == "extra_forbidden":
+                raise SettingError(cls._unknown(str(first["loc"][0]), data.get("kind", "lora"))) from error
+            raise SettingError(f"recipe setting {fault(error)}; correct it") from error
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for field, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("select", SELECTS)):
+            if getattr(self, field) not in known:
+                raise SettingError(_unknown(field, getattr(self, field), known))
+        if self.warmup_steps > self.max_steps:
             raise SettingError(
-                f"recipe setting {first['loc'][0]}={first['input']!r}: {first['msg']}; correct it"
-            ) from error
-        for field in POSITIVE:
-            if not 0 < (1 if getattr(changed, field) is None else getattr(changed, field)) < math.inf:
-                raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be above 0; correct it")
-        for field in ("clip", "warmup_steps", "weight_decay"):
-            if not 0 <= getattr(changed, field) < math.inf:
-                raise SettingError(f"recipe setting {field}={getattr(changed, field)} must be at least 0; correct it")
-        shaping: set[str] = set().union(*SHAPES.values())
-        own = SHAPES.get(changed.kind, shaping)  # what a plugin's kind reads is its own affair
-        for field in sorted(settings.keys() & shaping):
-            if field not in own and settings[field] != type(self).model_fields[field].default:
-                raise SettingError(
-                    f"recipe setting {field} is not for kind '{changed.kind}', which reads: {', '.join(sorted(own))}; "
-                    "leave it out, or name the kind it is for (kind=…)"
-                )
-        if changed.select not in ("score", "loss"):
-            raise SettingError(f"unknown select '{changed.select}'; choose one of: score, loss")
-        return changed
+                f"recipe setting warmup_steps={self.warmup_steps} is more than max_steps={self.max_steps}, so that the "
+                "learning rate would never be reached; lower it (warmup_steps=0 is none)"
+            )
+        whole = self.settings
+        given = {name: getattr(whole, name) for name, value in self.shape.items() if value is not None}
+        self.__dict__["shape"] = given  # as the kind reads it: "q,v" is two names
+        return self
+
+    @cached_property
+    def settings(self) -> Any:
+        """What shapes a fresh module: the kind's settings record, with its own defaults where `shape` says nothing."""
+        return checked(self.kind, self.shape)
+
+    def change(self, **settings: Any) -> "Recipe":
+        """The same recipe with some settings changed, its own or by name those of the kind.
+
+        Another `kind` begins with that kind's own shape. Where a kind has a setting of a recipe's name, "shape.NAME"
+        is the kind's. Raises `SettingError` for an unknown name, a bad value, or a setting of another kind.
+        """
+        own = {name: value for name, value in settings.items() if name in type(self).model_fields}
+        kind = own.get("kind", self.kind)
+        shape = dict(own.pop("shape", self.shape if kind == self.kind else {}))
+        for name in settings.keys() - type(self).model_fields.keys():
+            short = name.removeprefix("shape.")
+            if short == name and not kinds_with(name, kind):
+                raise SettingError(self._unknown(name, kind))
+            shape[short] = settings[name]
+        return type(self).model_validate({**self.model_dump(), **own, "shape": shape})
+
+    def canonical(self, *, fresh: bool = True) -> dict[str, Any]:
+        """What changes the result, as JSON values: no name, and nothing that is a default.
+
+        `fresh`: whether a module is made by `kind` and `shape`; a given start has its own.
+        """
+        whole = self.model_dump(mode="json", exclude={"name", "kind", "shape"})
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        found = {name: value for name, value in whole.items() if value != defaults[name]}
+        if not fresh:
+            return found
+        own = {
+            field.name: _plain(getattr(self.settings, field.name))
+            for field in fields(self.settings)
+            if field.default is MISSING or getattr(self.settings, field.name) != field.default
+        }
+        return {**found, "kind": self.kind, "shape": own}
+
+    @classmethod
+    def shapes(cls, name: str) -> bool:
+        """Whether a setting of this name shapes a fresh module, rather than how any module is tuned."""
+        return name in ("kind", "shape") or name not in cls.model_fields
+
+    @classmethod
+    def _unknown(cls, name: str, kind: str) -> str:
+        known, own = [field for field in cls.model_fields if field != "shape"], names_of(kind)
+        near = difflib.get_close_matches(name, [*known, *own], n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "leave it out"
+        return (
+            f"a recipe has no setting '{name}'; it has: {', '.join(known)}, in shape those of kind '{kind}': "
+            f"{', '.join(own) or 'none'}; {hint}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A value of a kind's settings as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown(field: str, value: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {field} '{value}'; choose one of: {', '.join(known)}{hint}"
 
 
 RECIPES: Registry[Recipe] = Registry("recipe", group="headstart.recipes")
 for _recipe in (
     # Lv et al., 2023, §3.1 and appendix; optimizer, schedule and clipping from the authors' code.
-    Recipe(name="few-shot", lr=5e-4, batch_size=8, max_steps=3000, eval_every=100, patience=10),
-    Recipe(name="full", lr=5e-4, batch_size=16, max_steps=50000, eval_every=1000, patience=20),
+    Recipe(
+        name="few-shot", lr=5e-4, batch_size=8, max_steps=3000, eval_every=100, patience=10,
+        shape={"rank": 10, "alpha": 16.0},
+    ),
+    Recipe(
+        name="full", lr=5e-4, batch_size=16, max_steps=50000, eval_every=1000, patience=20,
+        shape={"rank": 10, "alpha": 16.0},
+    ),
     # Zhou et al., 2022, §4: LoRA r 8, α 8, batch 32; its 20 epochs are given as steps by the caller.
     Recipe(
         name="tupate", lr=5e-4, batch_size=32, max_steps=2000, eval_every=100, patience=20, optimizer="adamw",
-        schedule="linear", warmup_steps=0, clip=1.0, rank=8, alpha=8.0,
+        schedule="linear", warmup_steps=0, clip=1.0, shape={"rank": 8, "alpha": 8.0},
     ),
     # Ours: what a laptop does in a minute or two on a small backbone.
     Recipe(
         name="quick", lr=1e-3, batch_size=8, max_steps=48, eval_every=8, patience=6, optimizer="adamw",
-        schedule="linear", warmup_steps=4, clip=1.0, max_input=256, max_target=32, max_dev=64, rank=8, alpha=16.0,
+        schedule="linear", warmup_steps=4, clip=1.0, max_input=256, max_target=32, max_dev=64,
+        shape={"rank": 8, "alpha": 16.0},
     ),
 ):  # fmt: skip
     RECIPES.add(_recipe.name, _recipe)

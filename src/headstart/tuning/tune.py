@@ -109,7 +109,7 @@ def tune(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     name = name or task.name
     if start is None:
-        start = fresh_module(recipe.kind, backbone, recipe.model_dump(), name=name, seed=seed)
+        start = fresh_module(recipe.kind, backbone, recipe.shape, name=name, seed=seed)
     if start.only_ranked:
         raise ModuleError(f"'{start.name}' is {start.only_ranked} that Headstart cannot tune; start from plain LoRA")
     start.check(backbone)
@@ -170,7 +170,7 @@ class _Run:
         self.parameters = [value.requires_grad_(True) for value in self.stack.parameters.values()]
         self.accelerator = _accelerator(backbone, tracker)
         if tracker:
-            self.accelerator.init_trackers("headstart", config=recipe.model_dump(exclude={"targets"}))
+            self.accelerator.init_trackers("headstart", config=recipe.model_dump(exclude={"shape"}))
         self.optimizer = self.accelerator.prepare(_optimizer(recipe, self.parameters))
         self.schedule = _schedule(recipe, self.optimizer)
         self.checkpoint = checkpoint
