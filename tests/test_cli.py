@@ -95,6 +95,34 @@ def test_names_with_brackets_are_printed_as_they_are(
     assert_mistake(run("rank", tmp_path / "[/b]", *here["hub"], *here["on"]), "[/b]")
 
 
+HOSTILE = "\x1b]0;pwned\x07\x1b[31mred\x9b31m\u202eback\x1b]8;;https://example.org\x1b\\link"
+
+
+def test_nothing_from_a_card_is_obeyed_by_the_terminal(
+    run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        card = {"family": HOSTILE, "notes": HOSTILE, "task": HOSTILE, "license": HOSTILE}
+        save_module(module(llama, f"m{number}", seed=number), tmp_path / f"m{number}")
+        path = tmp_path / f"m{number}" / "headstart.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | card))
+    hub = ["--hub", tmp_path / "hub"]
+    run("hub", "add", tmp_path / "hub", tmp_path / "m0", tmp_path / "m1")
+    task = [*here["task"], *hub, *here["on"], *QUICK]
+    looking = [
+        ("hub", "list", tmp_path / "hub"),
+        ("hub", "show", tmp_path / "hub", "m0"),
+        ("rank", *task, "-i", "loss"),
+    ]
+    ended = [
+        run(*words) for words in (*looking, ("compare", *task, "--seeds", 1, "--shots", 3, "-o", tmp_path / "report"))
+    ]
+    ended += (as_json := [run(*words, "--json") for words in looking])
+    assert [run.err for run in ended if run.code] == []
+    assert not {letter for run in ended for letter in run.out + run.err} & {"\x1b", "\x9b", "\x07", "\u202e"}
+    assert json.loads(as_json[1].out)["family"] == HOSTILE, "as JSON it is what it was"
+
+
 def test_rank(run: Run, here: dict[str, list[str]], llama: Backbone) -> None:
     command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "cosine", "-i", "tupate"]
     data = run(*command, "--json").data

@@ -90,6 +90,20 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert not tags & {"script", "b", "i"}
 
 
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(1)", "+1", "-1", "\t=1", "＝1"])
+def test_a_cell_that_a_spreadsheet_would_compute_is_defused(tmp_path: Path, name: str) -> None:
+    comparison = make_comparison()
+    ranking = comparison.ranking.replace({"module": {"lora-mnli-r8": name}})
+    refused = pd.DataFrame({"module": ["x"], "reason": [name]})
+    write_report(make_comparison(ranking=ranking, refused=refused), tmp_path / "report")
+    written = pd.read_csv(tmp_path / "report" / "ranking.csv")
+    assert {f"'{name}", "lora-snli-r8"} <= set(written["module"])
+    assert (written["el2n"] < 0).all(), "numbers stay numbers"
+    assert pd.read_csv(tmp_path / "report" / "refused.csv")["reason"].tolist() == [f"'{name}"]
+    restored = Comparison.from_json((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
+    assert name in set(restored.ranking["module"])
+
+
 def test_missing_is_a_dash_with_its_reason(tmp_path: Path) -> None:
     values = {(method, stage): [0.5, 0.6, 0.7] for method in METHODS for stage in ("zero-shot", "tuned")}
     values["average", "tuned"] = [float("nan")] * 3

@@ -188,6 +188,17 @@ class TextFormat(Record):
     max_input: int = 512
     max_target: int = 64
 
+    @property
+    def words(self) -> str:
+        """How a prompt is laid out, for people.
+
+        >>> print(TextFormat().words)
+        the input, then "\\nAnswer:"
+        """
+        if not self.suffix:
+            return "the input as it is"
+        return f"the input, then {json.dumps(self.suffix, ensure_ascii=False)}"
+
 
 class ModuleCard(Record):
     """What a module is: read from its tensors and configuration, plus what its maker states about the training.

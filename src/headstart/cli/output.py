@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.reports.fitting import print_fitting
+from headstart.reports.terminal import UNPRINTABLE, Terminal
 
 __all__ = ["console", "error_console", "print_json", "print_line", "print_rows", "rows_table"]
 
@@ -21,17 +22,21 @@ NUMBERS = frozenset({"rank", "parameters", "score"})
 
 def console() -> Console:
     """For results: standard output."""
-    return Console()
+    return Terminal()
 
 
 def error_console() -> Console:
     """For progress and errors: standard error."""
-    return Console(stderr=True)
+    return Terminal(stderr=True)
 
 
 def print_json(data: Any) -> None:
-    """Print one strict JSON document on standard output; NaN and infinity become null."""
-    sys.stdout.write(json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Print one strict JSON document on standard output; NaN and infinity become null.
+
+    Letters stand as they are; what a terminal would obey is written as JSON's escape.
+    """
+    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
 
 def print_line(text: str, *, error: bool = False) -> None:

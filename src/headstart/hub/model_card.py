@@ -28,7 +28,7 @@ def readme(card: ModuleCard) -> str:
         "Rank": card.rank,
         "Parameters": f"{card.parameters:,}",
         "Backbone": card.base_model,
-        "Prompt": _prompt(card),
+        "Prompt": card.text_format.words if card.text_format is not None and card.head is None else None,
         "Task head": card.head and card.head.words,
         "ΔW error of the merge": None if card.merge_error is None else f"{card.merge_error:.3g}",
         "Licence": card.license,
@@ -69,15 +69,6 @@ def _metadata(card: ModuleCard) -> list[str]:
         name = re.sub(r"[^a-z0-9.]+", "-", card.license.lower()).strip("-")
         lines += ["license: other", f"license_name: {json.dumps(name)}"]
     return [*lines, f"tags: [headstart, {card.kind}]"]
-
-
-def _prompt(card: ModuleCard) -> str | None:
-    """How a text is to be laid out for the module; `None` where that is not known, or a task head answers."""
-    if card.text_format is None or card.head is not None:
-        return None
-    if not card.text_format.suffix:
-        return "the input as it is"
-    return f"the input, then {json.dumps(card.text_format.suffix, ensure_ascii=False)}"
 
 
 def _cell(value: object) -> str:

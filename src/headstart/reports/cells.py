@@ -11,6 +11,7 @@ __all__ = [
     "Footnotes",
     "cell_text",
     "common_decimals",
+    "defused",
     "fixed_text",
     "interval_text",
     "number_text",
@@ -94,6 +95,18 @@ def cell_text(value: Any) -> str:
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     return number_text(float(value)) if pd.api.types.is_float(value) else str(value)
+
+
+def defused(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` for a CSV file: an apostrophe stands before a text that a spreadsheet would take for a formula.
+
+    >>> defused(pd.DataFrame({"name": ["=1+1", "rte"], "loss": [-0.5, 1.0]})).to_numpy().tolist()
+    [["'=1+1", -0.5], ['rte', 1.0]]
+    """
+    return frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell)
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def summary_cells(summary: pd.DataFrame, notes: Footnotes) -> pd.DataFrame:

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from headstart.atomic import staged_folder
 from headstart.comparing.comparison import FRAMES, Comparison
 from headstart.reports import plots
-from headstart.reports.cells import DASH, Footnotes, cell_text, common_decimals, fixed_text, number_text, summary_cells
+from headstart.reports.cells import (
+    DASH,
+    Footnotes,
+    cell_text,
+    common_decimals,
+    defused,
+    fixed_text,
+    number_text,
+    summary_cells,
+)
 from headstart.reports.tables import (
     chosen_indicator,
     curve_table,
@@ -38,8 +47,9 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """Write the report to the new `folder`, whole or not at all.
 
     It holds report.html (opens anywhere, loads nothing), the plots ranking.png, weights.png, scores.png and curves.png
-    (a plot without data is left out), the tables summary.csv, ranking.csv, scores.csv, curves.csv and refused.csv, and
-    comparison.json, from which `Comparison.from_json` restores everything.
+    (a plot without data is left out), the tables summary.csv, ranking.csv, scores.csv, curves.csv and refused.csv, in
+    which an apostrophe stands before texts that a spreadsheet would take for formulas, and comparison.json, from which
+    `Comparison.from_json` restores everything.
 
     Raises:
         OutputError: `folder` exists or cannot be written.
@@ -50,7 +60,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         results = {"summary": summary(comparison), "ranking": ranking_table(comparison)}
         recorded = {name: getattr(comparison, name) for name in ("scores", "curves", "refused")}
         for name, frame in (results | recorded).items():
-            frame.to_csv(staging / f"{name}.csv", index=False, encoding="utf-8")
+            defused(frame).to_csv(staging / f"{name}.csv", index=False, encoding="utf-8")
         for name, figure in _figures(comparison, **results).items():
             _save(figure, staging / f"{name}.png")
         images = {path.stem: _data_uri(path) for path in staging.glob("*.png")}
