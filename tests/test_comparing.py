@@ -14,10 +14,11 @@ from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import FRAMES, METHODS, STAGES, Comparison
 from headstart.errors import HubError, MergeError, OutputError, SettingError, TaskError
+from headstart.events import Event, Progress
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
-from headstart.ranking import rank as rank_module
 from headstart.tasks import Example, Task
+from headstart.tuning import unit as tuning
 from small_hub import RECIPE, misfit, module, write_hub, write_task
 
 SEEDS, SHOTS = 2, 3
@@ -71,7 +72,7 @@ def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return call
 
     monkeypatch.setattr(comparing, "tune", counted(lambda *, start, seed, **_: f"{seed}/{start.digest()}"))
-    monkeypatch.setattr(rank_module, "tune", counted(lambda **_: "reference"))
+    monkeypatch.setattr(tuning, "tune", counted(lambda **_: "reference"))
     return calls
 
 
@@ -90,8 +91,8 @@ class Stop:
     def __init__(self, what: str, times: int = 1) -> None:
         self.what, self.left = what, times
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self.what in what:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and self.what in event.what:
             self.left -= 1
             if not self.left:
                 raise KeyboardInterrupt
@@ -208,7 +209,7 @@ def test_a_run_continues_within_a_tuning(task: Task, hub: Hub, backbone: Backbon
     with pytest.raises(KeyboardInterrupt):
         run(task, hub, backbone, work=tmp_path, progress=Stop("seed 0, scratch: step 3"))
     steps: list[str] = []
-    run(task, hub, backbone, work=tmp_path, seeds=1, progress=lambda what, *_: steps.append(what))
+    run(task, hub, backbone, work=tmp_path, seeds=1, progress=lambda event: steps.append(getattr(event, "what", "")))
     assert [step for step in steps if "scratch: step" in step] == [
         "seed 0, scratch: step 3 of 4",
         "seed 0, scratch: step 4 of 4",

@@ -106,7 +106,7 @@ def test_what_needs_a_failed_unit_is_left_out(store: Store, tmp_path: Path) -> N
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_units_go_together(engine: str, store: Store) -> None:
     units = [Together(n) for n in range(10)]
-    found = run(units, store=store, engine=engine, workers=2)
+    found = run(units, store=store, engine=engine)
     widths = sorted(found.of(unit).facts["with"] for unit in units)
     assert widths == [*[3] * 6, *[4] * 4]
 
@@ -128,6 +128,25 @@ def test_a_unit_continues_where_it_was_killed(store: Store, tmp_path: Path) -> N
 def test_what_cannot_be_sent_to_a_worker_is_refused(store: Store) -> None:
     with pytest.raises(SettingError, match=r"backbone cannot be sent there; name the backbone .* engine 'serial'"):
         run([Saved("one")], store=store, engine="processes", loaders={"backbone": lambda: b""})
+
+
+def test_what_an_engine_is_told(store: Store) -> None:
+    assert run([Square(1)], store=store, engine="processes=1").tally.computed == {"square": 1}
+    for text, message in (
+        ("serial=2", "engine 'serial' takes no argument, but it was given '2'; leave it out"),
+        ("processes=no", "given 'no', which is no number of processes; write for example processes=4"),
+        ("processes=0", "given '0', which is no number of processes"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            run([Square(2)], store=store, engine=text)
+
+
+def test_errors_can_be_had_as_values(store: Store, tmp_path: Path) -> None:
+    bad = Bad("mistake", tmp_path / "log")
+    found = run([bad, Square(1)], store=store, raising=False)
+    assert str(found.failed[bad.key]) == "the bad one: a setting is wrong; mend it"
+    assert str(found.failed[bad.key].__cause__) == "a setting is wrong; mend it"
+    assert list(found) == [Square(1).key]
 
 
 def test_an_unknown_engine_is_named(store: Store) -> None:

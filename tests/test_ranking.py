@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ from headstart.backbones import Backbone, TextFormat
 from headstart.blending import Blend, merge
 from headstart.blending import ensemble as blending
 from headstart.blending.ensemble import blend_note, ensemble, weight_table
-from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
+from headstart.errors import HeadstartError, HubError, MergeError, ModuleError, SettingError, TaskError
+from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
 from headstart.indicators.engine import score
 from headstart.kinds import LazyModule, LoraModule, Module, load_module, save_module, stacks
 from headstart.ranking import rank as rank_module
-from headstart.ranking.rank import fits, load_modules, rank, reference_module, scoring_examples
+from headstart.ranking.rank import Ranking, fits, load_modules, rank, reference_unit, scoring_examples
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
+from headstart.tuning import unit as tuning
 from small_hub import LABELS, RECIPE, filled, misfit, module, write_hub, write_task
 
 NAMES = ("ada", "bob", "cyd", "dan")
@@ -50,7 +52,7 @@ def task(folder: Path) -> Task:
 def tunes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `tune` was called with, call by call."""
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(rank_module, "tune", counting(calls))
+    monkeypatch.setattr(tuning, "tune", counting(calls))
     return calls
 
 
@@ -216,14 +218,14 @@ def test_the_reference_module_is_200_steps_of_a_long_recipe(
 ) -> None:
     asked = {}
 
-    class DoneError(Exception):
+    class DoneError(HeadstartError):
         pass
 
     def recorded(*args: Any, **settings: Any) -> Any:
         asked.update(settings)
         raise DoneError
 
-    monkeypatch.setattr(rank_module, "tune", recorded)
+    monkeypatch.setattr(tuning, "tune", recorded)
     with pytest.raises(DoneError):
         rank(task, hub, backbone, indicators=("kl",), recipe="few-shot")
     assert (asked["recipe"].max_steps, asked["recipe"].eval_every, asked["recipe"].patience) == (200, 50, 200)
@@ -231,11 +233,11 @@ def test_the_reference_module_is_200_steps_of_a_long_recipe(
 
 def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Backbone) -> None:
     like = [module(backbone, f"m{index}", seed=index, rank=rank) for index, rank in enumerate((3, 2, 2))]
-    reference = reference_module(task, backbone, like=like, recipe=RECIPE)
-    assert isinstance(reference, LoraModule)
-    assert reference.stack_key == like[1].stack_key
+    start = reference_unit(task, backbone, like=like, recipe=RECIPE).start
+    assert isinstance(start, LoraModule)
+    assert start.stack_key == like[1].stack_key
     with pytest.raises(ModuleError, match="no module here can shape the reference module"):
-        reference_module(task, backbone, like=[], recipe=RECIPE)
+        reference_unit(task, backbone, like=[], recipe=RECIPE)
 
 
 @pytest.mark.parametrize("indicator", ["cosine", "loss"])
@@ -310,9 +312,67 @@ def test_a_task_without_dev_rows_is_refused(task: Task, hub: Hub, backbone: Back
 
 
 def test_progress_names_each_phase(hub: Hub, task: Task, backbone: Backbone) -> None:
-    seen: list[tuple[str, int, int]] = []
-    rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, progress=lambda *step: seen.append(step))
-    phases = dict.fromkeys(what for what, _, _ in seen)
-    assert list(phases) == ["reading modules", "tuning the reference module", "scoring"]
-    assert all(done <= total for _, done, total in seen)
-    assert [step for step in seen if step[0] == "reading modules"][-1][1:] == (4, 4)
+    seen: list[Event] = []
+    rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, progress=seen.append)
+    steps = [event for event in seen if isinstance(event, Progress)]
+    phases = dict.fromkeys(event.what for event in steps)
+    assert list(phases) == ["reading modules", "tuning reference on reviews, seed 0", "scoring"]
+    assert all(event.done <= (event.total or 0) for event in steps)
+    assert [(event.done, event.total) for event in steps if event.what == "reading modules"][-1] == (4, 4)
+
+
+def test_what_was_scored_before_is_not_scored_again(
+    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def units(indicators: Sequence[str], **settings: Any) -> tuple[Ranking, dict[str, dict[str, int]]]:
+        heard: list[Event] = []
+        found = rank(
+            task, hub, backbone, indicators=indicators, **{"recipe": RECIPE, "store": tmp_path, **settings},
+            progress=heard.append,
+        )  # fmt: skip
+        states: dict[str, dict[str, int]] = {"computed": {}, "reused": {}}
+        for event in heard:
+            if isinstance(event, UnitEvent) and event.state in states:
+                states[event.state][event.type] = states[event.state].get(event.type, 0) + 1
+        return found, states
+
+    first, counts = units(["cosine", "kl"])
+    assert counts == {"computed": {"tune": 1, "score": 8}, "reused": {}}
+    again, counts = units(["cosine", "kl"])
+    assert counts == {"computed": {}, "reused": {"tune": 1, "score": 8}}
+    assert again.scores == first.scores
+    assert (again.reference and again.reference.digest()) == (first.reference and first.reference.digest())
+    # A recipe under another name is the same recipe; scores that need no reference module do not depend on it.
+    assert units(["kl"], recipe=RECIPE.change(name="mine"))[1] == {"computed": {}, "reused": {"tune": 1, "score": 4}}
+    assert units(["cosine"], recipe=RECIPE.change(lr=0.5))[1] == {"computed": {}, "reused": {"score": 4}}
+    assert units(["cosine", "loss"], reduction="sum")[1] == {"computed": {"score": 4}, "reused": {"score": 4}}
+    assert units(["cosine"], rows=5)[1] == {"computed": {"score": 4}, "reused": {}}
+    assert len(tunes) == 1
+
+
+def test_processes_rank_as_one_does(hub: Hub, task: Task, backbone: Backbone) -> None:
+    here = rank(task, hub, backbone, indicators=("cosine", "kl"), recipe=RECIPE, store=False)
+    there = rank(task, hub, backbone, indicators=("cosine", "kl"), recipe=RECIPE, store=False, engine="processes=1")
+    for name, values in here.scores.values.items():
+        np.testing.assert_allclose(there.scores.values[name], values, rtol=1e-5)
+
+
+def test_a_backbone_that_was_not_loaded_from_anywhere_runs_here_only(hub: Hub, task: Task, backbone: Backbone) -> None:
+    given = Backbone(backbone.model, backbone.tokenizer, name="mine")
+    assert rank(task, hub, given, recipe=RECIPE).scores.examples == 12
+    with pytest.raises(SettingError, match="name the backbone instead of passing a loaded one, or use engine 'serial'"):
+        rank(task, hub, given, recipe=RECIPE, rows=3, engine="processes")
+
+
+def test_a_module_that_vanishes_has_no_score_and_none_is_kept(task: Task, backbone: Backbone, tmp_path: Path) -> None:
+    hub = write_hub(tmp_path / "hub", backbone)
+    modules, _ = load_modules(hub, backbone)
+    weights = hub.path / "bob" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(b"cut short")
+    ranking = rank(task, modules, backbone, recipe=RECIPE, store=tmp_path / "store")
+    assert math.isnan(ranking.scores.values["cosine"][1])
+    assert "adapter_model.safetensors" in ranking.scores.reasons["cosine"]["bob"]
+    weights.write_bytes(content)
+    again = rank(task, modules, backbone, recipe=RECIPE, store=tmp_path / "store")
+    assert np.isfinite(again.scores.values["cosine"]).all()

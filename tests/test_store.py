@@ -202,6 +202,16 @@ def test_the_folder_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert Store.default().folder == tmp_path / "mine"
 
 
+def test_what_the_argument_store_stands_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HEADSTART_STORE", str(tmp_path / "mine"))
+    for asked, folder in ((None, tmp_path / "mine"), (tmp_path, tmp_path), (str(tmp_path), tmp_path)):
+        with Store.opened(asked) as store:
+            assert store == Store(folder)
+    with Store.opened(False) as store:
+        run([Square(1)], store=store)
+    assert not store.folder.exists()
+
+
 def test_records_are_strict_json(store: Store) -> None:
     store.put(Square(1), Result({"x": math.nan}), seconds=0)
 

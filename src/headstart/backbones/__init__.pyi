@@ -5,10 +5,12 @@ from .heads import Head, HeadStack, require_head, target_loss
 from .hooks import attached
 from .identity import fingerprint
 from .plan import PASS_COST, TargetBatch, plan_batches
+from .source import BackboneInput, backbone_loaders
 
 __all__ = [
     "PASS_COST",
     "Backbone",
+    "BackboneInput",
     "Encoded",
     "EncoderBackbone",
     "Head",
@@ -16,6 +18,7 @@ __all__ = [
     "TargetBatch",
     "TextFormat",
     "attached",
+    "backbone_loaders",
     "fingerprint",
     "plan_batches",
     "require_head",

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from headstart.backbones import loading
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
 from headstart.backbones.hooks import attached
-from headstart.backbones.identity import fingerprint
+from headstart.backbones.identity import fingerprint, tokenizer_digest
 from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
 from headstart.records import Fingerprint, HeadCard
@@ -38,6 +38,8 @@ class Backbone:
         tokenizer: the tokenizer that belongs to it.
         name: what a reader calls it: a hub id, or the name of the folder or file it was loaded from.
 
+    `source` is what it was loaded from, as (place, revision); `None` for a model that was given as an object.
+
     In every forward pass of a stack of N modules the rows are module-major: row n·B + b is example b under module n.
     """
 
@@ -48,6 +50,7 @@ class Backbone:
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.source: tuple[str, str | None] | None = None
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.encoder = Encoder(tokenizer, whole=self.seq2seq)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
@@ -85,6 +88,7 @@ class Backbone:
         if wanted != exact:
             backbone.fingerprint  # noqa: B018 - computed now, and kept
         model.to(chosen, wanted)
+        backbone.source = (str(source), revision)
         return backbone
 
     @property
@@ -103,6 +107,11 @@ class Backbone:
     def fingerprint(self) -> Fingerprint:
         """Architecture, shapes and weights as hashes; equal for one backbone in any dtype."""
         return fingerprint(self.model, name=self.name)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """A hash of how its tokenizer makes tokens."""
+        return tokenizer_digest(self.tokenizer)
 
     @cached_property
     def head(self) -> nn.Module:

@@ -1,14 +1,16 @@
 """The identity of a backbone, the same whether it was loaded in float32 or in bfloat16."""
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from headstart.records import Fingerprint
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "tokenizer_digest"]
 
 
 def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
@@ -25,6 +27,17 @@ def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
     return Fingerprint(
         architecture=type(model).__name__, shapes=shapes.hexdigest(), weights=weights.hexdigest(), name=name
     )
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of how a tokenizer makes tokens, whatever it is called and wherever it lies."""
+    if tokenizer.is_fast:
+        # How it cuts and pads is set anew by each call.
+        rules = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    rules["special"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(values: torch.Tensor) -> bytes:

@@ -22,14 +22,16 @@ from headstart.blending import (
     require_one_kind,
 )
 from headstart.errors import SettingError
+from headstart.events import Listener
 from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Progress, Ranking, Refused, best_first, load_modules, rank, require_defined
+from headstart.ranking.rank import Ranking, Refused, best_first, load_modules, rank, require_defined
 from headstart.records import TaskCard
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.units import AnyStore
 
 __all__ = ["Start", "blend_note", "blend_ranking", "check_blend", "ensemble", "require_fit", "weight_table"]
 
@@ -75,7 +77,9 @@ def ensemble(
     recipe: Recipe | str = "few-shot",
     seed: int = 0,
     held_out: Callable[[Module], float] | None = None,
-    progress: Progress | None = None,
+    store: AnyStore = None,
+    engine: str = "serial",
+    progress: Listener | None = None,
 ) -> Start:
     """Blend a hub into a start for a task: by default Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
 
@@ -93,7 +97,8 @@ def ensemble(
         recipe: of the reference module, where the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.
         held_out: the loss of a module on rows kept aside for it, for rules that need it.
-        progress: called with (what, done, total).
+        store, engine: where scores are kept and computed; see `rank`.
+        progress: told how far the work is, and what became of every unit.
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`. What cannot work, such
@@ -113,7 +118,7 @@ def ensemble(
         if scored:
             ranking = rank(
                 task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
-                seed=seed, progress=progress,
+                seed=seed, store=store, engine=engine, progress=progress,
             )  # fmt: skip
         ranking = replace(ranking, refused=tuple(refused))
     return blend_ranking(

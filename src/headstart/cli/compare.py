@@ -9,9 +9,18 @@ import typer
 
 from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
-from headstart.cli.options import AsJson, BackboneOptions, HubOptions, OutputOption, RecipeOptions, TaskOptions, command
+from headstart.cli.options import (
+    AsJson,
+    BackboneOptions,
+    HubOptions,
+    OutputOption,
+    RecipeOptions,
+    TaskOptions,
+    WorkOptions,
+    command,
+)
 from headstart.cli.output import console, print_json, print_line
-from headstart.cli.progress import listening, phased
+from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
     from headstart.tasks import Task
@@ -41,6 +50,7 @@ def compare(
     backbone: BackboneOptions,
     blend: BlendOptions,
     recipe: RecipeOptions,
+    work: WorkOptions,
     output: OutputOption,
     seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
@@ -58,16 +68,23 @@ def compare(
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
-    work = output.with_name(f"{output.name}.units.partial")
+    partial = output.with_name(f"{output.name}.units.partial")
     with listening(f"comparing on {data.name}") as listener:
+        units = UnitCount(listener)
         comparison = run(
             data, opened, model, seeds=seeds, shots=task.shots, blend=blend.load(), indicators=also or (),
-            recipe=chosen, decoding=decoding, work=work, progress=phased(listener),
+            recipe=chosen, decoding=decoding, work=partial, store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     write_report(comparison, output)
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     if as_json:
-        print_json({"report": str(output / "report.html"), "comparison": json.loads(comparison.to_json())})
+        print_json(
+            {
+                "report": str(output / "report.html"), "comparison": json.loads(comparison.to_json()),
+                "units": units.to_json(),
+            }
+        )  # fmt: skip
         return
     print_summary(comparison, console())
     print_line(f"Report: {output / 'report.html'}")
+    units.say()

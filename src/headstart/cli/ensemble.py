@@ -14,10 +14,11 @@ from headstart.cli.options import (
     OutputOption,
     RecipeOptions,
     TaskOptions,
+    WorkOptions,
     command,
 )
 from headstart.cli.output import console, print_json, print_line
-from headstart.cli.progress import listening, phased
+from headstart.cli.progress import UnitCount, listening
 from headstart.cli.rank import ReductionOption
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def ensemble(
     backbone: BackboneOptions,
     blend: BlendOptions,
     recipe: RecipeOptions,
+    work: WorkOptions,
     output: OutputOption,
     as_json: AsJson = False,
 ) -> None:
@@ -89,9 +91,10 @@ def ensemble(
     from headstart.kinds import save_module
 
     with listening(f"blending for {data.name}") as listener:
+        units = UnitCount(listener)
         start = run(
             data, opened, model, blend=blend.load(), recipe=chosen, seed=task.seed, name=output.name,
-            progress=phased(listener),
+            store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     saved = save_module(start.module, output)
     frame = weight_table(start)
@@ -101,6 +104,7 @@ def ensemble(
                 "card": saved.card.model_dump(mode="json"), "rule": start.rule, "indicator": start.indicator,
                 "temperature": start.temperature, "space": start.merged.space, "effective": start.merged.effective,
                 "error": start.merged.error, "refused": [vars(module) for module in start.left_out],
+                "units": units.to_json(),
             }
         )  # fmt: skip
         return
@@ -115,3 +119,4 @@ def ensemble(
     print_line(f"{blend_note(start)}. Saved {output}.")
     for module in start.left_out:
         print_line(f"takes no part: {module.name}: {module.reason}", error=True)
+    units.say()

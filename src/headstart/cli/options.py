@@ -32,7 +32,9 @@ __all__ = [
     "Options",
     "OutputOption",
     "RecipeOptions",
+    "StoreOption",
     "TaskOptions",
+    "WorkOptions",
     "command",
     "load_backbone",
 ]
@@ -41,6 +43,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of finished work; default: $HEADSTART_STORE, else in the user's cache."),
+]
 
 
 class Options:
@@ -184,6 +192,22 @@ class RecipeOptions(Options):
                 "leave out --start or that setting"
             )
         return recipe
+
+
+@dataclass(frozen=True)
+class WorkOptions(Options):
+    """Where finished work is kept, and where new work is computed."""
+
+    store: StoreOption = None
+    engine: Annotated[str, typer.Option(help="Where work is computed: serial (in this process), or processes=N.")] = (
+        "serial"
+    )
+
+    def __post_init__(self) -> None:
+        """Raise `SettingError` for an unknown engine before anything is loaded."""
+        from headstart.units import ENGINES
+
+        ENGINES[self.engine.partition("=")[0]]
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":

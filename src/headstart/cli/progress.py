@@ -1,6 +1,7 @@
 """How running work shows on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,9 +10,9 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from headstart.cli.output import error_console, print_line
-from headstart.events import Event, Listener, Note, Progress
+from headstart.events import Event, Listener, Note, Progress, UnitEvent
 
-__all__ = ["LINE_SECONDS", "counted", "listening", "phased"]
+__all__ = ["LINE_SECONDS", "UnitCount", "counted", "listening", "phased"]
 
 LINE_SECONDS = 10.0
 """Off a terminal, a line of progress at most this often."""
@@ -46,6 +47,31 @@ def counted(listener: Listener, what: str) -> Callable[..., None]:
 def phased(listener: Listener) -> Callable[[str, int, int], None]:
     """`listener` for work that reports (what, done, total)."""
     return lambda what, done, total: listener(Progress(what, done, total))
+
+
+class UnitCount:
+    """Counts how many units were computed and how many reused, and passes every event on."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._seen: dict[str, Counter[str]] = {"computed": Counter(), "reused": Counter()}
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        if isinstance(event, UnitEvent) and event.state in self._seen:
+            self._seen[event.state][event.type] += 1
+        self._listener(event)
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """`{"computed": {TYPE: n}, "reused": {TYPE: n}}`."""
+        return {state: dict(counts) for state, counts in self._seen.items()}
+
+    def say(self) -> None:
+        """Say on standard error what was reused; nothing where nothing was."""
+        found = self._seen["reused"]
+        if found:
+            parts = [f"{count} {kind} unit{'s' * (count > 1)}" for kind, count in found.items()]
+            print_line(f"Reused {', '.join(parts)} from the store (see `headstart store`).", error=True)
 
 
 class _Lines:

@@ -4,9 +4,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.options import AsJson, BackboneOptions, HubOptions, RecipeOptions, TaskOptions, command
+from headstart.cli.options import (
+    AsJson,
+    BackboneOptions,
+    HubOptions,
+    RecipeOptions,
+    TaskOptions,
+    WorkOptions,
+    command,
+)
 from headstart.cli.output import console, print_json, print_line
-from headstart.cli.progress import listening, phased
+from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
     from headstart.ranking.rank import Ranking
@@ -23,6 +31,7 @@ def rank(
     hub: HubOptions,
     backbone: BackboneOptions,
     recipe: RecipeOptions,
+    work: WorkOptions,
     indicators: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,9 +48,10 @@ def rank(
     from headstart.ranking.rank import rank as run
 
     with listening(f"ranking for {data.name}") as listener:
+        units = UnitCount(listener)
         ranking = run(
             data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
-            seed=task.seed, progress=phased(listener),
+            seed=task.seed, store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     frame = ranking.frame()
     if as_json:
@@ -50,7 +60,7 @@ def rank(
             {
                 "task": data.name, "examples": ranking.scores.examples, "tokens": ranking.scores.tokens,
                 "reduction": reduction, "modules": frame.to_dict("records"),
-                "refused": refused, "reasons": ranking.scores.reasons,
+                "refused": refused, "reasons": ranking.scores.reasons, "units": units.to_json(),
             }
         )  # fmt: skip
         return
@@ -64,6 +74,7 @@ def rank(
     if ranking.reference is not None:
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
+    units.say()
 
 
 def reference_note(card: "ModuleCard", *, through_head: bool) -> str:

@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.cli.options import AsJson
+from headstart.cli.options import AsJson, StoreOption
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.errors import SettingError
 
 if TYPE_CHECKING:
     from headstart.units import Entry, Store
 
-__all__ = ["StoreOption", "app", "open_store", "size_text"]
+__all__ = ["app", "open_store", "size_text"]
 
 app = typer.Typer(no_args_is_help=True, help="What is kept of finished work: list, show, export, prune.")
 
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Folder of finished work; default: $HEADSTART_STORE, else in the user's cache."),
-]
 KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or its beginning.")]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}

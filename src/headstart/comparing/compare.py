@@ -18,17 +18,19 @@ from headstart.blending import Blend, merge, one_hot, uniform
 from headstart.blending.ensemble import Start, blend_note, blend_ranking, check_blend, require_fit, weight_table
 from headstart.comparing.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
+from headstart.events import Listener, Progress
 from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Progress, Ranking, Refused, load_modules, rank, require_defined
+from headstart.ranking.rank import Ranking, Refused, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding, evaluate
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.tuning.tune import Progress as TuningProgress
 from headstart.tuning.tune import text_format_of, tune
+from headstart.units import AnyStore
 
 __all__ = ["compare"]
 
@@ -54,7 +56,9 @@ def compare(
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
     work: Path | None = None,
-    progress: Progress | None = None,
+    store: AnyStore = None,
+    engine: str = "serial",
+    progress: Listener | None = None,
 ) -> Comparison:
     """Tune from four starts on few-shot draws of a task and test each, before and after.
 
@@ -73,7 +77,8 @@ def compare(
         decoding: as in `evaluate`.
         work: folder of finished units, from which a killed comparison continues; `None` keeps none. It is the
             caller's to remove once the comparison is saved.
-        progress: called with (what, done, total).
+        store, engine: where scores are kept and computed; see `rank`.
+        progress: told how far the work is, and what became of every unit.
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`.
@@ -105,7 +110,7 @@ def compare(
         blend.change(rule="uniform", temperature=None, effective=None, top_k=None, group=()), modules, task.card
     )
     require_fit(blend, modules, task.card)
-    run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds)
+    run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds, store, engine)
     for seed, draw in enumerate(draws):
         run.seed(draw, seed, wanted)
     settings = run.settings(task, shots=shots, seconds=time.monotonic() - began)
@@ -154,10 +159,11 @@ class _Run:
 
     def __init__(
         self, backbone: Backbone, modules: Sequence[AnyModule], blend: Blend, recipe: Recipe, decoding: str,
-        units: _Units, progress: Progress | None, seeds: int,
+        units: _Units, progress: Listener | None, seeds: int, store: AnyStore, engine: str,
     ) -> None:  # fmt: skip
         self.backbone, self.modules, self.blend, self.recipe = backbone, modules, blend, recipe
         self.decoding, self.units, self.progress, self.seeds = decoding, units, progress, seeds
+        self.store, self.engine = store, engine
         self.rankings: list[pd.DataFrame] = []
         self.scores: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
@@ -180,7 +186,7 @@ class _Run:
         def compute() -> dict[str, Any]:
             scores = rank(
                 task, self.modules, self.backbone, indicators=indicators, reduction=reduction, recipe=self.recipe,
-                seed=seed, progress=self.progress,
+                seed=seed, store=self.store, engine=self.engine, progress=self.progress,
             ).scores  # fmt: skip
             values = {name: [_json_number(value) for value in found] for name, found in scores.values.items()}
             return {"values": values, "examples": scores.examples, "tokens": scores.tokens, "reasons": scores.reasons}
@@ -211,7 +217,7 @@ class _Run:
         """Both tests and the curve of one method of one seed."""
         done = len({(row["method"], row["seed"]) for row in self.scores})
         if self.progress:
-            self.progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS))
+            self.progress(Progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS)))
         before = self._test(task, module)
         self._add(method, seed, "zero-shot", task, before, math.nan, before["seconds"])
         tuned = self._tune(task, module, seed, report=self._reporter(f"seed {seed}, {method}", done))
@@ -224,7 +230,7 @@ class _Run:
 
     def _reporter(self, what: str, done: int) -> Callable[[TuningProgress], None] | None:
         show, total = self.progress, self.seeds * len(METHODS)
-        return (lambda p: show(f"{what}: step {p.step} of {p.max_steps}", done, total)) if show else None
+        return (lambda p: show(Progress(f"{what}: step {p.step} of {p.max_steps}", done, total))) if show else None
 
     def _test(self, task: Task, module: Module) -> dict[str, Any]:
         if self.backbone.is_encoder and module.head is None:

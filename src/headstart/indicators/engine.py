@@ -15,7 +15,7 @@ from headstart.indicators.table import WHOLE, Scores, ScoreTable, check_reductio
 from headstart.kinds import AnyModule, Module, stacks
 from headstart.tasks import Example
 
-__all__ = ["NO_DISTRIBUTION", "chosen_indicators", "score", "score_table"]
+__all__ = ["NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
 
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
 NO_PARAMETERS = "none of its parameters lies in the part that was asked for"
@@ -53,7 +53,10 @@ def score_table(
         TaskError: no examples.
     """
     chosen = chosen_indicators(indicators)
-    _check_request(chosen, examples, reference)
+    check_request(chosen, examples)
+    for indicator in chosen:
+        if Need.REFERENCE in indicator.needs and reference is None:
+            raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
     require_distinct([module.name for module in modules])
     head = _shared_head(chosen, backbone, reference)
     pairs = [(example.input, example.target) for example in examples]
@@ -102,7 +105,8 @@ def chosen_indicators(asked: Iterable[str | Spec | Indicator]) -> list[Indicator
     return list(dict.fromkeys(make_indicator(one) for one in asked))
 
 
-def _check_request(chosen: Sequence[Indicator], examples: Sequence[Example], reference: Module | None) -> None:
+def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> None:
+    """Raise `SettingError` or `TaskError` for what cannot be scored, before any work."""
     if not chosen:
         raise SettingError(f"no indicator was asked for; choose from: {', '.join(INDICATORS)}")
     if not examples:
@@ -113,8 +117,6 @@ def _check_request(chosen: Sequence[Indicator], examples: Sequence[Example], ref
             raise SettingError(
                 f"'{indicator.name}' needs {', '.join(unserved)}, which scoring does not compute; use another indicator"
             )
-        if Need.REFERENCE in indicator.needs and reference is None:
-            raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
 
 
 def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Module | None) -> Head | None:

@@ -1,40 +1,37 @@
 """Rank a hub for a task: its modules are read, checked and scored on the task's examples."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from headstart.backbones import Backbone, TextFormat
+from headstart.backbones import Backbone, BackboneInput, TextFormat, backbone_loaders
 from headstart.errors import HubError, ModuleError, SettingError
-from headstart.events import Event, Listener
-from headstart.events import Progress as Done
+from headstart.events import Listener, Progress
 from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef
-from headstart.indicators import INDICATORS, Need, make_indicator
-from headstart.indicators.engine import NO_DISTRIBUTION, chosen_indicators, score
-from headstart.indicators.table import Scores, check_reduction
+from headstart.indicators import INDICATORS, Indicator, Need, make_indicator
+from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
+from headstart.indicators.table import Scores, ScoreTable, check_reduction
+from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
 from headstart.kinds import AnyModule, LazyModule, Module, load_module
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.tuning.tune import tune
+from headstart.tuning.unit import TuneUnit
+from headstart.units import AnyStore, Results, Store, Unit, run
 
 __all__ = [
-    "Progress",
     "Ranking",
     "Refused",
     "best_first",
     "fits",
     "load_modules",
     "rank",
-    "reference_module",
+    "reference_unit",
     "require_defined",
     "scoring_examples",
 ]
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
 
 SCORING_ROWS = {"classification": 30, "other": 50}
 """Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
@@ -77,7 +74,7 @@ def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
 
 
 def load_modules(
-    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Progress | None = None
+    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Listener | None = None
 ) -> tuple[list[AnyModule], list[Refused]]:
     """The modules of a hub that fit; those that are broken or do not fit are named with the reason.
 
@@ -97,7 +94,7 @@ def load_modules(
         except ModuleError as error:
             refused.append(Refused(ref.name, str(error)))
         if progress:
-            progress("reading modules", done + 1, len(refs))
+            progress(Progress("reading modules", done + 1, len(refs)))
     if not modules:
         why = (
             f"the first of {len(refused)} refused: {refused[0].reason}"
@@ -153,9 +150,13 @@ def rank(
     text_format: TextFormat | None = None,
     seed: int = 0,
     reference: Module | None = None,
-    progress: Progress | None = None,
+    store: AnyStore = None,
+    engine: str = "serial",
+    progress: Listener | None = None,
 ) -> Ranking:
     """Score every module of a hub on a task's dev split by every asked indicator, in one pass.
+
+    Values are kept in the store, one unit for each module and indicator: what was scored before is not scored again.
 
     Args:
         task: with a dev split; a train split too where an indicator needs the reference module.
@@ -168,7 +169,9 @@ def rank(
         text_format: text layout; `None` is that of the recipe.
         seed: of the draw of examples and of the reference module.
         reference: a module tuned on the task, where there is one already.
-        progress: called with (what, done, total).
+        store: where scores and the reference module are kept; `None` is the user's, `False` keeps nothing.
+        engine: where they are computed: "serial", or "processes=N".
+        progress: told how far the work is, and what became of every unit.
 
     Raises:
         HubError: no module fits.
@@ -179,36 +182,60 @@ def rank(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
     # An encoder's modules answer through the reference module's task head.
-    needs_reference = backbone.is_encoder or any(
-        Need.REFERENCE in indicator.needs for indicator in chosen_indicators(indicators)
-    )
+    chosen = chosen_indicators(indicators)
+    needs_reference = backbone.is_encoder or any(Need.REFERENCE in indicator.needs for indicator in chosen)
     check_reduction(reduction)
     require_defined(indicators, task, backbone)
     examples = scoring_examples(task, rows=rows, seed=seed)
+    check_request(chosen, examples)
     modules, refused = load_modules(hub, backbone, progress=progress)
+    wanted = _Wanted(backbone, modules, examples, text_format, chosen)
+    tuned: Module | TuneUnit | None = reference
     if needs_reference and reference is None:
-        reference = reference_module(task, backbone, like=modules, recipe=recipe, seed=seed, progress=progress)
-    scores = score(
-        modules,
-        examples,
-        backbone,
-        indicators=indicators,
-        reduction=reduction,
-        reference=reference,
-        text_format=text_format,
-        progress=_counted(progress),
-    )
-    return Ranking(tuple(modules), scores, tuple(refused), reference)
+        tuned = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
+    with Store.opened(store) as kept:
+        units = wanted.units(tuned)
+        needed = [tuned] if isinstance(tuned, Unit) else []
+        found = run(
+            [*needed, *units.values()], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
+            listener=progress,
+        )  # fmt: skip
+        table = wanted.table(units, found)
+        if isinstance(tuned, TuneUnit):
+            reference = tuned.tuned(found.of(tuned)).module
+    return Ranking(tuple(modules), table.reduce(reduction), tuple(refused), reference)
 
 
-def _counted(progress: Progress | None) -> Listener | None:
-    """A listener that passes on how far the scoring is."""
+@dataclass(frozen=True)
+class _Wanted:
+    """What a ranking asks for: every module by every indicator."""
 
-    def listen(event: Event) -> None:
-        if progress is not None and isinstance(event, Done):
-            progress(event.what, event.done, event.total or 0)
+    backbone: Backbone
+    modules: Sequence[AnyModule]
+    examples: Sequence[Example]
+    text_format: TextFormat
+    indicators: Sequence[Indicator]
 
-    return listen
+    def units(self, reference: Module | TuneUnit | None) -> dict[tuple[str, str], ScoreUnit]:
+        """A unit under each (module, indicator); those that need no reference module do not name it."""
+        backbone, rows = BackboneInput.of(self.backbone), scored_rows(self.examples)
+        return {
+            (module.name, str(indicator.spec)): ScoreUnit(
+                backbone, module, rows, str(indicator.spec), self.text_format,
+                reference if self.backbone.is_encoder or Need.REFERENCE in indicator.needs else None,
+            )
+            for module in self.modules
+            for indicator in self.indicators
+        }  # fmt: skip
+
+    def table(self, units: Mapping[tuple[str, str], ScoreUnit], found: Results) -> ScoreTable:
+        """The values; a module that could not be read has none, and any other failure is raised."""
+        scored = {unit.key for unit in units.values()}
+        for key, error in found.failed.items():
+            if key not in scored or not isinstance(error, ModuleError):
+                raise error
+        names, specs = [module.name for module in self.modules], [str(one.spec) for one in self.indicators]
+        return table_of(units, found, found.failed, modules=names, indicators=specs)
 
 
 def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
@@ -230,18 +257,12 @@ def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> t
     return task.take("dev", usual if rows is None else rows, seed=seed).dev
 
 
-def reference_module(
-    task: Task,
-    backbone: Backbone,
-    *,
-    like: Sequence[AnyModule],
-    recipe: Recipe,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Module:
-    """Õ: a fresh module of the hub's commonest shape, 200 steps on the task, evaluated every 50, the best kept.
+def reference_unit(
+    task: Task, backbone: Backbone, *, like: Sequence[AnyModule], recipe: Recipe, seed: int = 0
+) -> TuneUnit:
+    """The unit that tunes Õ: a fresh module of the hub's commonest shape, 200 steps on the task, the best kept.
 
-    (Lv et al., 2023, §2.2.) A recipe with fewer steps than 200 keeps its own.
+    (Lv et al., 2023, §2.2.) It is evaluated every 50 steps. A recipe with fewer steps than 200 keeps its own.
     """
     shapes: dict[Hashable, list[AnyModule]] = {}
     for module in like:
@@ -255,8 +276,7 @@ def reference_module(
         max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
         warmup_steps=min(steps, recipe.warmup_steps),
     )  # fmt: skip
-    report = (lambda p: progress("tuning the reference module", p.step, p.max_steps)) if progress else None
-    return tune(task, backbone, start=start, recipe=short, seed=seed, name="reference", progress=report).module
+    return TuneUnit.of(task, BackboneInput.of(backbone), start=start, recipe=short, seed=seed, name="reference")
 
 
 def best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -7,11 +7,12 @@ from headstart.units.canonical import Content, Digested, canonical
 from headstart.units.engines import ENGINES
 from headstart.units.entry import Entry
 from headstart.units.run import Results, Tally, run
-from headstart.units.store import Pruned, Store
+from headstart.units.store import AnyStore, Pruned, Store
 from headstart.units.unit import Context, Result, Unit
 
 __all__ = [
     "ENGINES",
+    "AnyStore",
     "Content",
     "Context",
     "Digested",

@@ -41,10 +41,13 @@ class Tally:
 
 
 class Results(Mapping[str, Result]):
-    """Results by key, of the units that were asked for and of those that they needed; `tally` counts them."""
+    """Results by key, of the units that were asked for and of those that they needed; `tally` counts them.
 
-    def __init__(self, found: Mapping[str, Result], tally: Tally) -> None:
-        self._found, self.tally = found, tally
+    `failed`: errors by key, where `run` was not to raise them; the cause of each is what the unit ended in.
+    """
+
+    def __init__(self, found: Mapping[str, Result], tally: Tally, failed: Mapping[str, HeadstartError]) -> None:
+        self._found, self.tally, self.failed = found, tally, failed
 
     def __getitem__(self, key: str) -> Result:
         return self._found[key]
@@ -65,9 +68,9 @@ def run(
     *,
     store: Store,
     engine: str = "serial",
-    workers: int | None = None,
     loaders: Loaders | None = None,
     attempts: int = ATTEMPTS,
+    raising: bool = True,
     listener: Listener | None = None,
 ) -> Results:
     """The results of `units`, each computed at most once ever.
@@ -79,11 +82,11 @@ def run(
     Args:
         units: with all that they need; a graph without a ring.
         store: where results are kept.
-        engine: a name in `ENGINES`: where they are computed.
-        workers: of engines that have several; `None` is the engine's own choice.
+        engine: where they are computed: a name in `ENGINES`, with an argument where it takes one ("processes=4").
         loaders: what units may ask for by name (see `Context.resource`).
         attempts: how often a unit is tried that ends in an unforeseen error or takes its process along. An error that
             a user can mend is final at once.
+        raising: whether a failed unit is an error; otherwise it is found in `Results.failed`.
         listener: called with a `UnitEvent` for each unit, and with the events of their work.
 
     Raises:
@@ -92,7 +95,8 @@ def run(
         StoreError: the store cannot be written.
     """
     graph = _Run(store, attempts=attempts, listener=listener)
-    hands = ENGINES[engine](store, loaders=loaders or {}, listener=listener, workers=workers)
+    name, _, argument = engine.partition("=")
+    hands = ENGINES[name](store, loaders=loaders or {}, listener=listener, argument=argument or None)
     graph.plan(units)
     if graph.missing:
         store.sweep()
@@ -101,7 +105,7 @@ def run(
                 graph.work_off(hands, leases)
         finally:
             hands.close()
-    return graph.results()
+    return graph.results(raising=raising)
 
 
 class _Run:
@@ -114,7 +118,7 @@ class _Run:
         self.store, self.attempts, self.listener = store, attempts, listener
         self.found: dict[str, Result] = {}
         self.missing: dict[str, Unit] = {}
-        self.failed: dict[str, tuple[Unit, Exception]] = {}
+        self.failed: dict[str, HeadstartError] = {}
         self.tally: dict[str, Counter[str]] = {"computed": Counter(), "reused": Counter()}
         self.unmet: dict[str, int] = {}
         self.dependents: dict[str, list[str]] = {}
@@ -136,10 +140,17 @@ class _Run:
                 time.sleep(self.pause)
                 self.pause = min(2 * self.pause, LONGEST)
 
-    def results(self) -> Results:
-        """Everything that was found, unless something failed."""
-        self._raise()
-        return Results(self.found, Tally(dict(self.tally["computed"]), dict(self.tally["reused"])))
+    def results(self, *, raising: bool) -> Results:
+        """Everything that was found; what failed is raised or comes along."""
+        if raising and self.failed:
+            error, *others = self.failed.values()
+            if others:
+                raise type(error)(
+                    f"{error} ({len(others)} more failed; what is done is stored, and the same command continues)"
+                ) from error
+            raise error
+        tally = Tally(dict(self.tally["computed"]), dict(self.tally["reused"]))
+        return Results(self.found, tally, self.failed)
 
     def plan(self, units: Sequence[Unit]) -> None:
         """Look up what there is; what is missing waits for what it needs."""
@@ -255,7 +266,9 @@ class _Run:
             self._give_up(unit, error)
 
     def _give_up(self, unit: Unit, error: Exception) -> None:
-        self.failed[unit.key] = (unit, error)
+        failed = _labelled(unit, error, times=max(self.tried[unit.key], 1))
+        failed.__cause__ = error
+        self.failed[unit.key] = failed
         self._tell(unit, "failed")
         del self.missing[unit.key]
         waiting = self.dependents.pop(unit.key, [])
@@ -268,14 +281,10 @@ class _Run:
         if self.listener:
             self.listener(UnitEvent(unit.type, unit.key, unit.label, state, seconds))  # type: ignore[arg-type]
 
-    def _raise(self) -> None:
-        if not self.failed:
-            return
-        unit, error = next(iter(self.failed.values()))
-        others = len(self.failed) - 1
-        more = f" ({others} more failed; what is done is stored, and the same command continues)" if others else ""
-        if isinstance(error, HeadstartError) and not isinstance(error, UnitError):
-            raise type(error)(f"{unit.label}: {error}{more}") from error
-        text = str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"
-        times = max(self.tried[unit.key], 1)
-        raise UnitError(f"{unit.label} failed {times} times: {text}; the same command tries it again{more}") from error
+
+def _labelled(unit: Unit, error: Exception, *, times: int) -> HeadstartError:
+    """What the user is told of a failed unit."""
+    if isinstance(error, HeadstartError) and not isinstance(error, UnitError):
+        return type(error)(f"{unit.label}: {error}")
+    text = str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"
+    return UnitError(f"{unit.label} failed {times} times: {text}; the same command tries it again")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from headstart.atomic import staged_folder, sync_tree
 from headstart.errors import StoreError
@@ -18,7 +19,7 @@ from headstart.units.entry import RECORD, DamagedError, Entry, read_entry, read_
 from headstart.units.lease import FORGOTTEN, HEARTBEAT, Leases, gone, who
 from headstart.units.unit import Result, Unit
 
-__all__ = ["VARIABLE", "Pruned", "Store"]
+__all__ = ["VARIABLE", "AnyStore", "Pruned", "Store"]
 
 VARIABLE = "HEADSTART_STORE"
 """The environment variable that names the store's folder."""
@@ -57,6 +58,18 @@ class Store:
         from platformdirs import user_cache_path
 
         return cls(user_cache_path("headstart") / "store")
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, store: "AnyStore") -> Iterator["Store"]:
+        """What a function's argument `store` stands for: `None` the user's own, `False` one that is not kept."""
+        if store is False:
+            with cls.temporary() as kept:
+                yield kept
+        elif store is None:
+            yield cls.default()
+        else:
+            yield store if isinstance(store, Store) else cls(Path(store))
 
     @classmethod
     @contextlib.contextmanager
@@ -240,6 +253,10 @@ class Store:
             bin_ = self._staging()
             home.rename(bin_ / home.name)
             shutil.rmtree(bin_, ignore_errors=True)
+
+
+AnyStore = Store | Path | str | Literal[False] | None
+"""What functions take as `store`: a store or its folder, `None` for the user's own, `False` to keep nothing."""
 
 
 def _unusable(folder: Path, verb: str, error: OSError) -> StoreError:

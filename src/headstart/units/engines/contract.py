@@ -84,12 +84,17 @@ def work_off(batch: Sequence[Unit], room: Room) -> Iterator[Outcome | BatchEnd]:
 class Engine(ABC):
     """Computes batches. Where, is its own affair; results go through the store alone.
 
-    `workers`: how many batches it computes at a time. Constructors only store; workers begin with the first batch.
+    Args:
+        store: where results are put.
+        loaders: what units may ask for.
+        listener: called, in the caller's process, with the events of the work.
+        argument: what the user wrote after the engine's name: "4" of "processes=4"; `None`: nothing.
+
+    Constructors only check and store; work begins with the first batch.
     """
 
-    def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, workers: int | None) -> None:
-        self.store, self.loaders, self.listener = store, loaders, listener
-        self.workers = workers or 1
+    def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, argument: str | None) -> None:
+        self.store, self.loaders, self.listener, self.argument = store, loaders, listener, argument
 
     @property
     @abstractmethod

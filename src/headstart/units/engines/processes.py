@@ -22,6 +22,7 @@ from headstart.units.unit import Unit
 __all__ = ["Processes"]
 
 USUAL_WORKERS = 2
+MOST_WORKERS = 1024
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What tells the libraries of a worker how many cores are its own."""
@@ -38,16 +39,17 @@ class _Worker:
 
 
 class Processes(Engine):
-    """Computes in `workers` processes (default: two), which share this machine's cores evenly.
+    """Computes in so many processes ("processes=4"; without a number two), which share this machine's cores evenly.
 
     They are spawned, so a script that uses them must guard its entry with `if __name__ == "__main__":`.
 
     Raises:
-        SettingError: a loader cannot be sent to another process.
+        SettingError: a loader cannot be sent to another process, or the number is none.
     """
 
-    def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, workers: int | None) -> None:
-        super().__init__(store, loaders=loaders, listener=listener, workers=workers or USUAL_WORKERS)
+    def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, argument: str | None) -> None:
+        super().__init__(store, loaders=loaders, listener=listener, argument=argument)
+        self.workers = USUAL_WORKERS if argument is None else _count(argument)
         try:
             self._room = pickle.dumps(Room(store, loaders))
         except Exception as error:
@@ -118,6 +120,14 @@ class Processes(Engine):
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return BatchEnd(worker.keys, UnitError(f"its process died ({how}); is there enough memory?"), died=True)
+
+
+def _count(argument: str) -> int:
+    if not argument.isdecimal() or not 1 <= int(argument) <= MOST_WORKERS:
+        raise SettingError(
+            f"engine 'processes' is given '{argument}', which is no number of processes; write for example processes=4"
+        )
+    return int(argument)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from headstart.errors import SettingError
 from headstart.events import Listener
 from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, Room, work_off
 from headstart.units.store import Store
@@ -13,15 +14,10 @@ __all__ = ["Serial"]
 class Serial(Engine):
     """Computes where it is called."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        loaders: Loaders,
-        listener: Listener | None,
-        workers: int | None,  # noqa: ARG002 - as every engine; here there is always one
-    ) -> None:
-        super().__init__(store, loaders=loaders, listener=listener, workers=1)
+    def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, argument: str | None) -> None:
+        super().__init__(store, loaders=loaders, listener=listener, argument=argument)
+        if argument is not None:
+            raise SettingError(f"engine 'serial' takes no argument, but it was given '{argument}'; leave it out")
         self._room = Room(store, loaders, listener)
         self._running: Iterator[Outcome | BatchEnd] | None = None
 

@@ -1,0 +1,73 @@
+"""What identifies a backbone among the inputs of a unit of work, and how another process loads the same one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from headstart.backbones.backbone import Backbone
+from headstart.errors import BackboneError
+from headstart.records import Fingerprint
+
+__all__ = ["RESOURCE", "BackboneInput", "backbone_loaders"]
+
+RESOURCE = "backbone"
+"""The name under which units ask for the backbone that they run."""
+
+
+@dataclass(frozen=True)
+class BackboneInput:
+    """All of a backbone that a result depends on: not its name, and not where it was loaded from.
+
+    `tokenizer`: a hash of how it makes tokens. `dtype` and `device` ("cpu", "cuda", …): what it computes in and on.
+    """
+
+    architecture: str
+    shapes: str
+    weights: str
+    tokenizer: str
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "BackboneInput":
+        """That of a loaded backbone."""
+        print_ = backbone.fingerprint
+        return cls(
+            print_.architecture, print_.shapes, print_.weights, backbone.tokenizer_digest,
+            str(backbone.dtype).removeprefix("torch."), backbone.device.type,
+        )  # fmt: skip
+
+
+def backbone_loaders(backbone: Backbone) -> Mapping[str, Callable[[], Backbone]]:
+    """The loader that gives units `backbone` itself here, and that loads the same one anew in another process."""
+    return {RESOURCE: _Here(backbone)}
+
+
+class _Here:
+    """Gives the backbone; sent to another process it becomes a loader of what it was loaded from."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __call__(self) -> Backbone:
+        return self.backbone
+
+    def __reduce__(self) -> tuple[object, ...]:
+        backbone = self.backbone
+        if backbone.source is None:
+            raise BackboneError(f"{backbone.name} was not loaded by Backbone.load; load it so, or use engine 'serial'")
+        return partial, (
+            _load, backbone.source, str(backbone.device), str(backbone.dtype).removeprefix("torch."),
+            backbone.fingerprint,
+        )  # fmt: skip
+
+
+def _load(source: tuple[str, str | None], device: str, dtype: str, expected: Fingerprint) -> Backbone:
+    place, revision = source
+    backbone = Backbone.load(
+        Path(place) if Path(place).exists() else place, device=device, dtype=dtype, revision=revision
+    )
+    if not backbone.fingerprint.same_as(expected):
+        raise BackboneError(f"{place} holds other weights than when the work began; put the former back or begin anew")
+    return backbone

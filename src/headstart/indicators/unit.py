@@ -1,0 +1,164 @@
+"""Scoring as units of work, one for each module and indicator, and their results as one table again."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+
+from headstart.backbones import Backbone, BackboneInput, TextFormat
+from headstart.backbones.source import RESOURCE
+from headstart.errors import HeadstartError, ModuleError
+from headstart.formats import StoredModule
+from headstart.indicators.engine import score_table
+from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
+from headstart.kinds import AnyModule, LazyModule, Module, StoredSource, load_module
+from headstart.tasks import Example
+from headstart.units import Content, Context, Result, Unit
+from headstart.units.canonical import digest_of
+from headstart.units.unit import Found
+
+__all__ = ["ScoreUnit", "scored_rows", "table_of"]
+
+KEPT = ("part", "example", "value", "tokens", "reason")
+"""Columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreUnit(Unit):
+    """The values of one module by one indicator on examples, before any reduction.
+
+    `indicator`: the canonical spec. `reference`: the module that was tuned on the task, or the unit that tunes it;
+    `None` where neither the indicator nor the backbone asks for one, so that the values are every reference's.
+    """
+
+    type: ClassVar[str] = "score"
+    together: ClassVar[int] = 256
+
+    backbone: BackboneInput
+    module: AnyModule
+    examples: Content[Sequence[Example]]
+    indicator: str
+    text_format: TextFormat
+    reference: Module | Unit | None = None
+
+    @property
+    def label(self) -> str:
+        """Which score of which module."""
+        return f"{self.indicator} of {self.module.name}"
+
+    def batch_key(self) -> Hashable:
+        """Modules are scored together on the same examples, by all indicators in one pass."""
+        reference = None if self.reference is None else self.reference.digest()
+        return (self.backbone, self.examples.digest(), self.text_format, reference)
+
+    def compute(self, context: Context) -> Result:
+        """Score this module alone."""
+        ((_, found),) = self.compute_many([self], context)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @classmethod
+    def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
+        """Score modules that are asked for the same indicators in one pass."""
+        of_module: dict[str, list[Self]] = {}
+        for unit in units:
+            of_module.setdefault(unit.module.digest(), []).append(unit)
+        alike: dict[frozenset[str], list[list[Self]]] = {}
+        for members in of_module.values():
+            alike.setdefault(frozenset(unit.indicator for unit in members), []).append(members)
+        for groups in alike.values():
+            yield from _scored(groups, context)
+
+
+def scored_rows(examples: Sequence[Example]) -> Content[Sequence[Example]]:
+    """Examples as an input: what is read of them is the input and the target."""
+    return Content(examples, digest_of([[example.input, example.target] for example in examples]))
+
+
+def table_of(
+    units: Mapping[tuple[str, str], ScoreUnit],
+    results: Mapping[str, Result],
+    failed: Mapping[str, HeadstartError],
+    *,
+    modules: Sequence[str],
+    indicators: Sequence[str],
+) -> ScoreTable:
+    """The table of all `units`, which stand under (module, indicator); what failed is missing, with the reason."""
+    frames, tokens, examples = [], 0, 0
+    for indicator in indicators:
+        for module in modules:
+            unit = units[module, indicator]
+            if unit.key in results:
+                rows: list[dict[str, Any]] = [dict(row) for row in results[unit.key].rows]
+                tokens, examples = results[unit.key].facts["tokens"], results[unit.key].facts["examples"]
+            else:
+                reason = str(failed[unit.key].__cause__)
+                rows = [{"part": WHOLE, "example": -1, "value": None, "tokens": 0, "reason": reason}]
+            frames += [{"module": module, "indicator": indicator, **row} for row in rows]
+    frame = pd.DataFrame(frames, columns=list(COLUMNS)).astype(COLUMNS)
+    return ScoreTable(frame, tuple(modules), tuple(indicators), examples, tokens)
+
+
+def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator[Found]:
+    """The results of modules that share their indicators; `groups` holds the units of each."""
+    backbone: Backbone = context.resource(RESOURCE)
+    first = groups[0][0]
+    unreadable: dict[str, ModuleError] = {}
+    # Names are the user's, and two modules of one name may meet here.
+    modules = [_called(members[0].module, str(index), unreadable) for index, members in enumerate(groups)]
+    table = score_table(
+        modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
+        reference=_reference(first.reference, context), text_format=first.text_format, progress=context.listener,
+    )  # fmt: skip
+    found = dict(list(table.rows.groupby(["module", "indicator"], sort=False)))
+    for index, members in enumerate(groups):
+        for unit in members:
+            if str(index) in unreadable:
+                yield unit, unreadable[str(index)]
+                continue
+            rows = found[str(index), unit.indicator][list(KEPT)].astype(object)
+            kept: list[dict[str, Any]] = rows.where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
+            facts = {"examples": table.examples, "tokens": table.tokens}
+            yield unit, Result(facts, kept, device=str(backbone.device))
+
+
+def _reference(reference: Module | Unit | None, context: Context) -> Module | None:
+    if not isinstance(reference, Unit):
+        return reference
+    folder = context.result(reference).module
+    assert folder is not None, f"{reference.label} makes no module"
+    return load_module(folder)
+
+
+def _called(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) -> AnyModule:
+    """The module under another name; one that cannot be read is noted down, for that is no result to keep."""
+    card = module.card.model_copy(update={"name": name})
+    if isinstance(module, LazyModule):
+        return replace(module, card=card, source=_Noted(module.source, name, unreadable))
+    return replace(module, card=card)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A source of a module that notes down why it cannot be read."""
+
+    source: StoredSource
+    name: str
+    unreadable: dict[str, ModuleError]
+
+    @property
+    def card(self) -> Any:
+        return self.source.card
+
+    @property
+    def digest(self) -> str:
+        return self.source.digest
+
+    def read(self) -> StoredModule:
+        try:
+            return self.source.read()
+        except ModuleError as error:
+            self.unreadable[self.name] = error
+            raise
