@@ -52,7 +52,7 @@ class Backbone:
         self.name = name
         self.source: tuple[str, str | None] | None = None
         self.seq2seq = bool(model.config.is_encoder_decoder)
-        self.encoder = Encoder(tokenizer, whole=self.seq2seq)
+        self.encoder = Encoder(tokenizer, whole=self.seq2seq, known=_embeddings(model))
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
     @classmethod
@@ -310,6 +310,10 @@ class Backbone:
             return (args[0].flatten(0, -2).index_select(0, rows).unsqueeze(0),)
 
         return attached([self.head.register_forward_pre_hook(select)])
+
+
+def _embeddings(model: PreTrainedModel) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def _gold_log_likelihood(logits: Tensor, gold: Tensor) -> Tensor:

@@ -54,7 +54,12 @@ class EncoderBackbone(Backbone):
     def __init__(self, model: PreTrainedModel, tokenizer: Any, *, name: str) -> None:
         super().__init__(model, tokenizer, name=name)
         self._positions = _positions(model)
-        self.encoder = Encoder(tokenizer, whole=True, longest=min(self._positions, int(tokenizer.model_max_length)))
+        self.encoder = Encoder(
+            tokenizer,
+            whole=True,
+            longest=min(self._positions, int(tokenizer.model_max_length)),
+            known=self.encoder.known,
+        )
         self._classifier: dict[str, nn.Linear] = {
             path: layer
             for path, layer in model.named_modules()

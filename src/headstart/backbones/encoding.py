@@ -41,12 +41,16 @@ class Encoder:
         tokenizer: a transformers tokenizer.
         whole: whether inputs are read by themselves, as encoders and encoder-decoders do, without the suffix.
         longest: the most tokens that the backbone reads at once, `None` for no limit below the text format's.
+        known: how many tokens the backbone has embeddings for, `None` for all of the tokenizer's.
+
+    Every method raises `BackboneError` for a text with a token that the backbone has no embedding for.
     """
 
-    def __init__(self, tokenizer: Any, *, whole: bool, longest: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, *, whole: bool, longest: int | None = None, known: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.whole = whole
         self.longest = longest
+        self.known = known
 
     def layout(self, text_format: TextFormat) -> TextFormat:
         """What this encoder makes of `text_format`, for a module's card: no suffix where it adds none."""
@@ -60,7 +64,8 @@ class Encoder:
         `TaskError` when there is nothing to read, or no token of the input fits.
         """
         if self.whole:
-            return tuple(self.tokenizer(text, truncation=True, max_length=self._most(text_format))["input_ids"])
+            made = self.tokenizer(text, truncation=True, max_length=self._most(text_format))
+            return self._embedded(made["input_ids"])
         suffix = text_format.suffix
         most, alone = text_format.max_input - len(self._start), len(self._plain(suffix))
         if most <= alone:
@@ -74,16 +79,15 @@ class Encoder:
             raise TaskError(
                 "an input without text and without a suffix leaves nothing to read; give the task longer inputs"
             )
-        return (*self._start, *ids)
+        return self._embedded((*self._start, *ids))
 
     def target(self, text: str, text_format: TextFormat) -> tuple[int, ...]:
         """Ids of a target with end-of-sequence, at most `text_format.max_target` long."""
         if self.whole:
-            return tuple(
-                self.tokenizer(text_target=text, truncation=True, max_length=text_format.max_target)["input_ids"]
-            )
+            made = self.tokenizer(text_target=text, truncation=True, max_length=text_format.max_target)
+            return self._embedded(made["input_ids"])
         ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
-        return (*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id))
+        return self._embedded((*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id)))
 
     def placed(self, text: str, text_format: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Ids of a whole input, and for each the characters (first, behind the last) that it stands for.
@@ -97,7 +101,7 @@ class Encoder:
             )
         most = self._most(text_format)
         made = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
-        return tuple(made["input_ids"]), tuple((first, end) for first, end in made["offset_mapping"])
+        return self._embedded(made["input_ids"]), tuple((first, end) for first, end in made["offset_mapping"])
 
     def _most(self, text_format: TextFormat) -> int:
         return text_format.max_input if self.longest is None else min(text_format.max_input, self.longest)
@@ -125,6 +129,14 @@ class Encoder:
             if before and joined[: len(before)] == before:
                 return joined[len(before) :]
         return self._plain(text)
+
+    def _embedded(self, ids: Sequence[int]) -> tuple[int, ...]:
+        if self.known is not None and max(ids, default=0) >= self.known:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise BackboneError(
+                f"the text has the token {token!r}, which the backbone has no embedding for; take it out of the task"
+            )
+        return tuple(ids)
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -1,12 +1,13 @@
 """Finding a backbone, and choosing the device and dtype it computes in."""
 
 import contextlib
+import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -80,34 +81,72 @@ def is_encoder(config: Any) -> bool:
 
 
 def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
-    """Model and tokenizer from a folder, a GGUF file or a hub id; raises `BackboneError` with the remedy."""
+    """Model and tokenizer from a folder, a GGUF file or a hub id; raises `BackboneError` with the remedy.
+
+    Code that comes with a model is never run, and of pickled weights nothing but tensors is read.
+    """
+    try:
+        with _quiet():
+            location, extra = _located(source, revision)
+            model = _model(location, dtype, extra)
+            return model, _tokenizer(location, model, extra)
+    except BackboneError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise BackboneError(
+            f"cannot load the backbone {source}: its weights are a pickle with more than tensors in it, and pickles "
+            "can run code; ask its owner for model.safetensors"
+        ) from error
+    except Exception as error:  # whatever a broken file makes a parser raise: the remedy is the same
+        said = _first_line(error)
+        if "custom code" in said:
+            said = "it comes with code of its own, which Headstart never runs"
+            remedy = "choose a model that transformers knows"
+        else:
+            remedy = "check the name, the files and, for a hub id, the network"
+        raise BackboneError(f"cannot load the backbone {source}: {said}; {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Of a configuration's field the first line says which, the second what is wrong.
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, str]]:
+    """Where transformers finds the backbone, and what else it has to be told."""
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BackboneError(f"no GGUF file at {path}; give the path of an existing file")
-        place, extra = str(path.parent), {"gguf_file": path.name}
-    elif path.is_dir():
-        if (path / "adapter_config.json").exists():
-            raise BackboneError(f"{path} holds a PEFT module, not a backbone; give the model that it was tuned on")
-        if not (path / "config.json").exists():
-            raise BackboneError(f"{path} has no config.json; give a folder written by save_pretrained")
-        place, extra = str(path), {}
-    else:
-        if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
-            raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
-        place, extra = str(source), {"revision": revision} if revision else {}
-    try:
-        with _quiet():
-            return _load(place, dtype, extra)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(
-            f"cannot load the backbone {source}: {first_line}; check the name, the files and, for a hub id, the network"
-        ) from error
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        _check_folder(path)
+        return str(path), {}
+    if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
+    return str(source), {"revision": revision} if revision else {}
 
 
-def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTrainedModel, Any]:
-    config = AutoConfig.from_pretrained(place, trust_remote_code=False, **extra)
+def _check_folder(path: Path) -> None:
+    if (path / "adapter_config.json").exists():
+        raise BackboneError(f"{path} holds a PEFT module, not a backbone; give the model that it was tuned on")
+    if not (path / "config.json").exists():
+        raise BackboneError(f"{path} has no config.json; give a folder written by save_pretrained")
+    for file in path.iterdir():
+        # Reading a named pipe or a device may never end.
+        if not (file.is_file() or file.is_dir() or file.is_symlink()):
+            raise BackboneError(f"{file} is not a regular file; replace it with the file itself")
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        outside = next((part for part in parts if Path(part).name != part), None)
+        if outside is not None:
+            raise BackboneError(f"{index} names the file {outside}, which is not in its folder; copy the model again")
+
+
+def _model(location: str, dtype: torch.dtype, extra: dict[str, str]) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(location, trust_remote_code=False, **extra)
     if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.is_encoder_decoder:
         family = AutoModelForSeq2SeqLM
     elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config):
@@ -119,10 +158,14 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
             f"'{config.model_type}' is neither a causal or encoder-decoder language model nor an encoder that "
             "classifies; choose one of those"
         )
+    if getattr(config, "num_hidden_layers", 1) < 1:
+        raise BackboneError(
+            f"the configuration of {location} states {config.num_hidden_layers} layers; copy the model again"
+        )
     # A packed GGUF has no plain weight matrices to attach a module to.
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in extra else {}
     loading_dtype = torch.float32 if unpack else dtype
-    model, found = family.from_pretrained(place, dtype=loading_dtype, output_loading_info=True, **extra, **unpack)
+    model, found = family.from_pretrained(location, dtype=loading_dtype, output_loading_info=True, **extra, **unpack)
     # The task head of an encoder is made anew for every task.
     missing = sorted(
         key
@@ -131,18 +174,35 @@ def _load(place: str, dtype: torch.dtype, extra: dict[str, str]) -> tuple[PreTra
     )
     if missing:
         raise BackboneError(
-            f"the weights of {place} lack {missing[0]}, which would be random; give a complete checkpoint"
+            f"the weights of {location} lack {missing[0]}, which would be random; give a complete checkpoint"
         )
-    model.to(dtype)
-    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **extra)
-    if family is AutoModelForSequenceClassification:
+    loaded: PreTrainedModel = model.to(dtype)
+    return loaded
+
+
+def _tokenizer(location: str, model: PreTrainedModel, extra: dict[str, str]) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **extra)
+    if is_encoder(model.config):
         if tokenizer.pad_token_id is None:
-            raise BackboneError(f"the tokenizer of {place} has no padding token; set pad_token in its configuration")
+            raise BackboneError(f"the tokenizer of {location} has no padding token; set pad_token in its configuration")
     elif tokenizer.eos_token_id is None:
         raise BackboneError(
-            f"the tokenizer of {place} has no end-of-sequence token; set eos_token in its configuration"
+            f"the tokenizer of {location} has no end-of-sequence token; set eos_token in its configuration"
         )
-    return model, tokenizer
+    known = model.get_input_embeddings().weight.shape[0]
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    # Some models add special tokens that they have no embedding for; texts without them can be read.
+    added = {number for number in tokenizer.added_tokens_decoder if number not in used}
+    token, number = max(
+        ((token, number) for token, number in tokenizer.get_vocab().items() if number not in added),
+        key=lambda item: item[1],
+    )
+    if number >= known:
+        raise BackboneError(
+            f"the tokenizer of {location} gives token {token!r} the number {number}, but the model has embeddings for "
+            f"{known} tokens; copy model and tokenizer again from one source"
+        )
+    return tokenizer
 
 
 @contextlib.contextmanager
