@@ -13,11 +13,14 @@ import made_by_peft
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.indicators.engine import score
-from headstart.kinds import LoraModule, load_module, save_module
+from headstart.kinds import LoraModule, Module, load_module, save_module
 from headstart.records import TaskCard
 from headstart.tasks import Task
-from headstart.tuning.evaluation import evaluate
+from headstart.tuning.evaluation import Evaluation, evaluate
+from headstart.tuning.layout import Layout
+from headstart.tuning.order import RowOrder
 from headstart.tuning.recipes import Recipe
+from headstart.tuning.run import Run
 from headstart.tuning.tune import CurvePoint, Tuned, text_format_of, tune
 from naive import (
     REVIEWS,
@@ -43,8 +46,8 @@ class PowerCut(BaseException):
 
 
 def kill_at(step: int) -> Callable[[Any], None]:
-    def progress(state: Any) -> None:
-        if state.step == step:
+    def progress(event: Any) -> None:
+        if event.done == step:
             raise PowerCut
 
     return progress
@@ -158,25 +161,24 @@ def test_bfloat16_backbone_float32_module(tiny_llama: Path) -> None:
 # The best state, and stopping
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]) -> list[dict[str, torch.Tensor]]:
-    """Let the dev evaluations give these (score, loss) in turn; returns what the module was at each."""
-    from headstart.tuning import tune as tuning
-    from headstart.tuning.evaluation import Evaluation
-
+def scripted(monkeypatch: pytest.MonkeyPatch, points: list[tuple[float, float]]) -> list[torch.Tensor]:
+    """Let the dev evaluations give these (score, loss) in turn; returns what the parameters were at each."""
     script, states = iter(points), []
-    begin = tuning._Run.evaluate
+    evaluated = Run.evaluated
 
-    def remember(self: Any) -> None:
-        states.append({name: value.detach()[0].clone() for name, value in self.stack.parameters.items()})
-        begin(self)
+    def given(self: Run, _: Evaluation, *, seconds: float) -> None:
+        states.append(torch.cat([block.flatten() for block in self.values.values()]))
+        score, loss = next(script)
+        evaluated(self, Evaluation("ACC", score, loss, (), "options"), seconds=seconds)
 
-    def given(*_: Any, **__: Any) -> list[Evaluation]:
-        dev_score, loss = next(script)
-        return [Evaluation("ACC", dev_score, loss, (), "options")]
-
-    monkeypatch.setattr(tuning._Run, "evaluate", remember)
-    monkeypatch.setattr(tuning, "evaluate_attached", given)
+    monkeypatch.setattr(Run, "evaluated", given)
     return states
+
+
+def as_row(module: Module) -> torch.Tensor:
+    """A module's parameters as the loop lays them out."""
+    parameters = {name: value.unsqueeze(0) for name, value in module.parameters().items()}
+    return torch.cat([block.flatten() for block in Layout.of(parameters).blocks(parameters)])
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_the_best_state_is_kept(
     tuned = tune(TASK, llama, recipe=RECIPE.change(select=select))
     assert tuned.best.step == 4 * best
     assert len(states) == 4
-    assert_same_parameters(tuned.module, tuned.module.with_parameters(states[best]))
-    assert not torch.equal(*(states[index][min(states[0])] for index in (best, best - 1)))
+    assert torch.equal(as_row(tuned.module), states[best])
+    assert not torch.equal(states[best], states[best - 1])
 
 
 @pytest.mark.parametrize("select", ["score", "loss"])
@@ -235,9 +237,9 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     with pytest.raises(PowerCut):
         tune(TASK, llama, recipe=recipe, checkpoint=checkpoint, progress=kill_at(step))
     assert_untouched(llama, before)
-    assert checkpoint.exists() is (step >= 4)
+    assert checkpoint.exists()
     steps: list[int] = []
-    continued = tune(TASK, llama, recipe=recipe, checkpoint=checkpoint, progress=lambda state: steps.append(state.step))
+    continued = tune(TASK, llama, recipe=recipe, checkpoint=checkpoint, progress=lambda event: steps.append(event.done))
     assert steps[0] == step // 4 * 4 + 1
     assert_same_run(continued, whole)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.partial"]
@@ -250,7 +252,7 @@ def test_the_best_state_outlives_a_power_cut(llama: Backbone, tmp_path: Path, mo
         tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial", progress=kill_at(10))
     tuned = tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "run.partial")
     assert tuned.best.step == 4
-    assert_same_parameters(tuned.module, tuned.module.with_parameters(states[1]))
+    assert torch.equal(as_row(tuned.module), states[1])
 
 
 def test_a_finished_run_is_not_run_again(llama: Backbone, tmp_path: Path) -> None:
@@ -336,16 +338,16 @@ def test_max_dev_looks_at_the_first_rows(llama: Backbone) -> None:
 
 def test_every_row_is_used_once_an_epoch(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    batch = Backbone.batch
+    at = RowOrder.at
 
-    def watch(self: Backbone, items: Any, indices: Any) -> Any:
-        seen.append(tuple(indices))
-        return batch(self, items, indices)
+    def watch(self: RowOrder, step: int) -> list[int]:
+        seen.append(tuple(at(self, step)))
+        return list(seen[-1])
 
-    monkeypatch.setattr(Backbone, "batch", watch)
+    monkeypatch.setattr(RowOrder, "at", watch)
     tune(TASK, llama, recipe=RECIPE.change(batch_size=4, max_steps=8, eval_every=8))
     # Six rows in batches of at most 4: two steps an epoch, four epochs.
-    assert [len(indices) for indices in seen if len(indices) in (2, 4)] == [len(indices) for indices in seen]
+    assert {len(indices) for indices in seen} == {2, 4}
     epochs = [sorted(seen[first] + seen[first + 1]) for first in range(0, 8, 2)]
     assert epochs == [[0, 1, 2, 3, 4, 5]] * 4
     assert len({seen[first] for first in range(8)}) > 2, "the order must change"

@@ -5,7 +5,7 @@ prints it without a traceback and exits with code 2.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "CardError",
     "HeadstartError",
     "HubError",
+    "LanesError",
     "MergeError",
     "ModuleError",
     "OutputError",
@@ -39,6 +40,14 @@ class CardError(HeadstartError):
 
 class HubError(HeadstartError):
     """A hub folder or its catalogue cannot do what was asked."""
+
+
+class LanesError(HeadstartError):
+    """Some of several tunings failed; `failures` holds the error of each by its position."""
+
+    def __init__(self, message: str, failures: Mapping[int, HeadstartError]) -> None:
+        super().__init__(message)
+        self.failures = dict(failures)
 
 
 class MergeError(HeadstartError):

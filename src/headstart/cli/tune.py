@@ -9,7 +9,7 @@ import typer
 from headstart.atomic import refuse_existing
 from headstart.cli.options import AsJson, BackboneOptions, OutputOption, RecipeOptions, TaskOptions, command
 from headstart.cli.output import console, print_json, print_line
-from headstart.cli.progress import counted, listening
+from headstart.cli.progress import listening
 
 if TYPE_CHECKING:
     from headstart.tasks import Task
@@ -52,11 +52,10 @@ def tune(
     model = backbone.load()
     checkpoint = output.with_name(f"{output.name}.partial")
     with listening(f"tuning on {data.name}") as listener:
-        show = counted(listener, f"tuning on {data.name}")
         tuned = run(
             data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
             checkpoint=checkpoint, tracker=tracker,
-            progress=lambda p: show(p.step, p.max_steps, f"loss {p.train_loss:.3f}  best dev {p.best_score or 0:.3f}"),
+            progress=listener,
         )  # fmt: skip
     saved = save_module(tuned.module, output)
     checkpoint.unlink(missing_ok=True)

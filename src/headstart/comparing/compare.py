@@ -18,7 +18,7 @@ from headstart.blending import Blend, merge, one_hot, uniform
 from headstart.blending.ensemble import Start, blend_note, blend_ranking, check_blend, require_fit, weight_table
 from headstart.comparing.comparison import METHODS, Comparison
 from headstart.errors import HubError, OutputError, SettingError, TaskError
-from headstart.events import Listener, Progress
+from headstart.events import Event, Listener, Progress
 from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores
@@ -28,7 +28,6 @@ from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding, evaluate
 from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.tuning.tune import Progress as TuningProgress
 from headstart.tuning.tune import text_format_of, tune
 from headstart.units import AnyStore
 
@@ -228,9 +227,14 @@ class _Run:
             for point in tuned["curve"]
         ]
 
-    def _reporter(self, what: str, done: int) -> Callable[[TuningProgress], None] | None:
+    def _reporter(self, what: str, done: int) -> Listener | None:
         show, total = self.progress, self.seeds * len(METHODS)
-        return (lambda p: show(Progress(f"{what}: step {p.step} of {p.max_steps}", done, total))) if show else None
+
+        def tell(event: Event) -> None:
+            if show and isinstance(event, Progress):
+                show(Progress(f"{what}: step {event.done} of {event.total}", done, total))
+
+        return tell
 
     def _test(self, task: Task, module: Module) -> dict[str, Any]:
         if self.backbone.is_encoder and module.head is None:
@@ -252,9 +256,7 @@ class _Run:
 
         return self.units.get(key, compute)
 
-    def _tune(
-        self, task: Task, start: Module, seed: int, *, report: Callable[[TuningProgress], None] | None
-    ) -> dict[str, Any]:
+    def _tune(self, task: Task, start: Module, seed: int, *, report: Listener | None) -> dict[str, Any]:
         prints = [task.fingerprint(split) for split in ("train", "dev", "test")]
         key = self.units.key("tune", start.digest(), self.recipe.to_json(), str(seed), self.decoding, *prints)
         checkpoint = self.units.checkpoint(key)

@@ -1,7 +1,7 @@
 """How a module is tuned: every number of the training in one frozen record, and the papers' own as named presets."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from functools import cached_property
 from typing import Annotated, Any, Self
@@ -12,10 +12,10 @@ from headstart.errors import SettingError
 from headstart.kinds.settings import checked, kinds_with, names_of
 from headstart.records import Record, fault
 from headstart.registry import Registry
+from headstart.tuning.optimizers import OPTIMIZERS
 
-__all__ = ["OPTIMIZERS", "RECIPES", "SCHEDULES", "SELECTS", "Recipe"]
+__all__ = ["RECIPES", "SCHEDULES", "SELECTS", "Recipe"]
 
-OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
 )  # fmt: skip
@@ -33,6 +33,8 @@ class Recipe(Record):
     `patience`: evaluations without a better dev score before the run stops early. `clip`: largest gradient norm, 0 for
     none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
     steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
+    `dropout`: whether the backbone drops units while it is tuned on, as much as its own configuration says, as in both
+    papers' code; without it the backbone computes as it does in use.
 
     `kind` and `shape` make a fresh module; a given start keeps its own shape. `shape` holds settings of that kind by
     name, those that differ from the kind's own defaults or are to stay if these change; `settings` gives them all.
@@ -55,6 +57,7 @@ class Recipe(Record):
     max_target: Count = 64
     select: str = "score"
     max_dev: Count | None = None
+    dropout: bool = False
     kind: str = "lora"
     shape: dict[str, Any] = Field(default_factory=dict)
 
@@ -143,7 +146,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _unknown(field: str, value: str, known: tuple[str, ...]) -> str:
+def _unknown(field: str, value: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"unknown {field} '{value}'; choose one of: {', '.join(known)}{hint}"

@@ -2,19 +2,18 @@
 
 import math
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.backbones.source import RESOURCE
-from headstart.events import Progress
+from headstart.events import Event, Listener, Progress
 from headstart.kinds import Module, load_module, save_module
 from headstart.tasks import Example, Task
 from headstart.tuning.evaluation import Evaluation, evaluate
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.tune import CurvePoint, Tuned, tune
-from headstart.tuning.tune import Progress as Step
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found
@@ -79,13 +78,14 @@ class TuneUnit(Unit):
         )  # fmt: skip
         return _kept(tuned, work / "module", device=str(backbone.device))
 
-    def _progress(self, context: Context) -> Callable[[Step], None] | None:
+    def _progress(self, context: Context) -> Listener | None:
         listener = context.listener
-        return (
-            None
-            if listener is None
-            else lambda step: listener(Progress(self.label, step.step, step.max_steps, f"loss {step.train_loss:.3f}"))
-        )
+
+        def tell(event: Event) -> None:
+            if listener is not None:
+                listener(replace(event, what=self.label) if isinstance(event, Progress) else event)
+
+        return tell
 
     def tuned(self, result: Result) -> Tuned:
         """What `tune` would have returned, with the names and licences of this request."""

@@ -1,0 +1,69 @@
+"""What one tuning is and what comes of it: the records that the loop reads and returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headstart.kinds import Module
+from headstart.tasks import Task
+from headstart.tuning.recipes import Recipe
+
+__all__ = ["CurvePoint", "Lane", "Tuned"]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One tuning among several that share the backbone's passes.
+
+    Args:
+        task: with train and dev splits.
+        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder its task head is
+            kept when it was tuned on this very task, and a fresh one tuned with it otherwise.
+        recipe: how it is tuned.
+        seed: of the fresh module, the order of the rows, and dropout.
+        name: of the tuned module; `None` is the task's name.
+        license: of the tuned module, for its card.
+        checkpoint: file that a killed run continues from; it is written at every evaluation and once a minute. It is
+            the caller's to remove once the module is saved.
+        label: what messages call this lane; `None` is "<name>, seed <seed>".
+        tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
+    """
+
+    task: Task
+    start: Module | None = None
+    recipe: Recipe = field(kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    license: str = field(default="", kw_only=True)
+    checkpoint: Path | None = field(default=None, kw_only=True)
+    label: str | None = field(default=None, kw_only=True)
+    tracker: str | None = field(default=None, kw_only=True)
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.label or f"{self.name or self.task.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation: after `step` updates; `train_loss` is the mean since the last evaluation (NaN at step 0)."""
+
+    step: int
+    train_loss: float
+    dev_loss: float
+    dev_score: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went.
+
+    `seconds`: its share of the passes that it took part in and of its evaluations, over all processes that a continued
+    run had. `notes`: what the caller may not expect, each as a sentence.
+    """
+
+    module: Module
+    curve: tuple[CurvePoint, ...]
+    best: CurvePoint
+    seconds: float
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,177 @@
+"""Several tunings at once on one frozen backbone: who shares a pass, who comes next, and what becomes of each."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+
+import torch
+
+from headstart.backbones import Backbone
+from headstart.errors import HeadstartError, LanesError
+from headstart.events import Listener, Note, Progress
+from headstart.tuning.lane import Lane, Tuned
+from headstart.tuning.pack import Pack, equal_dev_rows, evaluate_runs
+from headstart.tuning.run import Run
+from headstart.tuning.width import Width
+
+__all__ = ["tune_lanes"]
+
+
+def tune_lanes(
+    lanes: Iterable[Lane], backbone: Backbone, *, most: int | None = None, progress: Listener | None = None
+) -> Iterator[tuple[int, Tuned]]:
+    """Tune several modules at once; every result is that of tuning the lane alone, whoever its neighbours are.
+
+    Lanes of one kind, shape, head and optimizer share the backbone's passes; others take their turn after them. Each
+    has its own rows, loss, gradient clipping, learning rate, early stop, evaluations and optimizer state. One that
+    stops makes room for the next. Results differ from those of `tune` by the rounding of a wider product alone, and
+    with `Recipe.dropout` by other draws. A lane that fails does not stop the others.
+
+    Args:
+        lanes: what to tune.
+        backbone: stays frozen.
+        most: how many lanes share a pass; `None` finds by timing what the device does best. Results repeat to the last
+            bit only where a number is given.
+        progress: gets a `Progress` after every step, counted over all lanes, and a `Note` when a lane fails.
+
+    Yields:
+        The lane's position and its `Tuned`, as soon as that lane is done.
+
+    Raises:
+        LanesError: some of several lanes failed, after the others are done; it names each with its reason.
+        HeadstartError: the only lane's own error.
+    """
+    report = _Report(tuple(lanes), progress)
+    groups: dict[Hashable, dict[int, Run]] = {}
+    for index, lane in enumerate(report.lanes):
+        with report.failing(index):
+            run = Run(lane, backbone)
+            groups.setdefault(_shared(run), {})[index] = run
+    for members in groups.values():
+        yield from _tune_together(members, backbone, Width(most), report)
+    report.raise_failures()
+
+
+def _shared(run: Run) -> Hashable:
+    """Runs with equal keys can share a pass."""
+    head = run.start.card.head
+    answers = None if head is None else (head.task, head.labels, tuple(sorted(head.shapes.items())))
+    return (type(run.start), run.start.stack_key, answers, run.recipe.optimizer, run.recipe.dropout)
+
+
+def _tune_together(
+    members: dict[int, Run], backbone: Backbone, width: Width, report: _Report
+) -> Iterator[tuple[int, Tuned]]:
+    """The loop: who waits comes in, everyone makes a step, who is due is evaluated, who is done leaves."""
+    waiting = deque(members)
+    here: dict[int, Run] = {}
+    packs: list[Pack] = []
+    while waiting or here:
+        while waiting and len(here) < width.places:
+            index = waiting.popleft()
+            with report.failing(index):
+                members[index].begin()
+                here[index] = members[index]
+        _evaluate_due(here, backbone, report)
+        working = [run for run in here.values() if not run.finished]
+        if working:
+            packs = _packed(working, width.now, backbone, before=packs)
+            _take_turn(packs, width)
+            _evaluate_due(here, backbone, report)
+            report.after_turn(here)
+        for index in [index for index, run in here.items() if run.finished]:
+            yield index, here.pop(index).result()
+        for index in list(here)[width.places :]:  # the width was found, or halved: they go on later
+            here.pop(index)
+            waiting.appendleft(index)
+
+
+def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list[Pack]) -> list[Pack]:
+    """The runs in packs of at most `width`: those of `before`, where nothing has changed."""
+    wanted = [tuple(runs[start : start + width]) for start in range(0, len(runs), width)]
+    if [pack.runs for pack in before] == wanted:
+        return before
+    return [Pack(members, backbone) for members in wanted]
+
+
+def _take_turn(packs: Sequence[Pack], width: Width) -> None:
+    """One update of every lane; where memory runs out, those left make theirs in the next turn, in smaller packs."""
+    began, tokens = time.monotonic(), 0
+    for pack in packs:
+        try:
+            pack.find_gradients()
+        except torch.OutOfMemoryError:
+            width.ran_out_of_memory()
+            return
+        tokens += pack.step()
+    width.saw(tokens, time.monotonic() - began, lanes=sum(len(pack.runs) for pack in packs))
+
+
+def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> None:
+    """Evaluate the runs whose turn it is, save all that want to be saved, and take out those that failed."""
+    index_of = {run: index for index, run in here.items()}
+    for group in equal_dev_rows([run for run in here.values() if run.due]):
+        with report.failing(*(index_of[run] for run in group)):
+            evaluate_runs(group, backbone)
+    for index, run in here.items():
+        with report.failing(index):
+            run.save()
+    for index in report.failures.keys() & here.keys():
+        del here[index]
+
+
+class _Report:
+    """What the listener is told, and which lanes failed."""
+
+    def __init__(self, lanes: tuple[Lane, ...], progress: Listener | None) -> None:
+        self.lanes, self._progress = lanes, progress
+        self.failures: dict[int, HeadstartError] = {}
+        self._steps = [0] * len(lanes)
+
+    @contextlib.contextmanager
+    def failing(self, *indices: int) -> Iterator[None]:
+        """Note down an error of these lanes, so that the others can go on; that of an only lane is raised."""
+        try:
+            yield
+        except HeadstartError as error:
+            if len(self.lanes) == 1:
+                raise
+            for index in indices:
+                self.failures[index] = error
+                if self._progress:
+                    self._progress(Note(f"{self.lanes[index].title} failed, the others go on: {error}"))
+
+    def after_turn(self, here: dict[int, Run]) -> None:
+        """Tell how far all lanes are; one that stopped early has all its steps behind it."""
+        for index, run in here.items():
+            self._steps[index] = run.recipe.max_steps if run.finished and len(self.lanes) > 1 else run.step
+        if self._progress is None:
+            return
+        total = sum(lane.recipe.max_steps for lane in self.lanes)
+        loss = _mean([run.losses[-1] if run.losses else run.curve[-1].train_loss for run in here.values()])
+        note = f"loss {_number(loss)}"
+        if len(self.lanes) == 1:
+            (run,) = here.values()
+            note += f", best dev {_number(run.best.dev_score if run.best else math.nan)}"
+            what = f"tuning {self.lanes[0].title}"
+        else:
+            what = f"tuning {len(self.lanes)} modules"
+        self._progress(Progress(what, sum(self._steps), total, note))
+
+    def raise_failures(self) -> None:
+        """Raise `LanesError` when lanes failed."""
+        if self.failures:
+            said = "; ".join(f"{self.lanes[index].title}: {error}" for index, error in sorted(self.failures.items()))
+            raise LanesError(f"{len(self.failures)} of {len(self.lanes)} tunings failed: {said}", self.failures)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,43 @@
+"""What an optimizer of lanes does: the update of N modules at once, as if each had an optimizer of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Optimizer", "Pace"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What differs from lane to lane in one update, each (N,): learning rate, weight decay, number of the update ≥ 1.
+
+    In float64, as an optimizer's own scalars are.
+    """
+
+    lr: Tensor
+    weight_decay: Tensor
+    step: Tensor
+
+
+class Optimizer(ABC):
+    """Updates the parameters of N lanes. It holds nothing itself: its state is tensors whose first dimension is N.
+
+    Parameters and gradients come as blocks (N, G, …): G tensors of equal shape for each of N lanes. Nothing of one lane
+    or of one tensor may enter another's update, or a lane's result would depend on its neighbours.
+    """
+
+    @abstractmethod
+    def fresh(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The state before the first update, by name; every tensor with the leading dimension N."""
+
+    @abstractmethod
+    def update(
+        self, blocks: Sequence[Tensor], gradients: Sequence[Tensor], state: Mapping[str, Tensor], *, pace: Pace
+    ) -> None:
+        """Change parameters and state in place; the gradients may be overwritten."""
