@@ -1,19 +1,24 @@
 """`headstart hub …`: none of these imports torch unless a backbone is given to check against."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from headstart.cli.options import AsJson, DeviceOption, DtypeOption, load_backbone
+from headstart.cli.options import AsJson, DeviceOption, DtypeOption, Options, command, load_backbone
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.cli.progress import listening
-from headstart.errors import HubError
+
+if TYPE_CHECKING:
+    from headstart.hub.query import Asked
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Keep modules: add, list, show, check, remove, push.")
+
+ON_A_PAGE = 50
 
 HubArgument = Annotated[Path, typer.Argument(help="Hub folder.")]
 NameArgument = Annotated[str, typer.Argument(help="Module's name in the hub.")]
@@ -51,13 +56,48 @@ def add(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class FilterOptions(Options):
+    """Which modules a command shows."""
+
+    kind: Annotated[str | None, typer.Option(help="Only this kind, such as lora.")] = None
+    variant: Annotated[str | None, typer.Option(help="Only this variant, such as DoRA.")] = None
+    family: Annotated[str | None, typer.Option(help="Only this family, or part of its path.")] = None
+    license: Annotated[str | None, typer.Option(help="Only this licence.")] = None
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None
+    metric: Annotated[str | None, typer.Option(help="Only this metric.")] = None
+    text: Annotated[str | None, typer.Option(help="Words in name, task, family, base model, notes or origin.")] = None
+
+    def asked(self) -> "Asked":
+        """As keyword arguments of `Hub.find`."""
+        return cast("Asked", asdict(self))
+
+
 @app.command("list")
-def list_(hub: HubArgument, as_json: AsJson = False) -> None:
-    """Show what is in HUB."""
+@command
+def list_(
+    hub: HubArgument,
+    filters: FilterOptions,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="name, kind, variant, family, task, metric, license, rank, parameters, score or added; "
+            "-score has the highest first."
+        ),
+    ] = "name",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"Modules on a page. Default: {ON_A_PAGE}; all of them with --json.")
+    ] = None,
+    page: Annotated[int, typer.Option(min=1, help="Which page to show.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in HUB, or what of it has all that is asked for."""
     from headstart.hub import Hub
 
-    opened = Hub.open(hub)
-    cards = [card.model_dump(mode="json") for card in opened.cards()]
+    opened, asked = Hub.open(hub), filters.asked()
+    length = limit if as_json or limit is not None else ON_A_PAGE
+    first = 0 if length is None else (page - 1) * length
+    cards = [ref.card.model_dump(mode="json") for ref in opened.find(**asked, sort=sort, limit=length, offset=first)]
     if as_json:
         print_json(cards)
         return
@@ -67,8 +107,14 @@ def list_(hub: HubArgument, as_json: AsJson = False) -> None:
         | {"family": card["family"].rsplit("/", 1)[-1].strip()}
         for card in cards
     ]
-    columns = ("name", "kind", "rank", "parameters", "family", "metric", "score")
+    variant = ("variant",) if any(card["variant"] for card in cards) else ()
+    columns = ("name", "kind", *variant, "rank", "parameters", "family", "metric", "score")
     print_rows(rows, columns, whole=("kind", "rank", "parameters", "score"))
+    total = opened.count(**asked)
+    if len(cards) < total:
+        shown = f"{first + 1:,}–{first + len(cards):,}" if cards else "none"
+        more = f"; --page {page + 1} shows the next" if cards and first + len(cards) < total else ""
+        print_line(f"{shown} of {total:,}{more}", error=True)
     _warn(opened.problems())
 
 
@@ -123,14 +169,8 @@ def remove(
     """Remove modules, folder and catalogue entry."""
     from headstart.hub import Hub
 
-    opened = Hub.open(hub)
-    known = {*opened.names(), *(problem.name for problem in opened.problems())}
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in known:
-            raise HubError(f"{hub} has no module '{name}'; nothing was removed; see headstart hub list {hub}")
-    for name in wanted:
-        opened.remove(name)
+    opened, wanted = Hub.open(hub), list(dict.fromkeys(names))
+    opened.remove(*wanted)
     if as_json:
         print_json({"removed": wanted, "left": len(opened)})
     else:

@@ -6,6 +6,7 @@ not, and a folder that cannot be written can still be read.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -101,6 +102,11 @@ class Catalogue:
             raise
         return connection
 
+    def _writable(self) -> bool:
+        """Whether the system lets the file be written, so that it is the file itself that says otherwise."""
+        effective = os.access in os.supports_effective_ids
+        return all(os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, Path(self.path).parent))
+
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
         try:
@@ -109,7 +115,7 @@ class Catalogue:
             # What Python's own layer finds, such as text that is none, has no code of SQLite's.
             code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT) & 0xFF
             kind: type[HubError]
-            if code in DAMAGE:
+            if code in DAMAGE or (code == sqlite3.SQLITE_READONLY and self._writable()):
                 remedy, kind = "delete the file; it is built again from the hub's folders", DamageError
             elif code in WAITING:
                 remedy, kind = "another process is writing to the hub; try again when it has finished", HubError
@@ -130,15 +136,24 @@ def own_catalogue(hub: Path) -> Catalogue:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / f"{name}.sqlite").exists():
             _copy(hub / CATALOGUE_FILE, folder / f"{name}.sqlite")
-        with found.writing():
-            return found
+        try:
+            _try_writing(found)
+        except DamageError:
+            found.discard()
+            _try_writing(found)
     except (OSError, HeadstartError):
         return _in_memory(name)
+    return found
+
+
+def _try_writing(catalogue: Catalogue) -> None:
+    with catalogue.writing() as connection:
+        connection.execute("DELETE FROM modules WHERE 0")  # a transaction alone may begin in what cannot be written
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy the file as it is: if a writer is at work, the copy is damaged, and is built again like any such."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as staging, contextlib.suppress(OSError):
+    with tempfile.TemporaryDirectory(dir=target.parent) as staging, contextlib.suppress(OSError, HubError):
         copied = Path(staging) / target.name
         shutil.copyfile(source, copied)
         if Catalogue(copied).sound():

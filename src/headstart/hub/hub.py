@@ -135,9 +135,9 @@ class Hub:
             limit: how many at most; `None` is all.
             offset: how many to leave out first.
             asked: what each must be; capital letters do not matter. `kind`, `license`, `task` and `metric` as on the
-                card; `variant`, one that the module has, such as "DoRA"; `family`, the whole of it ("reviews/films") or
-                whole parts ("reviews", "films"); `text`, words that all stand, perhaps inside longer ones, in name,
-                kind, task, family, base model, notes or origin.
+                card; `variant`, one that the module has, such as "DoRA", or "" for none; `family`, the whole of it
+                ("reviews/films") or whole parts ("reviews", "films"); `text`, words that all stand, perhaps inside
+                longer ones, in name, kind, task, family, base model, notes or origin.
 
         Raises:
             SettingError: an unknown order, or a negative limit or offset.
@@ -274,7 +274,7 @@ class Hub:
         under_way = removing.leaving(self.path)
         for name in names:
             if name not in under_way and self._seen(name) is None:
-                raise self._unknown(name)
+                raise self._unknown(name, then="nothing was removed; ")
         removing.remove(
             self.path, names, forget=lambda: self._upkeep.change(lambda c: forget_gone(c, self.path, names))
         )
@@ -308,13 +308,13 @@ class Hub:
         within = self._upkeep.ask(lambda c: known_rows(c, f"name = ? AND {condition}", (name, *values)))
         return known if within else None
 
-    def _unknown(self, name: str) -> HubError:
+    def _unknown(self, name: str, *, then: str = "") -> HubError:
         there = f"the hub {self.path} has no module '{name}'"
         if str(self._view):
             there += f" of {self._view}"
         close = difflib.get_close_matches(name, self.names(), n=3)
         hint = f"did you mean: {', '.join(close)}?" if close else "see `headstart hub list`"
-        return HubError(f"{there}; {hint}")
+        return HubError(f"{there}; {then}{hint}")
 
     def _ref(self, known: Known) -> ModuleRef:
         assert known.card is not None  # as in every usable row

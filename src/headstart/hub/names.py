@@ -21,6 +21,9 @@ LOOKALIKES = str.maketrans(
 )
 """Cyrillic and Greek small letters that are drawn like Latin ones, or whose capitals are."""
 
+SAME_SHAPE = frozenset("аеѕіјорсԁухһӏԛԝοАВЕЅІЈКМНОРСТУХԚԜΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")
+"""Those that nobody can tell from Latin ones: beside Latin letters they are a mistake or a trick."""
+
 
 def check_name(name: str) -> None:
     """Raise `HubError` unless `name` can be a module's folder on every file system.
@@ -63,9 +66,8 @@ def folded(text: str) -> str:
 
 
 def _refuse_lookalikes(name: str) -> None:
-    small = name.casefold()
-    odd = next((letter for letter in small if ord(letter) in LOOKALIKES), None)
-    if odd is not None and any("a" <= letter <= "z" for letter in small):
+    odd = next((letter for letter in name if letter in SAME_SHAPE), None)
+    if odd is not None and any("a" <= letter <= "z" for letter in name.casefold()):
         script = unicodedata.name(odd).partition(" ")[0].capitalize()
         raise HubError(
             f"'{name}' cannot be a module's name: it mixes Latin letters with the {script} '{odd}', which looks like "

@@ -28,8 +28,9 @@ class Asked(TypedDict, total=False):
 class Filter:
     """What a module must be; `None` asks for nothing. Small and capital letters count as one.
 
-    `family` is the whole path ("reviews/films") or whole parts of it; `variant` one of those that a module has. Every
-    word of `text` stands, perhaps inside a longer one, in the name, kind, task, family, base model, notes or origin.
+    `family` is the whole path ("reviews/films") or whole parts of it; `variant` one of those that a module has, or ""
+    for none. Every word of `text` stands, perhaps inside a longer one, in the name, kind, task, family,
+    base model, notes or origin.
     """
 
     kind: str | None = None

@@ -39,7 +39,8 @@ def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress:
             # Another process may have written meanwhile: only what is stale now counts.
             known = known_stamps(connection)
             now, gone = stamps(hub, {} if everything else known), leaving(hub)
-            for name in _stale(now, known, every=every):
+            # What is gone first: a folder that was renamed is no twin of itself.
+            for name in sorted(_stale(now, known, every=every), key=lambda name: name in now):
                 mark = now.get(name, GONE)
                 if mark == GONE and name in gone:
                     forget(connection, name)
