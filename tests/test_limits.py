@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.formats import layer_names
+from headstart.formats import layer_names, peft_folder, safetensors_file
 from headstart.tasks import options, template
 from headstart.tasks.sources import rows
 
@@ -27,6 +27,8 @@ PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text(encoding="ut
         ("names in one field", f"{layer_names.MOST_NAMES:,}"),
         ("time for one match", f"{layer_names.SLOWEST:g} s"),
         ("time for all matches of one field", f"{layer_names.MOST_SECONDS:g} s"),
+        ("a file of tensors", f"{safetensors_file.MAX_BYTES // 2**30} GiB"),
+        ("a configuration, a card, a README or a licence", f"{peft_folder.LARGEST_TEXT // 2**20} MiB"),
     ],
 )
 def test_the_page_states_every_limit(what: str, limit: str) -> None:

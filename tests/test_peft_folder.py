@@ -10,6 +10,7 @@ import pytest
 from handmade import LAYER, lora_config, lora_tensors, tensor_file, write_module
 from headstart.errors import ModuleError
 from headstart.formats import module_name, read_module, read_safetensors, tensor_hash
+from headstart.hub import Hub
 from headstart.records import ModuleCard
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "headstart.json"
@@ -205,3 +206,18 @@ def test_a_malformed_card_is_refused(folder: Path, text: str, fact: str) -> None
     (folder / CARD).write_text(text)
     with pytest.raises(ModuleError, match=fact):
         read_module(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("README.md", 3 << 30), (CONFIG, 17 << 20), ("headstart.json", 17 << 20), (WEIGHTS, 5 << 30)]
+)
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(
+    folder: Path, tmp_path: Path, name: str, size: int
+) -> None:
+    (folder / name).touch()
+    os.truncate(folder / name, size)
+    most = "4,294,967,296" if name == WEIGHTS else "16,777,216"
+    with pytest.raises(
+        ModuleError, match=rf"{name} has {size:,} bytes, and at most {most} are read; use a smaller one"
+    ):
+        Hub.create(tmp_path / "hub").add(folder)

@@ -2,6 +2,7 @@ import hashlib
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ BROKEN = {
     "not a JSON object": tensor_file([], b""),
     "key 'x' appears twice": tensor_file(b'{"x": 1, "x": 2}', b""),
     r"tensor 'x' has shape None": tensor_file({"x": {"dtype": "F32"}}, b""),
-    "incomplete metadata, file not fully covered": tensor_file({"x": F32}, b"\0\0"),
+    "header tells of .* bytes and it has .*": tensor_file({"x": F32}, b"\0\0"),
     "invalid offset for tensor `y`": tensor_file({"x": F32, "y": entry("F32", [1], 2, 6)}, b"\0" * 6),
     "invalid offset for tensor `[xz]`": tensor_file({"x": F32, "z": F32}, b"\0" * 4),
     "invalid offset for tensor `x`": tensor_file({"x": entry("F32", [1], 4, 8)}, b"\0" * 8),
-    "incomplete metadata, file not fully .overed": tensor_file({"x": F32}, b"\0" * 7),
+    "header tells of .* bytes and it has": tensor_file({"x": F32}, b"\0" * 7),
     "needs 8 bytes but is given 4": tensor_file({"x": entry("F32", [2], 0, 4)}, b"\0" * 4),
     r"has shape \[-1\]": tensor_file({"x": entry("F32", [-1], 0, 4)}, b"\0" * 4),
     r"has shape \[True\]": tensor_file({"x": entry("F32", [True], 0, 4)}, b"\0" * 4),
@@ -169,3 +170,16 @@ def test_formats_and_hub_do_not_import_torch() -> None:
     code = f"import sys, headstart.formats, headstart.hub; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sparse_file_is_not_read(path: Path) -> None:
+    path.write_bytes(tensor_file({"x": F32}, b"\0" * 8))
+    with path.open("r+b") as stream:
+        stream.truncate(3 << 30)
+    tracemalloc.start()
+    with pytest.raises(
+        ModuleError, match=r"its header tells of \d+ bytes and it has 3221225472; download or copy it again"
+    ):
+        read_safetensors(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

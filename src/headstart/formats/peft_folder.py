@@ -21,6 +21,7 @@ from headstart.filenames import (
     OPENDELTA_CONFIG,
     OPENDELTA_WEIGHTS,
     WEIGHTS_FILE,
+    WEIGHTS_FILES,
 )
 from headstart.formats.adapterhub import (
     is_adapterhub,
@@ -37,12 +38,13 @@ from headstart.formats.opendelta import Plain, from_opendelta, is_opendelta
 from headstart.formats.prefix import prefix_layout
 from headstart.formats.prefix_attention import attention_prefix_layout
 from headstart.formats.prompt import prompt_layout
-from headstart.formats.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
+from headstart.formats.safetensors_file import MAX_BYTES, StoredTensor, check_finite, read_safetensors, tensor_hash
 from headstart.formats.strict_json import strict_json
 from headstart.records import CARD_FILE, HeadCard, ModuleCard
 from headstart.registry import Registry
 
 __all__ = [
+    "LARGEST_TEXT",
     "PICKLES",
     "READERS",
     "FolderReader",
@@ -55,6 +57,8 @@ __all__ = [
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
+LARGEST_TEXT = 16 * 2**20
+"""The most bytes of a module's configuration, card, README or licence."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
@@ -177,23 +181,26 @@ def module_name(folder: Path) -> str:
 def regular_file(folder: Path, name: str) -> Path | None:
     """The path of file `name` in `folder`, or `None` when there is none.
 
-    Raises `ModuleError` when it is no regular file, or a link that leads out of the folder.
+    Raises `ModuleError` when it is no regular file, a link that leads out of the folder, or too large to be read.
     """
     path = folder / name
     try:
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
             if not path.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
                 raise ModuleError(f"{path} is a link out of its folder; copy the folder with `cp -rL`")
-            mode = path.stat().st_mode
+            status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():
             raise ModuleError(f"{path} is a link that leads nowhere; copy the file itself") from error
         return None
     except (OSError, RuntimeError, ValueError) as error:
         raise ModuleError(f"cannot read {path}: {error}; check the path and its permissions") from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ModuleError(f"{path} is not a regular file; replace it with the file itself")
+    most = MAX_BYTES if name in (*WEIGHTS_FILES, HEAD_FILE, OPENDELTA_WEIGHTS) else LARGEST_TEXT
+    if status.st_size > most:
+        raise ModuleError(f"{path} has {status.st_size:,} bytes, and at most {most:,} are read; use a smaller one")
     return path
 
 

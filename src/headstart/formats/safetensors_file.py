@@ -19,7 +19,7 @@ from safetensors import SafetensorError, deserialize
 from headstart.errors import ModuleError
 from headstart.formats.strict_json import strict_json
 
-__all__ = ["StoredTensor", "check_finite", "read_safetensors", "safetensors_bytes", "tensor_hash"]
+__all__ = ["MAX_BYTES", "StoredTensor", "check_finite", "read_safetensors", "safetensors_bytes", "tensor_hash"]
 
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 32
@@ -150,6 +150,10 @@ def _check_header(path: Path, stream: BinaryIO, size: int) -> None:
     for name, entry in header.items():
         if name != "__metadata__":
             _check_entry(path, name, entry if isinstance(entry, dict) else {})
+    entries = [entry for name, entry in header.items() if name != "__metadata__"]
+    stated = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+    if stated != size:
+        raise _broken(path, f"its header tells of {stated} bytes and it has {size}")
     if size > MAX_BYTES:
         raise ModuleError(f"{path} has {size} bytes, and modules of at most {MAX_BYTES} are read; use a smaller one")
 

@@ -13,6 +13,8 @@ METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*$", re.DOTALL | re.MULTILI
 LICENSE_LINE = re.compile(rf"""^(license|license_name):[ \t]*["']?({IDENTIFIER.pattern})["']?[ \t]*$""", re.MULTILINE)
 ACTIVE = re.compile(r"[\\`*\[\]<>&|~$]")
 """What Markdown may act on within a line."""
+LONGEST_METADATA = 1 << 20
+"""Characters at the beginning of a README.md among which its metadata are looked for."""
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
@@ -47,7 +49,8 @@ def readme(card: ModuleCard) -> str:
 def stated_license(folder: Path) -> str:
     """The licence in the metadata block of the folder's README.md; empty when none is stated there."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8-sig", errors="replace")
+        with (folder / "README.md").open(encoding="utf-8-sig", errors="replace") as stream:
+            text = stream.read(LONGEST_METADATA)
     except OSError:
         return ""
     block = METADATA.match(text)
