@@ -275,17 +275,17 @@ class Points:
         EntryPoint("MY_LORA", f"{__name__}:PLUGIN_FOLDERS", "headstart.folders"),
     ]
 
-    def __call__(self, *, group: str) -> list[EntryPoint]:
+    def __call__(self, group: str) -> list[EntryPoint]:
         return [point for point in self.loaded if point.group == group]
 
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registries as in an environment with those packages, and afterwards as before."""
-    monkeypatch.setattr(registry, "entry_points", Points())
+    monkeypatch.setattr(registry, "points_of", Points())
     for family in (KINDS, READERS):
         monkeypatch.setattr(family, "_loaded", dict(family._loaded))
-        monkeypatch.setitem(vars(family), "_plugins", {p.name: [p] for p in Points()(group=family.group)})
+        monkeypatch.setitem(vars(family), "_plugins", {p.name: [p] for p in Points()(family.group or "")})
 
 
 @pytest.mark.usefixtures("plugins")

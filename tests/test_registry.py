@@ -38,7 +38,7 @@ def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[object]
     module = types.ModuleType("fine_plugin")
     module.green = "as grass"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fine_plugin", module)
-    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point for point in points if point.group == group])
+    monkeypatch.setattr(registry, "points_of", lambda group: [point for point in points if point.group == group])
     members = {"red": f"{__name__}:Red", "blue": "never_imported_before:blue"}
     return Registry("colour", members=members, group="tests.colours", instances=True)
 

@@ -139,11 +139,11 @@ def test_a_plugin_s_rule_appears_beside_ours(monkeypatch: pytest.MonkeyPatch) ->
 
     asked: list[str] = []
 
-    def entry_points(*, group: str) -> list[EntryPoint]:
+    def points_of(group: str) -> list[EntryPoint]:
         asked.append(group)
         return [Point()]  # type: ignore[list-item]
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "points_of", points_of)
     fresh: Registry[Rule] = Registry(RULES.family, group=RULES.group)
     assert list(fresh) == ["theirs"]
     assert asked == ["headstart.rules"]

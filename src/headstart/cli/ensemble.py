@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.atomic import refuse_existing
+from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -33,8 +34,10 @@ LEAST_SHOWN = 0.0001
 class BlendOptions(Options):
     """How a hub becomes a start: whose weights, and which sum."""
 
-    rule: Annotated[str, typer.Option(help="softmax (papers), uniform, top_k, best_single, manual.")] = "softmax"
-    indicator: Annotated[str, typer.Option("--indicator", "-i", help="Whose scores set the weights.")] = "cosine"
+    rule: Annotated[str, typer.Option(help=f"{names_of_family('rules')}; softmax is the papers'.")] = "softmax"
+    indicator: Annotated[
+        str, typer.Option("--indicator", "-i", help="Whose scores set the weights; see headstart list.")
+    ] = "cosine"
     temperature: Annotated[
         float | None, typer.Option(help="Softmax temperature τ; default: found for the effective number of modules.")
     ] = None
@@ -52,8 +55,8 @@ class BlendOptions(Options):
     space: Annotated[
         str,
         typer.Option(
-            help="parameters (papers), exact (ΔW kept), svd (cut to --rank), ties, dare; auto: parameters where shapes "
-            "are equal, else svd."
+            help=f"{names_of_family('spaces')}; the papers' is parameters, exact keeps ΔW, svd cuts to --rank, and "
+            "auto is parameters where shapes are equal, else svd."
         ),
     ] = "auto"
     rank: Annotated[

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 from rich.text import Text
 
+from headstart.cli.families import names_of_family
 from headstart.cli.output import error_console
 from headstart.errors import SettingError
 
@@ -104,7 +105,9 @@ class TaskOptions(Options):
     task: Annotated[
         str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
     ]
-    metric: Annotated[str | None, typer.Option(help="Metric that replaces the task card's.")] = None
+    metric: Annotated[
+        str | None, typer.Option(help="Metric that replaces the task card's; see `headstart list metrics`.")
+    ] = None
     shots: Annotated[
         int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
     ] = None
@@ -130,9 +133,9 @@ class HubOptions(Options):
     """The hub that a command reads, or its modules of one kind."""
 
     hub: Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
-    kind: Annotated[str | None, typer.Option("--kind", help="Only the hub's modules of this kind, such as lora.")] = (
-        None
-    )
+    kind: Annotated[
+        str | None, typer.Option("--kind", help=f"Only modules of this kind: {names_of_family('kinds')}.")
+    ] = None
 
     def open(self) -> "Hub":
         """The opened hub."""
@@ -159,9 +162,13 @@ class BackboneOptions(Options):
 class RecipeOptions(Options):
     """How modules are tuned."""
 
-    recipe: Annotated[str, typer.Option(help="Named recipe: few-shot, full, tupate or quick.")] = "few-shot"
+    recipe: Annotated[str, typer.Option(help=f"Named recipe: {names_of_family('recipes')}.")] = "few-shot"
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one setting of the recipe, as name=value; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change one setting of the recipe or of its kind, as name=value; repeatable.",
+        ),
     ] = None
 
     def changes(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headstart.cli import compare, ensemble, hub, rank, store, tune
+from headstart.cli import compare, ensemble, families, hub, rank, store, tune
 from headstart.cli.output import error_console, print_line
 from headstart.errors import HeadstartError
 
@@ -48,6 +48,7 @@ app.command("rank")(rank.rank)
 app.command("ensemble")(ensemble.ensemble)
 app.command("compare")(compare.compare)
 app.add_typer(store.app, name="store")
+app.command("list")(families.list_families)
 
 
 def main() -> None:

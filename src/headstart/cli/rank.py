@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -35,7 +36,7 @@ def rank(
     indicators: Annotated[
         list[str] | None,
         typer.Option(
-            "--indicator", "-i", help="loss, cosine, el2n, kl, grand or tupate; grand:block=3 for a part; repeatable."
+            "--indicator", "-i", help=f"{names_of_family('indicators')}; grand:block=3 for a part; repeatable."
         ),
     ] = None,
     reduction: ReductionOption = "mean",

@@ -1,0 +1,106 @@
+"""`headstart list`: everything that can be named, plug-ins too, without torch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headstart import registry
+from headstart.blending import RULES
+from headstart.cli.families import FAMILIES, described
+from headstart.kinds.settings import SETTINGS
+from program import Run, assert_mistake
+
+pytest_plugins = ["cli_helper"]
+
+
+def plugin(folder: Path, name: str, entry_points: str, code: str) -> None:
+    """An installed distribution `name` with those entry points, and a module `name` of that code."""
+    info = folder / f"{name}-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / f"{name}.py").write_text(code)
+
+
+def test_everything_is_listed_without_torch_and_a_plugin_beside_ours(tmp_path: Path) -> None:
+    points = "[headstart.kinds]\nzebra = zebra_plugin:Zebra\n[headstart.rules]\nbad = zebra_plugin:Missing\n"
+    plugin(tmp_path, "zebra_plugin", points, "raise RuntimeError('imported')")
+    code = (
+        "import sys, headstart.cli\nsys.argv = ['headstart', 'list', '--json']\n"
+        "try:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'pandas', 'zebra_plugin'} & sys.modules.keys()"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == list(FAMILIES)
+    assert [row["name"] for row in found["kinds"]] == [*SETTINGS, "zebra"]
+    assert found["kinds"][-1] == {"name": "zebra", "from": "zebra_plugin 2.0", "what it is": "", "problem": None}
+    assert [row["name"] for row in found["rules"]] == [*RULES, "bad"]
+
+
+def test_a_broken_plugin_is_found_by_loading_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(tmp_path, "lame_plugin", "[headstart.metrics]\nBLEU = lame_plugin:BLEU\n", "raise RuntimeError('no luck')")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._installed.cache_clear()
+    metrics = FAMILIES["metrics"]
+    monkeypatch.delitem(vars(metrics), "_plugins", raising=False)
+    monkeypatch.setattr(metrics, "_broken", {})
+    try:
+        quick, whole = run("list", "metrics"), run("list", "metrics", "--check")
+    finally:
+        vars(metrics).pop("_plugins", None)
+        registry._installed.cache_clear()
+    assert (quick.code, "BLEU" in quick.out, quick.err) == (0, True, "")
+    assert whole.code == 1
+    assert whole.err == (
+        "broken: metric 'BLEU' of the plug-in lame_plugin 2.0 cannot be loaded from lame_plugin:BLEU "
+        "(RuntimeError: no luck); repair, upgrade or uninstall that package\n"
+    )
+
+
+def test_one_family_and_one_member(run: Run) -> None:
+    rows = {row["name"]: row for row in run("list", "spaces", "--json").data["spaces"]}
+    assert rows["exact"]["from"] == "headstart"
+    assert "laying" in rows["exact"]["what it is"] or rows["exact"]["what it is"]
+    shown = run("list", "kinds", "lora", "--json").data
+    assert shown["what it is"].startswith("A LoRA module")
+    assert [(row["setting"], row["default"]) for row in shown["settings"]] == [
+        ("rank", "8"), ("alpha", "16.0"), ("targets", "its own"),
+    ]  # fmt: skip
+    table = run("list", "recipes", "quick").out
+    assert "rank=8,alpha=16.0" in table
+    assert "max_steps" in table
+    assert "block" in run("list", "indicators", "grand").out
+
+
+def test_mistakes(run: Run) -> None:
+    assert_mistake(
+        run("list", "kind"), "unknown family 'kind'; choose one of: kinds, indicators", "did you mean 'kinds'"
+    )
+    assert_mistake(run("list", "kinds", "lara"), "unknown kind 'lara'", "did you mean 'lora'")
+
+
+def test_help_names_what_is_registered(run: Run) -> None:
+    said = " ".join(run("rank", "--help").out.split())
+    assert "loss, cosine, el2n, kl, grand or tupate" in said
+    assert "few-shot, full, tupate or quick" in said
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_reference_leads_to_something_described(family: str) -> None:
+    for member in FAMILIES[family].declared():
+        if member.reference:
+            assert FAMILIES[family][member.name] is not None
+            assert described(member.reference), member
