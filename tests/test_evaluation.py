@@ -153,3 +153,8 @@ def test_errors(llama: Backbone) -> None:
         evaluate_attached(llama, REVIEWS, metric="ACC", decoding="beam")
     with pytest.raises(SettingError, match="unknown metric 'luck'"):
         evaluate([None], REVIEWS, llama, metric="luck")
+
+
+def test_without_a_metric_it_says_which_there_are(llama: Backbone) -> None:
+    with pytest.raises(SettingError, match=r"unknown metric 'None'; choose one of: ACC, "):
+        evaluate([None], REVIEWS, llama, metric=None, text_format=STYLE)  # type: ignore[arg-type]

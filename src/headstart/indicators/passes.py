@@ -148,7 +148,7 @@ class Workload:
         return held
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """What one stack of N modules gave in a sweep.
 

@@ -17,7 +17,7 @@ NEEDS = frozenset({"equal shapes", "lora", "origin"})
 """What a space may need: modules of the same names and shapes; plain LoRA; the value that changes are measured from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Options:
     """What a space can be told; each reads what concerns it.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Optimizer", "Pace"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pace:
     """What differs from lane to lane in one update, each (N,): learning rate, weight decay, number of the update ≥ 1.
 
