@@ -29,9 +29,9 @@ JSON with `--json`; progress and notes go to standard error.
 | 2 | a mistake that can be mended; the message says how, and no result was written |
 | 130 | stopped with Ctrl-C |
 
-Results appear whole or not at all, and never over something that exists. `tune` and `compare` keep what they have
-done so far beside the output, as `OUTPUT.partial` (`tune`) or `OUTPUT.units.partial` (`compare`): the same command
-continues from there and removes it at the end.
+Results appear whole or not at all, and never over something that exists. What takes long is kept in the
+[store](store.md): a command that was killed continues where it was when it is given again, and what was computed
+before, by whichever command, is not computed again.
 """
 
 

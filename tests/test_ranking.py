@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from headstart.backbones import Backbone, TextFormat
 from headstart.blending import Blend, merge
 from headstart.blending import ensemble as blending
 from headstart.blending.ensemble import blend_note, ensemble, weight_table
-from headstart.errors import HeadstartError, HubError, MergeError, ModuleError, SettingError, TaskError
+from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
 from headstart.indicators.engine import score
@@ -23,6 +23,8 @@ from headstart.ranking.rank import Ranking, fits, load_modules, rank, reference_
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
 from headstart.tuning import unit as tuning
+from headstart.tuning.recipes import RECIPES
+from headstart.tuning.tune import Lane, tune_lanes
 from small_hub import LABELS, RECIPE, filled, misfit, module, write_hub, write_task
 
 NAMES = ("ada", "bob", "cyd", "dan")
@@ -49,21 +51,16 @@ def task(folder: Path) -> Task:
 
 
 @pytest.fixture
-def tunes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `tune` was called with, call by call."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(tuning, "tune", counting(calls))
-    return calls
+def tunes(monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
+    """What was tuned, call by call."""
+    tuned: list[Lane] = []
 
+    def counted(lanes: Sequence[Lane], *args: Any, **settings: Any) -> Any:
+        tuned.extend(lanes)
+        return tune_lanes(lanes, *args, **settings)
 
-def counting(calls: list[dict[str, Any]]) -> Callable[..., Any]:
-    from headstart.tuning.tune import tune
-
-    def counted(*args: Any, **settings: Any) -> Any:
-        calls.append(settings)
-        return tune(*args, **settings)
-
-    return counted
+    monkeypatch.setattr(tuning, "tune_lanes", counted)
+    return tuned
 
 
 def loaded(hub: Hub) -> list[Module]:
@@ -191,12 +188,10 @@ def test_modules_are_scored_on_as_many_dev_rows_as_in_the_paper(labels: tuple[st
         scoring_examples(task, rows=0)
 
 
-def test_the_reference_module_is_tuned_once(
-    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]]
-) -> None:
+def test_the_reference_module_is_tuned_once(hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane]) -> None:
     ranking = rank(task, hub, backbone, indicators=("kl", "tupate", "cosine"), recipe=RECIPE)
-    (call,) = tunes
-    assert (call["recipe"].max_steps, call["recipe"].eval_every) == (4, 2)
+    (lane,) = tunes
+    assert (lane.recipe.max_steps, lane.recipe.eval_every) == (4, 2)
     reference = ranking.reference
     assert isinstance(reference, LoraModule)
     assert reference.stack_key == ranking.modules[0].stack_key
@@ -207,28 +202,16 @@ def test_the_reference_module_is_tuned_once(
 
 
 def test_indicators_that_need_no_reference_tune_nothing(
-    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]]
+    hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane]
 ) -> None:
     rank(task, hub, backbone, indicators=("cosine", "grand"), recipe=RECIPE)
     assert tunes == []
 
 
-def test_the_reference_module_is_200_steps_of_a_long_recipe(
-    hub: Hub, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {}
-
-    class DoneError(HeadstartError):
-        pass
-
-    def recorded(*args: Any, **settings: Any) -> Any:
-        asked.update(settings)
-        raise DoneError
-
-    monkeypatch.setattr(tuning, "tune", recorded)
-    with pytest.raises(DoneError):
-        rank(task, hub, backbone, indicators=("kl",), recipe="few-shot")
-    assert (asked["recipe"].max_steps, asked["recipe"].eval_every, asked["recipe"].patience) == (200, 50, 200)
+def test_the_reference_module_is_200_steps_of_a_long_recipe(hub: Hub, task: Task, backbone: Backbone) -> None:
+    modules, _ = load_modules(hub, backbone)
+    recipe = reference_unit(task, backbone, like=modules, recipe=RECIPES["few-shot"]).recipe
+    assert (recipe.max_steps, recipe.eval_every, recipe.patience) == (200, 50, 200)
 
 
 def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Backbone) -> None:
@@ -322,7 +305,7 @@ def test_progress_names_each_phase(hub: Hub, task: Task, backbone: Backbone) -> 
 
 
 def test_what_was_scored_before_is_not_scored_again(
-    hub: Hub, task: Task, backbone: Backbone, tunes: list[dict[str, Any]], tmp_path: Path
+    hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane], tmp_path: Path
 ) -> None:
     def units(indicators: Sequence[str], **settings: Any) -> tuple[Ranking, dict[str, dict[str, int]]]:
         heard: list[Event] = []

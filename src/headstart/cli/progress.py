@@ -50,28 +50,31 @@ def phased(listener: Listener) -> Callable[[str, int, int], None]:
 
 
 class UnitCount:
-    """Counts how many units were computed and how many reused, and passes every event on."""
+    """Counts how many units were computed and how many reused, each once, and passes every event on."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._seen: dict[str, Counter[str]] = {"computed": Counter(), "reused": Counter()}
+        self._seen: dict[str, UnitEvent] = {}
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if isinstance(event, UnitEvent) and event.state in self._seen:
-            self._seen[event.state][event.type] += 1
+        if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
+            self._seen.setdefault(event.key, event)
         self._listener(event)
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """`{"computed": {TYPE: n}, "reused": {TYPE: n}}`."""
-        return {state: dict(counts) for state, counts in self._seen.items()}
+        return {state: dict(self._count(state)) for state in ("computed", "reused")}
 
     def say(self) -> None:
         """Say on standard error what was reused; nothing where nothing was."""
-        found = self._seen["reused"]
+        found = self._count("reused")
         if found:
             parts = [f"{count} {kind} unit{'s' * (count > 1)}" for kind, count in found.items()]
             print_line(f"Reused {', '.join(parts)} from the store (see `headstart store`).", error=True)
+
+    def _count(self, state: str) -> Counter[str]:
+        return Counter(event.type for event in self._seen.values() if event.state == state)
 
 
 class _Lines:

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.options import AsJson, BackboneOptions, OutputOption, RecipeOptions, TaskOptions, command
+from headstart.cli.options import (
+    AsJson,
+    BackboneOptions,
+    OutputOption,
+    RecipeOptions,
+    TaskOptions,
+    WorkOptions,
+    command,
+)
 from headstart.cli.output import console, print_json, print_line
-from headstart.cli.progress import listening
+from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
     from headstart.tasks import Task
@@ -35,6 +43,7 @@ def tune(
     task: TunedTask,
     backbone: BackboneOptions,
     recipe: RecipeOptions,
+    work: WorkOptions,
     output: OutputOption,
     start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
@@ -50,18 +59,17 @@ def tune(
 
     begin = load_module(start) if start else None
     model = backbone.load()
-    checkpoint = output.with_name(f"{output.name}.partial")
     with listening(f"tuning on {data.name}") as listener:
+        units = UnitCount(listener)
         tuned = run(
             data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
-            checkpoint=checkpoint, tracker=tracker,
-            progress=listener,
+            tracker=tracker, store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     saved = save_module(tuned.module, output)
-    checkpoint.unlink(missing_ok=True)
     if as_json:
         curve = [vars(point) for point in tuned.curve]
-        print_json({"module": saved.card.model_dump(mode="json"), "curve": curve, "notes": tuned.notes})
+        card = saved.card.model_dump(mode="json")
+        print_json({"module": card, "curve": curve, "notes": tuned.notes, "units": units.to_json()})
         return
     import pandas as pd
 
@@ -76,3 +84,4 @@ def tune(
         f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in "
         f"{str(model.dtype).removeprefix('torch.')}."
     )
+    units.say()

@@ -1,5 +1,6 @@
 """Scoring as units of work, one for each module and indicator, and their results as one table again."""
 
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -16,7 +17,7 @@ from headstart.kinds import AnyModule, LazyModule, Module, StoredSource, load_mo
 from headstart.tasks import Example
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
-from headstart.units.unit import Found
+from headstart.units.unit import Found, alone
 
 __all__ = ["ScoreUnit", "scored_rows", "table_of"]
 
@@ -54,10 +55,7 @@ class ScoreUnit(Unit):
 
     def compute(self, context: Context) -> Result:
         """Score this module alone."""
-        ((_, found),) = self.compute_many([self], context)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        return alone(self, context)
 
     @classmethod
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
@@ -108,10 +106,12 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
     unreadable: dict[str, ModuleError] = {}
     # Names are the user's, and two modules of one name may meet here.
     modules = [_called(members[0].module, str(index), unreadable) for index, members in enumerate(groups)]
+    began = time.monotonic()
     table = score_table(
         modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
         reference=_reference(first.reference, context), text_format=first.text_format, progress=context.listener,
     )  # fmt: skip
+    seconds = (time.monotonic() - began) / sum(map(len, groups))
     found = dict(list(table.rows.groupby(["module", "indicator"], sort=False)))
     for index, members in enumerate(groups):
         for unit in members:
@@ -121,7 +121,7 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
             rows = found[str(index), unit.indicator][list(KEPT)].astype(object)
             kept: list[dict[str, Any]] = rows.where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
             facts = {"examples": table.examples, "tokens": table.tokens}
-            yield unit, Result(facts, kept, device=str(backbone.device))
+            yield unit, Result(facts, kept, device=str(backbone.device), seconds=seconds)
 
 
 def _reference(reference: Module | Unit | None, context: Context) -> Module | None:

@@ -1,25 +1,24 @@
 """Rank a hub for a task: its modules are read, checked and scored on the task's examples."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from headstart.backbones import Backbone, BackboneInput, TextFormat, backbone_loaders
+from headstart.backbones import Backbone, TextFormat, backbone_loaders
 from headstart.errors import HubError, ModuleError, SettingError
 from headstart.events import Listener, Progress
 from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef
-from headstart.indicators import INDICATORS, Indicator, Need, make_indicator
+from headstart.indicators import INDICATORS, make_indicator
 from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
-from headstart.indicators.table import Scores, ScoreTable, check_reduction
-from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
+from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, load_module
-from headstart.tasks import Example, Task, head_of
-from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.tuning.unit import TuneUnit
-from headstart.units import AnyStore, Results, Store, Unit, run
+from headstart.ranking.scoring import Scoring, reference_unit, scoring_examples
+from headstart.tasks import Task, head_of
+from headstart.tuning.recipes import Recipe
+from headstart.units import AnyStore, Store, run
 
 __all__ = [
     "Ranking",
@@ -32,9 +31,6 @@ __all__ = [
     "require_defined",
     "scoring_examples",
 ]
-
-SCORING_ROWS = {"classification": 30, "other": 50}
-"""Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
 
 
 @dataclass(frozen=True)
@@ -179,63 +175,22 @@ def rank(
         SettingError: an unknown name.
         TaskError: the dev split is missing or empty.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
-    # An encoder's modules answer through the reference module's task head.
     chosen = chosen_indicators(indicators)
-    needs_reference = backbone.is_encoder or any(Need.REFERENCE in indicator.needs for indicator in chosen)
     check_reduction(reduction)
     require_defined(indicators, task, backbone)
-    examples = scoring_examples(task, rows=rows, seed=seed)
-    check_request(chosen, examples)
+    check_request(chosen, scoring_examples(task, rows=rows, seed=seed))
     modules, refused = load_modules(hub, backbone, progress=progress)
-    wanted = _Wanted(backbone, modules, examples, text_format, chosen)
-    tuned: Module | TuneUnit | None = reference
-    if needs_reference and reference is None:
-        tuned = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
+    scoring = Scoring.plan(
+        task, modules, backbone, indicators=chosen, rows=rows, recipe=recipe, text_format=text_format, seed=seed,
+        reference=reference,
+    )  # fmt: skip
     with Store.opened(store) as kept:
-        units = wanted.units(tuned)
-        needed = [tuned] if isinstance(tuned, Unit) else []
         found = run(
-            [*needed, *units.values()], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
+            scoring.all_units(), store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
             listener=progress,
         )  # fmt: skip
-        table = wanted.table(units, found)
-        if isinstance(tuned, TuneUnit):
-            reference = tuned.tuned(found.of(tuned)).module
-    return Ranking(tuple(modules), table.reduce(reduction), tuple(refused), reference)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What a ranking asks for: every module by every indicator."""
-
-    backbone: Backbone
-    modules: Sequence[AnyModule]
-    examples: Sequence[Example]
-    text_format: TextFormat
-    indicators: Sequence[Indicator]
-
-    def units(self, reference: Module | TuneUnit | None) -> dict[tuple[str, str], ScoreUnit]:
-        """A unit under each (module, indicator); those that need no reference module do not name it."""
-        backbone, rows = BackboneInput.of(self.backbone), scored_rows(self.examples)
-        return {
-            (module.name, str(indicator.spec)): ScoreUnit(
-                backbone, module, rows, str(indicator.spec), self.text_format,
-                reference if self.backbone.is_encoder or Need.REFERENCE in indicator.needs else None,
-            )
-            for module in self.modules
-            for indicator in self.indicators
-        }  # fmt: skip
-
-    def table(self, units: Mapping[tuple[str, str], ScoreUnit], found: Results) -> ScoreTable:
-        """The values; a module that could not be read has none, and any other failure is raised."""
-        scored = {unit.key for unit in units.values()}
-        for key, error in found.failed.items():
-            if key not in scored or not isinstance(error, ModuleError):
-                raise error
-        names, specs = [module.name for module in self.modules], [str(one.spec) for one in self.indicators]
-        return table_of(units, found, found.failed, modules=names, indicators=specs)
+        scores, tuned = scoring.table(found).reduce(reduction), scoring.reference_module(found)
+    return Ranking(tuple(modules), scores, tuple(refused), tuned)
 
 
 def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
@@ -249,34 +204,6 @@ def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -
         raise SettingError(
             f"'{indicators[0]}' has no value for '{task.name}': {NO_DISTRIBUTION}; use one of: {defined}"
         )
-
-
-def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
-    """The dev examples that modules are scored on: `rows` of them, by default as many as [PEWE] takes."""
-    usual = SCORING_ROWS["classification" if task.card.labels else "other"]
-    return task.take("dev", usual if rows is None else rows, seed=seed).dev
-
-
-def reference_unit(
-    task: Task, backbone: Backbone, *, like: Sequence[AnyModule], recipe: Recipe, seed: int = 0
-) -> TuneUnit:
-    """The unit that tunes Õ: a fresh module of the hub's commonest shape, 200 steps on the task, the best kept.
-
-    (Lv et al., 2023, §2.2.) It is evaluated every 50 steps. A recipe with fewer steps than 200 keeps its own.
-    """
-    shapes: dict[Hashable, list[AnyModule]] = {}
-    for module in like:
-        if not module.only_ranked:
-            shapes.setdefault((module.kind, module.stack_key), []).append(module)
-    if not shapes:
-        raise ModuleError("no module here can shape the reference module; use indicators that need none")
-    start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
-    steps = min(200, recipe.max_steps)
-    short = recipe.change(
-        max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
-        warmup_steps=min(steps, recipe.warmup_steps),
-    )  # fmt: skip
-    return TuneUnit.of(task, BackboneInput.of(backbone), start=start, recipe=short, seed=seed, name="reference")
 
 
 def best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:

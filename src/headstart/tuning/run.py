@@ -27,7 +27,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.tuning.schedules import learning_rate
 from headstart.tuning.tracking import Tracker
 
-__all__ = ["Run", "text_format_of"]
+__all__ = ["Run", "donors_of", "text_format_of"]
 
 
 OTHER_HEAD = "The start's task head is for another task or other labels, so a fresh one was tuned."
@@ -162,7 +162,7 @@ class Run:
                 "name": lane.name or task.name, "task": task.name, "family": task.card.family,
                 "metric": task.card.metric, "score": None if math.isnan(self.best_score) else self.best_score,
                 "train_rows": len(self.items), "license": lane.license or self.start.card.license,
-                "dataset_license": "; ".join(data), "donors": _donors(self.start),
+                "dataset_license": "; ".join(data), "donors": donors_of(self.start),
                 "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
                 "text_format": self.backbone.encoder.layout(self.text_format),
@@ -249,7 +249,7 @@ def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head |
     return backbone.fresh_head(wanted, seed=seed)
 
 
-def _donors(start: Module) -> tuple[Donor, ...]:
+def donors_of(start: Module) -> tuple[Donor, ...]:
     """What a tuned module grew from: a blend's donors, or the stored module it began with; a fresh one has none."""
     card = start.card
     if card.donors or not card.tensor_hash:

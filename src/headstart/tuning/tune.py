@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, BackboneInput, backbone_loaders
+from headstart.errors import HeadstartError
 from headstart.events import Listener
 from headstart.kinds import Module
 from headstart.tasks import Task
@@ -10,6 +11,8 @@ from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.tuning.run import text_format_of
+from headstart.tuning.unit import TuneUnit
+from headstart.units import AnyStore, Store, run
 
 __all__ = ["CurvePoint", "Lane", "Tuned", "text_format_of", "tune", "tune_lanes"]
 
@@ -25,9 +28,14 @@ def tune(
     license: str = "",  # noqa: A002 - the field's own word, as on model cards
     checkpoint: Path | None = None,
     tracker: str | None = None,
+    store: AnyStore = None,
+    engine: str = "serial",
     progress: Listener | None = None,
 ) -> Tuned:
     """Tune a module on `task.train`, keep the state with the best score on `task.dev`.
+
+    The result is kept in the store: what was tuned before is not tuned again, whatever it is called, and a killed run
+    continues from its last checkpoint.
 
     Args:
         task: with train and dev splits.
@@ -38,9 +46,11 @@ def tune(
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
-        checkpoint: file that a killed run continues from; it is written at every evaluation and once a minute. It is
-            the caller's to remove once the module is saved.
-        tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
+        checkpoint: a file of your own that a killed run continues from, in place of the store, in which nothing is kept
+            then; it is written at every evaluation and once a minute, and yours to remove.
+        tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores of what is computed.
+        store: where the result is kept; `None` is the user's, `False` keeps nothing.
+        engine: where it is computed: "serial", or "processes=N".
         progress: gets a `Progress` after every step.
 
     Raises:
@@ -49,8 +59,20 @@ def tune(
         TaskError: a split is missing or empty, or no head on an encoder can answer the task.
     """
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    lane = Lane(
-        task, start, recipe=chosen, seed=seed, name=name, license=license, checkpoint=checkpoint, tracker=tracker
-    )
-    ((_, tuned),) = tune_lanes([lane], backbone, most=1, progress=progress)
-    return tuned
+    if checkpoint is not None:
+        lane = Lane(
+            task, start, recipe=chosen, seed=seed, name=name, license=license, checkpoint=checkpoint, tracker=tracker
+        )
+        ((_, tuned),) = tune_lanes([lane], backbone, most=1, progress=progress)
+        return tuned
+    unit = TuneUnit.of(
+        task, BackboneInput.of(backbone), start=start, recipe=chosen, seed=seed, name=name, license=license,
+        tracker=tracker,
+    )  # fmt: skip
+    with Store.opened(store) as kept:
+        found = run(
+            [unit], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False, listener=progress
+        )
+        for error in found.failed.values():
+            raise error.__cause__ if isinstance(error.__cause__, HeadstartError) else error
+        return unit.tuned(found.of(unit))

@@ -2,23 +2,26 @@
 
 import math
 import shutil
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.backbones.source import RESOURCE
-from headstart.events import Event, Listener, Progress
+from headstart.errors import LanesError
 from headstart.kinds import Module, load_module, save_module
 from headstart.tasks import Example, Task
 from headstart.tuning.evaluation import Evaluation, evaluate
+from headstart.tuning.lane import CurvePoint, Lane, Tuned
+from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.recipes import Recipe
-from headstart.tuning.tune import CurvePoint, Tuned, tune
+from headstart.tuning.run import donors_of
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
-from headstart.units.unit import Found
+from headstart.units.unit import Found, alone
 
-__all__ = ["EvaluateUnit", "TuneUnit"]
+__all__ = ["EvaluateUnit", "TuneUnit", "module_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class TuneUnit(Unit):
     """
 
     type: ClassVar[str] = "tune"
-    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license", "tracker"})
+    together: ClassVar[int] = 64
 
     backbone: BackboneInput
     rows: Content[Task]
@@ -41,6 +45,7 @@ class TuneUnit(Unit):
     recipe: Recipe
     name: str
     license: str
+    tracker: str | None = None
 
     @classmethod
     def of(
@@ -53,6 +58,7 @@ class TuneUnit(Unit):
         seed: int,
         name: str | None = None,
         license: str = "",  # noqa: A002 - the field's own word, as on model cards
+        tracker: str | None = None,
     ) -> "TuneUnit":
         """The unit that tunes on `task`; its other splits, and dev rows beyond `max_dev`, are left out."""
         dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
@@ -60,32 +66,45 @@ class TuneUnit(Unit):
         rows = Content(read, digest_of([read.fingerprint("train"), read.fingerprint("dev")]))
         own = isinstance(start, Module) and start.head is not None and start.card.task == task.name
         settings = {name: value for name, value in recipe.canonical(fresh=start is None).items() if name != "max_dev"}
-        return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license)
+        return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker)
 
     @property
     def label(self) -> str:
         """Which module on which task."""
-        return f"tuning {self.name} on {self.rows.value.name}, seed {self.seed}"
+        return f"tuning {self._title}"
+
+    @property
+    def _title(self) -> str:
+        return f"{self.name} on {self.rows.value.name}, seed {self.seed}"
+
+    def batch_key(self) -> Hashable:
+        """All tunings on one backbone may be lanes of one run."""
+        return self.backbone
 
     def compute(self, context: Context) -> Result:
-        """Tune, with a checkpoint in the working folder, and save the module there."""
+        """Tune this one alone."""
+        return alone(self, context)
+
+    @classmethod
+    def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
+        """Tune as lanes, each with a checkpoint in its working folder, in which the module is saved too."""
         backbone: Backbone = context.resource(RESOURCE)
-        work = context.work(self)
-        start = load_module(_module_of(self.start, context)) if isinstance(self.start, Unit) else self.start
-        tuned = tune(
-            self.rows.value, backbone, start=start, recipe=self.recipe, seed=self.seed, name=self.name,
-            license=self.license, checkpoint=work / "checkpoint", progress=self._progress(context),
+        lanes = [unit.lane(context) for unit in units]
+        # One alone repeats to the last bit; how many share a pass is found by timing.
+        most = 1 if len(lanes) == 1 else None
+        try:
+            for index, tuned in tune_lanes(lanes, backbone, most=most, progress=context.listener):
+                yield units[index], _kept(tuned, context.work(units[index]) / "module", device=str(backbone.device))
+        except LanesError as failed:
+            for index, error in failed.failures.items():
+                yield units[index], error
+
+    def lane(self, context: Context) -> Lane:
+        """The tuning as a lane, with its start at hand."""
+        return Lane(
+            self.rows.value, module_of(self.start, context), recipe=self.recipe, seed=self.seed, name=self.name,
+            license=self.license, checkpoint=context.work(self) / "checkpoint", label=self._title, tracker=self.tracker,
         )  # fmt: skip
-        return _kept(tuned, work / "module", device=str(backbone.device))
-
-    def _progress(self, context: Context) -> Listener | None:
-        listener = context.listener
-
-        def tell(event: Event) -> None:
-            if listener is not None:
-                listener(replace(event, what=self.label) if isinstance(event, Progress) else event)
-
-        return tell
 
     def tuned(self, result: Result) -> Tuned:
         """What `tune` would have returned, with the names and licences of this request."""
@@ -93,11 +112,12 @@ class TuneUnit(Unit):
         module, task = load_module(result.module), self.rows.value
         curve = tuple(CurvePoint(**row) for row in result.rows)
         best = next(point for point in curve if point.step == result.facts["best_step"])
-        theirs = self.start.card if isinstance(self.start, Module) else module.card
+        own: dict[str, Any] = {"license": self.license} if self.license else {}
+        if isinstance(self.start, Module):  # it may be called and licensed otherwise than when this was computed
+            own = {"license": self.license or self.start.card.license, "donors": donors_of(self.start)}
         card = module.card.model_copy(
             update={
-                "name": self.name, "task": task.name, "family": task.card.family,
-                "license": self.license or (theirs.license if self.start is not None else ""),
+                **own, "name": self.name, "task": task.name, "family": task.card.family, "tensor_hash": "",
                 "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "
                 f"best at step {best.step} of {curve[-1].step}.",
             }
@@ -133,28 +153,23 @@ class EvaluateUnit(Unit):
 
     def compute(self, context: Context) -> Result:
         """Evaluate this module alone."""
-        ((_, found),) = self.compute_many([self], context)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        return alone(self, context)
 
     @classmethod
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
         """Evaluate modules of equal shape in one stack."""
         backbone: Backbone = context.resource(RESOURCE)
-        modules = [
-            load_module(_module_of(unit.module, context)) if isinstance(unit.module, Unit) else unit.module
-            for unit in units
-        ]
-        first = units[0]
+        modules = [module_of(unit.module, context) for unit in units]
+        first, began = units[0], time.monotonic()
         found = evaluate(
             modules, first.rows.value, backbone, metric=first.metric, decoding=first.decoding,
             text_format=first.text_format,
         )  # fmt: skip
+        seconds = (time.monotonic() - began) / len(units)
         for unit, evaluation in zip(units, found, strict=True):
             facts = {name: value for name, value in asdict(evaluation).items() if name != "predictions"}
             rows = [{"prediction": prediction} for prediction in evaluation.predictions]
-            yield unit, Result(facts, rows, device=str(backbone.device))
+            yield unit, Result(facts, rows, device=str(backbone.device), seconds=seconds)
 
     @staticmethod
     def evaluation(result: Result) -> Evaluation:
@@ -163,10 +178,13 @@ class EvaluateUnit(Unit):
         return Evaluation(**result.facts, predictions=predictions)
 
 
-def _module_of(unit: Unit, context: Context) -> Any:
-    folder = context.result(unit).module
-    assert folder is not None, f"{unit.label} makes no module"
-    return folder
+def module_of(given: Module | Unit | None, context: Context) -> Module | None:
+    """The module that an input is, or that a unit among the inputs made."""
+    if not isinstance(given, Unit):
+        return given
+    folder = context.result(given).module
+    assert folder is not None, f"{given.label} makes no module"
+    return load_module(folder)
 
 
 def _kept(tuned: Tuned, folder: Any, *, device: str) -> Result:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["Context", "Found", "Result", "Unit"]
+__all__ = ["Context", "Found", "Result", "Unit", "alone"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,6 +129,14 @@ class Unit(ABC):
 
 Found = tuple[Unit, Result | Exception]
 """A unit with its result, or with the error that it ended in."""
+
+
+def alone(unit: Unit, context: Context) -> Result:
+    """What `compute_many` finds for one unit: the `compute` of those that are made to be computed together."""
+    ((_, found),) = type(unit).compute_many([unit], context)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _units_in(value: Any) -> Iterator[Unit]:

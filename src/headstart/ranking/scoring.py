@@ -1,0 +1,112 @@
+"""The units of a ranking: every module by every indicator, and the reference module where one is needed."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from headstart.backbones import Backbone, BackboneInput, TextFormat
+from headstart.errors import ModuleError
+from headstart.indicators import Indicator, Need
+from headstart.indicators.table import ScoreTable
+from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
+from headstart.kinds import AnyModule, Module
+from headstart.tasks import Example, Task
+from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tuning.unit import TuneUnit
+from headstart.units import Results, Unit
+
+__all__ = ["Scoring", "reference_unit", "scoring_examples"]
+
+SCORING_ROWS = {"classification": 30, "other": 50}
+"""Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a ranking asks for. `units` stand under (module, indicator); `reference` is given, tuned or not needed."""
+
+    units: Mapping[tuple[str, str], ScoreUnit]
+    modules: Sequence[AnyModule]
+    indicators: Sequence[Indicator]
+    reference: Module | TuneUnit | None
+
+    @classmethod
+    def plan(
+        cls,
+        task: Task,
+        modules: Sequence[AnyModule],
+        backbone: Backbone,
+        *,
+        indicators: Sequence[Indicator],
+        rows: int | None = None,
+        recipe: Recipe | str,
+        text_format: TextFormat | None = None,
+        seed: int,
+        reference: Module | None = None,
+    ) -> Self:
+        """The units that `rank` runs with these arguments; units that need no reference module do not name it."""
+        recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+        text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+        # An encoder's modules answer through the reference module's task head.
+        needing = {one for one in indicators if backbone.is_encoder or Need.REFERENCE in one.needs}
+        compared: Module | TuneUnit | None = reference
+        if needing and reference is None:
+            compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
+        identity = BackboneInput.of(backbone)
+        examples = scored_rows(scoring_examples(task, rows=rows, seed=seed))
+        units = {
+            (module.name, str(one.spec)): ScoreUnit(
+                identity, module, examples, str(one.spec), text_format, compared if one in needing else None
+            )
+            for module in modules
+            for one in indicators
+        }
+        return cls(units, modules, indicators, compared)
+
+    def all_units(self) -> list[Unit]:
+        """Everything that is to be run."""
+        return [*([self.reference] if isinstance(self.reference, TuneUnit) else []), *self.units.values()]
+
+    def table(self, found: Results) -> ScoreTable:
+        """The values; a module that could not be read has none, and any other failure of these units is raised."""
+        scored = {unit.key for unit in self.units.values()}
+        for unit in self.all_units():
+            error = found.failed.get(unit.key)
+            if error is not None and (unit.key not in scored or not isinstance(error, ModuleError)):
+                raise error
+        names, specs = [module.name for module in self.modules], [str(one.spec) for one in self.indicators]
+        return table_of(self.units, found, found.failed, modules=names, indicators=specs)
+
+    def reference_module(self, found: Results) -> Module | None:
+        """The module that the others were compared with."""
+        if isinstance(self.reference, TuneUnit):
+            return self.reference.tuned(found.of(self.reference)).module
+        return self.reference
+
+
+def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
+    """The dev examples that modules are scored on: `rows` of them, by default as many as [PEWE] takes."""
+    usual = SCORING_ROWS["classification" if task.card.labels else "other"]
+    return task.take("dev", usual if rows is None else rows, seed=seed).dev
+
+
+def reference_unit(
+    task: Task, backbone: Backbone, *, like: Sequence[AnyModule], recipe: Recipe, seed: int = 0
+) -> TuneUnit:
+    """The unit that tunes Õ: a fresh module of the hub's commonest shape, 200 steps on the task, the best kept.
+
+    (Lv et al., 2023, §2.2.) It is evaluated every 50 steps. A recipe with fewer steps than 200 keeps its own.
+    """
+    shapes: dict[Hashable, list[AnyModule]] = {}
+    for module in like:
+        if not module.only_ranked:
+            shapes.setdefault((module.kind, module.stack_key), []).append(module)
+    if not shapes:
+        raise ModuleError("no module here can shape the reference module; use indicators that need none")
+    start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
+    steps = min(200, recipe.max_steps)
+    short = recipe.change(
+        max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
+        warmup_steps=min(steps, recipe.warmup_steps),
+    )  # fmt: skip
+    return TuneUnit.of(task, BackboneInput.of(backbone), start=start, recipe=short, seed=seed, name="reference")

@@ -1,0 +1,162 @@
+"""Tuning and evaluation through the store: computed once, whatever they are called, and continued when killed."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.backbones import Backbone, BackboneInput, backbone_loaders
+from headstart.errors import SettingError, TaskError
+from headstart.events import Event, Progress, UnitEvent
+from headstart.kinds import load_module, save_module
+from headstart.tasks import Example, Task
+from headstart.tuning.evaluation import evaluate
+from headstart.tuning.tune import Tuned, text_format_of, tune
+from headstart.tuning.unit import EvaluateUnit, TuneUnit
+from headstart.units import Content, Store, run
+from program import QUICK
+from small_hub import RECIPE, module, write_task
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return Task.load(write_task(tmp_path_factory.mktemp("tuned") / "reviews"))
+
+
+def tuned(task: Task, backbone: Backbone, store: Path, **settings: Any) -> tuple[Tuned, str]:
+    """What came out, and whether it was "computed" or "reused"."""
+    heard: list[Event] = []
+    found = tune(task, backbone, **{"recipe": RECIPE, "store": store, **settings}, progress=heard.append)
+    (state,) = [event.state for event in heard if isinstance(event, UnitEvent) and event.state != "started"]
+    return found, state
+
+
+def test_what_was_tuned_is_not_tuned_again_whatever_it_is_called(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    first, state = tuned(task, llama, tmp_path)
+    assert state == "computed"
+    again, state = tuned(task, llama, tmp_path, name="mine", license="mit", recipe=RECIPE.change(name="other"))
+    assert state == "reused"
+    assert again.module.digest() == first.module.digest()
+    assert repr((again.curve, again.best, again.notes)) == repr((first.curve, first.best, first.notes))
+    assert (again.module.card.name, again.module.card.license) == ("mine", "mit")
+    assert "Tuned with recipe 'other', seed 0; best at step" in again.module.card.notes
+    renamed = replace(task, card=task.card.model_copy(update={"name": "mine", "family": "new"}))
+    again, state = tuned(renamed, llama, tmp_path)
+    assert (state, again.module.card.task, again.module.card.family) == ("reused", "mine", "new")
+
+
+def test_it_is_what_is_tuned_without_a_store(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    kept, _ = tuned(task, llama, tmp_path / "store")
+    plain = tune(task, llama, recipe=RECIPE, checkpoint=tmp_path / "checkpoint")
+    assert kept.module.digest() == plain.module.digest()
+    assert kept.module.card == plain.module.card
+    assert repr((kept.curve, kept.best, kept.notes)) == repr((plain.curve, plain.best, plain.notes))
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({"seed": 1}, "computed"),
+        ({"recipe": RECIPE.change(lr=0.5)}, "computed"),
+        ({"recipe": RECIPE.change(rank=3)}, "computed"),
+        ({"recipe": RECIPE.change(max_dev=1000)}, "reused"),
+        ({"recipe": RECIPE.change(max_dev=3)}, "computed"),
+    ],
+)
+def test_what_counts(changed: dict[str, Any], state: str, task: Task, llama: Backbone, tmp_path: Path) -> None:
+    tuned(task, llama, tmp_path)
+    assert tuned(task, llama, tmp_path, **changed)[1] == state
+
+
+def test_of_the_rows_those_of_train_and_dev_count(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    tuned(task, llama, tmp_path)
+    more = replace(task, splits={**task.splits, "test": (*task.test, Example("one more", ("positive",)))})
+    assert tuned(more, llama, tmp_path)[1] == "reused"
+    fewer = replace(task, splits={**task.splits, "dev": task.dev[1:]})
+    assert tuned(fewer, llama, tmp_path)[1] == "computed"
+
+
+def test_the_shape_of_a_fresh_module_does_not_count_for_a_given_start(
+    task: Task, llama: Backbone, tmp_path: Path
+) -> None:
+    start = module(llama, "ada", seed=1)
+    save_module(start, tmp_path / "ada")
+    first, _ = tuned(task, llama, tmp_path / "store", start=load_module(tmp_path / "ada"))
+    card = start.card.model_copy(update={"name": "eve", "license": "apache-2.0", "tensor_hash": "f" * 64})
+    again, state = tuned(task, llama, tmp_path / "store", start=replace(start, card=card), recipe=RECIPE.change(rank=9))
+    assert (state, again.module.digest()) == ("reused", first.module.digest())
+    assert [donor.name for donor in first.module.card.donors] == ["ada"]
+    assert [donor.name for donor in again.module.card.donors] == ["eve"]
+    assert again.module.card.license == "apache-2.0"
+
+
+def test_a_stopped_tuning_continues(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(task, llama, recipe=RECIPE, store=tmp_path, progress=stop)
+    steps: list[int] = []
+    found = tune(
+        task, llama, recipe=RECIPE, store=tmp_path,
+        progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
+    )  # fmt: skip
+    assert steps == [3, 4]
+    assert found.module.digest() == tune(task, llama, recipe=RECIPE, store=False).module.digest()
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_errors_are_those_of_the_tuning(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    empty = replace(task, splits={**task.splits, "dev": ()})
+    with pytest.raises(TaskError, match=r"^task 'reviews' has an empty train or dev split; add rows to it$"):
+        tune(empty, llama, recipe=RECIPE, store=tmp_path)
+    with pytest.raises(SettingError, match="unknown engine 'ray'"):
+        tune(task, llama, recipe=RECIPE, store=tmp_path, engine="ray")
+
+
+def test_lanes_of_a_graph_are_evaluated_when_they_are_done(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    identity, store = BackboneInput.of(llama), Store(tmp_path)
+    lanes = [TuneUnit.of(task, identity, start=None, recipe=RECIPE, seed=seed) for seed in range(3)]
+    rows = Content(task.test, task.fingerprint("test"))
+    text_format = text_format_of(RECIPE)
+    tests = [EvaluateUnit(identity, lane, rows, "ACC", "auto", text_format) for lane in lanes]
+    found = run(tests, store=store, loaders=backbone_loaders(llama))
+    assert found.tally.to_json() == {"computed": {"tune": 3, "evaluate": 3}, "reused": {}}
+    modules = [lane.tuned(found.of(lane)).module for lane in lanes]
+    direct = evaluate(modules, task.test, llama, metric="ACC", text_format=text_format)
+    for unit, expected in zip(tests, direct, strict=True):
+        evaluation = unit.evaluation(found.of(unit))
+        assert evaluation.predictions == expected.predictions
+        assert evaluation.loss == pytest.approx(expected.loss, rel=1e-5)
+    alone = tune(task, llama, recipe=RECIPE, seed=1, store=False)
+    for name, value in alone.module.parameters().items():
+        assert modules[1].parameters()[name].sub(value).abs().max() < 1e-4
+    again = run([*tests, *lanes], store=store, loaders=backbone_loaders(llama)).tally
+    assert again.to_json() == {"computed": {}, "reused": {"evaluate": 3, "tune": 3}}
+
+
+@pytest.mark.slow  # two programs, each of which imports torch
+def test_two_commands_tune_one_thing_once(task: Task, tiny_llama: Path, tmp_path: Path) -> None:
+    write_task(tmp_path / "reviews")
+    on = ["--backbone", tiny_llama, "--device", "cpu", "--dtype", "float32", "--store", tmp_path / "store", *QUICK]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "headstart", "tune", tmp_path / "reviews", "-o", tmp_path / name, *on, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    units = [json.loads(out)["units"] for out, _ in ended]
+    assert sorted(units, key=str) == [
+        {"computed": {"tune": 1}, "reused": {}},
+        {"computed": {}, "reused": {"tune": 1}},
+    ]
+    assert load_module(tmp_path / "one").digest() == load_module(tmp_path / "two").digest()
