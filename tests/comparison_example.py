@@ -1,4 +1,4 @@
-"""A realistic comparison for the tests of reports: 4 methods × 3 seeds, 12 modules, 6 curve points."""
+"""A realistic comparison for the tests of reports: 5 methods × 3 seeds, 12 modules, 6 curve points."""
 
 import math
 from typing import Any
@@ -28,8 +28,9 @@ TASKS = (
 )
 _LEVELS = {
     "scratch": (0.512, 0.634),
+    "random": (0.508, 0.621),
     "average": (0.553, 0.671),
-    "best single": (0.668, 0.724),
+    "best_single": (0.668, 0.724),
     "ensemble": (0.681, 0.742),
 }
 
@@ -84,6 +85,13 @@ def make_comparison(**changes: Any) -> Comparison:
                 ],
             }
         ),
+        "missing": pd.DataFrame(
+            [
+                {"seed": seed, "indicator": "hidden_cosine", "module": "lora-agnews-r8", "reason": "of other widths"}
+                for seed in SEEDS
+            ]
+        ),
+        "starts": _starts(),
         "scores": scores_frame(values),
         "curves": curves_frame(curves),
         "notes": ("Merge error (relative ΔW): 0.0412.",),
@@ -98,6 +106,20 @@ def _settings() -> dict[str, Any]:
     weights = {"indicator": "el2n", "temperature": 0.05, "top_k": 8, "space": "svd"}
     data = {"shots": 32, "seeds": list(SEEDS), "eval_size": 256}
     return {"backbone": "tiny-llama", "hub": "modules", **weights, **data, "recipe": recipe, **run}
+
+
+def _starts() -> pd.DataFrame:
+    """scratch, random and best_single are modules, the others blends; in seed 2 the ensemble is the best single."""
+    rows = []
+    for method in METHODS:
+        for seed in SEEDS:
+            blend, same = method in ("average", "ensemble"), method == "ensemble" and seed == 2
+            row = {"method": method, "seed": seed, "made_by": method, "rank": 8.0, "parameters": 4096}
+            row |= {"effective": {"average": 12.0, "ensemble": 3.5}.get(method, math.nan), "temperature": math.nan}
+            row |= {"space": "svd" if blend else "", "error": 0.0412 if blend else math.nan}
+            row |= {"same_as": "best_single" if same else "", "digest": f"{'best_single' if same else method}-{seed}"}
+            rows.append(row | {"note": ""})
+    return pd.DataFrame(rows)
 
 
 def _ranking(draw: np.random.Generator) -> pd.DataFrame:

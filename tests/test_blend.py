@@ -86,7 +86,7 @@ def test_unequal_ranks_are_refused_before_any_pass_and_auto_takes_them(
     assert (start.merged.space, start.module.card.rank, len(start.module.card.donors)) == ("svd", 3, 5)
     single = ensemble(task, mixed, backbone, blend="best_single:space=parameters", recipe=RECIPE)
     assert single.merged.error == 0.0, "one alone needs no other of its shape"
-    monkeypatch.setattr(rank_module, "score", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
     message = r"is 3×32 in 'fat' and 2×32 in 'ada'; merge them with space 'exact' or 'svd', or leave one out"
     for blend in ("softmax:space=parameters", "uniform:space=ties", "top_k:top_k=2,space=dare"):
         with pytest.raises(MergeError, match=message):

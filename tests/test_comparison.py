@@ -99,7 +99,7 @@ def test_two_rows_for_one_score_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, r"run\.json has schema version 2, this Headstart reads 1"),
+        ({"schema_version": 3}, r"run\.json has schema version 3, this Headstart reads 2"),
         ({"task": {"name": 3}}, r"run\.json: field 'task\.name'"),
         ({"curves": [{"name": "step"}]}, r"run\.json lacks the field 'values'"),
         ({"curves": 5}, r"run\.json holds a malformed table"),

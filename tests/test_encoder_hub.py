@@ -173,7 +173,8 @@ def test_compare_before_tuning_there_is_nothing_to_compare(bert: EncoderBackbone
     text = verdict(found)
     assert text.count(UNTUNED_HEAD) == 1
     assert (
-        "Before tuning, the ensemble could not be compared with scratch, the average and the best single module "
+        "Before tuning, the ensemble could not be compared with scratch, the random module, the average and the best "
+        "single module "
         f"(no seed has both scores; seeds 0, 1: {UNTUNED_HEAD})."
     ) in text
     assert "After tuning, " in text
@@ -188,7 +189,7 @@ def test_the_methods_of_a_seed_share_one_fresh_head(bert: EncoderBackbone, monke
 
     monkeypatch.setattr(comparing, "tune", watched)
     compare(a_task("regression"), hub_of(bert), bert, seeds=2, shots=1, blend=Blend(indicator="loss"), recipe=RECIPE)
-    assert [call["seed"] for call in starts] == [0] * 4 + [1] * 4
+    assert [call["seed"] for call in starts] == [0] * 5 + [1] * 5
     assert all(call["start"].head is None for call in starts)
 
 

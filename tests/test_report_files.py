@@ -51,9 +51,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_is_complete(report: Path) -> None:
     assert {path.name for path in report.iterdir()} == PLOTS | TABLES | PAGE
-    assert len(pd.read_csv(report / "summary.csv")) == 4
+    assert len(pd.read_csv(report / "summary.csv")) == 5
     assert len(pd.read_csv(report / "ranking.csv")) == 12
-    assert len(pd.read_csv(report / "curves.csv")) == 72
+    assert len(pd.read_csv(report / "curves.csv")) == 90
     text = (report / "comparison.json").read_text(encoding="utf-8")
     assert Comparison.from_json(text).to_json() == text
 

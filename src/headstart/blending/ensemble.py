@@ -33,7 +33,16 @@ from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.units import AnyStore
 
-__all__ = ["Start", "blend_note", "blend_ranking", "check_blend", "ensemble", "require_fit", "weight_table"]
+__all__ = [
+    "Start",
+    "blend_note",
+    "blend_ranking",
+    "checked_blend",
+    "ensemble",
+    "require_fit",
+    "unscored",
+    "weight_table",
+]
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,7 @@ def ensemble(
             as unequal shapes in space "parameters", is refused before any pass.
     """
     blend = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
-    blend = blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
-    check_blend(blend, task.card, held_out=held_out is not None)
+    blend = checked_blend(blend, task.card, held_out=held_out is not None)
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     scored = "scores" in RULES[blend.rule].needs
     if scored:
@@ -114,7 +122,7 @@ def ensemble(
     if ranking is None:
         modules, refused = load_modules(hub, backbone, progress=progress)
         require_fit(blend, modules, task.card)
-        ranking = _unscored(modules, blend.reduction)
+        ranking = unscored(modules, blend.reduction)
         if scored:
             ranking = rank(
                 task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
@@ -126,19 +134,20 @@ def ensemble(
     )
 
 
-def check_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> None:
-    """Raise `SettingError` for what is wrong with a blend before anything of the hub is read.
+def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Blend:
+    """The blend with its indicator as scores name it; raises `SettingError` for what is wrong with it, before any work.
 
     `held_out`: whether a rule that needs the held-out loss of weights can have it.
     """
     rule = RULES[blend.rule]
-    if "scores" in rule.needs:
-        make_indicator(blend.indicator)
     rule.check(blend, family=card.family)
     check_space(blend.space, rank=blend.rank, density=blend.density)
     check_reduction(blend.reduction)
     if "loss" in rule.needs and not held_out:
         raise SettingError(f"rule '{blend.rule}' needs the held-out loss of weights; give held_out=, or another rule")
+    if "scores" not in rule.needs:
+        return blend
+    return blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
 
 
 def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> None:
@@ -174,7 +183,7 @@ def blend_ranking(
     )  # fmt: skip
 
     def loss(weights: Weights) -> float:
-        assert held_out is not None  # `check_blend` has refused the rule otherwise
+        assert held_out is not None  # `checked_blend` has refused the rule otherwise
         return held_out(join(weights).module)
 
     rule = RULES[blend.rule]
@@ -207,8 +216,8 @@ def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -
     return tuple(found)
 
 
-def _unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
-    """The modules without a pass over examples."""
+def unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
+    """A ranking of the modules without a pass over examples: it holds no scores."""
     names = tuple(module.name for module in modules)
     return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), (), None)
 

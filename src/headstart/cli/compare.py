@@ -53,11 +53,22 @@ def compare(
     work: WorkOptions,
     output: OutputOption,
     seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Method to compare, repeatable: scratch, random, average, best_single, ensemble (the default), "
+            "manual, or a rule with settings, as 'mine=softmax:indicator=loss,temperature=0.1'.",
+        ),
+    ] = None,
+    own_ranks: Annotated[
+        bool, typer.Option("--own-ranks", help="Let every start keep its rank; default: all are brought to one rank.")
+    ] = False,
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compare scratch, average, best single and ensemble on TASK, before and after tuning, and write a report.
+    """Compare ways to begin on TASK, before and after tuning, and write a report.
 
     A killed comparison continues with the same command; finished units lie beside the report until it is done.
     """
@@ -65,6 +76,7 @@ def compare(
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()
     from headstart.comparing.compare import compare as run
+    from headstart.comparing.comparison import METHODS
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
@@ -72,8 +84,9 @@ def compare(
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
         comparison = run(
-            data, opened, model, seeds=seeds, shots=task.shots, blend=blend.load(), indicators=also or (),
-            recipe=chosen, decoding=decoding, work=partial, store=work.store, engine=work.engine, progress=units,
+            data, opened, model, methods=method or METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
+            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, work=partial,
+            store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     write_report(comparison, output)
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,29 +1,37 @@
-"""The guarded comparison: scratch, average, best single and ensemble, before and after tuning, over several seeds."""
+"""The guarded comparison: any list of ways to begin, before and after tuning, over several seeds."""
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from headstart.atomic import write_text
 from headstart.backbones import Backbone
-from headstart.blending import Blend, merge, one_hot, uniform
-from headstart.blending.ensemble import Start, blend_note, blend_ranking, check_blend, require_fit, weight_table
-from headstart.comparing.comparison import METHODS, Comparison
-from headstart.errors import HubError, OutputError, SettingError, TaskError
+from headstart.blending import Blend
+from headstart.blending.ensemble import blend_note, checked_blend, require_fit, unscored, weight_table
+from headstart.comparing.comparison import FRAMES, METHODS, Comparison
+from headstart.comparing.finished import Finished
+from headstart.comparing.methods.contract import Draw, Pool
+from headstart.comparing.methods.parse import Compared, parse_methods
+from headstart.comparing.starting import (
+    Beginning,
+    at_equal_rank,
+    begin_all,
+    common_rank,
+    same_start_notes,
+    starts_rows,
+)
+from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Event, Listener, Progress
 from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking, Refused, load_modules, rank, require_defined
+from headstart.ranking.rank import Ranking, Refused, best_first, load_modules, rank, require_defined
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding, evaluate
@@ -48,9 +56,11 @@ def compare(
     hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
+    methods: Sequence[str] = METHODS,
     seeds: int = 3,
     shots: int | None = None,
-    blend: Blend | None = None,
+    blend: Blend | str | None = None,
+    equal_rank: bool = True,
     indicators: Sequence[str] = (),
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
@@ -59,18 +69,24 @@ def compare(
     engine: str = "serial",
     progress: Listener | None = None,
 ) -> Comparison:
-    """Tune from four starts on few-shot draws of a task and test each, before and after.
+    """Tune from several starts on few-shot draws of a task and test each, before and after.
 
-    Every seed is another draw of training and dev rows, another fresh module and another order; all four methods of a
-    seed share them. The test split is used for nothing but the reported scores.
+    Every seed is another draw of training and dev rows, another fresh module and another order; all methods of a seed
+    share them. The test split is used for nothing but the reported scores. Methods that begin from the very same module
+    are tuned once, and `Comparison.starts` says so.
 
     Args:
         task: with train and test splits (and a dev split, or enough training rows to draw one from).
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
+        methods: what is compared, each as "[LABEL=]NAME[:field=value,…]": a name in
+            `headstart.comparing.methods.METHODS` or a merge rule, with fields of a `Blend` that differ from `blend`
+            ("mine=softmax:indicator=loss,temperature=0.1").
         seeds: how many, from 0.
         shots: rows per class (four times as many without classes); `None` is [PEWE]'s 16 and 64.
-        blend: how the ensemble is made.
+        blend: how "ensemble" is made, and where the other blending methods have their indicator and space from.
+        equal_rank: whether LoRA methods begin at one rank: the blend's, else the largest of the hub. A larger start is
+            cut to it by "svd", a smaller one filled up without a change of its function. Without it each keeps its own.
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
@@ -80,20 +96,52 @@ def compare(
         progress: told how far the work is, and what became of every unit.
 
     Raises:
-        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`.
+        HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`. What cannot work is
+            refused before any pass.
         OutputError: `work` cannot be written, or holds a broken unit.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    blend = blend or Blend()
-    blend = blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
-    wanted = tuple(dict.fromkeys((blend.indicator, *indicators)))
-    _check_request(task, blend, wanted, seeds=seeds)
-    check_decoding(decoding, backbone)
-    require_defined((blend.indicator,), task, backbone)
     began = time.monotonic()
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    base = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
+    shown = tuple(dict.fromkeys(str(make_indicator(text).spec) for text in indicators))
+    compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
+    draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
+    modules, refused = _pool_of(hub, backbone, progress=progress)
+    for method in compared:
+        if method.blend is not None:
+            require_fit(method.blend, modules, task.card)
+    rank_of_all = common_rank(modules, asked=base.rank) if equal_rank else None
+    compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
+    pool = Pool(tuple(modules), backbone, rank_of_all)
+    asked = _Asked(task, compared, base, shown, recipe, decoding, seeds, store, engine)
+    run = _Run(asked, pool, Finished(work, backbone), progress)
+    for seed, draw in enumerate(draws):
+        run.seed(draw, seed)
+    return run.result(refused, shots=shots, seconds=time.monotonic() - began)
+
+
+def _checked(
+    task: Task, backbone: Backbone, methods: Sequence[Compared], *, seeds: int, decoding: str
+) -> tuple[Compared, ...]:
+    """The methods with their blends checked; raises now what would be found wrong after minutes of work."""
+    if seeds < 1:
+        raise SettingError(f"seeds {seeds} must be at least 1")
+    check_decoding(decoding, backbone)
     if not task.test:
         raise TaskError(f"task '{task.name}' has an empty test split; add rows to it")
-    draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
+    checked = []
+    for method in methods:
+        blend = None if method.blend is None else checked_blend(method.blend, task.card)
+        if blend is not None and method.needs_scores:
+            require_defined((blend.indicator,), task, backbone)
+        checked.append(replace(method, blend=blend))
+    return tuple(checked)
+
+
+def _pool_of(
+    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Listener | None
+) -> tuple[list[AnyModule], list[Refused]]:
+    """The modules that can be merged and tuned, and those that cannot."""
     modules, refused = load_modules(hub, backbone, progress=progress)
     refused += [
         Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
@@ -105,165 +153,150 @@ def compare(
         raise HubError(
             f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
         )
-    require_fit(
-        blend.change(rule="uniform", temperature=None, effective=None, top_k=None, group=()), modules, task.card
-    )
-    require_fit(blend, modules, task.card)
-    run = _Run(backbone, modules, blend, recipe, decoding, _Units(work, backbone), progress, seeds, store, engine)
-    for seed, draw in enumerate(draws):
-        run.seed(draw, seed, wanted)
-    settings = run.settings(task, shots=shots, seconds=time.monotonic() - began)
-    return run.result(task, settings, refused)
+    return modules, refused
 
 
-def _check_request(task: Task, blend: Blend, indicators: Sequence[str], *, seeds: int) -> None:
-    """Raise `SettingError` for what would otherwise be found wrong after minutes of work."""
-    if seeds < 1:
-        raise SettingError(f"seeds {seeds} must be at least 1")
-    for name in indicators:
-        make_indicator(name)
-    check_blend(blend, task.card)
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is compared, and how."""
 
+    task: Task
+    methods: tuple[Compared, ...]
+    base: Blend
+    shown: tuple[str, ...]
+    recipe: Recipe
+    decoding: str
+    seeds: int
+    store: AnyStore
+    engine: str
 
-class _Units:
-    """Results by content hash, kept as small JSON files: a unit that is there is not computed again."""
+    @property
+    def subject(self) -> Compared:
+        """What the verdict is about: the ensemble, else the first blend by scores, else the last method."""
+        blends = [method for method in self.methods if method.method.name == "ensemble"]
+        scored = [method for method in self.methods if method.needs_scores]
+        return [*blends, *scored, self.methods[-1]][0]
 
-    def __init__(self, folder: Path | None, backbone: Backbone) -> None:
-        self.folder = folder
-        self._common = [backbone.fingerprint.weights, str(backbone.dtype), version("headstart")]
-        self._known: dict[str, dict[str, Any]] = {}
-
-    def key(self, *parts: str) -> str:
-        """The hash that names a unit."""
-        return hashlib.sha256(json.dumps([*self._common, *parts]).encode()).hexdigest()[:24]
-
-    def get(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The unit's result, computed at most once."""
-        path = self.folder / f"{key}.json" if self.folder else None
-        if key not in self._known and path is not None and path.exists():
-            self._known[key] = _read_unit(path)
-        if key not in self._known:
-            self._known[key] = compute()
-            if path is not None:
-                write_text(path, json.dumps(self._known[key]))
-        return self._known[key]
-
-    def checkpoint(self, key: str) -> Path | None:
-        """Where a tuning unit keeps its state until it is done."""
-        return self.folder / f"{key}.checkpoint" if self.folder else None
+    def indicators(self, reduction: str) -> tuple[str, ...]:
+        """What a pass with this reduction is asked for: the subject's indicator, the other methods', those shown."""
+        ordered = [self.subject, *self.methods]
+        needed = [method.blend for method in ordered if method.blend is not None and method.needs_scores]
+        own = [blend.indicator for blend in needed if blend.reduction == reduction]
+        return tuple(dict.fromkeys([*own, *(self.shown if reduction == self.base.reduction else ())]))
 
 
 class _Run:
     """One comparison as it grows, seed by seed."""
 
-    def __init__(
-        self, backbone: Backbone, modules: Sequence[AnyModule], blend: Blend, recipe: Recipe, decoding: str,
-        units: _Units, progress: Listener | None, seeds: int, store: AnyStore, engine: str,
-    ) -> None:  # fmt: skip
-        self.backbone, self.modules, self.blend, self.recipe = backbone, modules, blend, recipe
-        self.decoding, self.units, self.progress, self.seeds = decoding, units, progress, seeds
-        self.store, self.engine = store, engine
+    def __init__(self, asked: _Asked, pool: Pool, units: Finished, progress: Listener | None) -> None:
+        self.asked, self.pool, self.units, self.progress = asked, pool, units, progress
+        self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in ("missing", "starts", "scores", "curves")}
         self.rankings: list[pd.DataFrame] = []
-        self.scores: list[dict[str, Any]] = []
-        self.curves: list[dict[str, Any]] = []
         self.notes: list[str] = []
-        self.digests = [module.digest() for module in modules]
+        self.decoding = ""
+        self.digests = [module.digest() for module in pool.modules]
 
-    def seed(self, task: Task, seed: int, indicators: Sequence[str]) -> None:
-        """Rank, blend, test, tune and test again on one draw."""
-        start = self._ensemble(task, self._rank(task, seed, indicators), seed)
-        self.rankings.append(weight_table(start).assign(seed=seed))
-        self.notes.append(f"seed {seed}: {blend_note(start)}")
-        for method, module in self._starts(start, seed).items():
-            self._one(task, method, module, seed)
+    def seed(self, task: Task, seed: int) -> None:
+        """Rank, begin, test, tune and test again on one draw."""
+        rankings: dict[str, Ranking] = {}
 
-    def _rank(self, task: Task, seed: int, indicators: Sequence[str]) -> Ranking:
+        def ranking(blend: Blend) -> Ranking:
+            if blend.reduction not in rankings:
+                rankings[blend.reduction] = self._rank(task, seed, blend.reduction)
+            return rankings[blend.reduction]
+
+        shown = ranking(self.asked.subject.blend or self.asked.base)
+        beginnings = begin_all(Draw(task, seed, self.pool, ranking), self.asked.methods)
+        self._record(shown, beginnings, seed)
+        for begun in beginnings:
+            self._one(task, begun)
+
+    def _rank(self, task: Task, seed: int, reduction: str) -> Ranking:
+        modules, indicators = self.pool.modules, self.asked.indicators(reduction)
+        if not indicators:
+            return unscored(modules, reduction)
         prints = [task.fingerprint(split) for split in ("train", "dev")]
-        reduction = self.blend.reduction
-        key = self.units.key("rank", *self.digests, *indicators, reduction, self.recipe.to_json(), str(seed), *prints)
+        recipe = self.asked.recipe
+        key = self.units.key("rank", *self.digests, *indicators, reduction, recipe.to_json(), str(seed), *prints)
 
         def compute() -> dict[str, Any]:
             scores = rank(
-                task, self.modules, self.backbone, indicators=indicators, reduction=reduction, recipe=self.recipe,
-                seed=seed, store=self.store, engine=self.engine, progress=self.progress,
+                task, modules, self.pool.backbone, indicators=indicators, reduction=reduction, recipe=recipe,
+                seed=seed, store=self.asked.store, engine=self.asked.engine, progress=self.progress,
             ).scores  # fmt: skip
             values = {name: [_json_number(value) for value in found] for name, found in scores.values.items()}
             return {"values": values, "examples": scores.examples, "tokens": scores.tokens, "reasons": scores.reasons}
 
         unit = self.units.get(key, compute)
         values = {name: tuple(map(_number, found)) for name, found in unit["values"].items()}
-        names = tuple(module.name for module in self.modules)
+        names = tuple(module.name for module in modules)
         scores = Scores(names, values, reduction, unit["examples"], unit["tokens"], unit["reasons"])
-        return Ranking(tuple(self.modules), scores, (), None)
+        return Ranking(modules, scores, (), None)
 
-    def _ensemble(self, task: Task, ranking: Ranking, seed: int) -> Start:
-        return blend_ranking(
-            ranking, self.blend, task.card, backbone=self.backbone, name=f"{task.name}-start", seed=seed
-        )
+    def _record(self, ranking: Ranking, beginnings: Sequence[Beginning], seed: int) -> None:
+        """The ranking with the subject's weights, what has no value, and where every method begins."""
+        (subject,) = (begun for begun in beginnings if begun.label == self.asked.subject.label)
+        if subject.start is not None:
+            frame = weight_table(subject.start)
+            self.notes.append(f"seed {seed}: {blend_note(subject.start)}")
+        else:
+            frame = ranking.frame().assign(weight=math.nan)
+            frame = best_first(frame, frame.columns[4]) if len(frame.columns) > 5 else frame
+        self.rankings.append(frame.assign(seed=seed))
+        self.frames["missing"] += [
+            {"seed": seed, "indicator": indicator, "module": module, "reason": reason}
+            for indicator, reasons in ranking.scores.reasons.items()
+            for module, reason in reasons.items()
+        ]
+        self.frames["starts"] += starts_rows(beginnings)
 
-    def _starts(self, start: Start, seed: int) -> dict[str, Module]:
-        """The four starts of a seed, in the order of `METHODS`."""
-        modules, best = start.ranking.modules, start.ranking.scores.best(self.blend.indicator)
-        average = merge(
-            modules, uniform(len(modules)), space=self.blend.space, rank=self.blend.rank, density=self.blend.density,
-            seed=seed, backbone=self.backbone,
-        ).module  # fmt: skip
-        single = merge(modules, one_hot(best, len(modules))).module
-        scratch = modules[best].load().with_head(None).untuned(self.backbone, seed=seed)
-        return dict(zip(METHODS, (scratch, average, single, start.module), strict=True))
-
-    def _one(self, task: Task, method: str, module: Module, seed: int) -> None:
+    def _one(self, task: Task, begun: Beginning) -> None:
         """Both tests and the curve of one method of one seed."""
-        done = len({(row["method"], row["seed"]) for row in self.scores})
-        if self.progress:
-            self.progress(Progress(f"seed {seed}, {method}", done, self.seeds * len(METHODS)))
-        before = self._test(task, module)
-        self._add(method, seed, "zero-shot", task, before, math.nan, before["seconds"])
-        tuned = self._tune(task, module, seed, report=self._reporter(f"seed {seed}, {method}", done))
-        self._add(method, seed, "tuned", task, tuned["test"], tuned["best_step"], tuned["seconds"])
-        self.curves += [
-            {"method": method, "seed": seed, "step": point["step"]}
+        what, total = f"seed {begun.seed}, {begun.label}", self.asked.seeds * len(self.asked.methods)
+        done = len({(row["method"], row["seed"]) for row in self.frames["scores"]})
+        listener = self.progress or (lambda _: None)
+        listener(Progress(what, done, total))
+        before = self._test(task, begun.module)
+        self._add(begun, "zero-shot", before, math.nan, before["seconds"])
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Progress):
+                event = Progress(what, done, total, f"step {event.done} of {event.total}")
+            listener(event)
+
+        tuned = self._tune(task, begun.module, begun.seed, report=tell)
+        self._add(begun, "tuned", tuned["test"], tuned["best_step"], tuned["seconds"])
+        self.frames["curves"] += [
+            {"method": begun.label, "seed": begun.seed, "step": point["step"]}
             | {key: _number(point[key]) for key in ("dev_score", "dev_loss")}
             for point in tuned["curve"]
         ]
 
-    def _reporter(self, what: str, done: int) -> Listener | None:
-        show, total = self.progress, self.seeds * len(METHODS)
-
-        def tell(event: Event) -> None:
-            if show and isinstance(event, Progress):
-                show(Progress(f"{what}: step {event.done} of {event.total}", done, total))
-
-        return tell
-
     def _test(self, task: Task, module: Module) -> dict[str, Any]:
-        if self.backbone.is_encoder and module.head is None:
+        backbone, decoding = self.pool.backbone, self.asked.decoding
+        if backbone.is_encoder and module.head is None:
             return {"score": None, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
-        text_format = text_format_of(self.recipe)
-        key = self.units.key("test", module.digest(), task.fingerprint("test"), self.decoding, repr(text_format))
+        text_format = text_format_of(self.asked.recipe)
+        key = self.units.key("test", module.digest(), task.fingerprint("test"), decoding, repr(text_format))
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()
             (found,) = evaluate(
-                [module],
-                task.test,
-                self.backbone,
-                metric=task.card.metric,
-                decoding=self.decoding,
-                text_format=text_format,
+                [module], task.test, backbone, metric=task.card.metric, decoding=decoding, text_format=text_format
             )
             return {"score": _json_number(found.score), "decoding": found.decoding, "seconds": time.monotonic() - began}
 
         return self.units.get(key, compute)
 
-    def _tune(self, task: Task, start: Module, seed: int, *, report: Listener | None) -> dict[str, Any]:
+    def _tune(self, task: Task, start: Module, seed: int, *, report: Listener) -> dict[str, Any]:
+        recipe = self.asked.recipe
         prints = [task.fingerprint(split) for split in ("train", "dev", "test")]
-        key = self.units.key("tune", start.digest(), self.recipe.to_json(), str(seed), self.decoding, *prints)
+        key = self.units.key("tune", start.digest(), recipe.to_json(), str(seed), self.asked.decoding, *prints)
         checkpoint = self.units.checkpoint(key)
 
         def compute() -> dict[str, Any]:
             tuned = tune(
-                task, self.backbone, start=start, recipe=self.recipe, seed=seed, checkpoint=checkpoint, progress=report
+                task, self.pool.backbone, start=start, recipe=recipe, seed=seed, checkpoint=checkpoint, progress=report
             )
             test = self._test(task, tuned.module)
             curve = [{k: _json_number(v) for k, v in asdict(point).items()} for point in tuned.curve]
@@ -274,59 +307,50 @@ class _Run:
             checkpoint.unlink(missing_ok=True)
         return result
 
-    def _add(
-        self, method: str, seed: int, stage: str, task: Task, found: dict[str, Any], steps: float, seconds: float
-    ) -> None:
-        score = _number(found["score"])
-        undefined = found.get("reason", f"{task.card.metric} is undefined for these predictions")
-        reason = undefined if math.isnan(score) else ""
-        self.scores.append(
+    def _add(self, begun: Beginning, stage: str, found: dict[str, Any], steps: float, seconds: float) -> None:
+        metric, score = self.asked.task.card.metric, _number(found["score"])
+        undefined = found.get("reason", f"{metric} is undefined for these predictions")
+        self.decoding = self.decoding or found["decoding"]
+        self.frames["scores"].append(
             {
-                "method": method, "seed": seed, "stage": stage, "split": "test", "metric": task.card.metric,
-                "score": score, "reason": reason,
-                "steps_to_best": steps, "seconds": seconds, "decoding": found["decoding"],
+                "method": begun.label, "seed": begun.seed, "stage": stage, "split": "test", "metric": metric,
+                "score": score, "reason": undefined if math.isnan(score) else "",
+                "steps_to_best": steps, "seconds": seconds,
             }
         )  # fmt: skip
 
-    def settings(self, task: Task, *, shots: int | None, seconds: float) -> dict[str, Any]:
+    def settings(self, *, shots: int | None, seconds: float) -> dict[str, Any]:
         """Everything that a repetition needs."""
+        asked, backbone = self.asked, self.pool.backbone
+        blends = {method.label: method.blend for method in asked.methods}
         return {
-            "backbone": self.backbone.name, "fingerprint": self.backbone.fingerprint.weights,
-            "modules": len(self.modules), **self.blend.model_dump(mode="json"),
-            "shots": USUAL_SHOTS if shots is None else shots, "seeds": self.seeds,
-            "recipe": self.recipe.model_dump(), "test_rows": len(task.test),
-            "decoding": self.scores[0]["decoding"], "device": str(self.backbone.device),
-            "dtype": str(self.backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
+            "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights,
+            "modules": len(self.pool.modules), **(asked.subject.blend or asked.base).model_dump(mode="json"),
+            "methods": list(blends), "subject": asked.subject.label, "compared_rank": self.pool.rank,
+            "blends": {label: blend.model_dump(mode="json", exclude_defaults=True) | {"rule": blend.rule}
+                       for label, blend in blends.items() if blend is not None},
+            "shots": USUAL_SHOTS if shots is None else shots, "seeds": asked.seeds,
+            "recipe": asked.recipe.model_dump(), "test_rows": len(asked.task.test),
+            "decoding": self.decoding, "device": str(backbone.device),
+            "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
             "seconds": round(seconds, 1),
         }  # fmt: skip
 
-    def result(self, task: Task, settings: dict[str, Any], refused: Sequence[Refused]) -> Comparison:
+    def result(self, refused: Sequence[Refused], *, shots: int | None, seconds: float) -> Comparison:
         """The finished record."""
-        seen = [module.name for module in self.modules if module.card.task == task.name]
-        notes = [*self.notes, TEST_NOTE.format(rows=len(task.test))]
+        task = self.asked.task
+        seen = [module.name for module in self.pool.modules if module.card.task == task.name]
+        notes = [*self.notes, *same_start_notes(self.frames["starts"]), TEST_NOTE.format(rows=len(task.test))]
         if seen:
             notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
+        rows = {**self.frames, "refused": [{"module": each.name, "reason": each.reason} for each in refused]}
         return Comparison(
             task.card,
-            settings,
-            pd.concat(self.rankings, ignore_index=True),
-            pd.DataFrame([{"module": r.name, "reason": r.reason} for r in refused], columns=["module", "reason"]),
-            pd.DataFrame(self.scores).drop(columns="decoding"),
-            pd.DataFrame(self.curves),
-            tuple(notes),
+            self.settings(shots=shots, seconds=seconds),
+            ranking=pd.concat(self.rankings, ignore_index=True),
+            notes=tuple(notes),
+            **{name: pd.DataFrame(found, columns=list(FRAMES[name])) for name, found in rows.items()},
         )
-
-
-def _read_unit(path: Path) -> dict[str, Any]:
-    try:
-        unit = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"cannot read the finished unit {path} ({error}); remove it to have it computed again"
-        ) from error
-    if not isinstance(unit, dict):
-        raise OutputError(f"{path} is no finished unit; remove it to have it computed again")
-    return unit
 
 
 def _json_number(value: float) -> float | None:

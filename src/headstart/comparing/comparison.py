@@ -20,28 +20,35 @@ SCRATCH = "scratch"
 """The method that starts from an untrained module; the yardstick of every gain."""
 
 ENSEMBLE = "ensemble"
-"""The method that starts from the weighted module; the one a verdict is about."""
+"""The method that starts from the weighted module; the one a verdict is about where it is compared."""
 
-METHODS = (SCRATCH, "average", "best single", ENSEMBLE)
-"""The methods of a comparison, in the order in which reports show them."""
+METHODS = (SCRATCH, "random", "average", "best_single", ENSEMBLE)
+"""The methods that are compared where none are named, in the order in which reports show them."""
 
 STAGES = ("zero-shot", "tuned")
 
 FRAMES: Mapping[str, tuple[str, ...]] = {
     "ranking": ("seed", "module", "task", "family", "license", "weight"),
     "refused": ("module", "reason"),
+    "missing": ("seed", "indicator", "module", "reason"),
+    "starts": (
+        "method", "seed", "made_by", "rank", "parameters", "effective", "temperature", "space", "error", "same_as",
+        "digest", "note",
+    ),
     "scores": ("method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds"),
     "curves": ("method", "seed", "step", "dev_score", "dev_loss"),
-}
+}  # fmt: skip
 """The columns that each frame of a comparison must have. `ranking` has one more for each indicator."""
 
 _KEYS: Mapping[str, list[str]] = {
     "ranking": ["seed", "module"],
     "refused": [],
+    "missing": ["seed", "indicator", "module"],
+    "starts": ["method", "seed"],
     "scores": ["method", "seed", "stage", "split", "metric"],
     "curves": ["method", "seed", "step"],
 }
-_VERSION = 1
+_VERSION = 2
 _NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -51,9 +58,14 @@ class Comparison:
 
     Attributes:
         task: the task that was compared on.
-        settings: everything needed to run it again; `settings["indicator"]` names the indicator that set the weights.
-        ranking: one row per (seed, module) that was scored, with its ensemble `weight` and a column per indicator.
+        settings: everything needed to run it again; `settings["indicator"]` names the indicator that set the weights,
+            `settings["methods"]` the labels of the methods in order, `settings["subject"]` the verdict's own.
+        ranking: one row per (seed, module) that was scored, its `weight` in the subject and a column per indicator.
         refused: modules that did not take part, with the reason; may be empty.
+        missing: one row per (seed, indicator, module) without a value, with the reason; may be empty.
+        starts: one row per (method, seed): `made_by` the method's name, the `rank` and number of `parameters` of its
+            start, the `effective` number of modules, `temperature`, `space` and ΔW `error` of a blend, and `same_as`,
+            the earlier method that begins from the very same module, else empty.
         scores: one row per (method, seed, stage, split, metric); a missing `score` is NaN and has a `reason`.
         curves: one row per (method, seed, step) evaluated while tuning; step 0 is before tuning.
         notes: what a reader should know besides.
@@ -66,6 +78,8 @@ class Comparison:
     settings: dict[str, Any]
     ranking: pd.DataFrame
     refused: pd.DataFrame
+    missing: pd.DataFrame
+    starts: pd.DataFrame
     scores: pd.DataFrame
     curves: pd.DataFrame
     notes: tuple[str, ...] = ()
@@ -78,6 +92,17 @@ class Comparison:
     def indicators(self) -> tuple[str, ...]:
         """Names of the indicators in `ranking`, in column order."""
         return tuple(str(column) for column in self.ranking.columns if column not in FRAMES["ranking"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods' labels in the order of reports: those that were asked for, then any others that have results."""
+        asked = [str(label) for label in self.settings.get("methods", METHODS)]
+        return tuple(dict.fromkeys([*asked, *map(str, self.scores["method"]), *map(str, self.curves["method"])]))
+
+    @property
+    def subject(self) -> str:
+        """The label of the method that the verdict is about."""
+        return str(self.settings.get("subject", ENSEMBLE))
 
     def to_json(self) -> str:
         """The comparison as strict JSON with a final newline: NaN is null, ±infinity the text "Infinity", "-Infinity".

@@ -51,6 +51,11 @@ class Factors(NamedTuple):
     scaling: float
     embedding: bool = False
 
+    def norm(self) -> float:
+        """‖ΔW‖_F = |s|·√tr(BᵀB·AAᵀ), without forming ΔW."""
+        a, b = self.a.double(), self.b.double()
+        return abs(self.scaling) * math.sqrt(max(0.0, float(((b.T @ b) * (a @ a.T)).sum())))
+
 
 @dataclass(frozen=True, eq=False)
 class LoraModule(Module):

@@ -7,10 +7,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headstart.comparing.comparison import ENSEMBLE, Comparison
-from headstart.reports.cells import Footnotes, cell_text, number_text, short_family, summary_cells
+from headstart.comparing.comparison import Comparison
+from headstart.reports.cells import DASH, Footnotes, cell_text, number_text, short_family, summary_cells
 from headstart.reports.fitting import needed, print_fitting
-from headstart.reports.tables import effective_modules, main_metric, ranking_table, summary
+from headstart.reports.tables import (
+    effective_modules,
+    main_metric,
+    missing_table,
+    ranking_table,
+    starts_table,
+    summary,
+)
 from headstart.reports.verdict import verdict
 
 __all__ = ["print_summary", "print_table", "table"]
@@ -81,7 +88,13 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     for line in notes.lines():
         console.print(Text(line, style="dim"))
     console.print()
+    starts = starts_table(comparison).drop(columns=["modules", "space", "error"])
+    if len(starts):
+        print_table(starts.replace({"same_as": ""}, DASH), console, title="What each method begins from")
     _print_ranking(comparison, console)
+    missing = missing_table(comparison)
+    if len(missing):
+        print_table(missing, console, title="Without a value")
     if len(comparison.refused):
         print_table(comparison.refused, console, title=f"Refused: {len(comparison.refused)}")
     for note in comparison.notes:
@@ -96,7 +109,9 @@ def _print_ranking(comparison: Comparison, console: Console) -> None:
     more = f", best {_TOP} of {len(ranking)}" if len(ranking) > _TOP else ""
     print_table(shown, console, title=f"Modules{more}, mean over seeds")
     effective = effective_modules(comparison)["effective"].mean()
-    console.print(Text(f"Effective number of modules in the {ENSEMBLE} (1/Σw²): {number_text(effective, digits=3)}"))
+    console.print(
+        Text(f"Effective number of modules in {comparison.subject} (1/Σw²): {number_text(effective, digits=3)}")
+    )
 
 
 def _all_numbers(column: "pd.Series[Any]") -> bool:

@@ -30,9 +30,11 @@ from headstart.reports.tables import (
     differences,
     effective_modules,
     main_metric,
+    missing_table,
     ranking_table,
     seed_scores,
     settings_table,
+    starts_table,
     summary,
 )
 from headstart.reports.verdict import verdict
@@ -118,6 +120,9 @@ def _page(comparison: Comparison, *, images: Mapping[str, str], summary: pd.Data
         modules=len(ranking),
         shown=min(len(ranking), _TOP),
         effective=effective_modules(comparison).to_dict("records"),
+        subject=comparison.subject,
+        starts=_rows(_start_cells(starts_table(comparison))),
+        missing=_rows(missing_table(comparison)),
         refused=_rows(comparison.refused[list(FRAMES["refused"])]),
         settings=_rows(_exact(settings_table(comparison))),
         notes=comparison.notes,
@@ -132,6 +137,14 @@ def _rows(frame: pd.DataFrame) -> dict[str, Any]:
 def _exact(settings: pd.DataFrame) -> pd.DataFrame:
     """Settings with all their digits: they are to be typed again, not compared."""
     return settings.assign(value=[value if cell_text(value) == DASH else str(value) for value in settings["value"]])
+
+
+def _start_cells(starts: pd.DataFrame) -> pd.DataFrame:
+    titles = {
+        "method": "Method", "rank": "Rank", "parameters": "Tuned numbers", "modules": "Effective modules",
+        "space": "Space", "error": "ΔW error", "same_as": "Same start as",
+    }  # fmt: skip
+    return starts.replace({"space": "", "same_as": ""}, DASH).rename(columns=titles)
 
 
 def _ranking_cells(ranking: pd.DataFrame, indicators: tuple[str, ...]) -> pd.DataFrame:

@@ -21,9 +21,11 @@ __all__ = ["TOP", "curves_figure", "ranking_figure", "scores_figure", "weights_f
 TOP = 25
 """The most modules that a bar plot shows; the tables hold the rest."""
 
-_METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, ("#6b6b6b", "#56b4e9", "#e69f00", "#0072b2"), strict=True))
-_METHOD_MARKERS: Mapping[str, str] = dict(zip(METHODS, "sD^o", strict=True))
-_OTHER_METHODS = ("#009e73", "#cc79a7", "#d55e00")
+_METHOD_COLOURS: Mapping[str, str] = dict(
+    zip(METHODS, ("#6b6b6b", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2"), strict=True)
+)
+_METHOD_MARKERS: Mapping[str, str] = dict(zip(METHODS, "sXD^o", strict=True))
+_OTHER_METHODS = ("#009e73", "#d55e00", "#f0e442", "#000000")
 _FAMILY_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _REST_COLOUR = "#b5b5b5"
 _INK, _RULE = "#222222", "#d9d9d9"
@@ -51,13 +53,15 @@ def weights_figure(ranking: pd.DataFrame) -> Figure:
 
 def scores_figure(summary: pd.DataFrame, seed_scores: pd.DataFrame, *, metric: str) -> Figure:
     """Test score of each method, before and after tuning: mean and 95 % interval, with a dot for each seed."""
-    figure = Figure(figsize=(8.0, 3.9), layout="constrained")
     methods = summary["method"].tolist()
+    figure = Figure(figsize=(max(8.0, 1.5 * len(methods)), 3.9), layout="constrained")
     panels = figure.subplots(1, len(STAGES), sharey=True)
     for axes, stage in zip(panels, STAGES, strict=True):
         _plain(axes, grid="y")
         axes.set_title(stage.capitalize(), loc="left", fontsize=11, color=_INK)
-        axes.set_xticks(range(len(methods)), [method.replace(" ", "\n") for method in methods])
+        names = ["\n".join(_short_name(method).replace("_", " ").split()) for method in methods]
+        axes.set_xticks(range(len(methods)), names)
+        _no_math(axes.get_xticklabels())
         axes.set_xlim(-0.5, len(methods) - 0.5)
         for place, row in enumerate(summary.to_dict("records")):
             method, name = row["method"], stage.replace("-", "_")

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel
 
-from headstart.comparing.comparison import ENSEMBLE, FRAMES, METHODS, SCRATCH, STAGES, Comparison
+from headstart.comparing.comparison import FRAMES, SCRATCH, STAGES, Comparison
 from headstart.errors import CardError
 from headstart.reports.intervals import Estimate, estimate
 
@@ -17,9 +17,11 @@ __all__ = [
     "differences",
     "effective_modules",
     "main_metric",
+    "missing_table",
     "ranking_table",
     "seed_scores",
     "settings_table",
+    "starts_table",
     "summary",
 ]
 
@@ -51,7 +53,7 @@ def seed_scores(comparison: Comparison) -> pd.DataFrame:
     scores = comparison.scores
     kept = scores[(scores["split"] == "test") & (scores["metric"] == main_metric(comparison))]
     kept = kept.assign(score=kept["score"].astype("float64"), reason=kept["reason"].fillna("").astype(str))
-    order = {method: index for index, method in enumerate(_methods(comparison))}
+    order = {method: index for index, method in enumerate(comparison.methods)}
     kept = kept.sort_values(["stage", "seed"], kind="stable")
     kept = kept.sort_values("method", key=lambda names: names.map(order), kind="stable")
     return kept[["method", "seed", "stage", "score", "reason"]].reset_index(drop=True)
@@ -69,7 +71,7 @@ def summary(comparison: Comparison) -> pd.DataFrame:
     scores = seed_scores(comparison)
     arrival = _arrival_steps(comparison)
     rows = []
-    for method in _methods(comparison):
+    for method in comparison.methods:
         row: dict[str, Any] = {"method": method}
         for stage in STAGES:
             name = stage.replace("-", "_")
@@ -80,19 +82,19 @@ def summary(comparison: Comparison) -> pd.DataFrame:
 
 
 def differences(comparison: Comparison) -> pd.DataFrame:
-    """The ensemble against each other method, before and after tuning, on the same seeds.
+    """The verdict's own method against each other one, before and after tuning, on the same seeds.
 
-    Columns: stage, other, difference (ensemble - other), interval, low, high, seeds, reason, and outcome: "better" or
+    Columns: stage, other, difference (own - other), interval, low, high, seeds, reason, and outcome: "better" or
     "worse" only where the 95 % interval excludes 0, "no difference shown" where it does not, or where there is none;
     "not measured" where there is no pair of scores.
     """
     scores = seed_scores(comparison)
     rows = []
     for stage in STAGES:
-        for other in _methods(comparison):
-            if other == ENSEMBLE:
+        for other in comparison.methods:
+            if other == comparison.subject:
                 continue
-            found = _difference(scores, ENSEMBLE, other, stage=stage)
+            found = _difference(scores, comparison.subject, other, stage=stage)
             row = {"stage": stage, "other": other, "difference": found.mean, "interval": found.interval}
             row |= {"low": found.low, "high": found.high, "seeds": found.seeds, "reason": found.reason}
             rows.append(row | {"outcome": _outcome(found)})
@@ -113,8 +115,40 @@ def ranking_table(comparison: Comparison) -> pd.DataFrame:
     return table.reset_index().sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
+def starts_table(comparison: Comparison) -> pd.DataFrame:
+    """What every method begins from, one row each, over the seeds.
+
+    Columns: method; rank and parameters ("4", or "4 to 8" where seeds differ; missing for kinds without a rank);
+    modules, the mean effective number of a blend; space; error, the mean ΔW error; and same_as, the methods that begin
+    from the very same module, with the number of seeds ("best_single (2 of 3 seeds)").
+    """
+    starts, rows = comparison.starts, []
+    for method in dict.fromkeys([label for label in comparison.methods if label in set(starts["method"])]):
+        own = starts[starts["method"] == method]
+        same = own["same_as"][own["same_as"] != ""].value_counts()
+        rows.append(
+            {
+                "method": method, "rank": _range(own["rank"]), "parameters": _range(own["parameters"]),
+                "modules": own["effective"].astype("float64").mean(),
+                "space": ", ".join(dict.fromkeys(filter(None, own["space"]))),
+                "error": own["error"].astype("float64").mean(),
+                "same_as": ", ".join(f"{other} ({count} of {len(own)} seeds)" for other, count in same.items()),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "rank", "parameters", "modules", "space", "error", "same_as"])
+
+
+def missing_table(comparison: Comparison) -> pd.DataFrame:
+    """The modules without a value of an indicator: columns indicator, module, reason, seeds."""
+    grouped = comparison.missing.groupby(["indicator", "module", "reason"], sort=False)["seed"]
+    return grouped.nunique().rename("seeds").reset_index()
+
+
 def effective_modules(comparison: Comparison) -> pd.DataFrame:
-    """The effective number of modules, 1/Σw², of each seed's ensemble: columns seed, effective; NaN without weights."""
+    """1/Σw², the effective number of modules, of the verdict's own method in each seed, NaN without weights.
+
+    Columns: seed, effective.
+    """
     squares = comparison.ranking.assign(square=comparison.ranking["weight"].astype("float64") ** 2)
     total = squares.groupby("seed")["square"].sum()
     return (1.0 / total.where(total > 0)).rename("effective").reset_index()
@@ -127,7 +161,7 @@ def curve_table(comparison: Comparison) -> pd.DataFrame:
     is over fewer seeds and does not continue the line before it.
     """
     rows = []
-    for method in _methods(comparison):
+    for method in comparison.methods:
         own = comparison.curves[comparison.curves["method"] == method]
         seeds = own["seed"].nunique()
         for step, here in own.groupby("step"):
@@ -145,10 +179,11 @@ def settings_table(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame({"setting": [name for name, _ in rows], "value": pd.Series([v for _, v in rows], dtype=object)})
 
 
-def _methods(comparison: Comparison) -> list[str]:
-    """The standard methods, also those that were not run, then any others as they come."""
-    found = map(str, dict.fromkeys([*comparison.scores["method"], *comparison.curves["method"]]))
-    return [*METHODS, *(name for name in found if name not in METHODS)]
+def _range(values: "pd.Series[Any]") -> str | None:
+    known = sorted(values.dropna().unique())
+    if not known:
+        return None
+    return f"{known[0]:.0f}" if len(known) == 1 else f"{known[0]:.0f} to {known[-1]:.0f}"
 
 
 def _names(name: str) -> list[str]:

@@ -6,18 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
+from headstart.comparing.comparison import SCRATCH, Comparison
 from headstart.reports.cells import number_text
 from headstart.reports.tables import differences, main_metric, summary
 
 __all__ = ["verdict"]
 
-_SPOKEN: Mapping[str, str] = {"average": "the average", "best single": "the best single module"}
+_SPOKEN: Mapping[str, str] = {
+    "random": "the random module",
+    "average": "the average",
+    "best_single": "the best single module",
+    "ensemble": "the ensemble",
+}
 _WHEN: Mapping[str, str] = {"zero-shot": "Before tuning", "tuned": "After tuning"}
 
 
 def verdict(comparison: Comparison) -> str:
-    """One paragraph: whether the ensemble beat each other method before and after tuning, and how soon it arrived.
+    """One paragraph: whether the comparison's subject beat each other method, before and after tuning, and how soon.
 
     "beats" and "is behind" are said only where the paired 95 % interval excludes 0; otherwise it says that no
     difference is shown, with the interval or with the reason why there is none.
@@ -25,21 +30,32 @@ def verdict(comparison: Comparison) -> str:
     seeds = comparison.scores["seed"].nunique()
     opening = f"On {comparison.task.name} ({main_metric(comparison)}, {seeds} seed{'' if seeds == 1 else 's'}):"
     stages = differences(comparison).groupby("stage", sort=False)
-    sentences = [_stage_sentence(str(stage), rows) for stage, rows in stages]
-    return " ".join([opening, *sentences, *_steps_sentence(summary(comparison))])
+    subject = _spoken(comparison.subject)
+    sentences = [_stage_sentence(str(stage), rows, subject=subject) for stage, rows in stages]
+    same = _same_sentence(comparison)
+    return " ".join([opening, *same, *sentences, *_steps_sentence(summary(comparison), comparison.subject)])
 
 
-def _stage_sentence(stage: str, rows: pd.DataFrame) -> str:
+def _same_sentence(comparison: Comparison) -> list[str]:
+    """That the verdict's own method is another one under its name, where they begin alike in every seed."""
+    own = comparison.starts[comparison.starts["method"] == comparison.subject]
+    others = comparison.starts[comparison.starts["method"] != comparison.subject]
+    shared = others.merge(own[["seed", "digest"]], on=["seed", "digest"])["method"].value_counts()
+    same = [_spoken(label) for label, count in shared.items() if count == len(own)]
+    return [f"{_capital(_spoken(comparison.subject))} begins from the very module of {_join(same)}."] if same else []
+
+
+def _stage_sentence(stage: str, rows: pd.DataFrame, *, subject: str) -> str:
     said = {str(outcome): _clauses(str(outcome), own) for outcome, own in rows.groupby("outcome")}
     claims = []
     if better := said.get("better"):
-        claims.append(f"the ensemble beats {_join(better)}")
+        claims.append(f"{subject} beats {_join(better)}")
     if worse := said.get("worse"):
-        claims.append(f"{'it' if claims else 'the ensemble'} is behind {_join(worse)}")
+        claims.append(f"{'it' if claims else subject} is behind {_join(worse)}")
     if level := said.get("no difference shown"):
-        claims.append(f"no difference shown between {'it' if claims else 'the ensemble'} and {_join(level)}")
+        claims.append(f"no difference shown between {'it' if claims else subject} and {_join(level)}")
     if unknown := said.get("not measured"):
-        claims.append(f"{'it' if claims else 'the ensemble'} could not be compared with {_join(unknown)}")
+        claims.append(f"{'it' if claims else subject} could not be compared with {_join(unknown)}")
     return f"{_WHEN[stage]}, {'; '.join(claims)}."
 
 
@@ -62,15 +78,15 @@ def _clause(row: Mapping[Any, Any]) -> str:
     return f"{other} by {_short(abs(row['difference']))} (95 % {interval}{few})"
 
 
-def _steps_sentence(table: pd.DataFrame) -> list[str]:
+def _steps_sentence(table: pd.DataFrame, subject: str) -> list[str]:
     rows = {row["method"]: row for row in table.to_dict("records")}
-    mine, scratch = rows[ENSEMBLE], rows[SCRATCH]
-    if math.isnan(scratch["steps_to_scratch"]):
+    mine, scratch = rows.get(subject), rows.get(SCRATCH)
+    if mine is None or scratch is None or mine is scratch or math.isnan(scratch["steps_to_scratch"]):
         return []
     goal = f"Scratch reaches its best dev score {_at(scratch['steps_to_scratch'])}"
     if math.isnan(mine["steps_to_scratch"]):
-        return [f"{goal} (median over seeds); of the ensemble, {mine['steps_to_scratch_reason']}."]
-    return [f"{goal}, the ensemble the same score {_at(mine['steps_to_scratch'])} (medians over seeds)."]
+        return [f"{goal} (median over seeds); of {_spoken(subject)}, {mine['steps_to_scratch_reason']}."]
+    return [f"{goal}, {_spoken(subject)} the same score {_at(mine['steps_to_scratch'])} (medians over seeds)."]
 
 
 def _at(step: float) -> str:
@@ -83,6 +99,10 @@ def _short(value: float) -> str:
 
 def _spoken(method: object) -> str:
     return _SPOKEN.get(str(method), str(method))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _join(parts: list[str]) -> str:

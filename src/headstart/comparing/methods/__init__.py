@@ -1,0 +1,24 @@
+"""Ways to begin that are compared, one file each; what they are told stands in their blend."""
+
+from typing import TYPE_CHECKING
+
+from headstart.registry import Registry
+
+if TYPE_CHECKING:
+    from headstart.comparing.methods.contract import Method
+
+__all__ = ["METHODS"]
+
+METHODS: "Registry[Method]" = Registry(
+    "method",
+    group="headstart.methods",
+    members={
+        "scratch": "headstart.comparing.methods.scratch:Scratch",
+        "random": "headstart.comparing.methods.random:Random",
+        "average": "headstart.comparing.methods.average:Average",
+        "manual": "headstart.comparing.methods.manual:Manual",
+        "best_single": "headstart.comparing.methods.best_single:BestSingle",
+        "ensemble": "headstart.comparing.methods.ensemble:Ensemble",
+    },
+    instances=True,
+)

@@ -1,0 +1,118 @@
+"""What a method is: from a draw of the task and a hub's modules to the module that tuning begins from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from headstart.backbones import Backbone
+from headstart.blending import Blend
+from headstart.blending.ensemble import Start, blend_ranking
+from headstart.comparing.norms import typical_norms
+from headstart.comparing.ranks import blank_at_rank
+from headstart.errors import SettingError
+from headstart.kinds import AnyModule, Module
+from headstart.ranking.rank import Ranking
+from headstart.tasks import Task
+
+__all__ = ["Begun", "Blended", "Draw", "Method", "Pool"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What all seeds share: the modules that can be merged, their backbone, and the rank at which methods are compared.
+
+    `rank` is `None` where every method keeps its own, and for kinds without one.
+    """
+
+    modules: tuple[AnyModule, ...]
+    backbone: Backbone
+    rank: int | None
+
+    @cached_property
+    def shape(self) -> Module:
+        """A module of the commonest shape, without head, at `rank`; only its shape is meant."""
+        shapes: dict[Hashable, list[AnyModule]] = {}
+        for module in self.modules:
+            shapes.setdefault((module.kind, module.stack_key), []).append(module)
+        return blank_at_rank(max(shapes.values(), key=len)[0].load().with_head(None), self.rank)
+
+    @cached_property
+    def norms(self) -> Mapping[str, tuple[float, ...]]:
+        """How large the hub's modules are; see `typical_norms`."""
+        return typical_norms(self.modules, self.backbone)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One seed: the drawn task, and `ranking`, which gives the pool's modules with the scores that a blend needs."""
+
+    task: Task
+    seed: int
+    pool: Pool
+    ranking: Callable[[Blend], Ranking]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where a method begins: the module, and how it was blended where it was."""
+
+    module: Module
+    start: Start | None = None
+
+
+class Method(ABC):
+    """One way to begin.
+
+    Class attributes: `name` as the user types it; `source`, the paper and section.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+
+    def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
+        """How this method blends, `None` where it does not.
+
+        `base` is the comparison's own blend, `changes` what this method is told otherwise. Raises `SettingError` for a
+        field that it would ignore.
+        """
+        del base
+        if changes:
+            raise SettingError(
+                f"method '{self.name}' blends nothing, so {min(changes)} is not for it; leave that out, "
+                "or choose another method"
+            )
+        return None
+
+    @abstractmethod
+    def begin(self, draw: Draw, blend: Blend | None) -> Begun:
+        """The module that tuning begins from, as seeded by the draw; without a task head."""
+
+
+class Blended(Method):
+    """A method that is a blend with a rule of its own; base of the blending methods."""
+
+    rule: ClassVar[str]
+
+    def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
+        """The comparison's space, indicator and reduction, with this method's rule and none of another rule's options.
+
+        Of the group only a rule that is the comparison's own takes over.
+        """
+        if "rule" in changes:
+            raise SettingError(
+                f"method '{self.name}' has the rule '{self.rule}'; leave rule out, or write the rule in its place"
+            )
+        group = base.group if self.rule == "manual" else ()
+        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None, "group": group}
+        return base.change(**{**own, **changes})
+
+    def begin(self, draw: Draw, blend: Blend | None) -> Begun:
+        """The merged module of the draw's ranking."""
+        assert blend is not None  # made by `blend` above
+        start = blend_ranking(
+            draw.ranking(blend), blend, draw.task.card, backbone=draw.pool.backbone,
+            name=f"{draw.task.name}-start", seed=draw.seed,
+        )  # fmt: skip
+        return Begun(start.module, start)

@@ -1,0 +1,24 @@
+"""The weighted blend."""
+
+from collections.abc import Mapping
+
+from headstart.blending import Blend
+from headstart.blending.rules.contract import OPTIONS
+from headstart.comparing.methods.contract import Blended
+
+__all__ = ["Ensemble"]
+
+
+class Ensemble(Blended):
+    """The comparison's own blend, or one that is told apart from it; see `headstart.ensemble`."""
+
+    name = "ensemble"
+    source = "Lv et al., 2023, eq. 1"
+    rule = "softmax"
+
+    def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
+        """The comparison's blend where nothing is changed; another rule takes over none of its rule's options."""
+        kept = {} if changes.get("rule", base.rule) == base.rule else dict.fromkeys(OPTIONS) | {"group": ()}
+        if changes.keys() & {"temperature", "effective"}:
+            kept |= {"temperature": None, "effective": None}
+        return base.change(**{**kept, **changes})

@@ -1,0 +1,62 @@
+"""Methods as they are typed: `scratch`, `best_single:indicator=loss`, `mine=softmax:indicator=loss,temperature=0.1`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headstart.blending import RULES, Blend
+from headstart.blending.blend import fields_of
+from headstart.comparing.methods import METHODS
+from headstart.comparing.methods.contract import Method
+from headstart.errors import SettingError
+
+__all__ = ["Compared", "parse_methods"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One method of a comparison: its label in tables, the method, and how it blends where it does."""
+
+    label: str
+    method: Method
+    blend: Blend | None
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether an indicator must have scored the modules."""
+        return self.blend is not None and "scores" in RULES[self.blend.rule].needs
+
+
+def parse_methods(texts: Sequence[str], base: Blend) -> tuple[Compared, ...]:
+    """The methods that are meant by "[LABEL=]NAME[:field=value,…]", in this order.
+
+    NAME is a method or a merge rule; the fields are those of a `Blend`, on top of `base`. A label that is left out is
+    the name. Raises `SettingError` for an unknown name or field, and for two methods with one label.
+    """
+    if not texts:
+        raise SettingError(f"there is no method to compare; name some of: {', '.join(METHODS)}")
+    found = tuple(_parse(text, base) for text in texts)
+    labels = [compared.label for compared in found]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise SettingError(f"two methods are called '{twice}'; give one a label of its own, as in mine={twice}:…")
+    return found
+
+
+def _parse(text: str, base: Blend) -> Compared:
+    head, _, rest = text.partition(":")
+    label, separator, name = (part.strip() for part in head.rpartition("="))
+    if separator and not label:
+        raise SettingError(f"method '{text}' has an empty label; write LABEL=NAME, or NAME alone")
+    changes = dict(fields_of(rest, source=text))
+    if name in METHODS:
+        method = METHODS[name]
+    elif name in RULES:
+        method = METHODS["ensemble"]
+        if "rule" in changes:
+            raise SettingError(f"method '{text}' names two rules; keep one of them")
+        changes["rule"] = name
+    else:
+        raise SettingError(
+            f"unknown method '{name}'; choose one of: {', '.join(METHODS)}; or a merge rule: {', '.join(RULES)}"
+        )
+    return Compared(label or name, method, method.blend(base, changes))

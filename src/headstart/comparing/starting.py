@@ -1,0 +1,105 @@
+"""Where the methods of one seed begin: their modules at one rank, and which of them are the same."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.blending.ensemble import Start, blend_note
+from headstart.comparing.methods.contract import Draw
+from headstart.comparing.methods.parse import Compared
+from headstart.comparing.ranks import at_rank
+from headstart.kinds import AnyModule, LoraModule, Module
+
+__all__ = ["Beginning", "at_equal_rank", "begin_all", "common_rank", "same_start_notes", "starts_rows"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """One method of one seed: the module that it begins from, and how it was blended where it was.
+
+    `same_as`: the label of an earlier method of this seed that begins from the very same module, else empty.
+    """
+
+    compared: Compared
+    seed: int
+    module: Module
+    start: Start | None
+    digest: str
+    same_as: str = ""
+
+    @property
+    def label(self) -> str:
+        """The method's label."""
+        return self.compared.label
+
+
+def common_rank(modules: Sequence[AnyModule], *, asked: int | None) -> int | None:
+    """The rank that methods are compared at: the one asked for, else the largest of the hub; `None` without LoRA."""
+    ranks = [module.card.rank for module in modules if issubclass(module.family, LoraModule)]
+    known = [rank for rank in ranks if rank is not None]
+    return (asked or max(known)) if known else None
+
+
+def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
+    """The method with a blend that keeps to the rank: the sum that "exact" would keep whole is cut to it by "svd".
+
+    A method that was told a rank of its own keeps that.
+    """
+    blend = compared.blend
+    if rank is None or blend is None or blend.space not in ("exact", "svd"):
+        return compared
+    cut = blend.change(space="svd", rank=blend.rank or rank)
+    return Compared(compared.label, compared.method, cut)
+
+
+def begin_all(draw: Draw, methods: Sequence[Compared]) -> list[Beginning]:
+    """The starts of every method on this draw, in order, each at the pool's rank or at the one that it was told."""
+    found: list[Beginning] = []
+    first: dict[str, str] = {}
+    for compared in methods:
+        begun = compared.method.begin(draw, compared.blend)
+        told = compared.blend.rank if compared.blend is not None else None
+        rank = None if draw.pool.rank is None else told or draw.pool.rank
+        module = at_rank(begun.module, rank, seed=draw.seed)
+        digest = module.digest()
+        found.append(Beginning(compared, draw.seed, module, begun.start, digest, first.get(digest, "")))
+        first.setdefault(digest, compared.label)
+    return found
+
+
+def starts_rows(beginnings: Sequence[Beginning]) -> list[dict[str, Any]]:
+    """One row for each start: what it is made of and how many numbers it tunes; what is not defined is NaN or empty."""
+    rows = []
+    for begun in beginnings:
+        card, start = begun.module.card, begun.start
+        merged = None if start is None else start.merged
+        rows.append(
+            {
+                "method": begun.label, "seed": begun.seed, "made_by": begun.compared.method.name,
+                "rank": _number(card.rank), "parameters": card.parameters,
+                "effective": math.nan if merged is None else merged.effective,
+                "temperature": _number(None if start is None else start.temperature),
+                "space": "" if merged is None else merged.space,
+                "error": _number(card.merge_error), "same_as": begun.same_as, "digest": begun.digest,
+                "note": card.notes if start is None else blend_note(start),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def same_start_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every two methods that begin from the same module, with the seeds."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["same_as"]:
+            pairs.setdefault((row["method"], row["same_as"]), []).append(str(row["seed"]))
+    return [
+        f"{method} begins from the very same module as {other} in seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(seeds)}: it was tuned once, and its numbers are the same."
+        for (method, other), seeds in pairs.items()
+    ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
