@@ -1,6 +1,8 @@
 # Everything a person or a CI machine does here. Needs python3 (3.11 or later), pip, make and git.
 PYTHON ?= python3
 JOBS ?= 2
+# The torch that is tested, exactly: its builds differ in size by gigabytes.
+TORCH := 2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 LOCKING := .cache/lock
@@ -41,7 +43,8 @@ docs: setup  ## Build the documentation into site/
 
 lock:  ## Resolve pyproject.toml anew in an empty environment and write requirements.lock
 	rm -rf $(LOCKING) && $(PYTHON) -m venv $(LOCKING)
-	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['project']['dependencies'], \
+	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); x = p['project'].pop('optional-dependencies'); x.pop('all'); \
+	  print(*p['project']['dependencies'], *sum(x.values(), []), 'torch==$(TORCH)', \
 	  *sum(p['dependency-groups'].values(), []), *p['build-system']['requires'], 'editables', sep='\n')" > $(LOCKING)/wanted
 	$(LOCKING)/bin/python -m pip install --quiet --requirement $(LOCKING)/wanted
 	( echo "# Exact versions of everything that runs, tests and documents Headstart; written by \`make lock\`."; \

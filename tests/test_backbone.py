@@ -314,3 +314,13 @@ def test_a_backbone_is_frozen_and_named_after_its_folder(tiny_llama: Path) -> No
         fresh = AutoModelForCausalLM.from_pretrained(tiny_llama)
         item = encoded(backbone)[0]
         assert_close(plain_logits(backbone.model, item), plain_logits(fresh, item), within=0.0)
+
+
+def test_a_mistyped_name_is_answered_at_once(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    shutil.copytree(tiny_llama, tmp_path / "models" / "smollm2-135m")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError, match=r"no backbone at smollm: .*; did you mean models.smollm2-135m"):
+        Backbone.load("smollm", device="cpu")
+    with pytest.raises(BackboneError, match=r"give an existing folder, a \.gguf file or a hub id$"):
+        Backbone.load("zebra", device="cpu")

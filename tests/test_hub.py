@@ -17,8 +17,8 @@ from headstart.atomic import hidden_folder
 from headstart.errors import HubError, ModuleError, OutputError
 from headstart.events import Event, Progress
 from headstart.formats import StoredModule, read_module
-from headstart.hub import Admission, Hub, Problem
-from headstart.records import Fingerprint
+from headstart.hub import Admission, Hub
+from headstart.records import Fingerprint, Refused
 
 WEIGHTS, CARD = "adapter_model.safetensors", "headstart.json"
 
@@ -296,7 +296,7 @@ def test_a_copy_by_hand_is_a_problem_and_recovers_when_the_first_leaves(hub: Hub
     write_module(hub.path / "twin", seed=1)
     opened = Hub.open(hub.path)
     assert opened.problems() == [
-        Problem("twin", "module 'twin' has the same tensors as 'rte' in the hub; keep one of them")
+        Refused("twin", "module 'twin' has the same tensors as 'rte' in the hub; keep one of them")
     ]
     opened.remove("rte")
     assert opened.check() == []

@@ -10,6 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "headstart"
 LAYERS = (
     "errors",
+    "extras",
     "atomic",
     "filenames",
     "records",
@@ -140,7 +141,7 @@ def test_an_import_that_points_up_is_caught_wherever_it_stands(source: str) -> N
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({"headstart.extras": ""}, "'extras' is not in LAYERS"),
+        ({"headstart.annex": ""}, "'annex' is not in LAYERS"),
         ({"headstart.errors": "from headstart import Hub"}, "imports headstart, the package itself"),
         ({"headstart.hub.card": "from headstart.hub.gone import find"}, "headstart.hub.gone, which does not exist"),
         ({"headstart.hub.card": "from . import catalogue"}, "write it as an absolute import"),

@@ -1,13 +1,16 @@
 """Finding a backbone, and choosing the device and dtype it computes in."""
 
 import contextlib
+import difflib
 import json
 import pickle
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from headstart.errors import BackboneError, SettingError
+from headstart.extras import missing, require
 
 __all__ = ["choose_device", "choose_dtype", "is_encoder", "load", "name_of"]
 
@@ -90,7 +94,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
             location, extra = _located(source, revision)
             model = _model(location, dtype, extra)
             return model, _tokenizer(location, model, extra)
-    except BackboneError:
+    except (BackboneError, SettingError):
         raise
     except pickle.UnpicklingError as error:
         raise BackboneError(
@@ -102,6 +106,8 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
         if "custom code" in said:
             said = "it comes with code of its own, which Headstart never runs"
             remedy = "choose a model that transformers knows"
+        elif "sentencepiece" in said.lower() and missing("sentencepiece"):
+            remedy = str(missing("sentencepiece"))
         else:
             remedy = "check the name, the files and, for a hub id, the network"
         raise BackboneError(f"cannot load the backbone {source}: {said}; {remedy}") from error
@@ -119,13 +125,36 @@ def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, s
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BackboneError(f"no GGUF file at {path}; give the path of an existing file")
+        require("gguf", for_what=f"reading {path}")
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         _check_folder(path)
         return str(path), {}
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
         raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
+    if "/" not in str(source) and not isinstance(try_to_load_from_cache(str(source), "config.json"), str):
+        raise BackboneError(_unknown_name(str(source)))
     return str(source), {"revision": revision} if revision else {}
+
+
+MOST_FOLDERS = 200
+"""Folders of models that are looked at for a name like a mistyped one."""
+
+
+def _unknown_name(source: str) -> str:
+    """Of a name that is no folder here, at once: asking the network for it would take half a minute."""
+    folders = {
+        found.parent.name: found.parent
+        for pattern in ("*/config.json", "*/*/config.json", "*/*/*/config.json")
+        for found in islice(Path().glob(pattern), MOST_FOLDERS)
+    }
+    near = difflib.get_close_matches(source, folders, n=3, cutoff=0.5)
+    near += [name for name in folders if source in name and name not in near]
+    hint = f"did you mean {' or '.join(str(folders[name]) for name in near[:3])}?"
+    return (
+        f"no backbone at {source}: there is no such folder here, and a model on the Hugging Face Hub is called "
+        f"owner/name; {hint if near else 'give an existing folder, a .gguf file or a hub id'}"
+    )
 
 
 def _check_folder(path: Path) -> None:

@@ -27,8 +27,8 @@ from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking, Refused, best_first, load_modules, rank, require_defined
-from headstart.records import TaskCard
+from headstart.ranking.rank import Ranking, best_first, load_modules, rank, require_defined
+from headstart.records import Refused, TaskCard
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
 from headstart.units import AnyStore

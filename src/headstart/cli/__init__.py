@@ -1,5 +1,5 @@
 """The command line: parse, make one library call, print. Light commands never import torch."""
 
-from headstart.cli.program import app, main
+import lazy_loader
 
-__all__ = ["app", "main"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -35,7 +35,7 @@ def print_json(data: Any) -> None:
 
     Letters stand as they are; what a terminal would obey is written as JSON's escape.
     """
-    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(data), indent=1, ensure_ascii=not _any_letter(), allow_nan=False)
     sys.stdout.write(UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
 
@@ -67,3 +67,8 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _any_letter() -> bool:
+    """Whether standard output can print all of Unicode; where it cannot, JSON has its own way to write letters."""
+    return (sys.stdout.encoding or "utf-8").lower().startswith("utf")

@@ -12,10 +12,7 @@ from headstart.cli import compare, ensemble, families, hub, rank, store, tune
 from headstart.cli.output import error_console, print_line
 from headstart.errors import HeadstartError
 
-__all__ = ["app", "main"]
-
-STOPPED = 130
-"""Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="headstart",
@@ -51,8 +48,8 @@ app.add_typer(store.app, name="store")
 app.command("list")(families.list_families)
 
 
-def main() -> None:
-    """Run the program; a user's mistake prints one paragraph and exits with 2, Ctrl-C with 130."""
+def run() -> None:
+    """Run the program; a user's mistake prints one paragraph and exits with 2."""
     # GNU's OpenMP lets idle threads spin for long, which makes two programs on one machine many times slower; not
     # spinning at all makes one alone 1.6 times slower. This is a spin of some microseconds, as fast as the longest.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -61,10 +58,3 @@ def main() -> None:
     except HeadstartError as error:
         error_console().print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as end:
-        # typer turns Ctrl-C inside a command into an exit with this code, without a word.
-        if isinstance(end, SystemExit) and end.code != STOPPED:
-            raise
-        said = "stopped; nothing was half-written, and the same command continues where it can"
-        error_console().print(said, soft_wrap=True)
-        sys.exit(STOPPED)

@@ -31,7 +31,8 @@ from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking, Refused, best_first, load_modules, rank, require_defined
+from headstart.ranking.rank import Ranking, best_first, load_modules, rank, require_defined
+from headstart.records import Refused
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding, evaluate

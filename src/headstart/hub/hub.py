@@ -20,12 +20,12 @@ from headstart.hub.ref import ModuleRef
 from headstart.hub.reference import is_reference
 from headstart.hub.rows import Known, forget_gone, known_row, known_rows, stated_backbone
 from headstart.hub.upkeep import Upkeep
-from headstart.records import Fingerprint, ModuleCard
+from headstart.records import Fingerprint, ModuleCard, Refused
 
 if TYPE_CHECKING:
     from headstart.formats import StoredModule
 
-__all__ = ["Admission", "Hub", "Problem"]
+__all__ = ["Admission", "Hub"]
 
 USABLE = "reason IS NULL"
 
@@ -38,14 +38,6 @@ class Admission:
     name: str
     card: ModuleCard | None
     reason: str | None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A folder of the hub that cannot be used, and why."""
-
-    name: str
-    reason: str
 
 
 class Hub:
@@ -175,12 +167,12 @@ class Hub:
         """Cards of the usable modules."""
         return [ref.card for ref in self.find()]
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Refused]:
         """Folders that could not be used when they were last read."""
         condition, values = self._view.condition()
         condition = f"reason IS NOT NULL AND (card IS NULL OR {condition})"
         rows = self._upkeep.ask(lambda c: known_rows(c, condition, values))
-        return [Problem(known.name, known.reason or "") for known in rows]
+        return [Refused(known.name, known.reason or "") for known in rows]
 
     def ref(self, name: str) -> ModuleRef:
         """Module `name` without its tensors. Raises `HubError` when the hub has none or cannot use it."""
@@ -279,7 +271,7 @@ class Hub:
             self.path, names, forget=lambda: self._upkeep.change(lambda c: forget_gone(c, self.path, names))
         )
 
-    def check(self, progress: Listener | None = None) -> list[Problem]:
+    def check(self, progress: Listener | None = None) -> list[Refused]:
         """Read every module again and compare it with the catalogue; return what cannot be used, and why.
 
         Found are broken files, tensors or configurations that changed since they were added, missing folders, and
@@ -293,7 +285,7 @@ class Hub:
         removing.sweep_removals(self.path)
         return self.problems()
 
-    def rebuild(self, progress: Listener | None = None) -> list[Problem]:
+    def rebuild(self, progress: Listener | None = None) -> list[Refused]:
         """Forget the catalogue and take the folders as they are now; return those that cannot be used, and why."""
         self._upkeep.rebuild()
         self._upkeep.sync(progress=progress)

@@ -16,13 +16,13 @@ from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_i
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, load_module
 from headstart.ranking.scoring import Scoring, reference_unit, scoring_examples
+from headstart.records import Refused
 from headstart.tasks import Task, head_of
 from headstart.tuning.recipes import Recipe
 from headstart.units import AnyStore, Store, run
 
 __all__ = [
     "Ranking",
-    "Refused",
     "best_first",
     "fits",
     "load_modules",
@@ -31,14 +31,6 @@ __all__ = [
     "require_defined",
     "scoring_examples",
 ]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A module of the hub that took no part, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)

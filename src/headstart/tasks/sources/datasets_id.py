@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import TaskError
+from headstart.extras import require
 from headstart.tasks.sources.rows import Rows
 
 __all__ = ["SAVED_FILES", "is_id", "read_id", "read_saved"]
@@ -48,6 +49,7 @@ def read_saved(folder: Path) -> dict[str | None, Rows]:
 
 
 def _datasets() -> Any:
+    require("datasets", for_what="reading a data set of the library datasets")
     import datasets  # here, so that light commands do not pay for it
 
     return datasets

@@ -1,0 +1,22 @@
+"""Optional packages: what needs one that is not installed says so, and how it is installed."""
+
+from importlib.util import find_spec
+
+from headstart.errors import SettingError
+
+__all__ = ["missing", "require"]
+
+EXTRAS = {"gguf": "gguf", "datasets": "datasets", "sentencepiece": "sentencepiece"}
+"""Package → the extra of Headstart's that brings it; pyproject.toml names the same."""
+
+
+def missing(package: str) -> str | None:
+    """How to install an optional package that is not there; `None` where it is."""
+    return None if find_spec(package) else f"install it with pip install 'headstart[{EXTRAS[package]}]'"
+
+
+def require(package: str, *, for_what: str) -> None:
+    """Raise `SettingError`, which names the extra, unless the optional package is installed."""
+    remedy = missing(package)
+    if remedy is not None:
+        raise SettingError(f"{for_what} needs the package {package}, which is not installed; {remedy}")
