@@ -17,8 +17,8 @@ A module comes as a folder from somebody else. It may be cut short, edited, made
 Headstart has to load it right or refuse it with a message that names the file, tensor or field; it must never crash,
 hang, run code, or load something else than the files say.
 
-`python -m tests.corpus` alters sound modules of every kind and loads every altered copy in a process of its
-own. The modules are made on the site: saved by Headstart and by PEFT on language models and on encoders with task heads
+`python -m tests.corpus` alters sound modules of every kind and loads every altered copy in a process of its own. The
+modules are made for each run: saved by Headstart and by PEFT on language models and on encoders with task heads
 (classification, regression, span), and written as AdapterHub's library and OpenDelta write theirs. What loads is
 compared, on a tiny random backbone, with what PEFT itself or a plain formula computes from the same files as the
 library safetensors or torch's restricted load reads them: logits of a language model; of an encoder its hidden states,

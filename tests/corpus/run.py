@@ -16,6 +16,7 @@ from tests.corpus.file_mutations import FILE_MUTATIONS
 from tests.corpus.given import Given, given_sources
 from tests.corpus.head_mutations import HEAD_MUTATIONS
 from tests.corpus.header_mutations import HEADER_MUTATIONS
+from tests.corpus.limit_mutations import LIMIT_MUTATIONS
 from tests.corpus.pickle_mutations import PICKLE_MUTATIONS
 from tests.corpus.sources import made_sources
 from tests.corpus.tensor_mutations import TENSOR_MUTATIONS
@@ -34,6 +35,7 @@ def _other_backbone(folder: Path, rng: Random) -> tuple[str, Expectation]:
 OTHER = "another backbone"
 FAMILIES: dict[str, tuple[Mutation, ...]] = {
     **TENSOR_MUTATIONS, **HEADER_MUTATIONS, **PICKLE_MUTATIONS, **CONFIG_MUTATIONS, **HEAD_MUTATIONS, **FILE_MUTATIONS,
+    **LIMIT_MUTATIONS,
     OTHER: (_other_backbone,),
 }  # fmt: skip
 """By name: the mutations of one family; one listed twice is drawn twice as often."""
