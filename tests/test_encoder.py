@@ -224,7 +224,7 @@ def test_a_span_is_its_first_and_last_token(
 
 def test_an_answer_in_the_first_token_is_not_cut_off(bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     # a tokenizer that puts no token of its own before the text
-    monkeypatch.setattr(bert.encoder, "placed", lambda *_: ((5, 6), ((0, 1), (1, 2))))
+    monkeypatch.setattr(bert.encoder, "with_offsets", lambda *_: ((5, 6), ((0, 1), (1, 2))))
     found = bert.encode([("ab", "a"), ("abc", "c")], STYLE, head=CARDS["span"])
     assert [(item.target, item.cut_off) for item in found] == [((0, 0), False), ((0, 0), True)]
 

@@ -1,4 +1,4 @@
-"""The frozen pretrained model, and the only place that runs it."""
+"""The frozen pretrained model; nothing else in the package runs it."""
 
 from __future__ import annotations
 
@@ -262,10 +262,10 @@ class Backbone:
         """Sum over an option's tokens of log p, (N·options,), from one pass over prompts and one over options."""
         ids = pad(prompts, self.pad_id, left=True).to(self.device).repeat(modules, 1)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(self.device).repeat(modules, 1)
-        places = (mask.cumsum(1) - 1).clamp(min=0)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
         last = torch.arange(ids.shape[0]) * ids.shape[1] + ids.shape[1] - 1
         with self._only_rows(last):
-            first = self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True)
+            first = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         log_p = first.logits.view(ids.shape[0], -1).float().log_softmax(-1)[index]
         scores: Tensor = log_p.gather(1, gold[:, :1]).squeeze(1)
@@ -274,7 +274,7 @@ class Backbone:
         cache = first.past_key_values
         cache.batch_select_indices(index)
         steps = gold.shape[1] - 1
-        following = places[index, -1:] + 1 + torch.arange(steps, device=self.device)
+        following = positions[index, -1:] + 1 + torch.arange(steps, device=self.device)
         seen = torch.cat([mask[index], torch.ones_like(following)], dim=1)
         logits = self.model(
             input_ids=gold[:, :-1].clamp(min=0), attention_mask=seen, position_ids=following, past_key_values=cache

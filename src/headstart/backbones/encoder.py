@@ -33,7 +33,7 @@ SHOWN = 60
 
 
 class EncoderBackbone(Backbone):
-    """A frozen encoder with a place for a task head, and its tokenizer.
+    """A frozen encoder with a layer for a task head, and its tokenizer.
 
     Args:
         model: a transformers model for sequence classification; whatever weights its head has are never used.
@@ -156,7 +156,7 @@ class EncoderBackbone(Backbone):
 
     def _encoded(self, text: str, target: str, text_format: TextFormat, head: HeadCard) -> Encoded:
         if head.task == "span":
-            ids, offsets = self.encoder.placed(text, text_format)
+            ids, offsets = self.encoder.with_offsets(text, text_format)
             span = _span(text, target, offsets)
             return Encoded(ids, span or (0, 0), offsets, cut_off=span is None)
         ids = self.encoder.prompt(text, text_format)
@@ -222,8 +222,8 @@ class EncoderBackbone(Backbone):
 def _positions(model: PreTrainedModel) -> int:
     """How many tokens have a position. RoBERTa's positions begin behind the number of its padding token."""
     most = int(getattr(model.config, "max_position_embeddings", 512))
-    places = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
-    shifted = getattr(places, "padding_idx", None)
+    embedding = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
+    shifted = getattr(embedding, "padding_idx", None)
     return most - (shifted + 1 if shifted is not None else 0)
 
 
@@ -259,6 +259,6 @@ def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[i
             "where targets are numbers"
         )
     end = start + len(target)
-    inside = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
+    inside = [number for number, (first, last) in enumerate(offsets) if first < end and last > start]
     whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end
     return (inside[0], inside[-1]) if whole else None

@@ -89,7 +89,7 @@ class Encoder:
         ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
         return self._embedded((*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id)))
 
-    def placed(self, text: str, text_format: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    def with_offsets(self, text: str, text_format: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """Ids of a whole input, and for each the characters (first, behind the last) that it stands for.
 
         Raises `BackboneError` when the tokenizer does not tell them.

@@ -58,13 +58,13 @@ class HeadStack:
         return made.view(*x.shape[:-1], weight.shape[1])
 
 
-def require_head(card: HeadCard, places: Mapping[str, tuple[int, ...]], *, name: str, backbone: str) -> None:
-    """Raise `ModuleError` unless a head has exactly the tensors of `places`, of their shapes.
+def require_head(card: HeadCard, shapes: Mapping[str, tuple[int, ...]], *, name: str, backbone: str) -> None:
+    """Raise `ModuleError` unless a head has exactly the tensors of `shapes`, of their shapes.
 
-    `places` are those of a head with as many outputs on this backbone; `name` is the module's.
+    `shapes` are those of a head with as many outputs on this backbone; `name` is the module's.
     """
-    for tensor in sorted(card.shapes.keys() | places.keys()):
-        here, mine = places.get(tensor), card.shapes.get(tensor)
+    for tensor in sorted(card.shapes.keys() | shapes.keys()):
+        here, mine = shapes.get(tensor), card.shapes.get(tensor)
         if here is None or mine is None or tuple(mine) != here:
             said = "none" if mine is None else "×".join(map(str, mine))
             wanted = "none" if here is None else "×".join(map(str, here))

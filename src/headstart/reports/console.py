@@ -38,9 +38,9 @@ def table(frame: pd.DataFrame, *, title: str | None = None, least: int = LEAST) 
     result = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold")
     columns = [
         column.map(short_family) if column.name == "family" else column
-        for column in (frame.iloc[:, place] for place in range(frame.shape[1]))
+        for column in (frame.iloc[:, position] for position in range(frame.shape[1]))
     ]
-    for place, column in enumerate(columns):
+    for position, column in enumerate(columns):
         right = pd.api.types.is_numeric_dtype(column) or _all_numbers(column)
         longest = max(map(len, map(cell_text, column)), default=0)
         result.add_column(
@@ -48,7 +48,7 @@ def table(frame: pd.DataFrame, *, title: str | None = None, least: int = LEAST) 
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=right,
-            min_width=None if right else min(12 if place else least, max(longest, len(str(column.name)))),
+            min_width=None if right else min(12 if position else least, max(longest, len(str(column.name)))),
         )
     for row in zip(*columns, strict=True):
         result.add_row(*(Text(cell_text(value)) for value in row))
@@ -82,8 +82,8 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     if console.width < WIDE:  # a column for each method needs less room than one for each number
         cells = cells.set_index("Method").T.rename_axis(None, axis="columns").reset_index(names="")
     scores = table(cells, title=f"{comparison.task.name}: {main_metric(comparison)}")
-    for place, column in enumerate(scores.columns):
-        column.justify = "right" if place else "left"
+    for position, column in enumerate(scores.columns):
+        column.justify = "right" if position else "left"
     console.print(scores)
     for line in notes.lines():
         console.print(Text(line, style="dim"))

@@ -63,13 +63,13 @@ def scores_figure(summary: pd.DataFrame, seed_scores: pd.DataFrame, *, metric: s
         axes.set_xticks(range(len(methods)), names)
         _no_math(axes.get_xticklabels())
         axes.set_xlim(-0.5, len(methods) - 0.5)
-        for place, row in enumerate(summary.to_dict("records")):
+        for position, row in enumerate(summary.to_dict("records")):
             method, name = row["method"], stage.replace("-", "_")
             dots = seed_scores[(seed_scores["method"] == method) & (seed_scores["stage"] == stage)]["score"]
             colour = _method_colour(method, methods)
-            axes.plot([place + _DOTS_ASIDE] * len(dots), dots, "o", color=colour, alpha=0.45, markersize=4.5, mew=0)
+            axes.plot([position + _DOTS_ASIDE] * len(dots), dots, "o", color=colour, alpha=0.45, markersize=4.5, mew=0)
             marker = _METHOD_MARKERS.get(method, "v")
-            _mean_with_interval(axes, place, row[name], half=row[f"{name}_interval"], colour=colour, marker=marker)
+            _mean_with_interval(axes, position, row[name], half=row[f"{name}_interval"], colour=colour, marker=marker)
     panels[0].set_ylabel(f"test {metric}", parse_math=False)
     return figure
 
@@ -101,15 +101,15 @@ def _modules_figure(shown: pd.DataFrame, column: str, *, colours: Mapping[str, s
     figure = Figure(figsize=(8.0, 1.25 + 0.26 * max(len(shown), 1)), layout="constrained")
     axes = figure.subplots()
     _plain(axes, grid="x")
-    places, values = np.arange(len(shown)), shown[column].to_numpy(dtype=np.float64)
+    positions, values = np.arange(len(shown)), shown[column].to_numpy(dtype=np.float64)
     families = shown["family"].fillna("").astype(str).tolist()
     inks = [colours.get(family, _REST_COLOUR) for family in families]
     if (values >= 0).all():
-        axes.barh(places, values, color=inks, height=0.68)
+        axes.barh(positions, values, color=inks, height=0.68)
     else:
-        axes.hlines(places, values.min(), values, color=_RULE, linewidth=1)
-        axes.scatter(values, places, color=inks, s=42, zorder=3)
-    axes.set_yticks(places, [_short_name(name) for name in shown["module"]])
+        axes.hlines(positions, values.min(), values, color=_RULE, linewidth=1)
+        axes.scatter(values, positions, color=inks, s=42, zorder=3)
+    axes.set_yticks(positions, [_short_name(name) for name in shown["module"]])
     axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(label, parse_math=False)
@@ -127,14 +127,14 @@ def _family_colours(families: "pd.Series[str]") -> dict[str, str]:
     return dict(zip(sorted(named.value_counts().head(len(_FAMILY_COLOURS)).index), _FAMILY_COLOURS, strict=False))
 
 
-def _mean_with_interval(axes: Axes, place: int, mean: float, *, half: float, colour: str, marker: str) -> None:
+def _mean_with_interval(axes: Axes, position: int, mean: float, *, half: float, colour: str, marker: str) -> None:
     if np.isnan(mean):
         axes.annotate(
-            "missing", (place, 0.03), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=9
+            "missing", (position, 0.03), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=9
         )
         return
     error = None if np.isnan(half) else half
-    axes.errorbar(place, mean, yerr=error, fmt=marker, color=colour, markersize=8, capsize=4, elinewidth=1.6)
+    axes.errorbar(position, mean, yerr=error, fmt=marker, color=colour, markersize=8, capsize=4, elinewidth=1.6)
 
 
 def _curve(axes: Axes, own: pd.DataFrame, name: str, *, colour: str, marker: str) -> None:

@@ -1,4 +1,4 @@
-"""The terminal: the one place where text from files of strangers becomes printable."""
+"""The terminal: what prints text from files of strangers, made printable."""
 
 from collections.abc import Iterable
 
