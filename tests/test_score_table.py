@@ -2,6 +2,7 @@
 
 import gc
 import math
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from headstart.architectures import part_of
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, TargetBatch
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import StoredModule, read_module
 from headstart.indicators import WHOLE, passes
@@ -23,7 +24,7 @@ from headstart.indicators.engine import score, score_table
 from headstart.indicators.table import COLUMNS, ScoreTable
 from headstart.kinds import LazyModule, LoraModule, save_module
 from headstart.records import ModuleCard
-from naive import BACKBONES, REVIEWS, Merged, encoded, load, random_lora
+from naive import BACKBONES, REVIEWS, Merged, assert_untouched, encoded, load, photograph, random_lora
 
 BY_TOKEN = ("loss", "cosine", "el2n", "kl")
 
@@ -299,3 +300,38 @@ def test_a_lazy_module_that_cannot_be_read_has_a_reason(
     assert [math.isnan(value) for value in found.values["loss"]] == [False, True, False]
     assert found.reasons == {name: {modules[2].name: "it is gone; add it again"} for name in ("loss", "cosine")}
     assert (events[-1].done, events[-1].total) == (18, 18)
+
+
+def test_threads_give_what_one_pass_after_the_other_gives(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [random_lora(backbone, seed=seed) for seed in range(3)]
+    asked = [*BY_TOKEN, "tupate"]
+    names: set[str] = set()
+    run = Backbone.target_logits
+
+    def spy(self: Backbone, batch: TargetBatch, *, modules: int = 1) -> torch.Tensor:
+        names.add(threading.current_thread().name)
+        return run(self, batch, modules=modules)
+
+    monkeypatch.setattr(passes, "usual_workers", lambda _: 1)
+    expected = score_table(several, REVIEWS, backbone, indicators=asked, reference=several[0], budget=60)
+    monkeypatch.setattr(Backbone, "target_logits", spy)
+    monkeypatch.setattr(passes, "usual_workers", lambda _: 3)
+    before = torch.get_num_threads()
+    found = score_table(several, REVIEWS, backbone, indicators=asked, reference=several[0], budget=60)
+    assert torch.get_num_threads() == before
+    assert len([name for name in names if name.startswith("headstart-pass")]) > 1
+    pd.testing.assert_frame_equal(found.rows, expected.rows, rtol=1e-5, atol=1e-6)
+
+
+def test_an_error_ends_the_threads(llama: Backbone, modules: list[LoraModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "usual_workers", lambda _: 2)
+    before, photographed = torch.get_num_threads(), photograph(llama)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(modules, REVIEWS, llama, indicators=["loss"], budget=60, progress=stop)
+    assert torch.get_num_threads() == before
+    assert not [one for one in threading.enumerate() if one.name.startswith("headstart-pass")]
+    assert_untouched(llama, photographed)

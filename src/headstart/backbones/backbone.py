@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from headstart.backbones import loading
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
-from headstart.backbones.hooks import attached
+from headstart.backbones.hooks import HookPerThread
 from headstart.backbones.identity import fingerprint, tokenizer_digest
 from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
@@ -303,13 +303,15 @@ class Backbone:
         return sdpa_kernel(SDPBackend.MATH) if slow and length <= SHORT_SEQUENCE else contextlib.nullcontext()
 
     def _only_rows(self, rows: Tensor) -> AbstractContextManager[None]:
-        """Let the head see only the given rows of the flattened hidden states."""
-        rows = rows.to(self.device)
+        """Let the head see only the given rows of the flattened hidden states, in passes of this thread."""
+        return self._rows.of(rows.to(self.device))
 
-        def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    @cached_property
+    def _rows(self) -> HookPerThread[Tensor]:
+        def select(rows: Tensor, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             return (args[0].flatten(0, -2).index_select(0, rows).unsqueeze(0),)
 
-        return attached([self.head.register_forward_pre_hook(select)])
+        return HookPerThread(self.head.register_forward_pre_hook, select)
 
 
 def _embeddings(model: PreTrainedModel) -> int:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
 from headstart.backbones.heads import Head
-from headstart.backbones.hooks import attached
+from headstart.backbones.hooks import HookPerThread
 from headstart.backbones.identity import fingerprint
 from headstart.backbones.loading import is_encoder
 from headstart.backbones.plan import TargetBatch, pad
@@ -196,8 +196,11 @@ class EncoderBackbone(Backbone):
 
     def _room_for(self, length: int) -> AbstractContextManager[None]:
         """Refuse a pass over more tokens, virtual ones included, than there are positions for."""
+        return self._room.of(length)
 
-        def check(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+    @cached_property
+    def _room(self) -> HookPerThread[int]:
+        def check(length: int, _: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
             seen = inputs.get("attention_mask")
             if seen is not None and seen.shape[1] > self._positions:
                 extra = seen.shape[1] - length
@@ -208,7 +211,7 @@ class EncoderBackbone(Backbone):
                     f"{self.name} reads; {remedy}"
                 )
 
-        return attached([self.model.base_model.register_forward_pre_hook(check, with_kwargs=True)])
+        return HookPerThread(partial(self.model.base_model.register_forward_pre_hook, with_kwargs=True), check)
 
     def option_scores(self, *_: Any, **__: Any) -> list[list[list[float]]]:
         """Not offered: an encoder answers through its head."""

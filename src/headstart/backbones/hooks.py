@@ -1,11 +1,15 @@
-"""Hooks that last as long as a block."""
+"""Hooks that last as long as a block, for one thread or for each of several."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["attached"]
+__all__ = ["HookPerThread", "attached"]
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -18,3 +22,40 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
         for handle in handles:
             removals.callback(handle.remove)
         yield
+
+
+class HookPerThread(Generic[T]):
+    """One hook on a layer that several threads run at once, each with a value of its own.
+
+    Args:
+        register: registers a hook and returns its handle.
+        hook: called with the running thread's value and then with what the layer gives a hook.
+    """
+
+    def __init__(self, register: Callable[[Callable[..., Any]], RemovableHandle], hook: Callable[..., Any]) -> None:
+        self._register = register
+        self._hook = hook
+        self._values: dict[int, T] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def of(self, value: T) -> Iterator[None]:
+        """Let this thread's passes through the layer see `value` inside the block.
+
+        The hook is there while any thread is in such a block: the layer's list of hooks does not change under one.
+        """
+        with self._lock:
+            if not self._values:
+                self._handle = self._register(self._run)
+            self._values[threading.get_ident()] = value
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._values[threading.get_ident()]
+                if not self._values:
+                    self._handle.remove()
+
+    def _run(self, *given: Any) -> Any:
+        mine = threading.get_ident()
+        return self._hook(self._values[mine], *given) if mine in self._values else None

@@ -1,9 +1,9 @@
 """The forward passes of one scoring run: which examples share one, and what a stack of modules gives on them."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import functional
 from headstart.architectures import Architecture, Part, architecture_of
 from headstart.backbones import PASS_COST, Backbone, Encoded, TargetBatch, plan_batches
 from headstart.indicators import GradientIndicator, Indicator, Need, TokenIndicator, TokenStatistics, WeightIndicator
+from headstart.indicators.workers import usual_workers, worker_threads
 from headstart.kinds import Module, Stack, stack_of
 
 __all__ = ["Found", "Sweep", "Workload", "run_stack"]
@@ -19,7 +20,7 @@ __all__ = ["Found", "Sweep", "Workload", "run_stack"]
 MOST_MODULES = 64
 MOST_LOGIT_ROWS = 1024
 MOST_LOGITS = 1024 * 49152
-"""How many rows of logits, and how many logits in all, one forward pass may give."""
+"""How many rows of logits, and how many logits in all, the forward passes that run at once may give."""
 MOST_REFERENCE_BYTES = 2**28
 """How much of the reference module's predictions is held at once."""
 
@@ -56,6 +57,7 @@ class Workload:
         self.backbone = backbone
         self.items = items
         self.budget = budget or backbone.token_budget
+        self.workers = usual_workers(backbone.device)
         self.lengths = [len(item.prompt) + len(item.target) for item in items]
         self.batches = lru_cache(maxsize=None)(self._batches)
 
@@ -83,7 +85,7 @@ class Workload:
             budget=self.budget // width,
             pass_cost=PASS_COST / width,
             targets=[len(self.items[position].target) for position in positions],
-            most_targets=min(MOST_LOGIT_ROWS, MOST_LOGITS // self.vocabulary) // width,
+            most_targets=min(MOST_LOGIT_ROWS, MOST_LOGITS // self.vocabulary) // (width * self.workers),
         )
         return [self.backbone.batch(self.items, [positions[index] for index in indices]) for indices in plan]
 
@@ -175,43 +177,48 @@ def run_stack(
     """
     # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
     stack = stack_of(modules, work.backbone, dtype=torch.float32 if sweep.by_gradient else None)
-    batches = work.batches(sweep.positions, len(modules))
     sums = {one: torch.zeros(len(modules), len(work.items), dtype=torch.float64) for one in sweep.by_token}
-    with contextlib.ExitStack() as open_blocks:
-        open_blocks.enter_context(stack.attach(work.backbone))
-        open_blocks.enter_context(stack.gradients() if sweep.by_gradient else torch.inference_mode())
-        for batch in batches:
-            wanted = [reference[position] for position in batch.indices] if reference else []
-            _add(work.backbone, batch, stack, wanted, sums, gradients=bool(sweep.by_gradient))
+    batches = work.batches(sweep.positions, len(modules))
+    one_pass = partial(_one_pass, work.backbone, stack, sweep, reference)
+    squared: dict[str, Tensor] = {}
+
+    def collect(results: Iterable[Mapping[TokenIndicator, Tensor]]) -> None:
+        for batch, found in zip(batches, results, strict=True):
+            for indicator, values in found.items():
+                sums[indicator][:, list(batch.indices)] = values
             report(len(modules) * len(batch.indices))
-        squared = (
-            {name: value.double() for name, value in stack.squared_gradients().items()} if sweep.by_gradient else {}
-        )
+
+    with stack.attach(work.backbone):
+        if sweep.by_gradient:
+            with stack.gradients():
+                collect(map(one_pass, batches))
+                squared = {name: value.double() for name, value in stack.squared_gradients().items()}
+        elif (workers := min(work.workers, len(batches))) > 1 and stack.concurrent:
+            with worker_threads(workers) as pool:
+                collect(pool.map(one_pass, batches))
+        else:
+            collect(map(one_pass, batches))
     by_token = {one: value[:, list(sweep.positions)] for one, value in sums.items()}
     parts = {name: work.part(name) for name in squared}
     return Found(by_token, {one: one.by_part(squared, parts) for one in sweep.by_gradient})
 
 
-def _add(
-    backbone: Backbone,
-    batch: TargetBatch,
-    stack: Stack,
-    reference: Sequence[Tensor],
-    sums: Mapping[TokenIndicator, Tensor],
-    *,
-    gradients: bool,
-) -> None:
-    logits = backbone.target_logits(batch, modules=len(stack))
-    expected = _side_by_side(reference, logits.shape[2]) if reference else None
-    tokens = TokenStatistics(logits, batch.gold.to(logits.device), expected)
-    if gradients:
-        torch.autograd.backward(-tokens.gold_log_p.sum())
-    with torch.no_grad():
-        for indicator, total in sums.items():
-            values = indicator.per_token(tokens).double().cpu()
-            total[:, list(batch.indices)] += torch.zeros(
-                len(stack), len(batch.indices), dtype=torch.float64
-            ).index_add_(1, batch.owner, values)
+def _one_pass(
+    backbone: Backbone, stack: Stack, sweep: Sweep, reference: Mapping[int, Tensor], batch: TargetBatch
+) -> dict[TokenIndicator, Tensor]:
+    """Sums over the target tokens of each example of the batch, (N, B); gradients add up in the stack."""
+    with contextlib.nullcontext() if sweep.by_gradient else torch.inference_mode():
+        logits = backbone.target_logits(batch, modules=len(stack))
+        expected = [reference[position] for position in batch.indices] if reference else []
+        compared = _side_by_side(expected, logits.shape[2]) if expected else None
+        tokens = TokenStatistics(logits, batch.gold.to(logits.device), compared)
+        if sweep.by_gradient:
+            torch.autograd.backward(-tokens.gold_log_p.sum())
+        with torch.no_grad():
+            blank = torch.zeros(len(stack), len(batch.indices), dtype=torch.float64)
+            return {
+                one: blank.index_add(1, batch.owner, one.per_token(tokens).double().cpu()) for one in sweep.by_token
+            }
 
 
 def _side_by_side(log_p: Sequence[Tensor], width: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -240,13 +241,15 @@ class AdapterModule(Module):
 class AdapterStack(ParameterStack):
     """N adapters of equal shapes: `<sublayer>.down` (N, m, d), `.down_bias` (N, m), `.up` (N, d, m), `.up_bias`."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self._paths = tuple(modules[0].adapters)
         factors = [module.computation.factor for module in modules]
         self._computation = modules[0].computation
         self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
-        self._residual: dict[str, Tensor] = {}
+        self._residual: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
@@ -273,7 +276,7 @@ class AdapterStack(ParameterStack):
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
 
     def _keep_residual(self, path: str, argument: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._residual[path] = args[argument]
+        self._residual[threading.get_ident(), path] = args[argument]
 
     def _change(
         self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]
@@ -282,7 +285,7 @@ class AdapterStack(ParameterStack):
         h = output[0] if isinstance(output, tuple) else output
         x = h
         if self._computation.reads != "output":
-            residual = self._residual.pop(path)
+            residual = self._residual.pop((threading.get_ident(), path))
             x = h + residual if self._computation.reads == "sum" else residual
         changed = self._add_update(path, h, x)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed

@@ -163,6 +163,8 @@ class BitFitModule(Module):
 class BitFitStack(ParameterStack):
     """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self.paths = list(modules[0].biases)

@@ -190,6 +190,9 @@ class Stack(ABC):
     `parameters` holds leaf tensors with a leading dimension N.
     """
 
+    concurrent: bool = False
+    """Whether several threads may run the backbone at once while it is attached: hooks then keep nothing of a pass."""
+
     def __init__(self, size: int, parameters: dict[str, Tensor]) -> None:
         self.size = size
         self.parameters = parameters

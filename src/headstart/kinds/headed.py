@@ -27,6 +27,7 @@ class HeadedStack(Stack):
         self.modules, self.heads = modules, heads
         answering = {f"{PREFIX}{name}": value for name, value in heads.parameters.items()}
         super().__init__(len(modules), modules.parameters | answering)
+        self.concurrent = modules.concurrent
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:

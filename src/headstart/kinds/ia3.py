@@ -175,6 +175,8 @@ class IA3Module(Module):
 class IA3Stack(ParameterStack):
     """N IA3 modules of equal shapes: `<layer>.l` (N, D)."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[IA3Module], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self.sides = {path: scale.feedforward for path, scale in modules[0].scales.items()}

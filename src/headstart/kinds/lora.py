@@ -224,8 +224,18 @@ class LoraModule(Module):
         return rows_by_layer(named, self.name)
 
 
+class _Ready(NamedTuple):
+    """Aᵀ (N, in, r) and Bᵀ (N, r, out), which holds the scaling where `scaling` (N, 1, 1) is `None`."""
+
+    down: Tensor
+    up: Tensor
+    scaling: Tensor | None
+
+
 class LoraStack(ParameterStack):
     """N LoRA modules of equal shapes: `<layer>.a` (N, r, in) and `<layer>.b` (N, out, r)."""
+
+    concurrent = True
 
     def __init__(self, modules: Sequence[LoraModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
@@ -233,6 +243,7 @@ class LoraStack(ParameterStack):
             path: torch.tensor([module.factors[path].scaling for module in modules], device=device).view(-1, 1, 1)
             for path in modules[0].factors
         }
+        self._held: dict[str, tuple[Hashable, _Ready]] = {}
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Add s·(x Aᵀ) Bᵀ to the output of every target layer, module n on its own rows; x is one-hot for tokens."""
@@ -245,12 +256,38 @@ class LoraStack(ParameterStack):
             yield layer.register_forward_hook(partial(add, path))
 
     def _add_update(self, path: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        a, b = (self.parameters[f"{path}.{part}"].to(args[0].dtype) for part in "ab")
-        rows = args[0].reshape(self.size, -1, a.shape[2])
-        # The scaling stays float32: rounded to bfloat16 it would make every update up to 0.4 % too large or small.
-        hidden = (torch.bmm(rows, a.transpose(1, 2)) * self.scaling[path]).to(rows.dtype)
-        update = torch.baddbmm(output.reshape(self.size, -1, b.shape[1]), hidden, b.transpose(1, 2))
-        return update.view(output.shape)
+        x = args[0]
+        out = output.reshape(self.size, -1, output.shape[-1])
+        if not torch.is_grad_enabled():
+            down, up, scaling = self._ready(path, x.dtype)
+            hidden = torch.bmm(x.reshape(self.size, -1, down.shape[1]), down)
+            hidden = hidden if scaling is None else (hidden * scaling).to(x.dtype)
+            # The layer made its output for this call alone, so that the update can be added to where it is.
+            return out.baddbmm_(hidden, up).view(output.shape)
+        a, b = (self.parameters[f"{path}.{part}"].to(x.dtype) for part in "ab")
+        rows = x.reshape(self.size, -1, a.shape[2])
+        hidden = (torch.bmm(rows, a.transpose(1, 2)) * self.scaling[path]).to(x.dtype)
+        return torch.baddbmm(out, hidden, b.transpose(1, 2)).view(output.shape)
+
+    def _ready(self, path: str, dtype: torch.dtype) -> _Ready:
+        """The factors as passes without gradients read them; made again when a parameter has changed."""
+        a, b = (self.parameters[f"{path}.{part}"] for part in "ab")
+        # An inference tensor counts no changes, and nobody tunes one.
+        state = (dtype, *(-1 if value.is_inference() else value._version for value in (a, b)))
+        held = self._held.get(path)
+        if held is None or held[0] != state:
+            scaling, up = self.scaling[path], b.to(dtype)
+            # The scaling stays float32: rounded to bfloat16 it would make every update up to 0.4 % too large or small.
+            # Where it is a power of two, no number is rounded and B can hold it.
+            scaled = (up * scaling).to(dtype)
+            exact = torch.equal(scaled, up * scaling)
+            ready = _Ready(
+                a.to(dtype).transpose(1, 2).contiguous(),
+                (scaled if exact else up).transpose(1, 2).contiguous(),
+                None if exact else scaling,
+            )
+            self._held[path] = held = (state, ready)
+        return held[1]
 
     def _add_to_tokens(self, path: str, layer: nn.Embedding, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         a, b = (self.parameters[f"{path}.{part}"].to(output.dtype) for part in "ab")

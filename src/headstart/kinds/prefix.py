@@ -193,6 +193,8 @@ class PrefixModule(Module):
 class PrefixStack(ParameterStack):
     """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self.shape = modules[0].shape

@@ -7,6 +7,7 @@ Each place has keys and values of its own, or a projection of its own that they 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -179,6 +180,8 @@ class AttentionPrefixModule(Module):
 class AttentionPrefixStack(ParameterStack):
     """N such prefixes of equal shape: the values of `AttentionPrefixModule`, each with a leading dimension N."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[AttentionPrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self.shape = modules[0].shape
@@ -187,18 +190,18 @@ class AttentionPrefixStack(ParameterStack):
     def attach(self, backbone: Backbone) -> Iterator[None]:
         """Let every attention unit of the places read module n's keys and values before those of its own rows."""
         units, (heads, _) = attention_units(backbone), attention_heads(backbone)
-        now: dict[str, Tensor] = {}
+        now: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
 
         def project(place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
-                now[place] = self._pairs(place, heads, backbone.dtype)
+                now[threading.get_ident(), place] = self._pairs(place, heads, backbone.dtype)
                 return inputs
 
             return before
 
         def bring(place: str, number: int, unit: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
-                keys, values = now[place][number]
+                keys, values = now[threading.get_ident(), place][number]
                 changed = inputs | {KEYWORD: (keys, values)}
                 if self.shape.relative_positions == BIASED_PREFIX and getattr(
                     unit, "has_relative_attention_bias", False

@@ -140,6 +140,8 @@ class PromptModule(Module):
 class PromptStack(ParameterStack):
     """N prompts of equal shape: `prompt` (N, length, dim)."""
 
+    concurrent = True
+
     def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
         self.length = modules[0].rows.shape[0]

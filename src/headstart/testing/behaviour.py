@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, TargetBatch
 from headstart.blending import merge
 from headstart.errors import MergeError
 from headstart.kinds import Module
@@ -20,6 +21,7 @@ __all__ = [
     "merge_of_one_or_equals_is_itself",
     "options_score_as_targets_do",
     "stack_is_single_runs",
+    "threads_compute_as_one_does",
 ]
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -68,6 +70,25 @@ def stack_is_single_runs(case: Case) -> None:
         same_head(stack.module(number), module)
     if not case.backbone.is_encoder:
         _require_same_texts(case, modules)
+
+
+def threads_compute_as_one_does(case: Case) -> None:
+    """Threads that run at once, each with its own texts, compute what one alone does; where the stack allows it."""
+    backbone, stack = case.backbone, case.stack([case.module(1), case.module(2)])
+    if not stack.concurrent:
+        raise Aside("skipped", "its passes run one after the other")
+    batches = [backbone.batch(case.items, [index]) for index in range(len(case.items))] * 4
+
+    def run(batch: TargetBatch) -> Tensor:
+        with torch.inference_mode():
+            return backbone.target_logits(batch, modules=2)
+
+    with stack.attach(backbone):
+        expected = [run(batch) for batch in batches]
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(run, batches))
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        close(one, other, f"batch {number} in a thread of its own")
 
 
 def _require_same_texts(case: Case, modules: Sequence[Module]) -> None:

@@ -25,6 +25,7 @@ from headstart.testing.behaviour import (
     merge_of_one_or_equals_is_itself,
     options_score_as_targets_do,
     stack_is_single_runs,
+    threads_compute_as_one_does,
 )
 from headstart.testing.case import Aside, Case, Outcome, Reference, Result, Violation
 from headstart.testing.folders import (
@@ -51,6 +52,7 @@ CHECKS: Registry[Check] = Registry("check")
 for _name, _check in {
     "attach and detach": attach_leaves_no_trace,
     "stack": stack_is_single_runs,
+    "threads": threads_compute_as_one_does,
     "options": options_score_as_targets_do,
     "float64 reference": float64_reference_agrees,
     "gradient": gradient_is_that_of_finite_differences,
