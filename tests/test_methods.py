@@ -1,6 +1,7 @@
 """The methods of a comparison: how they are typed, the random control's norms, one rank for all, equal starts."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +13,6 @@ from torch import Tensor
 from headstart.backbones import Backbone
 from headstart.blending import Blend
 from headstart.blending.ensemble import unscored
-from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import METHODS as USUAL
 from headstart.comparing.comparison import Comparison
@@ -23,10 +23,12 @@ from headstart.comparing.norms import typical_norms
 from headstart.comparing.ranks import at_rank
 from headstart.comparing.starting import common_rank
 from headstart.errors import MergeError, SettingError
+from headstart.indicators import unit as scoring
 from headstart.kinds import LoraModule, Module, fresh_module
-from headstart.ranking import rank as rank_module
 from headstart.tasks import Task
 from headstart.testing import tiny_backbone
+from headstart.tuning import unit as tuning
+from headstart.tuning.tune import Lane, tune_lanes
 from small_hub import RECIPE, filled, module, write_task
 
 BASE = Blend(indicator="loss", temperature=0.5, space="svd", rank=3)
@@ -244,13 +246,12 @@ def test_two_methods_with_one_start_are_tuned_once_and_it_is_said(
     task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned: list[str] = []
-    real = comparing.tune
 
-    def tune(*args: Any, start: Module, **settings: Any) -> Any:
-        tuned.append(start.digest())
-        return real(*args, start=start, **settings)
+    def counted(lanes: Sequence[Lane], *args: Any, **settings: Any) -> Any:
+        tuned.extend(lane.start.digest() for lane in lanes if lane.start is not None)
+        return tune_lanes(lanes, *args, **settings)
 
-    monkeypatch.setattr(comparing, "tune", tune)
+    monkeypatch.setattr(tuning, "tune_lanes", counted)
     modules: list[Module] = [module(backbone, name, seed=seed) for seed, name in enumerate(("ada", "bob", "cyd"))]
     found = run(task, modules, backbone, "best_single", "sharp=softmax:temperature=1e-9", "average")
     starts = found.starts.set_index("method")
@@ -265,7 +266,7 @@ def test_two_methods_with_one_start_are_tuned_once_and_it_is_said(
 def test_a_comparison_without_any_scores_runs_no_pass(
     task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scoring, "score_table", lambda *_, **__: pytest.fail("it scored"))
     modules: list[Module] = [module(backbone, name, seed=seed) for seed, name in enumerate(("ada", "bob"))]
     found = run(task, modules, backbone, "scratch", "average", "mine=manual:group=ada")
     assert found.indicators == ()
@@ -279,7 +280,7 @@ def test_a_comparison_without_any_scores_runs_no_pass(
 def test_what_a_method_cannot_do_is_refused_before_any_pass(
     task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scoring, "score_table", lambda *_, **__: pytest.fail("it scored"))
     mixed: list[Module] = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
     for method in ("average:space=parameters", "mine=top_k:top_k=2,space=dare"):
         with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd', or leave one out"):

@@ -1,7 +1,6 @@
 """`headstart compare`."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +69,7 @@ def compare(
 ) -> None:
     """Compare ways to begin on TASK, before and after tuning, and write a report.
 
-    A killed comparison continues with the same command; finished units lie beside the report until it is done.
+    A killed comparison continues with the same command: what is finished is kept in the store.
     """
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
@@ -80,16 +79,14 @@ def compare(
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
-    partial = output.with_name(f"{output.name}.units.partial")
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
         comparison = run(
             data, opened, model, methods=method or METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
-            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, work=partial,
+            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding,
             store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     write_report(comparison, output)
-    shutil.rmtree(partial, ignore_errors=True)
     if as_json:
         print_json(
             {

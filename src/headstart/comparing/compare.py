@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, backbone_loaders
 from headstart.blending import Blend
-from headstart.blending.ensemble import blend_note, checked_blend, require_fit, unscored, weight_table
+from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
 from headstart.comparing.comparison import FRAMES, METHODS, Comparison
-from headstart.comparing.finished import Finished
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.starting import (
@@ -25,20 +24,20 @@ from headstart.comparing.starting import (
     same_start_notes,
     starts_rows,
 )
+from headstart.comparing.trials import Trial, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
-from headstart.events import Event, Listener, Progress
+from headstart.events import Listener
 from headstart.hub import Hub
 from headstart.indicators import make_indicator
-from headstart.indicators.table import Scores
-from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking, best_first, load_modules, rank, require_defined
+from headstart.kinds import AnyModule
+from headstart.ranking.rank import Ranking, best_first, load_modules, require_defined
 from headstart.records import Refused
 from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
-from headstart.tuning.evaluation import check_decoding, evaluate
+from headstart.tuning.evaluation import check_decoding
 from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.tuning.tune import text_format_of, tune
-from headstart.units import AnyStore
+from headstart.units import AnyStore, Results, Store
+from headstart.units import run as run_units
 
 __all__ = ["compare"]
 
@@ -65,7 +64,6 @@ def compare(
     indicators: Sequence[str] = (),
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
-    work: Path | None = None,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -91,15 +89,15 @@ def compare(
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
-        work: folder of finished units, from which a killed comparison continues; `None` keeps none. It is the
-            caller's to remove once the comparison is saved.
-        store, engine: where scores are kept and computed; see `rank`.
+        store: where scores, tuned modules and tests are kept, from which a killed comparison continues; `None` is the
+            user's, `False` keeps nothing.
+        engine: where they are computed: "serial", or "processes=N".
         progress: told how far the work is, and what became of every unit.
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`. What cannot work is
             refused before any pass.
-        OutputError: `work` cannot be written, or holds a broken unit.
+        StoreError: the store cannot be written.
     """
     began = time.monotonic()
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
@@ -114,10 +112,13 @@ def compare(
     rank_of_all = common_rank(modules, asked=base.rank) if equal_rank else None
     compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
     pool = Pool(tuple(modules), backbone, rank_of_all)
-    asked = _Asked(task, compared, base, shown, recipe, decoding, seeds, store, engine)
-    run = _Run(asked, pool, Finished(work, backbone), progress)
-    for seed, draw in enumerate(draws):
-        run.seed(draw, seed)
+    asked = _Asked(task, compared, base, shown, recipe, decoding, seeds)
+    run = _Run(asked, pool)
+    with Store.opened(store) as kept:
+        run.all(
+            draws,
+            partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress),
+        )
     return run.result(refused, shots=shots, seconds=time.monotonic() - began)
 
 
@@ -168,8 +169,6 @@ class _Asked:
     recipe: Recipe
     decoding: str
     seeds: int
-    store: AnyStore
-    engine: str
 
     @property
     def subject(self) -> Compared:
@@ -178,61 +177,40 @@ class _Asked:
         scored = [method for method in self.methods if method.needs_scores]
         return [*blends, *scored, self.methods[-1]][0]
 
-    def indicators(self, reduction: str) -> tuple[str, ...]:
-        """What a pass with this reduction is asked for: the subject's indicator, the other methods', those shown."""
+    def indicators(self) -> dict[str, tuple[str, ...]]:
+        """By reduction, what is asked for: the subject's indicator, the other methods', and those to show."""
         ordered = [self.subject, *self.methods]
-        needed = [method.blend for method in ordered if method.blend is not None and method.needs_scores]
-        own = [blend.indicator for blend in needed if blend.reduction == reduction]
-        return tuple(dict.fromkeys([*own, *(self.shown if reduction == self.base.reduction else ())]))
+        blends = [method.blend for method in ordered if method.blend is not None]
+        asked: dict[str, dict[str, None]] = {blend.reduction: {} for blend in (*blends, self.base)}
+        for method in ordered:
+            if method.blend is not None and method.needs_scores:
+                asked[method.blend.reduction][method.blend.indicator] = None
+        asked[self.base.reduction] |= dict.fromkeys(self.shown)
+        return {reduction: tuple(specs) for reduction, specs in asked.items()}
 
 
 class _Run:
     """One comparison as it grows, seed by seed."""
 
-    def __init__(self, asked: _Asked, pool: Pool, units: Finished, progress: Listener | None) -> None:
-        self.asked, self.pool, self.units, self.progress = asked, pool, units, progress
+    def __init__(self, asked: _Asked, pool: Pool) -> None:
+        self.asked, self.pool = asked, pool
         self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in ("missing", "starts", "scores", "curves")}
         self.rankings: list[pd.DataFrame] = []
         self.notes: list[str] = []
         self.decoding = ""
-        self.digests = [module.digest() for module in pool.modules]
 
-    def seed(self, task: Task, seed: int) -> None:
-        """Rank, begin, test, tune and test again on one draw."""
-        rankings: dict[str, Ranking] = {}
-
-        def ranking(blend: Blend) -> Ranking:
-            if blend.reduction not in rankings:
-                rankings[blend.reduction] = self._rank(task, seed, blend.reduction)
-            return rankings[blend.reduction]
-
-        shown = ranking(self.asked.subject.blend or self.asked.base)
-        beginnings = begin_all(Draw(task, seed, self.pool, ranking), self.asked.methods)
-        self._record(shown, beginnings, seed)
-        for begun in beginnings:
-            self._one(task, begun)
-
-    def _rank(self, task: Task, seed: int, reduction: str) -> Ranking:
-        modules, indicators = self.pool.modules, self.asked.indicators(reduction)
-        if not indicators:
-            return unscored(modules, reduction)
-        prints = [task.fingerprint(split) for split in ("train", "dev")]
-        recipe = self.asked.recipe
-        key = self.units.key("rank", *self.digests, *indicators, reduction, recipe.to_json(), str(seed), *prints)
-
-        def compute() -> dict[str, Any]:
-            scores = rank(
-                task, modules, self.pool.backbone, indicators=indicators, reduction=reduction, recipe=recipe,
-                seed=seed, store=self.asked.store, engine=self.asked.engine, progress=self.progress,
-            ).scores  # fmt: skip
-            values = {name: [_json_number(value) for value in found] for name, found in scores.values.items()}
-            return {"values": values, "examples": scores.examples, "tokens": scores.tokens, "reasons": scores.reasons}
-
-        unit = self.units.get(key, compute)
-        values = {name: tuple(map(_number, found)) for name, found in unit["values"].items()}
-        names = tuple(module.name for module in modules)
-        scores = Scores(names, values, reduction, unit["examples"], unit["tokens"], unit["reasons"])
-        return Ranking(modules, scores, (), None)
+    def all(self, draws: Sequence[Task], run: Callable[..., Results]) -> None:
+        """Rank and begin on every draw; then test, tune and test again all starts of all draws as one graph."""
+        asked = self.asked
+        ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
+        trials: list[Trial] = []
+        for seed, (draw, rankings) in enumerate(zip(draws, ranked, strict=True)):
+            beginnings = begin_all(Draw(draw, seed, self.pool, partial(_by_reduction, rankings)), asked.methods)
+            self._record(_by_reduction(rankings, asked.subject.blend or asked.base), beginnings, seed)
+            trials += plan_trials(draw, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding)
+        found = run([unit for trial in trials for unit in trial.units()])
+        for trial in trials:
+            self._add_trial(trial, found)
 
     def _record(self, ranking: Ranking, beginnings: Sequence[Beginning], seed: int) -> None:
         """The ranking with the subject's weights, what has no value, and where every method begins."""
@@ -251,65 +229,22 @@ class _Run:
         ]
         self.frames["starts"] += starts_rows(beginnings)
 
-    def _one(self, task: Task, begun: Beginning) -> None:
+    def _add_trial(self, trial: Trial, found: Results) -> None:
         """Both tests and the curve of one method of one seed."""
-        what, total = f"seed {begun.seed}, {begun.label}", self.asked.seeds * len(self.asked.methods)
-        done = len({(row["method"], row["seed"]) for row in self.frames["scores"]})
-        listener = self.progress or (lambda _: None)
-        listener(Progress(what, done, total))
-        before = self._test(task, begun.module)
+        begun = trial.begun
+        untested: dict[str, Any] = {"score": math.nan, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
+        before = trial.zero_shot(found) or untested
+        tuned, after = trial.tuned(found)
         self._add(begun, "zero-shot", before, math.nan, before["seconds"])
-
-        def tell(event: Event) -> None:
-            if isinstance(event, Progress):
-                event = Progress(what, done, total, f"step {event.done} of {event.total}")
-            listener(event)
-
-        tuned = self._tune(task, begun.module, begun.seed, report=tell)
-        self._add(begun, "tuned", tuned["test"], tuned["best_step"], tuned["seconds"])
+        self._add(begun, "tuned", after, tuned.best.step, tuned.seconds)
         self.frames["curves"] += [
-            {"method": begun.label, "seed": begun.seed, "step": point["step"]}
-            | {key: _number(point[key]) for key in ("dev_score", "dev_loss")}
-            for point in tuned["curve"]
-        ]
-
-    def _test(self, task: Task, module: Module) -> dict[str, Any]:
-        backbone, decoding = self.pool.backbone, self.asked.decoding
-        if backbone.is_encoder and module.head is None:
-            return {"score": None, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
-        text_format = text_format_of(self.asked.recipe)
-        key = self.units.key("test", module.digest(), task.fingerprint("test"), decoding, repr(text_format))
-
-        def compute() -> dict[str, Any]:
-            began = time.monotonic()
-            (found,) = evaluate(
-                [module], task.test, backbone, metric=task.card.metric, decoding=decoding, text_format=text_format
-            )
-            return {"score": _json_number(found.score), "decoding": found.decoding, "seconds": time.monotonic() - began}
-
-        return self.units.get(key, compute)
-
-    def _tune(self, task: Task, start: Module, seed: int, *, report: Listener) -> dict[str, Any]:
-        recipe = self.asked.recipe
-        prints = [task.fingerprint(split) for split in ("train", "dev", "test")]
-        key = self.units.key("tune", start.digest(), recipe.to_json(), str(seed), self.asked.decoding, *prints)
-        checkpoint = self.units.checkpoint(key)
-
-        def compute() -> dict[str, Any]:
-            tuned = tune(
-                task, self.pool.backbone, start=start, recipe=recipe, seed=seed, checkpoint=checkpoint, progress=report
-            )
-            test = self._test(task, tuned.module)
-            curve = [{k: _json_number(v) for k, v in asdict(point).items()} for point in tuned.curve]
-            return {"curve": curve, "best_step": tuned.best.step, "seconds": tuned.seconds, "test": test}
-
-        result = self.units.get(key, compute)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-        return result
+            {"method": begun.label, "seed": begun.seed, "step": point.step, "dev_score": point.dev_score,
+             "dev_loss": point.dev_loss}
+            for point in tuned.curve
+        ]  # fmt: skip
 
     def _add(self, begun: Beginning, stage: str, found: dict[str, Any], steps: float, seconds: float) -> None:
-        metric, score = self.asked.task.card.metric, _number(found["score"])
+        metric, score = self.asked.task.card.metric, found["score"]
         undefined = found.get("reason", f"{metric} is undefined for these predictions")
         self.decoding = self.decoding or found["decoding"]
         self.frames["scores"].append(
@@ -354,9 +289,5 @@ class _Run:
         )
 
 
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _by_reduction(rankings: Mapping[str, Ranking], blend: Blend) -> Ranking:
+    return rankings[blend.reduction]

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 __all__ = ["Content", "Digested", "canonical", "digest_of"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 EXACT = 2**53
 """Up to here a float that is a whole number is the same number as an integer."""
@@ -28,17 +28,17 @@ class Digested(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Content(Generic[T]):
+class Content(Generic[T_co]):
     """A large input that many units share, such as the rows of a split: its digest is computed once.
 
     `value` is what the computation reads; `stated`: its digest.
     """
 
-    value: T = dataclasses.field(repr=False)
+    value: T_co = dataclasses.field(repr=False)
     stated: str
 
     @classmethod
-    def of(cls, value: T) -> "Content[T]":
+    def of(cls, value: T_co) -> "Content[T_co]":  # type: ignore[misc]
         """`value` with the digest of its canonical form."""
         return cls(value, digest_of(canonical(value)))
 
