@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from headstart.cli import progress
 from headstart.cli.options import Options, command
-from headstart.cli.progress import counted, listening, phased
+from headstart.cli.progress import listening
 from headstart.events import Note, Progress, UnitEvent
 
 
@@ -68,10 +68,10 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(
     with listening("ranking") as listener:
         listener(Progress("scoring", 1, 40))
         now = 109.9
-        phased(listener)("scoring", 2, 40)
+        listener(Progress("scoring", 2, 40))
         now = 110.0
         listener(Progress("scoring", 3, 40, "el2n"))
-        counted(listener, "scoring")(4, 40)
+        listener(Progress("scoring", 4, 40))
         listener(Note("dan was left out"))
         listener(UnitEvent("tune", "ab", "scratch", "started"))
         now = 120.0

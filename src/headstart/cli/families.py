@@ -22,6 +22,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "indicators": "headstart.indicators:INDICATORS",
         "rules": "headstart.blending:RULES",
         "spaces": "headstart.blending:SPACES",
+        "methods": "headstart.comparing.methods:METHODS",
         "metrics": "headstart.tasks:METRICS",
         "recipes": "headstart.tuning.recipes:RECIPES",
         "optimizers": "headstart.tuning.optimizers:OPTIMIZERS",

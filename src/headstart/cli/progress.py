@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from headstart.cli.output import error_console, print_line
 from headstart.events import Event, Listener, Note, Progress, UnitEvent
 
-__all__ = ["LINE_SECONDS", "UnitCount", "counted", "listening", "phased"]
+__all__ = ["LINE_SECONDS", "UnitCount", "listening"]
 
 LINE_SECONDS = 10.0
 """Off a terminal, a line of progress at most this often."""
@@ -37,16 +37,6 @@ def listening(what: str) -> Iterator[Listener]:
                 print_line(event.text, error=True)
 
         yield show
-
-
-def counted(listener: Listener, what: str) -> Callable[..., None]:
-    """`listener` for work that reports (done, total, note)."""
-    return lambda done, total, note="": listener(Progress(what, done, total, note))
-
-
-def phased(listener: Listener) -> Callable[[str, int, int], None]:
-    """`listener` for work that reports (what, done, total)."""
-    return lambda what, done, total: listener(Progress(what, done, total))
 
 
 class UnitCount:
