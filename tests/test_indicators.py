@@ -132,7 +132,6 @@ def test_every_indicator_says_what_it_is(name: str) -> None:
     indicator = INDICATORS[name]
     assert indicator.name == name
     assert "et al., 20" in indicator.source
-    assert indicator.temperature > 0
     assert issubclass(indicator, TokenIndicator | GradientIndicator | WeightIndicator)
     assert indicator.needs
     assert make_indicator(name).spec == Spec(name)

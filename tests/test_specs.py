@@ -51,7 +51,6 @@ class Nearest(Indicator):
 
     name = "nearest"
     needs = frozenset({Need.HIDDEN_STATES})
-    temperature = 0.1
     k: int = 5
     share: float = 0.5
     exact: bool = False

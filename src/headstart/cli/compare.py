@@ -8,6 +8,7 @@ import typer
 
 from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
+from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -56,8 +57,8 @@ def compare(
         list[str] | None,
         typer.Option(
             "--method",
-            help="Method to compare, repeatable: scratch, random, average, best_single, ensemble (the default), "
-            "manual, or a rule with settings, as 'mine=softmax:indicator=loss,temperature=0.1'.",
+            help=f"Method to compare, repeatable: {names_of_family('methods')}, or a rule, with settings, as "
+            "'mine=softmax:indicator=loss,temperature=0.1'; default: all but manual.",
         ),
     ] = None,
     own_ranks: Annotated[

@@ -50,15 +50,13 @@ class Indicator(ABC):
 
     A field has a default, and its type says which values there are (`int | None`, a `Literal`, ...). Class attributes:
     `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute; `distribution`,
-    whether it is defined for probabilities of answers only, and so not for a regression; `temperature`, the softmax
-    temperature used where none is asked for.
+    whether it is defined for probabilities of answers only, and so not for a regression.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     distribution: ClassVar[bool] = True
-    temperature: ClassVar[float]
 
     @property
     def spec(self) -> Spec:

@@ -12,7 +12,6 @@ class Cosine(TokenIndicator):
 
     name = "cosine"
     source = "Lv et al., 2023, §2.2"
-    temperature = 0.02
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """cos(p_j, v_j), (N, M), between 0 and 1."""

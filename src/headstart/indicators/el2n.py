@@ -12,7 +12,6 @@ class El2n(TokenIndicator):
 
     name = "el2n"
     source = "Lv et al., 2023, §2.2 (after Paul et al., 2021)"
-    temperature = 0.1
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """−‖p_j − v_j‖₂, (N, M), between −√2 and 0."""

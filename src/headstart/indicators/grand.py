@@ -24,7 +24,6 @@ class Grand(GradientIndicator):
     name = "grand"
     source = "Lv et al., 2023, §2.2 (after Paul et al., 2021)"
     distribution = False
-    temperature = 0.1
 
     stack: Literal["encoder", "decoder"] | None = None
     block: int | None = None

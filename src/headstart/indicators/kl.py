@@ -13,7 +13,6 @@ class Kl(TokenIndicator):
     name = "kl"
     source = "Lv et al., 2023, §2.2"
     needs = frozenset({Need.PREDICTIONS, Need.REFERENCE})
-    temperature = 0.1
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """−Σ_v p̃_v (log p̃_v − log p_v), (N, M), at most 0."""

@@ -16,7 +16,6 @@ class Loss(TokenIndicator):
     name = "loss"
     source = "Lv et al., 2023, §2.2"
     distribution = False
-    temperature = 0.1
 
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """log p_j[gold], (N, M)."""

@@ -16,7 +16,6 @@ class Tupate(WeightIndicator):
     name = "tupate"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
-    temperature = 0.02
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """One cosine per module; modules of another shape than the reference have none."""
