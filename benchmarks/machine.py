@@ -1,17 +1,21 @@
 """What a benchmark ran on: the kind of machine, and the matrix products it reaches."""
 
+import gc
 import os
 import platform
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
-__all__ = ["cpu_model", "machine_kind", "matrix_ceiling", "synchronized"]
+__all__ = ["cpu_model", "machine_kind", "matrix_ceiling", "peak_memory", "synchronized"]
 
-REPEATS = 15
+REPEATS = 9
 
 
 def cpu_model() -> str:
@@ -51,7 +55,7 @@ def matrix_ceiling(dtype: torch.dtype, device: torch.device) -> float:
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
     multiply: Callable[[], object] = lambda: left @ right  # noqa: E731 - one line that is timed below
-    for _ in range(5):
+    for _ in range(2):
         multiply()
     seconds = []
     for _ in range(REPEATS):
@@ -59,3 +63,30 @@ def matrix_ceiling(dtype: torch.dtype, device: torch.device) -> float:
         multiply()
         seconds.append(synchronized(device) - started)
     return 2 * size**3 / statistics.median(seconds) / 1e9
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Bytes beyond those held at the start: resident memory sampled every 5 ms, or what CUDA's allocator counted."""
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    process = psutil.Process()
+    base = most = process.memory_info().rss
+    stop = threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not stop.wait(0.005):
+            most = max(most, process.memory_info().rss)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield lambda: most - base
+    finally:
+        stop.set()
+        sampler.join()

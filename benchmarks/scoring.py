@@ -6,23 +6,20 @@ disk. Each measurement runs in a process of its own, so that no side's memory or
 """
 
 import argparse
-import gc
 import json
 import random
+import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from peft import PeftModel
 from torch import nn
@@ -37,12 +34,13 @@ from headstart.tasks import Example, Task
 
 ROOT = Path(__file__).parents[1]
 sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part of the package
-from benchmarks.machine import machine_kind, matrix_ceiling, synchronized  # noqa: E402
+from benchmarks.machine import machine_kind, matrix_ceiling, peak_memory, synchronized  # noqa: E402
 from fetch import fetch_backbone, fetch_task  # noqa: E402
 
 RANK = 8
 TARGETS = ("q_proj", "v_proj")
 PEFT_BATCH = 8
+TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,31 @@ class Setting:
 
 @dataclass(frozen=True)
 class Found:
-    """One side's times in seconds and, per module, mean loss (nats) and mean cosine over target tokens."""
+    """One side's times in seconds and, per module, mean loss (nats) and mean cosine over target tokens.
+
+    `ceilings`: GFLOP/s of a large matrix product before and after every turn; `shares`: what each turn reached of the
+    mean of the two around it.
+    """
 
     reading: float
     passing: float
     losses: tuple[float, ...]
     cosines: tuple[float, ...]
-    ceiling: float | None = None
-    share: float | None = None
+    ceilings: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
     peak_extra_gb: float | None = None
 
     @property
     def seconds(self) -> float:
         return self.reading + self.passing
+
+    @property
+    def ceiling(self) -> float | None:
+        return statistics.median(self.ceilings) if self.ceilings else None
+
+    @property
+    def share(self) -> float | None:
+        return statistics.median(self.shares) if self.shares else None
 
 
 # --- the modules
@@ -134,29 +144,41 @@ def _rank(module: LoraModule) -> int:
 
 
 def headstart_pass(setting: Setting) -> Found:
-    """Read the modules, score them in one pass, and measure what the machine could reach at most."""
+    """Read the modules and score them in `TURNS` parts, in turns with what the machine could reach at most.
+
+    Whatever else the machine does then slows the pass and the ceiling alike, and the spread over the turns tells it.
+    """
     backbone = Backbone.load(setting.backbone, device=setting.device, dtype=setting.dtype)
     _ = backbone.fingerprint  # reads every weight: what is mapped from the file is resident from here on
     indicators = ("loss", "cosine")
     warm = load_module(setting.folders[0])
+    ceilings, shares, parts = [], [], []
+    passing = 0.0
     with peak_memory(backbone.device) as peak:
         score([warm], setting.examples[:1], backbone, indicators=indicators)
         started = synchronized(backbone.device)
         modules = [load_module(folder) for folder in setting.folders]
         for module in modules:
             module.check(backbone)
-        read = synchronized(backbone.device)
-        scores = score(modules, setting.examples, backbone, indicators=indicators)
-        done = synchronized(backbone.device)
-    ceiling = matrix_ceiling(backbone.dtype, backbone.device)
-    flops = needed_flops(backbone, encode(backbone, setting.examples), modules)
+        reading = synchronized(backbone.device) - started
+        items = encode(backbone, setting.examples)
+        ceilings.append(matrix_ceiling(backbone.dtype, backbone.device))
+        for turn in range(TURNS):
+            part = modules[len(modules) * turn // TURNS : len(modules) * (turn + 1) // TURNS]
+            begun = synchronized(backbone.device)
+            parts.append(score(part, setting.examples, backbone, indicators=indicators))
+            seconds = synchronized(backbone.device) - begun
+            passing += seconds
+            ceilings.append(matrix_ceiling(backbone.dtype, backbone.device))
+            reached = needed_flops(backbone, items, part) / seconds / 1e9
+            shares.append(reached / statistics.mean(ceilings[-2:]))
     return Found(
-        reading=read - started,
-        passing=done - read,
-        losses=tuple(-value for value in scores.values["loss"]),
-        cosines=scores.values["cosine"],
-        ceiling=ceiling,
-        share=flops / (done - read) / 1e9 / ceiling,
+        reading=reading,
+        passing=passing,
+        losses=tuple(-value for part in parts for value in part.values["loss"]),
+        cosines=tuple(value for part in parts for value in part.values["cosine"]),
+        ceilings=tuple(ceilings),
+        shares=tuple(shares),
         peak_extra_gb=peak() / 1e9,
     )
 
@@ -176,33 +198,6 @@ def needed_flops(backbone: Backbone, items: Sequence[Encoded], modules: Sequence
     head = sum(value.numel() for value in backbone.head.parameters()) * sum(len(item.target) for item in items)
     updates = sum(module.card.parameters for module in modules) * sum(lengths)
     return float(2 * (len(modules) * (linear + attention + head) + updates))
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Bytes beyond those held at the start: resident memory sampled every 5 ms, or what CUDA's allocator counted."""
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
-        return
-    process = psutil.Process()
-    base = most = process.memory_info().rss
-    stop = threading.Event()
-
-    def sample() -> None:
-        nonlocal most
-        while not stop.wait(0.005):
-            most = max(most, process.memory_info().rss)
-
-    sampler = threading.Thread(target=sample, daemon=True)
-    sampler.start()
-    try:
-        yield lambda: most - base
-    finally:
-        stop.set()
-        sampler.join()
 
 
 def encode(backbone: Backbone, examples: Sequence[Example]) -> list[Encoded]:
@@ -301,6 +296,7 @@ def compare(setting: Setting, *, baseline_modules: int, skip_fp32: bool) -> dict
     facts: dict[str, Any] = {
         "ratio_fp32": None, "ratio_default": None, "ratio_same_dtype": scale * theirs.seconds / ours.seconds,
         "max_abs_diff": None, "same_top1": None, "ceiling_share": ours.share, "peak_extra_gb": ours.peak_extra_gb,
+        "ceiling_share_spread": spread(ours.shares), "ceiling_gflops_spread": spread(ours.ceilings),
         "ceiling_share_fp32": None, "ceiling_gflops": ours.ceiling, "ceiling_gflops_fp32": None,
         "seconds": ours.seconds, "seconds_reading": ours.reading, "seconds_fp32": None,
         "seconds_peft": scale * theirs.seconds, "seconds_peft_loading": scale * theirs.reading,
@@ -332,6 +328,11 @@ def apart(measure: Callable[[Setting], Found], setting: Setting, dtype: str) -> 
     print(f"{measure.__name__} in {dtype}, {len(setting.folders)} modules ...", file=sys.stderr, flush=True)
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, Setting(**{**vars(setting), "dtype": dtype})).result()
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """The smallest and the largest."""
+    return [float(f"{value:.4g}") for value in (min(values), max(values))]
 
 
 def same_top1(ours: Found, theirs: Found) -> bool:

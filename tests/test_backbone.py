@@ -1,14 +1,17 @@
 """The backbone: identity, tokens, and forward passes equal to transformers' own on one example at a time."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaModel, ViTConfig, ViTModel
 
 from headstart.backbones import Backbone, Encoded, TextFormat
+from headstart.backbones.backbone import _most_rows
 from headstart.backbones.loading import choose_dtype
 from headstart.errors import BackboneError, SettingError, TaskError
 from naive import (
@@ -194,6 +197,34 @@ def test_option_scores_are_those_of_one_pass_per_option(backbone: Backbone) -> N
                     assert row == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_options_are_read_in_groups_that_fit(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    prompts = [backbone.encoder.prompt(example.input, STYLE) for example in REVIEWS[:3]]
+    ids = [[backbone.encoder.target(option, STYLE) for option in options] for options in OPTIONS]
+    with torch.inference_mode():
+        expected = backbone.option_scores(prompts, ids, modules=2)
+        seen: list[int] = []
+        handle = backbone.head.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[0]))
+        monkeypatch.setattr("headstart.backbones.backbone._most_rows", lambda *_: rows)
+        try:
+            found = backbone.option_scores(prompts, ids, modules=2)
+        finally:
+            handle.remove()
+    assert max(seen) == rows
+    assert len(seen) >= 14 / rows
+    for one, other in zip(found, expected, strict=True):
+        for scores, wanted in zip(one, other, strict=True):
+            assert scores == pytest.approx(wanted, abs=1e-4)
+
+
+def test_what_options_copy_is_bounded() -> None:
+    # Options of 8 tokens behind a prompt of 400 that take 23,040 bytes each: 9.2 MB a row, so 29 rows of 268 MB.
+    assert _most_rows(400 * 23_040, 7 * 49_152) == 29
+    # 7 tokens over a vocabulary of 150,000 are 4.2 MB of logits: 63 rows.
+    assert _most_rows(1, 7 * 150_000) == 63
+    assert _most_rows(2**40, 1) == 1
+
+
 def test_options_of_one_token(backbone: Backbone) -> None:
     prompt = backbone.encoder.prompt("the film", STYLE)
     with torch.inference_mode():
@@ -216,14 +247,34 @@ def test_generation_is_greedy_on_each_prompt_alone(backbone: Backbone) -> None:
     assert len(set(expected)) > 1
 
 
-def test_generation_does_not_take_penalties_from_the_model(tiny_llama: Path) -> None:
-    backbone = load(tiny_llama)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1},
+        {"min_length": 40, "min_new_tokens": 12},
+        {"encoder_no_repeat_ngram_size": 1, "encoder_repetition_penalty": 9.0},
+        {"forced_bos_token_id": 7, "forced_eos_token_id": 8},
+        {"suppress_tokens": list(range(3, 250)), "begin_suppress_tokens": list(range(3, 200))},
+        {"bad_words_ids": [[token] for token in range(3, 250)]},
+        {"exponential_decay_length_penalty": (1, 9.0), "sequence_bias": [[[9], 99.0]]},
+        {"num_beams": 3, "length_penalty": 9.0, "max_length": 3},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_generation_takes_no_settings_from_the_model(backbone: Backbone, settings: dict[str, Any]) -> None:
     prompts = [backbone.encoder.prompt("the film", STYLE)]
+    kept = backbone.model.generation_config
     with torch.inference_mode():
         plain = backbone.generate(prompts, max_new_tokens=12)
-        backbone.model.generation_config.repetition_penalty = 50.0
-        backbone.model.generation_config.no_repeat_ngram_size = 1
-        assert backbone.generate(prompts, max_new_tokens=12) == plain
+        own = copy.deepcopy(kept)
+        for name, value in settings.items():
+            setattr(own, name, value)
+        try:
+            backbone.model.generation_config = own
+            assert backbone.generate(prompts, max_new_tokens=12) == plain
+            assert backbone.model.generation_config is own
+        finally:
+            backbone.model.generation_config = kept
 
 
 def test_hooks_are_gone_after_a_failure(backbone: Backbone) -> None:

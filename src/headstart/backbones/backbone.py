@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -26,6 +27,8 @@ from headstart.records import Fingerprint, HeadCard
 
 __all__ = ["Backbone"]
 
+MOST_COPIED = 2**28
+"""Bytes: what options hold at once of their prompts' keys and values, and as float32 of logits."""
 SHORT_SEQUENCE = 192
 """Up to here, unfused attention has the faster backward pass on a CPU in bfloat16 (3 times at 42 tokens)."""
 
@@ -206,6 +209,8 @@ class Backbone:
     ) -> list[list[list[float]]]:
         """Log-likelihood of every option after its prompt, end-of-sequence included; the prompt is read once.
 
+        What was read of a prompt is copied for as many options at once as `MOST_COPIED` allows.
+
         Args:
             prompts: B id lists.
             options: for each prompt, its options' id lists.
@@ -227,26 +232,27 @@ class Backbone:
         return result
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, modules: int = 1) -> list[list[str]]:
-        """Greedy continuations as stripped text: for each of N modules, for each prompt, one string."""
+        """Greedy continuations as stripped text: for each of N modules, for each prompt, one string.
+
+        Of a model's own settings of how to generate (penalties, shortest lengths, forced tokens, ...) none counts.
+        """
         ids = pad(prompts, self.pad_id, left=not self.seq2seq)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=not self.seq2seq)
         config = GenerationConfig(
             do_sample=False,
             num_beams=1,
-            # A model's own generation settings fill what is left open here, and these two change a greedy answer.
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad_id,
             eos_token_id=self.tokenizer.eos_token_id,
             bos_token_id=self.tokenizer.bos_token_id,
             decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
         )
-        produced = self.model.generate(
-            input_ids=ids.to(self.device).repeat(modules, 1),
-            attention_mask=mask.to(self.device).repeat(modules, 1),
-            generation_config=config,
-        )
+        with self._without_settings():
+            produced = self.model.generate(
+                input_ids=ids.to(self.device).repeat(modules, 1),
+                attention_mask=mask.to(self.device).repeat(modules, 1),
+                generation_config=config,
+            )
         new = produced if self.seq2seq else produced[:, ids.shape[1] :]
         texts = [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
         return [texts[start : start + len(prompts)] for start in range(0, len(texts), len(prompts))]
@@ -267,19 +273,25 @@ class Backbone:
         with self._only_rows(last):
             first = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
-        log_p = first.logits.view(ids.shape[0], -1).float().log_softmax(-1)[index]
-        scores: Tensor = log_p.gather(1, gold[:, :1]).squeeze(1)
-        if gold.shape[1] == 1:
+        log_p = first.logits.view(ids.shape[0], -1).float().log_softmax(-1)
+        scores: Tensor = log_p[index, gold[:, 0]]
+        steps = gold.shape[1] - 1
+        if steps == 0:
             return scores
         cache = first.past_key_values
-        cache.batch_select_indices(index)
-        steps = gold.shape[1] - 1
-        following = positions[index, -1:] + 1 + torch.arange(steps, device=self.device)
-        seen = torch.cat([mask[index], torch.ones_like(following)], dim=1)
-        logits = self.model(
-            input_ids=gold[:, :-1].clamp(min=0), attention_mask=seen, position_ids=following, past_key_values=cache
-        ).logits
-        return scores + _gold_log_likelihood(logits, gold[:, 1:])
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if isinstance(layer, DynamicLayer))
+        most = _most_rows(held // ids.shape[0], steps * log_p.shape[1])
+        later = []
+        for source, options in zip(index.split(most), gold.split(most), strict=True):
+            following = positions[source, -1:] + 1 + torch.arange(steps, device=self.device)
+            logits = self.model(
+                input_ids=options[:, :-1].clamp(min=0),
+                attention_mask=torch.cat([mask[source], torch.ones_like(following)], dim=1),
+                position_ids=following,
+                past_key_values=_rows_of(cache, source),
+            ).logits
+            later.append(_gold_log_likelihood(logits, options[:, 1:]))
+        return scores + torch.cat(later)
 
     def _read_seq2seq(
         self, prompts: Sequence[Sequence[int]], flat: Sequence[Sequence[int]], index: Tensor, modules: int
@@ -289,13 +301,28 @@ class Backbone:
         hidden = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         start = torch.full_like(gold[:, :1], int(self.model.config.decoder_start_token_id))
-        logits = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden[index]),
-            attention_mask=mask[index],
-            decoder_input_ids=torch.cat([start, gold[:, :-1].clamp(min=0)], dim=1),
-            use_cache=False,
-        ).logits
-        return _gold_log_likelihood(logits, gold)
+        # Beside its own rows of them, a layer holds the keys and values that it makes of them.
+        most = _most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.weight.shape[0])
+        found = []
+        for source, options, first in zip(index.split(most), gold.split(most), start.split(most), strict=True):
+            logits = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden[source]),
+                attention_mask=mask[source],
+                decoder_input_ids=torch.cat([first, options[:, :-1].clamp(min=0)], dim=1),
+                use_cache=False,
+            ).logits
+            found.append(_gold_log_likelihood(logits, options))
+        return torch.cat(found)
+
+    @contextlib.contextmanager
+    def _without_settings(self) -> Iterator[None]:
+        """No generation settings of the model's own, which fill whatever a call leaves open."""
+        kept = self.model.generation_config
+        self.model.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = kept
 
     def _attention(self, length: int) -> AbstractContextManager[None]:
         """The attention kernel for this pass; the CPU's fused bfloat16 backward is slow on short sequences."""
@@ -322,3 +349,16 @@ def _gold_log_likelihood(logits: Tensor, gold: Tensor) -> Tensor:
     """Sum of log p of the gold tokens, (rows,); -1 in `gold` is padding."""
     taken = logits.float().log_softmax(-1).gather(2, gold.clamp(min=0).unsqueeze(2)).squeeze(2)
     return taken.masked_fill(gold < 0, 0.0).sum(1)
+
+
+def _most_rows(copied: int, logits: int) -> int:
+    """How many options are read at once, when each takes so many bytes of copies and so many logits."""
+    return max(1, min(MOST_COPIED // max(copied, 1), MOST_COPIED // (4 * logits)))
+
+
+def _rows_of(cache: Any, index: Tensor) -> Any:
+    """Some rows of what was read before, as a cache of their own: layers replace their tensors and change none."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    own.batch_select_indices(index)
+    return own
