@@ -15,7 +15,8 @@ from headstart.kinds import LoraModule, load_module, save_module, stack_of
 from headstart.records import HeadCard, TaskCard
 from headstart.tasks import Example, Task, head_of
 from headstart.tuning.evaluation import _answer, evaluate
-from headstart.tuning.tune import CUT_OFF, OTHER_HEAD, UNMOVED, tune
+from headstart.tuning.run import CUT_OFF, OTHER_HEAD, UNMOVED
+from headstart.tuning.tune import tune
 from naive import assert_close, assert_untouched, photograph
 from test_tuning import PowerCut, assert_same_run, kill_at
 

@@ -116,12 +116,16 @@ class Fingerprint(Record):
 class Template(Record):
     """How one row becomes text: Python format strings over the row's fields.
 
+    `separator`: what stands between two texts that encoders read as a pair, in the input's template or, where that has
+    none, in each row's input: "[SEP]" in "{premise} [SEP] {hypothesis}". Language models read it as it stands.
+
     >>> Template(input="{question} yes or no?", target="{answer}").input.format(question="Is it?")
     'Is it? yes or no?'
     """
 
     input: str = "{input}"
     target: str = "{output}"
+    separator: str | None = None
 
 
 class TaskCard(Record):

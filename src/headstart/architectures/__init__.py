@@ -8,10 +8,6 @@ another library calls it in `formats/`.
 from collections.abc import Mapping
 
 from headstart.architectures.architecture import Architecture, Blocks, Part, Role, Sublayer, SublayerName
-from headstart.architectures.bert import BERT, ROBERTA
-from headstart.architectures.gpt2 import GPT2
-from headstart.architectures.llama import LLAMA
-from headstart.architectures.t5 import T5
 from headstart.errors import BackboneError
 from headstart.registry import Registry
 
@@ -27,18 +23,32 @@ __all__ = [
     "part_of",
 ]
 
-ARCHITECTURES: Registry[Architecture] = Registry("architecture", group="headstart.architectures")
+ARCHITECTURES: Registry[Architecture] = Registry(
+    "architecture",
+    group="headstart.architectures",
+    members={
+        "t5": "headstart.architectures.t5:T5",
+        "mt5": "headstart.architectures.t5:T5",
+        "llama": "headstart.architectures.llama:LLAMA",
+        "mistral": "headstart.architectures.llama:LLAMA",
+        "qwen2": "headstart.architectures.llama:QWEN",
+        "qwen3": "headstart.architectures.llama:QWEN",
+        "gemma2": "headstart.architectures.gemma:GEMMA",
+        "gemma3_text": "headstart.architectures.gemma:GEMMA",
+        "phi3": "headstart.architectures.phi3:PHI3",
+        "gpt2": "headstart.architectures.gpt2:GPT2",
+        "gpt_neox": "headstart.architectures.gpt_neox:GPT_NEOX",
+        "opt": "headstart.architectures.opt:OPT",
+        "bart": "headstart.architectures.bart:BART",
+        "bert": "headstart.architectures.bert:BERT",
+        "roberta": "headstart.architectures.bert:ROBERTA",
+        "xlm-roberta": "headstart.architectures.bert:ROBERTA",
+        "electra": "headstart.architectures.bert:ELECTRA",
+        "deberta-v2": "headstart.architectures.deberta:DEBERTA",
+        "modernbert": "headstart.architectures.modernbert:MODERNBERT",
+    },
+)
 """By transformers' `model_type`."""
-
-for _names, _architecture in (
-    (("t5", "mt5"), T5),
-    (("llama", "mistral"), LLAMA),
-    (("gpt2",), GPT2),
-    (("bert",), BERT),
-    (("roberta", "xlm-roberta"), ROBERTA),
-):
-    for _name in _names:
-        ARCHITECTURES.add(_name, _architecture)
 
 
 def architecture_of(model_type: object, config: Mapping[str, object] | None = None) -> Architecture | None:

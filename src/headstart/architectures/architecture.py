@@ -13,7 +13,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 SublayerName = Literal["attention", "cross_attention", "feed_forward"]
 
 Role = Literal[
-    "query", "key", "value", "query_key_value", "attention_output", "gate", "up", "gate_up", "down"
+    "query", "key", "value", "query_key_value", "position_query", "position_key", "attention_output",
+    "gate", "up", "gate_up", "down",
 ]  # fmt: skip
 """What a linear layer does. "up" widens and "down" narrows again; "query_key_value" and "gate_up" are one matrix."""
 
@@ -78,6 +79,8 @@ class Architecture:
         norm_behind: whether e + h is normalized behind each sublayer, rather than e before it.
         library: whether AdapterHub's library `adapters` 1.3 has these models itself, without an added interface.
         transposed: whether the linear layers hold their weights transposed, as transformers' Conv1D does.
+        relative_bias: whether attention adds a bias for the distance between query and key.
+        shared: why modules cannot share a pass: a layer reads what all rows have in common; "" where none does.
         requires: fields of a model's configuration without whose values this description is not true.
     """
 
@@ -86,6 +89,8 @@ class Architecture:
     norm_behind: bool = False
     library: bool = False
     transposed: bool = False
+    relative_bias: bool = False
+    shared: str = ""
     requires: Mapping[str, object] = field(default_factory=dict)
 
     def locate(self, path: str) -> tuple[Blocks, int, str] | None:

@@ -1,10 +1,10 @@
-"""BERT, and RoBERTa and XLM-RoBERTa, which are built like it: a layer norm behind each sublayer."""
+"""BERT, and RoBERTa, XLM-RoBERTa and ELECTRA, which are built like it: a layer norm behind each sublayer."""
 
 from dataclasses import replace
 
 from headstart.architectures.architecture import Architecture, Blocks, Sublayer
 
-__all__ = ["BERT", "ROBERTA"]
+__all__ = ["BERT", "ELECTRA", "ROBERTA"]
 
 ATTENTION = Sublayer(
     "attention",
@@ -32,3 +32,4 @@ BERT = Architecture(
     "bert.", (Blocks("encoder", "encoder.layer", (ATTENTION, FEED_FORWARD)),), norm_behind=True, library=True
 )
 ROBERTA = replace(BERT, base="roberta.")
+ELECTRA = replace(BERT, base="electra.")

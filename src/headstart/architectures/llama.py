@@ -1,8 +1,10 @@
-"""Llama and those built like it (Mistral): separate projections, and an RMS norm before each sublayer."""
+"""Llama and those built like it (Mistral, Qwen2, Qwen3): separate projections, and an RMS norm before each sublayer."""
+
+from dataclasses import replace
 
 from headstart.architectures.architecture import Architecture, Blocks, Sublayer
 
-__all__ = ["LLAMA"]
+__all__ = ["LLAMA", "QWEN"]
 
 ATTENTION = Sublayer(
     "attention",
@@ -26,3 +28,4 @@ FEED_FORWARD = Sublayer(
     adapters="output_adapters",
 )
 LLAMA = Architecture("model.", (Blocks("decoder", "layers", (ATTENTION, FEED_FORWARD)),), library=True)
+QWEN = replace(LLAMA, library=False)

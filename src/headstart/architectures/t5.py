@@ -46,4 +46,5 @@ T5 = Architecture(
         ),
     ),
     library=True,
+    relative_bias=True,
 )

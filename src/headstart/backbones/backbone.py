@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from headstart.architectures import architecture_of
 from headstart.backbones import loading
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
 from headstart.backbones.hooks import HookPerThread
@@ -24,6 +25,7 @@ from headstart.backbones.identity import fingerprint, tokenizer_digest
 from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
 from headstart.records import Fingerprint, HeadCard
+from headstart.tasks.example import Text
 
 __all__ = ["Backbone"]
 
@@ -166,6 +168,12 @@ class Backbone:
         """Every layer that a module may adapt, with its path."""
         return ((path, layer) for path, layer in self.model.named_modules() if path.startswith(self.below_head))
 
+    @cached_property
+    def goes_alone(self) -> str:
+        """Why modules cannot share a pass on this backbone; "" where they can."""
+        architecture = architecture_of(self.model.config.model_type)
+        return "" if architecture is None else architecture.shared
+
     @property
     def task_type(self) -> str:
         """What PEFT calls its use."""
@@ -177,9 +185,9 @@ class Backbone:
         return 1024 if self.device.type == "cpu" else 32768
 
     def encode(
-        self, pairs: Iterable[tuple[str, str]], text_format: TextFormat, *, head: HeadCard | None = None
+        self, pairs: Iterable[tuple[Text, str]], text_format: TextFormat, *, head: HeadCard | None = None
     ) -> list[Encoded]:
-        """Ids of (input, target) texts, in order. A language model needs no `head`."""
+        """Ids of (input, target) texts, in order. A language model needs no `head` and reads two texts joined."""
         del head
         return [
             Encoded(self.encoder.prompt(text, text_format), self.encoder.target(target, text_format))

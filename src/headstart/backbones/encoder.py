@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,13 +16,14 @@ from transformers import PreTrainedModel
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
-from headstart.backbones.heads import Head
+from headstart.backbones.heads import Head, HeadLayer
 from headstart.backbones.hooks import HookPerThread
 from headstart.backbones.identity import fingerprint
 from headstart.backbones.loading import is_encoder
 from headstart.backbones.plan import TargetBatch, pad
 from headstart.errors import BackboneError, SettingError, TaskError
 from headstart.records import Fingerprint, HeadCard
+from headstart.tasks.example import Text
 
 __all__ = ["EncoderBackbone"]
 
@@ -41,7 +43,7 @@ class EncoderBackbone(Backbone):
         name: as for `Backbone`.
 
     Raises:
-        BackboneError: the model's head has layers other than linear ones.
+        BackboneError: the model's head has layers other than linear ones and layer norms.
     """
 
     is_encoder = True
@@ -59,16 +61,18 @@ class EncoderBackbone(Backbone):
             whole=True,
             longest=min(self._positions, int(tokenizer.model_max_length)),
             known=self.encoder.known,
+            typed=_reads_types(model),
         )
-        self._classifier: dict[str, nn.Linear] = {
+        self._classifier: dict[str, HeadLayer] = {
             path: layer
             for path, layer in model.named_modules()
             if not path.startswith(self.below_head) and next(layer.parameters(recurse=False), None) is not None
         }
-        odd = [path for path, layer in self._classifier.items() if type(layer) is not nn.Linear]
+        odd = [path for path, layer in self._classifier.items() if type(layer) not in (nn.Linear, nn.LayerNorm)]
         if odd or not self._classifier:
             raise BackboneError(
-                f"the task head of {type(model).__name__} is not made of linear layers alone ({', '.join(odd)}); "
+                f"the task head of {type(model).__name__} is not made of linear layers and norms alone "
+                f"({', '.join(odd)}); "
                 "choose another encoder"
             )
         # Its own weights are never used, since a head is always attached, and so they are not drawn either.
@@ -110,7 +114,7 @@ class EncoderBackbone(Backbone):
         """What PEFT calls its use, where no head says otherwise."""
         return "SEQ_CLS"
 
-    def head_layers(self, task: str) -> dict[str, nn.Linear]:
+    def head_layers(self, task: str) -> dict[str, HeadLayer]:
         """The layers of the head of a "classification", "regression" or "span" task, by path; the last one answers."""
         if task != "span":
             return self._classifier
@@ -123,25 +127,27 @@ class EncoderBackbone(Backbone):
         layers = self.head_layers(card.task)
         shapes: dict[str, tuple[int, ...]] = {}
         for path, layer in layers.items():
-            outputs = card.outputs if path == list(layers)[-1] else layer.out_features
-            shapes[f"{path}.weight"] = (outputs, layer.in_features)
-            if layer.bias is not None:
-                shapes[f"{path}.bias"] = (outputs,)
+            last = path == list(layers)[-1]
+            for part, value in layer.named_parameters(recurse=False):
+                own = tuple(value.shape)
+                shapes[f"{path}.{part}"] = (card.outputs, *own[1:]) if last else own
         return shapes
 
     def fresh_head(self, card: HeadCard, *, seed: int) -> Head:
-        """A head as transformers begins one: normal weights of the model's `initializer_range`, biases of zero."""
+        """A head as transformers begins one: normal weights of its `initializer_range`, norms of one, no bias."""
         generator = torch.Generator().manual_seed(seed)
         std = float(getattr(self.model.config, "initializer_range", 0.02))
         shapes = self.head_shapes(card)
         tensors = {
-            name: torch.randn(shape, generator=generator) * std if len(shape) > 1 else torch.zeros(shape)
+            name: torch.randn(shape, generator=generator) * std
+            if len(shape) > 1
+            else torch.full(shape, 1.0 if name.endswith("weight") else 0.0)
             for name, shape in shapes.items()
         }
         return Head(card.model_copy(update={"shapes": shapes}), tensors)
 
     def encode(
-        self, pairs: Iterable[tuple[str, str]], text_format: TextFormat, *, head: HeadCard | None = None
+        self, pairs: Iterable[tuple[Text, str]], text_format: TextFormat, *, head: HeadCard | None = None
     ) -> list[Encoded]:
         """Ids of the inputs, and what the head is to answer: the label's number, the value, or first and last token.
 
@@ -154,15 +160,16 @@ class EncoderBackbone(Backbone):
             )
         return [self._encoded(text, target, text_format, head) for text, target in pairs]
 
-    def _encoded(self, text: str, target: str, text_format: TextFormat, head: HeadCard) -> Encoded:
+    def _encoded(self, text: Text, target: str, text_format: TextFormat, head: HeadCard) -> Encoded:
         if head.task == "span":
-            ids, offsets = self.encoder.with_offsets(text, text_format)
-            span = _span(text, target, offsets)
-            return Encoded(ids, span or (0, 0), offsets, cut_off=span is None)
-        ids = self.encoder.prompt(text, text_format)
+            read = self.encoder.with_offsets(text, text_format)
+            span = _span(text, target, read.offsets)
+            return replace(read, target=span or (0, 0), cut_off=span is None)
+        read = self.encoder.read(text, text_format)
+        whole = text if isinstance(text, str) else text.joined
         if head.task == "regression":
-            return Encoded(ids, (0,), value=_value(text, target))
-        return Encoded(ids, (_label(text, target, head),))
+            return replace(read, target=(0,), value=_value(whole, target))
+        return replace(read, target=(_label(whole, target, head),))
 
     def batch(self, items: Sequence[Encoded], indices: Sequence[int]) -> TargetBatch:
         """The forward pass of `items[indices]`, padded on the right, on the CPU until it is run."""
@@ -171,6 +178,8 @@ class EncoderBackbone(Backbone):
             "input_ids": pad([item.prompt for item in chosen], self.pad_id),
             "attention_mask": pad([[1] * len(item.prompt) for item in chosen], 0),
         }
+        if any(1 in item.types for item in chosen):
+            inputs["token_type_ids"] = pad([item.types for item in chosen], 0)
         gold = torch.tensor([a if item.value is None else item.value for item in chosen for a in item.target])
         owner = torch.arange(len(chosen)).repeat_interleave(len(chosen[0].target))
         return TargetBatch(tuple(indices), inputs, torch.arange(len(gold)), gold, owner)
@@ -230,6 +239,12 @@ def _positions(model: PreTrainedModel) -> int:
     return most - (shifted + 1 if shifted is not None else 0)
 
 
+def _reads_types(model: PreTrainedModel) -> bool:
+    """Whether the encoder has embeddings for the first and the second of two texts."""
+    known = int(getattr(model.config, "type_vocab_size", None) or 0)
+    return known > 1 and "token_type_ids" in inspect.signature(model.base_model.forward).parameters
+
+
 def _label(text: str, target: str, head: HeadCard) -> int:
     if target not in head.labels:
         raise TaskError(
@@ -252,12 +267,13 @@ def _value(text: str, target: str) -> float:
     return value
 
 
-def _span(text: str, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """First and last token of the answer; `None` where it was cut off."""
-    start = text.find(target)
+def _span(text: Text, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last token of the answer, of two texts in the second; `None` where it was cut off."""
+    looked_in = text if isinstance(text, str) else text.second
+    start = text.find(target) if isinstance(text, str) else text.joined.find(target, text.start)
     if start < 0:
         raise TaskError(
-            f"the target {target[:SHOWN]!r} does not stand in its input {text[:SHOWN]!r}, so no span of it is the "
+            f"the target {target[:SHOWN]!r} does not stand in its input {looked_in[:SHOWN]!r}, so no span of it is the "
             "answer; use a text-to-text backbone for this task, or give it labels, or the metric Pearson-Correlation "
             "where targets are numbers"
         )

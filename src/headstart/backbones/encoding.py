@@ -8,6 +8,7 @@ from typing import Any
 
 from headstart.errors import BackboneError, TaskError
 from headstart.records import TextFormat
+from headstart.tasks.example import Text, TextPair
 
 __all__ = ["Encoded", "Encoder", "TextFormat"]
 
@@ -25,6 +26,7 @@ class Encoded:
     On an encoder `target` is what its head is to answer: the label's number, or first and last token of a span, for
     which `offsets` holds the characters (first, behind the last) of every token; or output 0, which is to be `value`.
     `cut_off`: whether a span's answer lies beyond the tokens that are read; its target is then the first token.
+    `types`: which of two texts each token belongs to, where a tokenizer tells it and an encoder reads it.
     """
 
     prompt: tuple[int, ...]
@@ -32,6 +34,7 @@ class Encoded:
     offsets: tuple[tuple[int, int], ...] = ()
     value: float | None = None
     cut_off: bool = False
+    types: tuple[int, ...] = ()
 
 
 class Encoder:
@@ -42,12 +45,16 @@ class Encoder:
         whole: whether inputs are read by themselves, as encoders and encoder-decoders do, without the suffix.
         longest: the most tokens that the backbone reads at once, `None` for no limit below the text format's.
         known: how many tokens the backbone has embeddings for, `None` for all of the tokenizer's.
+        typed: whether the backbone reads which of two texts each token belongs to.
 
     Every method raises `BackboneError` for a text with a token that the backbone has no embedding for.
     """
 
-    def __init__(self, tokenizer: Any, *, whole: bool, longest: int | None = None, known: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, whole: bool, longest: int | None = None, known: int | None = None, typed: bool = False
+    ) -> None:
         self.tokenizer = tokenizer
+        self.typed = typed
         self.whole = whole
         self.longest = longest
         self.known = known
@@ -56,13 +63,14 @@ class Encoder:
         """What this encoder makes of `text_format`, for a module's card: no suffix where it adds none."""
         return text_format.model_copy(update={"suffix": ""}) if self.whole else text_format
 
-    def prompt(self, text: str, text_format: TextFormat) -> tuple[int, ...]:
-        """Ids of an input, at most `text_format.max_input` long.
+    def prompt(self, text: Text, text_format: TextFormat) -> tuple[int, ...]:
+        """Ids of an input as language models read it, at most `text_format.max_input` long.
 
         For a causal backbone they are those of input and suffix as one text, so that a module reads the same wherever
         it is prompted with plain text. A long input is cut at the end of a token; the suffix is always whole. Raises
         `TaskError` when there is nothing to read, or no token of the input fits.
         """
+        text = text if isinstance(text, str) else text.joined
         if self.whole:
             made = self.tokenizer(text, truncation=True, max_length=self._most(text_format))
             return self._embedded(made["input_ids"])
@@ -89,19 +97,36 @@ class Encoder:
         ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
         return self._embedded((*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id)))
 
-    def with_offsets(self, text: str, text_format: TextFormat) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """Ids of a whole input, and for each the characters (first, behind the last) that it stands for.
+    def read(self, text: Text, text_format: TextFormat) -> Encoded:
+        """An encoder's input, with an empty target: of two texts the ids and types that the tokenizer makes of a pair.
 
-        Raises `BackboneError` when the tokenizer does not tell them.
+        Of texts that are too long for `text_format.max_input` together, the longer one is cut on the right.
+        """
+        return self._read(text, text_format)
+
+    def with_offsets(self, text: Text, text_format: TextFormat) -> Encoded:
+        """As `read`, with the characters (first, behind the last) that each token of the text stands for.
+
+        Of two texts the characters of the second alone, in the joined text. Raises `BackboneError` when the tokenizer
+        does not tell them.
         """
         if not self.tokenizer.is_fast:
             raise BackboneError(
                 f"{type(self.tokenizer).__name__} does not tell which characters a token stands for, so no span of the "
                 "input can be found; choose a backbone with a tokenizer.json"
             )
-        most = self._most(text_format)
-        made = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
-        return self._embedded(made["input_ids"]), tuple((first, end) for first, end in made["offset_mapping"])
+        return self._read(text, text_format, return_offsets_mapping=True)
+
+    def _read(self, text: Text, text_format: TextFormat, **wanted: bool) -> Encoded:
+        texts = (text,) if isinstance(text, str) else (text.first, text.second)
+        made = self.tokenizer(*texts, truncation=True, max_length=self._most(text_format), **wanted)
+        offsets = made.get("offset_mapping", ())
+        if isinstance(text, TextPair) and offsets:
+            start, owners = text.start, made.sequence_ids()
+            placed = zip(owners, offsets, strict=True)
+            offsets = [(first + start, end + start) if owner == 1 else (0, 0) for owner, (first, end) in placed]
+        types = made.get("token_type_ids", ()) if self.typed else ()
+        return Encoded(self._embedded(made["input_ids"]), (), tuple(map(tuple, offsets)), types=tuple(types))
 
     def _most(self, text_format: TextFormat) -> int:
         return text_format.max_input if self.longest is None else min(text_format.max_input, self.longest)

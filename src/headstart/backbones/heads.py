@@ -13,12 +13,17 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from headstart.backbones.hooks import attached
 from headstart.errors import ModuleError
 from headstart.records import HeadCard
 
-__all__ = ["Head", "HeadStack", "require_head", "target_loss"]
+__all__ = ["Head", "HeadLayer", "HeadStack", "require_head", "target_loss"]
+
+
+HeadLayer = nn.Linear | nn.LayerNorm
+"""What a task head is made of; other layers are those of no head that Headstart computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +50,12 @@ class HeadStack:
         tensors = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return Head(self._cards[index], tensors)
 
-    def on(self, layers: Mapping[str, nn.Linear]) -> AbstractContextManager[None]:
+    def on(self, layers: Mapping[str, HeadLayer]) -> AbstractContextManager[None]:
         """Let each of the backbone's head layers, given by path, compute with module n's own weights in its rows."""
-        return attached(layer.register_forward_hook(partial(self._linear, path)) for path, layer in layers.items())
+        return attached(
+            layer.register_forward_hook(partial(self._linear if isinstance(layer, nn.Linear) else self._norm, path))
+            for path, layer in layers.items()
+        )
 
     def _linear(self, path: str, _: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
         x = args[0]
@@ -56,6 +64,14 @@ class HeadStack:
         made = torch.bmm(x.reshape(self.size, -1, x.shape[-1]), weight.transpose(1, 2))
         made = made if bias is None else made + bias.to(x.dtype).unsqueeze(1)
         return made.view(*x.shape[:-1], weight.shape[1])
+
+    def _norm(self, path: str, layer: nn.LayerNorm, args: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        x = args[0]
+        made = functional.layer_norm(x, layer.normalized_shape, eps=layer.eps).reshape(self.size, -1, x.shape[-1])
+        made = made * self.parameters[f"{path}.weight"].to(x.dtype).unsqueeze(1)
+        bias = self.parameters.get(f"{path}.bias")
+        made = made if bias is None else made + bias.to(x.dtype).unsqueeze(1)
+        return made.view(x.shape)
 
 
 def require_head(card: HeadCard, shapes: Mapping[str, tuple[int, ...]], *, name: str, backbone: str) -> None:

@@ -151,12 +151,12 @@ def as_attention_prefix(
             )
         found[new] = dataclasses.replace(tensor, shape=shape)
     bottleneck, width = projection or (None, None)
-    seq2seq = len(family) > 1
+    seq2seq, biased = len(family) > 1, ARCHITECTURES[str(config["model_type"])].relative_bias
     ours: dict[str, object] = {
         "peft_type": "ATTENTION_PREFIX", "task_type": "SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS",
         "num_virtual_tokens": length, "token_dim": dim, "num_attention_heads": None, "num_layers": layers,
         "prefix_projection": projection is not None, "encoder_hidden_size": bottleneck, "embedding_dim": width,
-        "relative_positions": BIASED_PREFIX if seq2seq else BIASED_TEXT, "inference_mode": True,
+        "relative_positions": BIASED_PREFIX if biased else BIASED_TEXT, "inference_mode": True,
         "base_model_name_or_path": config.get("model_name") or None,
     }  # fmt: skip
     return ours, found

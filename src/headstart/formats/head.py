@@ -41,7 +41,7 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor])
     """Take the task head out of what PEFT saved for a task type that has one; anything else stays as it is.
 
     Raises `ModuleError` when a layer is named in `modules_to_save` and was not saved, or a head is not made of linear
-    layers. Saved layers of the encoder itself stay among the tensors, where no kind has a place for them.
+    layers and norms. Saved layers of the encoder itself stay among the tensors, where no kind has a place for them.
     """
     named, task_type = config.get("modules_to_save"), config.get("task_type")
     if task_type not in TASK_TYPES.values() or not isinstance(named, list):
@@ -82,23 +82,24 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor])
 
 
 def head_card(head: Mapping[str, StoredTensor], task_type: str) -> HeadCard:
-    """What a head is, by its tensors. Raises `ModuleError` when they are not those of linear layers."""
+    """What a head is, by its tensors. Raises `ModuleError` when they are not those of linear layers and norms."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in head.items():
         path, _, part = name.rpartition(".")
         layers.setdefault(path, {})[part] = tensor.shape
     for path, parts in layers.items():
         weight, bias = parts.get("weight", ()), parts.get("bias")
-        sound = (
-            len(weight) == 2
+        sound = (  # a linear layer's weight has two dimensions, a norm's one
+            len(weight) in (1, 2)
             and 0 not in weight
             and bias in (None, weight[:1])
             and not parts.keys() - {"weight", "bias"}
         )
         if not sound:
             found = ", ".join(f"{path}.{part} {shape}" for part, shape in parts.items())
-            raise ModuleError(f"the task head has {found}, which is no linear layer; {SAVE_AGAIN}")
-    last = next((path for end in ANSWERING for path in layers if path.rpartition(".")[2] == end), None)
+            raise ModuleError(f"the task head has {found}, which is no linear layer and no norm; {SAVE_AGAIN}")
+    answering = [path for path, parts in layers.items() if len(parts["weight"]) == 2]
+    last = next((path for end in ANSWERING for path in answering if path.rpartition(".")[2] == end), None)
     if last is None:
         raise ModuleError(
             f"which of {', '.join(layers)} gives the task head's answer is not known; Headstart cannot use this module"

@@ -59,7 +59,7 @@ def score_table(
             raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
     require_distinct([module.name for module in modules])
     head = _shared_head(chosen, backbone, reference)
-    pairs = [(example.input, example.target) for example in examples]
+    pairs = [(example.text, example.target) for example in examples]
     needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
     items = backbone.encode(pairs, text_format or TextFormat(), head=head.card if head else None) if needed else []
     work = Workload(backbone, items, budget=budget)

@@ -70,7 +70,7 @@ class Workload:
     def widest(self) -> int:
         """The most modules that compute together: as many as fill a pass over one typical example."""
         typical = sorted(self.lengths)[len(self.lengths) // 2] if self.lengths else 1
-        return max(1, min(self.budget // typical, MOST_MODULES))
+        return max(1, min(self.budget // typical, 1 if self.backbone.goes_alone else MOST_MODULES))
 
     @cached_property
     def vocabulary(self) -> int:

@@ -72,7 +72,9 @@ class ScoreUnit(Unit):
 
 def scored_rows(examples: Sequence[Example]) -> Content[Sequence[Example]]:
     """Examples as an input: what is read of them is the input and the target."""
-    return Content(examples, digest_of([[example.input, example.target] for example in examples]))
+    return Content(
+        examples, digest_of([[example.input, example.target, *(example.pair or ())] for example in examples])
+    )
 
 
 def table_of(

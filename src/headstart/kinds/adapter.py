@@ -31,6 +31,7 @@ from headstart.kinds.placement import (
 )
 from headstart.kinds.settings import AdapterSettings
 from headstart.kinds.tensors import to_torch
+from headstart.kinds.virtual_tokens import named_inputs
 from headstart.records import ModuleCard
 
 __all__ = ["AdapterModule", "AdapterStack", "Bottleneck", "Computation"]
@@ -265,9 +266,9 @@ class AdapterStack(ParameterStack):
         for path in self._paths:
             yield self._hook(backbone.model, path, sites[path])
             if self._computation.reads in ("sum", "residual"):
-                where, argument = sites[path].stream
-                keep = partial(self._keep_residual, path, argument)
-                yield backbone.model.get_submodule(where).register_forward_pre_hook(keep)
+                where, number = sites[path].stream
+                keep = partial(self._keep_residual, path, number)
+                yield backbone.model.get_submodule(where).register_forward_pre_hook(keep, with_kwargs=True)
 
     def _hook(self, model: nn.Module, path: str, site: Site) -> RemovableHandle:
         """What changes the output of the sublayer, or of the norm behind it."""
@@ -275,8 +276,10 @@ class AdapterStack(ParameterStack):
             return model.get_submodule(site.norm).register_forward_hook(partial(self._change_normed, path))
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
 
-    def _keep_residual(self, path: str, argument: int, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._residual[threading.get_ident(), path] = args[argument]
+    def _keep_residual(
+        self, path: str, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._residual[threading.get_ident(), path] = list(named_inputs(layer, args, kwargs).values())[number]
 
     def _change(
         self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]

@@ -54,8 +54,12 @@ class HeadedStack(Stack):
 def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
     """N ≥ 1 modules of one kind and `stack_key` as a stack, on an encoder with their heads; see `Module.stack`.
 
-    Raises `SettingError` when a module has no head for the encoder.
+    Raises `SettingError` when a module has no head for the encoder, or several cannot share a pass on this backbone.
     """
+    if backbone.goes_alone and len(modules) > 1:
+        raise SettingError(
+            f"modules on {backbone.name} cannot share a pass: {backbone.goes_alone}; attach them one by one"
+        )
     stack = type(modules[0]).stack(modules, backbone, dtype=dtype)
     if not backbone.is_encoder:
         return stack

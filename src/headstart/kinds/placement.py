@@ -92,6 +92,12 @@ def reads_in(backbone: Backbone, placement: Placement) -> str:
 def _architecture(backbone: Backbone) -> Architecture:
     config = backbone.model.config
     found = architecture_of(config.model_type, config.to_dict())
+    if found is None and config.model_type in ARCHITECTURES:
+        fields = ARCHITECTURES[config.model_type].requires
+        raise ModuleError(
+            f"{backbone.name} is a '{config.model_type}' built in another way: bottleneck adapters are placed where "
+            f"{', '.join(f'{field} is {value}' for field, value in fields.items())}; use another kind"
+        )
     if found is None:
         raise ModuleError(
             f"{backbone.name} is a '{config.model_type}', and bottleneck adapters are placed in: "

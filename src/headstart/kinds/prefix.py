@@ -30,6 +30,7 @@ from headstart.kinds.virtual_tokens import (
     hooked,
     is_empty,
     make_room,
+    past_padding,
     per_row,
     require_length,
     require_task_type,
@@ -38,8 +39,8 @@ from headstart.records import ModuleCard
 
 __all__ = ["PrefixModule", "PrefixShape", "PrefixStack"]
 
-DIFFERENT = ("gemma2", "gemma3", "gemma4")
-"""Architectures for which PEFT fills caches of another sort."""
+SHARING = ("gemma3n", "gemma4")
+"""Architectures whose later layers read the keys of earlier ones."""
 
 NEAR = 1e-4
 """How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
@@ -207,7 +208,7 @@ class PrefixStack(ParameterStack):
             changed = make_room(inputs, self.shape.length)
             if is_empty(inputs.get("past_key_values")):
                 changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
-            return changed
+            return changed | past_padding(changed, backbone.model.config.get_text_config(), dtype)
 
         return hooked(Place(backbone.decoder, read_prefix))
 
@@ -230,7 +231,7 @@ def _places(backbone: Backbone) -> tuple[int, int, int]:
     """(layers, heads, head size) of the keys that a prefix precedes; raises `ModuleError` when they are not uniform."""
     family = str(backbone.model.config.model_type)
     found = set(backbone.cache_shapes)
-    one = next(iter(found)) if len(found) == 1 and not family.startswith(DIFFERENT) else None
+    one = next(iter(found)) if len(found) == 1 and not family.startswith(SHARING) else None
     if one is None:
         raise ModuleError(
             f"'{family}' does not cache plain keys and values of one shape in every layer, so a prefix has no place; "

@@ -51,6 +51,11 @@ def attention_heads(backbone: Backbone) -> tuple[int, int]:
     """Heads and the size of one, of every attention unit of a backbone whose units are known."""
     config = backbone.model.config
     heads = int(config.num_attention_heads)
+    if int(getattr(config, "decoder_attention_heads", heads)) != heads:
+        raise ModuleError(
+            f"{backbone.name} has {heads} heads in its encoder and {config.decoder_attention_heads} in its decoder, "
+            "and prefixes are computed for equal numbers; use another kind"
+        )
     return heads, int(getattr(config, "d_kv", config.hidden_size // heads))
 
 

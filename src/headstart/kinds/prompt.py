@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from peft import PromptTuningConfig
 from torch import Tensor
+from torch.nn import functional
 
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
@@ -151,12 +152,14 @@ class PromptStack(ParameterStack):
         words = backbone.model.get_input_embeddings()
 
         def read_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
-            changed = make_room(inputs, self.length)
+            changed = inputs if has_room(inputs) else make_room(inputs, self.length)
             if is_empty(inputs.get("past_key_values")):
+                changed = dict(changed)
                 text = words(changed.pop("input_ids"))
                 prompt = per_row(self.parameters["prompt"].to(text.dtype), text.shape[0])
                 changed["inputs_embeds"] = torch.cat([prompt, text], dim=1)
                 changed |= _first_positions(changed.get("position_ids"), self.length)
+                changed |= _first_types(changed.get("token_type_ids"), self.length)
             return _padding_first(changed, inputs.get("attention_mask"), self.length)
 
         def only_text(inputs: dict[str, Any], output: Any) -> Any:
@@ -168,6 +171,16 @@ class PromptStack(ParameterStack):
         def see_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
             return make_room(inputs, self.length, mask="encoder_attention_mask")
 
+        def has_room(inputs: dict[str, Any]) -> bool:
+            seen = inputs.get("attention_mask")
+            return backbone.is_encoder and seen is not None and seen.shape[1] > inputs["input_ids"].shape[1]
+
+        def see_whole(inputs: dict[str, Any]) -> dict[str, Any]:
+            return make_room(inputs, self.length)
+
+        if backbone.is_encoder:
+            # A head that averages over the tokens that the mask shows reads the prompt too, as in PEFT.
+            return hooked(Place(backbone.model, see_whole), Place(backbone.decoder, read_prompt, only_text))
         if backbone.seq2seq:
             return hooked(Place(backbone.model.get_encoder(), read_prompt), Place(backbone.decoder, see_prompt))
         return hooked(Place(backbone.decoder, read_prompt, only_text))
@@ -179,6 +192,11 @@ def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]
         return {}
     first = torch.arange(length, device=positions.device).expand(*positions.shape[:-1], length)
     return {"position_ids": torch.cat([first, positions], dim=-1)}
+
+
+def _first_types(types: Tensor | None, length: int) -> dict[str, Tensor]:
+    """The type of the first text before the others, where types are given at all; as PEFT does."""
+    return {} if types is None else {"token_type_ids": functional.pad(types, (length, 0))}
 
 
 def _padding_first(inputs: dict[str, Any], mask: Tensor | None, length: int) -> dict[str, Any]:

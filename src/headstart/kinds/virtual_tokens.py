@@ -24,6 +24,7 @@ __all__ = [
     "is_empty",
     "make_room",
     "named_inputs",
+    "past_padding",
     "per_row",
     "require_length",
     "require_task_type",
@@ -73,6 +74,31 @@ def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mas
     if inputs.get("position_ids") is not None:
         changed["position_ids"] = inputs["position_ids"] + length
     return changed
+
+
+def past_padding(inputs: Mapping[str, Any], config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The mask by which padding between a prefix and its text takes up no room in a sliding window; or nothing.
+
+    Nothing where there is no padding, or no window that the keys do not fit into. `inputs` have room made; of a model
+    with several sorts of layers the mask is given for each.
+    """
+    seen, window = inputs.get("attention_mask"), getattr(config, "sliding_window", None)
+    if seen is None or window is None or seen.shape[1] <= window or bool(seen.all()):
+        return {}
+    given = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
+    keys = seen.cumsum(1) - 1
+    queries = keys[:, -given.shape[1] :]
+    number = torch.arange(seen.shape[1], device=seen.device)
+    causal = number <= number[-given.shape[1] :].unsqueeze(1)
+    full = causal & seen.bool().unsqueeze(1)
+    near = full & (keys.unsqueeze(1) > queries.unsqueeze(2) - window)
+    full_mask, near_mask = (
+        torch.zeros(mask.shape, dtype=dtype, device=seen.device).masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
+        for mask in (full, near)
+    )
+    sorts = set(getattr(config, "layer_types", None) or ())
+    masks = {"full_attention": full_mask, "sliding_attention": near_mask}
+    return {"attention_mask": {sort: masks[sort] for sort in sorts} if sorts else near_mask}
 
 
 def per_row(modules: Tensor, rows: int) -> Tensor:

@@ -5,8 +5,38 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Example", "seeded_order"]
+__all__ = ["Example", "Text", "TextPair", "seeded_order"]
+
+
+class TextPair(NamedTuple):
+    """Two texts that encoders read as a pair, such as a premise and a hypothesis.
+
+    `joined` is what language models read instead: the first text up to `end`, the second one from `start`.
+
+    >>> pair = TextPair("It rains. [SEP] It is wet.", end=9, start=16)
+    >>> pair.first, pair.second
+    ('It rains.', 'It is wet.')
+    """
+
+    joined: str
+    end: int
+    start: int
+
+    @property
+    def first(self) -> str:
+        """The first text."""
+        return self.joined[: self.end]
+
+    @property
+    def second(self) -> str:
+        """The second text."""
+        return self.joined[self.start :]
+
+
+Text = str | TextPair
+"""An input as a backbone gets it: one text, or two of which an encoder makes a pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +44,10 @@ class Example:
     """One row: the text that goes in, and the texts that are right.
 
     Attributes:
-        input: what the model reads.
+        input: what the model reads; of two texts both, joined as language models read them.
         outputs: every acceptable answer, at least one; the first is the one to train on.
         options: the closed set of answers to choose from, or `None` when the answer is open.
+        pair: where in `input` the first of two texts ends and the second begins; `None` for one text.
 
     >>> Example("Is water wet?", ("yes",), ("no", "yes")).target
     'yes'
@@ -25,6 +56,12 @@ class Example:
     input: str
     outputs: tuple[str, ...]
     options: tuple[str, ...] | None = None
+    pair: tuple[int, int] | None = None
+
+    @property
+    def text(self) -> Text:
+        """The input as a backbone gets it."""
+        return self.input if self.pair is None else TextPair(self.input, *self.pair)
 
     @property
     def target(self) -> str:
@@ -33,7 +70,9 @@ class Example:
 
     def to_json(self) -> str:
         """The row as one line of ASCII JSON, the same on every platform; what hashes are taken over."""
-        return json.dumps([self.input, self.outputs, self.options], separators=(",", ":"))
+        row = [self.input, self.outputs, self.options]
+        # A row of one text is written as ever, so that what was computed for it is still found.
+        return json.dumps(row if self.pair is None else [*row, self.pair], separators=(",", ":"))
 
 
 def seeded_order(rows: Sequence[Example], *, purpose: str, seed: int) -> list[int]:

@@ -11,6 +11,7 @@ from headstart.records import TaskCard
 from headstart.tasks.example import Example, seeded_order
 from headstart.tasks.metrics import METRICS
 from headstart.tasks.options import OPTIONS, TextRow, options_of
+from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.sources import SPLIT_NAMES, Located, Rows, locate
 from headstart.tasks.sources.rows import LONGEST_LINE
 from headstart.tasks.template import FieldTemplate
@@ -33,6 +34,7 @@ class Wishes:
     options: str | None = None
     input_template: str | None = None
     target_template: str | None = None
+    separator: str | None = None
 
 
 def load_task(source: str | Path, *, wishes: Wishes, seed: int) -> tuple[TaskCard, Splits]:
@@ -46,7 +48,7 @@ def load_task(source: str | Path, *, wishes: Wishes, seed: int) -> tuple[TaskCar
     chosen = card.options or _fitting_source(tables, card)
     card = card.model_copy(update={"options": None if chosen == "none" else chosen})
     examples = {
-        split: tuple(Example(row.input, row.outputs, options_of(row, card, source=chosen)) for row in rows)
+        split: tuple(Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair) for row in rows)
         for split, rows in tables.items()
     }
     if None in tables:
@@ -74,7 +76,9 @@ def _settle_card(located: Located, wishes: Wishes) -> TaskCard:
         )
     if card.options is not None:
         OPTIONS[card.options]
-    given = {"input": wishes.input_template, "target": wishes.target_template}
+    given = {
+        "input": wishes.input_template, "target": wishes.target_template, "separator": wishes.separator
+    }  # fmt: skip
     template = card.template.model_copy(update={key: text for key, text in given.items() if text is not None})
     return card.model_copy(update={"metric": METRICS[card.metric].name, "template": template})
 
@@ -104,13 +108,14 @@ def _parse_settings(path: Path) -> dict[str, Any]:
 
 
 def _text_rows(rows: Rows, card: TaskCard, *, source: str) -> list[TextRow]:
-    input_template, target_template = FieldTemplate(card.template.input), FieldTemplate(card.template.target)
+    input_template = InputTemplate(card.template.input, card.template.separator)
+    target_template = FieldTemplate(card.template.target)
     made = []
     for where, fields in rows:
-        text = input_template.text(fields, where=where)
+        text, pair = input_template.text(fields, where=where)
         outputs = target_template.texts(fields, where=where)
         _check_text(text, outputs, card, where=where)
-        made.append(TextRow(where, text, outputs, listed=fields.get("options"), split=fields.get("split")))
+        made.append(TextRow(where, text, outputs, fields.get("options"), fields.get("split"), pair))
     if not made:
         raise TaskError(f"{source} has no rows; add some, or remove the file")
     return made

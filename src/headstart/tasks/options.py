@@ -13,13 +13,17 @@ __all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of"]
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A row as text, before its options are known. `where`: file and line; `listed`: its own `options` field."""
+    """A row as text, before its options are known.
+
+    `where`: file and line; `listed`: its own `options` field; `pair`: as in `Example`.
+    """
 
     where: str
     input: str
     outputs: tuple[str, ...]
     listed: object = None
     split: object = None
+    pair: tuple[int, int] | None = None
 
 
 Options = tuple[str, ...] | None

@@ -39,6 +39,7 @@ class Task:
         options: str | None = None,
         input_template: str | None = None,
         target_template: str | None = None,
+        separator: str | None = None,
         seed: int = 0,
     ) -> "Task":
         """Read a task from a file, a folder, or a `datasets` id. What is given here goes before a `task.json`.
@@ -60,6 +61,9 @@ class Task:
             input_template: Python format string over a row's fields for the input; default "{input}".
             target_template: the same for the target; default "{output}". A template that is one bare field may name
                 a list: each element is an acceptable answer.
+            separator: what stands between two texts that encoders read as a pair, in the input's template or, where
+                that has none, in every row's input ("[SEP]" in "{premise} [SEP] {hypothesis}"). A template that is one
+                bare field may also name a list of two texts. Language models read both as one text.
             seed: seeds the 60/20/20 split.
 
         Raises:
@@ -75,6 +79,7 @@ class Task:
             options=options,
             input_template=input_template,
             target_template=target_template,
+            separator=separator,
         )
         return cls(*load_task(source, wishes=wishes, seed=seed))
 

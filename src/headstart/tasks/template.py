@@ -67,12 +67,17 @@ class FieldTemplate:
 
     def texts(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...]:
         """Like `text`, but one bare field that holds a list gives one text per element."""
+        listed = self.listed(row, where=where)
+        return (self.text(row, where=where),) if listed is None else listed
+
+    def listed(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...] | None:
+        """The elements as texts where the template is one bare field that holds a list, else `None`."""
         match self._parts:
             case [("", str() as field, "", None)]:
                 value = _look_up(row, field, where=where)
                 if isinstance(value, list | tuple):
                     return tuple(str(_scalar(element, field, where=where)) for element in value)
-        return (self.text(row, where=where),)
+        return None
 
     def _format(self, value: object, spec: str, conversion: str | None, *, where: str) -> str:
         try:

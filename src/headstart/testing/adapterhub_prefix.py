@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from headstart.architectures import ARCHITECTURES
 from headstart.formats import CONFIG_FILE
 from headstart.formats.adapterhub_prefix import FLAT, PROJECTED, units_of
 from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
@@ -32,9 +33,10 @@ def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
     values = {
         key: value + SPREAD * torch.randn(value.shape, generator=generator) for key, value in fresh.values.items()
     }
+    biased = ARCHITECTURES[case.backbone.model.config.model_type].relative_bias
     module = replace(
         fresh,
-        shape=fresh.shape._replace(relative_positions=BIASED_PREFIX if case.backbone.seq2seq else BIASED_TEXT),
+        shape=fresh.shape._replace(relative_positions=BIASED_PREFIX if biased else BIASED_TEXT),
         values=values,
     )
     parts = FLAT if module.projection is None else PROJECTED

@@ -37,18 +37,18 @@ class _Interruption(Exception):  # noqa: N818 - it only stands for any error of 
 
 def attach_leaves_no_trace(case: Case) -> None:
     """After a stack was attached, bit-identical weights and output, and no hook; also after an exception."""
-    backbone, stack = case.backbone, case.stack([case.module(1), case.module(2)])
+    backbone, stack = case.backbone, case.stack(case.several(1, 2))
     plain = _plain_logits(case)
     before = _photograph(backbone)
     with torch.inference_mode():
         with stack.attach(backbone):
-            changed = backbone.target_logits(case.batch, modules=2)
+            changed = backbone.target_logits(case.batch, modules=len(stack))
         _require_untouched(backbone, before, "detached")
         with contextlib.suppress(_Interruption), stack.attach(backbone):
             raise _Interruption
         _require_untouched(backbone, before, "an exception in the block")
         with _failing(backbone.head), contextlib.suppress(_Interruption), stack.attach(backbone):
-            backbone.target_logits(case.batch, modules=2)
+            backbone.target_logits(case.batch, modules=len(stack))
         _require_untouched(backbone, before, "an exception in the forward pass")
     require(torch.equal(_plain_logits(case), plain), "the backbone's own output is another one afterwards")
     for logits in changed:
@@ -57,7 +57,7 @@ def attach_leaves_no_trace(case: Case) -> None:
 
 def stack_is_single_runs(case: Case) -> None:
     """A stack of three computes, scores and generates what each of its modules does alone; `module` gives it back."""
-    modules = [case.module(seed) for seed in (1, 2, 3)]
+    modules = _three(case)
     require(len({module.stack_key for module in modules}) == 1, "modules of one shape have unequal stack_keys")
     together, alone = case.logits(modules), [case.logits([module])[0] for module in modules]
     require(not torch.allclose(alone[0], alone[1], atol=1e-3), "two different modules compute the same")
@@ -74,14 +74,14 @@ def stack_is_single_runs(case: Case) -> None:
 
 def threads_compute_as_one_does(case: Case) -> None:
     """Threads that run at once, each with its own texts, compute what one alone does; where the stack allows it."""
-    backbone, stack = case.backbone, case.stack([case.module(1), case.module(2)])
+    backbone, stack = case.backbone, case.stack(case.several(1, 2))
     if not stack.concurrent:
         raise Aside("skipped", "its passes run one after the other")
     batches = [backbone.batch(case.items, [index]) for index in range(len(case.items))] * 4
 
     def run(batch: TargetBatch) -> Tensor:
         with torch.inference_mode():
-            return backbone.target_logits(batch, modules=2)
+            return backbone.target_logits(batch, modules=len(stack))
 
     with stack.attach(backbone):
         expected = [run(batch) for batch in batches]
@@ -119,12 +119,12 @@ def options_score_as_targets_do(case: Case) -> None:
 
 def gradient_is_that_of_finite_differences(case: Case) -> None:
     """The gradient at the steepest coordinate of six parameters, evenly spread, against differences of fourth order."""
-    stack = case.stack([case.module(1), case.module(2)])
+    stack = case.stack(case.several(1, 2))
     gradients = _gradients(case, stack.parameters, stack)
-    largest = max(gradient[1].abs().max().item() for gradient in gradients.values())
+    largest = max(gradient[-1].abs().max().item() for gradient in gradients.values())
     require(largest > 0, "no parameter has a gradient")
     for name in _some(sorted(gradients), most=6):
-        gradient = gradients[name][1].flatten()
+        gradient = gradients[name][-1].flatten()
         place = int(gradient.abs().argmax())
         expected, found = gradient[place].item(), []
         for step in STEPS:
@@ -137,7 +137,7 @@ def gradient_is_that_of_finite_differences(case: Case) -> None:
 
 def gradients_together_are_those_alone(case: Case) -> None:
     """The gradients that one backward pass gives a stack of three, against one pass for each module alone."""
-    modules = [case.module(seed) for seed in (1, 2, 3)]
+    modules = _three(case)
     stack = case.stack(modules)
     together = _gradients(case, stack.parameters, stack)
     for number, module in enumerate(modules):
@@ -164,6 +164,13 @@ def merge_of_one_or_equals_is_itself(case: Case) -> None:
     computed = case.logits([alone.with_head(one.head)])
     require(torch.equal(computed, expected), "one module with weight 1 computes something else")
     close(case.logits([equal.with_head(one.head)]), expected, "the average of two equal modules")
+
+
+def _three(case: Case) -> list[Module]:
+    """Modules for a stack of three. Ends the check where the backbone has no pass for several."""
+    if case.backbone.goes_alone:
+        raise Aside("skipped", f"modules go one by one here: {case.backbone.goes_alone}")
+    return case.several(1, 2, 3)
 
 
 def _plain_logits(case: Case) -> Tensor:
@@ -217,13 +224,13 @@ def _gradients(case: Case, parameters: Mapping[str, Tensor], stack: Any) -> dict
 
 
 def _difference(case: Case, stack: Any, name: str, *, place: int, step: float) -> float:
-    """∂loss/∂θ of the second module's parameter at `place`: (8(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h."""
-    value = stack.parameters[name][1].view(-1)
+    """∂loss/∂θ of the last module's parameter at `place`: (8(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h."""
+    value = stack.parameters[name][-1].view(-1)
     start, losses = value[place].item(), {}
     with torch.no_grad(), stack.attach(case.backbone):
         for steps in (-2, -1, 1, 2):
             value[place] = start + steps * step
-            losses[steps] = case.losses(len(stack))[1].item()
+            losses[steps] = case.losses(len(stack))[-1].item()
         value[place] = start
     return (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * step)
 

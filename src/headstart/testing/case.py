@@ -151,6 +151,10 @@ class Case:
         }
         return fresh.with_parameters(moved).with_head(_head(backbone or self.backbone, generator))
 
+    def several(self, *seeds: int) -> list[Module]:
+        """Modules of these seeds, or the first alone where the backbone has no pass for several."""
+        return [self.module(seed) for seed in (seeds[:1] if self.backbone.goes_alone else seeds)]
+
     def stack(self, modules: Sequence[Module]) -> Stack:
         """The modules as one stack on the backbone."""
         return stack_of(modules, self.backbone)

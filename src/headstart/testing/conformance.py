@@ -8,12 +8,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones import Backbone
 from headstart.errors import BackboneError, ModuleError, SettingError
 from headstart.kinds import KINDS
 from headstart.registry import Registry
@@ -81,6 +81,7 @@ def check_kind(
     kind: str,
     *,
     backbones: Sequence[str] = tuple(BACKBONES),
+    checks: Collection[str] | None = None,
     shape: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
 ) -> list[Outcome]:
@@ -91,7 +92,8 @@ def check_kind(
 
     Args:
         kind: a name in `KINDS`: one of Headstart's, or a plugin's in the entry-point group "headstart.kinds".
-        backbones: names in `headstart.testing.BACKBONES`.
+        backbones: names in `headstart.testing.BACKBONES` or `MORE_BACKBONES`.
+        checks: names in `CHECKS`; all where there are none.
         shape: the kind's settings by name (`{"rank": 4}`), as in a recipe; its defaults where there are none.
         reference: a slow and plain computation of the kind, called with a module, a float64 copy of the backbone and
             one example, which returns the logits at its target positions, (targets, V). Headstart's own kinds are
@@ -106,18 +108,18 @@ def check_kind(
     KINDS[kind]  # an unknown kind is the caller's mistake
     found = []
     for name in backbones:
-        found += _outcomes(kind, name, tiny_backbone(name), shape or {}, reference)
+        make = partial(Case, kind, tiny_backbone(name), shape=shape or {}, reference=reference)
+        found += _outcomes(name, make, [check for check in CHECKS if checks is None or check in checks])
     return found
 
 
-def _outcomes(
-    kind: str, name: str, pristine: Backbone, shape: Mapping[str, Any], reference: Reference | None
-) -> list[Outcome]:
+def _outcomes(name: str, make: Callable[[Path], Case], checks: Sequence[str]) -> list[Outcome]:
     found: list[Outcome] = []
-    for check, function in ((FIRST, _begin), *CHECKS.items()):
+    for check in (FIRST, *checks):
         with tempfile.TemporaryDirectory() as folder:
-            result, detail = _run(function, Case(kind, pristine, Path(folder), shape=shape, reference=reference))
-        found.append(Outcome(kind, name, check, result, detail))
+            case = make(Path(folder))
+            result, detail = _run(_begin if check == FIRST else CHECKS[check], case)
+        found.append(Outcome(case.kind, name, check, result, detail))
         if check == FIRST and result != "passed":
             break
     return found

@@ -12,6 +12,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import save_file
 from torch import Tensor
 
+from headstart.architectures import architecture_of
 from headstart.backbones import Encoded
 from headstart.backbones.loading import is_encoder
 from headstart.errors import ModuleError
@@ -39,7 +40,7 @@ METHODS: dict[str, dict[str, object]] = {
 """How AdapterHub names the kinds that it has beside bottleneck adapters."""
 
 WHOLE = {"q": "query", "k": "key", "v": "value"}
-INTERMEDIATE, OUTPUT = {"wi", "wi_1", "c_fc", "down_proj"}, {"wo", "c_proj", "up_proj"}
+INTERMEDIATE, OUTPUT = {"wi", "wi_1", "c_fc", "down_proj", "fc1"}, {"wo", "c_proj", "up_proj", "fc2"}
 """The last parts of the paths of feed-forward layers, as AdapterHub's fields for LoRA count them."""
 
 
@@ -79,7 +80,10 @@ def peft_saves_the_same(case: Case) -> None:
 def adapterhub_folder_is_read(case: Case) -> None:
     """A folder as AdapterHub's library lays it out is read and computes the same, or is refused by name."""
     module = case.module()
+    architecture = architecture_of(case.backbone.model.config.model_type)
     if is_adapterhub(module):
+        if architecture is None or not architecture.library:
+            raise Aside("skipped", "AdapterHub has no such models")
         loaded = case.take(case.saved(module))
         close(case.logits([loaded.with_head(module.head)]), case.logits([module]), "the module in AdapterHub's folder")
         return
@@ -154,7 +158,8 @@ def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
         tensors = {_adapterhub_name(name, base): value for name, value in tensors.items()}
         config: Any = module.config
         ends = {name.split(".loras.")[0].rpartition(".")[2] for name in tensors}
-        matrices = sorted(matrix for matrix in "qkv" if ends & {matrix, f"{matrix}_proj", WHOLE[matrix]})
+        names = {m: {m, f"{m}_proj", WHOLE[m], f"{WHOLE[m]}_proj"} for m in "qkv"}
+        matrices = sorted(matrix for matrix, own in names.items() if ends & own)
         method |= {
             "alpha": config["lora_alpha"], "r": config["r"], "attn_matrices": matrices,
             "selfattn_lora": bool(matrices), "intermediate_lora": bool(ends & INTERMEDIATE),

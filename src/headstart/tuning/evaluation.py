@@ -67,7 +67,7 @@ def evaluate(
         found = evaluate_attached(backbone, examples, metric=metric, decoding=decoding, text_format=text_format)[0]
         results.update(dict.fromkeys(bare, found))
     present = [(index, module) for index, module in enumerate(modules) if module is not None]
-    groups = stacks([module for _, module in present], most=8)
+    groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
     for done, members in enumerate(groups):
         chosen = [present[member][1] for member in members]
         stack, head = stack_of(chosen, backbone), chosen[0].card.head
@@ -142,7 +142,7 @@ def _decoding(decoding: str, examples: Sequence[Example], backbone: Backbone) ->
 
 
 def _losses(backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int) -> list[float]:
-    items = backbone.encode([(example.input, example.target) for example in examples], text_format)
+    items = backbone.encode([(example.text, example.target) for example in examples], text_format)
     lengths = [len(item.prompt) + len(item.target) for item in items]
     plan = plan_batches(
         lengths,
@@ -163,7 +163,7 @@ def _by_head(
     backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, head: HeadCard | None
 ) -> tuple[list[list[str]], list[float]]:
     """What each head answers to every example, and its mean loss on the gold answers."""
-    pairs = [(example.input, example.target) for example in examples]
+    pairs = [(example.text, example.target) for example in examples]
     items = backbone.encode(pairs, text_format, head=head)
     assert head is not None  # `encode` has refused to go on without
     answers = [[""] * len(examples) for _ in range(modules)]

@@ -52,7 +52,7 @@ def tune_lanes(
             run = Run(lane, backbone)
             groups.setdefault(_shared(run), {})[index] = run
     for members in groups.values():
-        yield from _tune_together(members, backbone, Width(most), report)
+        yield from _tune_together(members, backbone, Width(1 if backbone.goes_alone else most), report)
     report.raise_failures()
 
 

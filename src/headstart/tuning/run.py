@@ -191,7 +191,7 @@ class Run:
 
     def _train_items(self) -> list[Encoded]:
         task = self.lane.task
-        pairs = [(example.input, example.target) for example in task.train]
+        pairs = [(example.text, example.target) for example in task.train]
         encoded = self.backbone.encode(pairs, self.text_format, head=self.start.card.head)
         if not encoded or not self.dev:
             raise TaskError(f"task '{task.name}' has an empty train or dev split; add rows to it")

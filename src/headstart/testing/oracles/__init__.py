@@ -31,7 +31,7 @@ OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
 ALWAYS_NAMED = {"classifier", "score", "qa_outputs"}
 """What PEFT names as a head, whether the backbone has it or not."""
 
-HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs)\..+)")
+HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs|pooler|head)\..+)")
 
 
 def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:

@@ -13,7 +13,12 @@ from headstart.testing.oracles.attention_prefix import adapterhub_prefix, adapte
 
 __all__ = ["BASES", "adapterhub", "adapterhub_shapes"]
 
-BASES = {"llama": "model.", "gpt2": "transformer.", "t5": "", "bert": "bert.", "roberta": "roberta."}
+BASES = {
+    "llama": "model.", "mistral": "model.", "qwen2": "model.", "qwen3": "model.", "gemma2": "model.",
+    "gemma3_text": "model.", "phi3": "model.", "gpt2": "transformer.", "gpt_neox": "gpt_neox.", "opt": "model.",
+    "t5": "", "mt5": "", "bart": "model.", "bert": "bert.", "roberta": "roberta.", "electra": "electra.",
+    "deberta-v2": "deberta.", "modernbert": "model.",
+}  # fmt: skip
 ALIKE = {"mistral": "llama", "mt5": "t5", "roberta": "bert", "xlm-roberta": "bert"}
 """Architectures of the same layers: the library looks at the names of the tensors, not at `model_type`."""
 
@@ -25,7 +30,8 @@ def adapterhub(model: Any, config: Mapping[str, Any], tensors: Tensors, *, head:
     if ALIKE.get(config["model_type"], config["model_type"]) != ALIKE.get(*[model.config.model_type] * 2):
         raise MeaninglessError("it is for another architecture")
     plain = {
-        re.sub(r"^(model|transformer|bert|roberta)\.", "", name): value.double() for name, value in tensors.items()
+        re.sub(r"^(model|transformer|gpt_neox|bert|roberta|electra|deberta)\.", "", name): value.double()
+        for name, value in tensors.items()
     }
     if len(plain) != len(tensors):
         raise MeaninglessError("two tensors have one place")
@@ -67,13 +73,17 @@ def adapterhub_shapes(model: Any, config: Mapping[str, Any]) -> dict[str, tuple[
 def _number(model: Any, path: str) -> int:
     """A layer's number as AdapterHub counts: decoders after encoders."""
     found = re.search(r"\.(\d+)\.", path)
-    after = model.config.num_layers if path.startswith("decoder.") else 0
+    encoder_first = model.config.is_encoder_decoder and path.startswith("decoder.")
+    after = model.config.num_hidden_layers if encoder_first else 0
     return int(found[1]) + after if found else -1
 
 
-ENDS = {"q": (".q", ".q_proj", ".query"), "k": (".k", ".k_proj", ".key"), "v": (".v", ".v_proj", ".value")}
-INTERMEDIATE = (".wi", ".wi_1", ".c_fc", ".down_proj", ".intermediate.dense")
-OUTPUT = (".wo", ".mlp.c_proj", ".up_proj", ".output.dense")
+ENDS = {
+    "q": (".q", ".q_proj", ".query", ".query_proj"), "k": (".k", ".k_proj", ".key", ".key_proj"),
+    "v": (".v", ".v_proj", ".value", ".value_proj"),
+}  # fmt: skip
+INTERMEDIATE = (".wi", ".wi_1", ".c_fc", ".down_proj", ".intermediate.dense", ".fc1")
+OUTPUT = (".wo", ".mlp.c_proj", ".up_proj", ".output.dense", ".fc2")
 """Ends of paths; the library takes Llama's down_proj for the intermediate layer."""
 
 
@@ -104,24 +114,49 @@ ENCODER = (
     ("mh_adapter", "encoder.layer", "attention.output.dense", "attention.output.LayerNorm", "attention.output"),
     ("output_adapter", "encoder.layer", "output.dense", "output.LayerNorm", "output"),
 )
+T5 = (
+    ("mh_adapter", "encoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
+    ("output_adapter", "encoder.block", "layer.1.DenseReluDense", "layer.1.layer_norm", "layer.1"),
+    ("mh_adapter", "decoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
+    ("cross_adapter", "decoder.block", "layer.1.EncDecAttention", "layer.1.layer_norm", "layer.1"),
+    ("output_adapter", "decoder.block", "layer.2.DenseReluDense", "layer.2.layer_norm", "layer.2"),
+)
+DECODER = (
+    ("mh_adapter", "layers", "self_attn", "input_layernorm", "attention_adapters"),
+    ("output_adapter", "layers", "mlp", "post_attention_layernorm", "output_adapters"),
+)
+GEMMA = (
+    ("mh_adapter", "layers", "post_attention_layernorm", "input_layernorm", "attention_adapters"),
+    ("output_adapter", "layers", "post_feedforward_layernorm", "pre_feedforward_layernorm", "output_adapters"),
+)
 PLACES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
-    "llama": (
-        ("mh_adapter", "layers", "self_attn", "input_layernorm", "attention_adapters"),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), DECODER),
+    **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
+    "gpt_neox": (
+        ("mh_adapter", "layers", "attention", "input_layernorm", "attention_adapters"),
         ("output_adapter", "layers", "mlp", "post_attention_layernorm", "output_adapters"),
+    ),
+    "opt": (
+        ("mh_adapter", "decoder.layers", "self_attn", "self_attn_layer_norm", "attention_adapters"),
+        ("output_adapter", "decoder.layers", "fc2", "final_layer_norm", "output_adapters"),
+    ),
+    "modernbert": (
+        ("mh_adapter", "layers", "attn", "attn_norm", "attention_adapters"),
+        ("output_adapter", "layers", "mlp", "mlp_norm", "output_adapters"),
+    ),
+    "bart": (
+        ("mh_adapter", "encoder.layers", "self_attn", "self_attn_layer_norm", "attention_adapters"),
+        ("output_adapter", "encoder.layers", "fc2", "final_layer_norm", "output_adapters"),
+        ("mh_adapter", "decoder.layers", "self_attn", "self_attn_layer_norm", "attention_adapters"),
+        ("cross_adapter", "decoder.layers", "encoder_attn", "encoder_attn_layer_norm", "cross_attention_adapters"),
+        ("output_adapter", "decoder.layers", "fc2", "final_layer_norm", "output_adapters"),
     ),
     "gpt2": (
         ("mh_adapter", "h", "attn", "ln_1", "attention_adapters"),
         ("output_adapter", "h", "mlp", "ln_2", "output_adapters"),
     ),
-    "t5": (
-        ("mh_adapter", "encoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
-        ("output_adapter", "encoder.block", "layer.1.DenseReluDense", "layer.1.layer_norm", "layer.1"),
-        ("mh_adapter", "decoder.block", "layer.0.SelfAttention", "layer.0.layer_norm", "layer.0"),
-        ("cross_adapter", "decoder.block", "layer.1.EncDecAttention", "layer.1.layer_norm", "layer.1"),
-        ("output_adapter", "decoder.block", "layer.2.DenseReluDense", "layer.2.layer_norm", "layer.2"),
-    ),
-    "bert": ENCODER,
-    "roberta": ENCODER,
+    **dict.fromkeys(("t5", "mt5"), T5),
+    **dict.fromkeys(("bert", "roberta", "electra", "deberta-v2"), ENCODER),
 }
 """By architecture: the field that fills a place, the blocks, what computes h there, its norm, and AdapterHub's key."""
 
@@ -142,7 +177,8 @@ def _places(model: Any, method: Mapping[str, Any]) -> list[tuple[str, str, str]]
 
 def _adapter(model: Any, config: Mapping[str, Any], tensors: Tensors) -> None:
     method = config["config"]
-    stand = _behind_norm if model.config.model_type in ("bert", "roberta") else _before_norm
+    behind = model.config.model_type in ("bert", "roberta", "electra", "deberta-v2", "bart")
+    stand = _behind_norm if behind else _before_norm
     for output, norm, key in _places(model, method):
         found = {end: tensors.get(f"{key}.adapters.{config['name']}.{end}", torch.zeros(())) for end in PARTS}
         stand(model.get_submodule(output), model.get_submodule(norm), method, found)
@@ -183,7 +219,7 @@ def _behind_norm(layer: nn.Module, norm: nn.Module, method: Mapping[str, Any], f
     """In a model that normalizes behind a sublayer the norm gets h + e."""
     kept: list[Tensor] = []
     forward: Callable[[Tensor], Tensor] = norm.forward
-    layer.register_forward_hook(lambda _, __, output: kept.append(output))
+    layer.register_forward_hook(lambda _, __, output: kept.append(output[0] if isinstance(output, tuple) else output))
 
     def adapted(whole: Tensor) -> Tensor:
         h = kept.pop()

@@ -20,10 +20,18 @@ T5 = {
     "decoder": ("decoder.block", "layer.0.SelfAttention"),
     "cross_attention": ("decoder.block", "layer.1.EncDecAttention"),
 }
+BART = {
+    "encoder": ("model.encoder.layers", "self_attn"),
+    "decoder": ("model.decoder.layers", "self_attn"),
+    "cross_attention": ("model.decoder.layers", "encoder_attn"),
+}
 PLACES = {
     "t5": T5,
+    "mt5": T5,
+    "bart": BART,
     "bert": {"encoder": ("bert.encoder.layer", "attention.self")},
     "roberta": {"encoder": ("roberta.encoder.layer", "attention.self")},
+    "electra": {"encoder": ("electra.encoder.layer", "attention.self")},
 }
 """By architecture and place: the blocks, and the attention unit in each."""
 
@@ -160,6 +168,8 @@ def _stand(model: Any, prefixes: Tensors, *, through: bool) -> None:
             unit = block.get_submodule(end)
             if family is T5:
                 _t5(unit, first, keys, values, causal=place == "decoder", through=through)
+            elif family is BART:
+                _bart(unit, sizes, keys, values, causal=place == "decoder")
             else:
                 _bert(unit, sizes, keys, values)
 
@@ -190,6 +200,22 @@ def _t5(unit: Any, first: Any, keys: Tensor, values: Tensor, *, causal: bool, th
         weights = (q @ seen.transpose(2, 3) + bias).softmax(-1)
         made = weights @ torch.cat([values.expand(rows, -1, -1, -1), v], dim=2)
         return unit.o(made.transpose(1, 2).flatten(2)), None, None
+
+    unit.forward = forward
+
+
+def _bart(unit: Any, sizes: Sizes, keys: Tensor, values: Tensor, *, causal: bool) -> None:
+    def forward(hidden_states: Tensor, key_value_states: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+        rows, count = hidden_states.shape[:2]
+        source = hidden_states if key_value_states is None else key_value_states
+        q = unit.q_proj(hidden_states).view(rows, -1, *sizes).transpose(1, 2) / math.sqrt(sizes.head)
+        k, v = (layer(source).view(rows, -1, *sizes).transpose(1, 2) for layer in (unit.k_proj, unit.v_proj))
+        weights = q @ torch.cat([keys.expand(rows, -1, -1, -1), k], dim=2).transpose(2, 3)
+        if causal:
+            hidden = torch.ones(count, count, dtype=torch.bool).triu(1)
+            weights[:, :, :, keys.shape[1] :].masked_fill_(hidden, -math.inf)
+        made = weights.softmax(-1) @ torch.cat([values.expand(rows, -1, -1, -1), v], dim=2)
+        return unit.out_proj(made.transpose(1, 2).flatten(2)), None
 
     unit.forward = forward
 

@@ -21,7 +21,7 @@ __all__ = ["by_peft", "with_head"]
 IDENTITY = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "peft_type", "revision"}
 PLAIN_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}
 VIRTUAL = {"PREFIX_TUNING", "PROMPT_TUNING"}
-HEAD = re.compile(r"base_model\.(model\.)?(classifier|score|qa_outputs)\.")
+HEAD = re.compile(r"base_model\.(model\.)?(classifier|score|qa_outputs|pooler|head)\.")
 ANSWERING = re.compile(r"base_model\.(model\.)?(classifier|classifier\.out_proj|qa_outputs)\.weight")
 COPY = re.compile(r"base_model\.model\.(.+)\.base_layer\.weight")
 
