@@ -316,7 +316,7 @@ DENSE = "base_model.model.classifier.dense.weight"
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (DENSE, None, r"the task head has classifier\.dense\.bias \(32,\), which is no linear layer and no norm; save it again"),
+        (DENSE, None, r"the task head has classifier\.dense\.bias \(32,\), which is no linear layer and no norm; save"),
         (DENSE, torch.ones(31, 32), r"classifier\.dense\.bias|classifier\.dense\.weight"),
         (DENSE, torch.ones(32, 31), r"has 32×31 as classifier\.dense\.weight, where tiny-roberta has 32×32"),
         (DENSE, torch.full((32, 32), torch.nan), f"tensor '{DENSE}' holds NaN or infinite values"),
