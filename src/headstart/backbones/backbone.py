@@ -290,7 +290,7 @@ class Backbone:
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if isinstance(layer, DynamicLayer))
         most = _most_rows(held // ids.shape[0], steps * log_p.shape[1])
         later = []
-        for source, options in zip(index.split(most), gold.split(most), strict=True):
+        for source, options in zip(torch.split(index, most), torch.split(gold, most), strict=True):
             following = positions[source, -1:] + 1 + torch.arange(steps, device=self.device)
             logits = self.model(
                 input_ids=options[:, :-1].clamp(min=0),
@@ -310,9 +310,9 @@ class Backbone:
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         start = torch.full_like(gold[:, :1], int(self.model.config.decoder_start_token_id))
         # Beside its own rows of them, a layer holds the keys and values that it makes of them.
-        most = _most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.weight.shape[0])
+        most = _most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.get_parameter("weight").shape[0])
         found = []
-        for source, options, first in zip(index.split(most), gold.split(most), start.split(most), strict=True):
+        for source, options, first in zip(*(torch.split(rows, most) for rows in (index, gold, start)), strict=True):
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[source]),
                 attention_mask=mask[source],
