@@ -162,3 +162,6 @@ def test_the_command_filters_sorts_and_pages(run: Run, path: Path) -> None:
     assert json.loads(run("hub", "show", path, "dora", "--json").out)["variant"] == "DoRA"
     assert "DoRA" in run("hub", "show", path, "dora").out
     assert run("hub", "list", path, "--sort", "luck").code == 2
+    assert run("hub", "list", path, "--kind", "ia3").out.strip() == "no such module"
+    assert "has 4 such modules, none of them on page 3" in run("hub", "list", path, "--page", "3").out
+    assert run("hub", "list", path, "--page", "2", "--json").data == []

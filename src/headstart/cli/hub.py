@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -95,12 +95,24 @@ def list_(
     from headstart.hub import Hub
 
     opened, asked = Hub.open(hub), filters.asked()
-    length = limit if as_json or limit is not None else ON_A_PAGE
+    length = limit or (None if as_json and page == 1 else ON_A_PAGE)
     first = 0 if length is None else (page - 1) * length
     cards = [ref.card.model_dump(mode="json") for ref in opened.find(**asked, sort=sort, limit=length, offset=first)]
     if as_json:
         print_json(cards)
         return
+    total = opened.count(**asked)
+    if cards:
+        _print_cards(cards)
+    else:
+        print_line(f"{hub} has {total:,} such modules, none of them on page {page}" if total else "no such module")
+    if 0 < len(cards) < total:
+        more = f"; --page {page + 1} shows the next" if first + len(cards) < total else ""
+        print_line(f"{first + 1:,}–{first + len(cards):,} of {total:,}{more}", error=True)
+    _warn(opened.problems())
+
+
+def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
     rows = [
         card
         | {"score": "" if card["score"] is None else f"{card['score']:.3f}", "parameters": f"{card['parameters']:,}"}
@@ -110,12 +122,6 @@ def list_(
     variant = ("variant",) if any(card["variant"] for card in cards) else ()
     columns = ("name", "kind", *variant, "rank", "parameters", "family", "metric", "score")
     print_rows(rows, columns, whole=("kind", "rank", "parameters", "score"))
-    total = opened.count(**asked)
-    if len(cards) < total:
-        shown = f"{first + 1:,}–{first + len(cards):,}" if cards else "none"
-        more = f"; --page {page + 1} shows the next" if cards and first + len(cards) < total else ""
-        print_line(f"{shown} of {total:,}{more}", error=True)
-    _warn(opened.problems())
 
 
 @app.command()

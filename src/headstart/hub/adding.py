@@ -26,7 +26,7 @@ from headstart.records import ModuleCard
 
 __all__ = ["Intake", "Staged", "name_of"]
 
-BATCH = 256
+BATCH = 128
 """Modules that are flushed to the disk and entered together."""
 
 Check = Callable[[StoredModule], None]

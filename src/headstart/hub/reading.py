@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from headstart.errors import HeadstartError, ModuleError
-from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, HEAD_FILE, WEIGHTS_FILE, WEIGHTS_FILES
+from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE
 from headstart.formats import StoredModule, read_module, read_opendelta, regular_file, safetensors_bytes
 from headstart.hub.folder import KEPT, stamp
 from headstart.hub.ref import Entry
@@ -20,9 +20,6 @@ DESCRIPTIVE = frozenset(
     {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
 )
 """Fields of a configuration that say where a module comes from, not what it computes."""
-
-LONGEST_TEXT = 20_000_000
-"""Bytes that a card, a configuration, a README or a licence may have."""
 
 COARSE_SECONDS = 2.0
 """Two writes closer to one another than this may leave a file the same times."""
@@ -93,8 +90,6 @@ def copy_module(source: Path, target: Path) -> None:
     for name in KEPT:
         path = regular_file(source, name)
         if path is not None:
-            if name not in (*WEIGHTS_FILES, HEAD_FILE) and path.stat().st_size > LONGEST_TEXT:
-                raise ModuleError(f"{path} is longer than {LONGEST_TEXT // 10**6} MB; shorten it")
             shutil.copyfile(path, target / name)
     plain = read_opendelta(source)
     if plain is not None:
