@@ -1,6 +1,10 @@
 """Several tunings in one pass: each against a plain loop of its own, who comes and goes, and what fails."""
 
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +17,23 @@ from encoder_tasks import RECIPE as ENCODER_RECIPE
 from encoder_tasks import a_task
 from encoders import QUERIES, encoder
 from headstart.backbones import Backbone, target_loss
+from headstart.errors import LanesError, OutputError, SettingError, TaskError
+from headstart.events import Event, Listener, Note, Progress
 from headstart.kinds import Module, stack_of
 from headstart.kinds.headed import HeadedStack
+from headstart.tasks import Task
+from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
 from headstart.tuning.evaluation import Evaluation
-from headstart.tuning.lane import Lane
+from headstart.tuning.lane import Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.order import RowOrder
+from headstart.tuning.pack import Pack
 from headstart.tuning.recipes import SCHEDULES, Recipe
 from headstart.tuning.run import Run
 from headstart.tuning.schedules import learning_rate
-from naive import REVIEWS, assert_untouched, photograph
-from test_tuning import CARD, RECIPE, TASK
+from headstart.tuning.width import Width
+from naive import REVIEWS, assert_same_parameters, assert_untouched, photograph
+from test_tuning import RECIPE, TASK, PowerCut
 
 STEPS = 20
 KINDS = ("lora", "ia3", "bitfit", "prompt", "prefix", "adapter")
@@ -47,8 +57,22 @@ def the_last_is_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "evaluated", given)
 
 
-def task_of(rows: slice, name: str = "reviews") -> Any:
-    return replace(TASK, card=CARD.model_copy(update={"name": name}), splits={"train": REVIEWS[rows], "dev": REVIEWS})
+def task_of(rows: slice) -> Task:
+    return replace(TASK, splits={"train": REVIEWS[rows], "dev": REVIEWS})
+
+
+def tune(
+    task: Task,
+    backbone: Backbone,
+    *,
+    recipe: Recipe,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    progress: Listener | None = None,
+) -> Tuned:
+    """One lane, kept in no store."""
+    lane = Lane(task, recipe=recipe, seed=seed, checkpoint=checkpoint)
+    return dict(tune_lanes([lane], backbone, most=1, progress=progress))[0]
 
 
 def unlike(recipe: Recipe) -> list[Lane]:
@@ -149,6 +173,251 @@ def test_lanes_of_encoders_are_single_runs(task: str, optimizer: str) -> None:
     fewer = replace(data, splits={"train": data.train[:7], "dev": data.dev})
     lanes = [Lane(data, recipe=recipe, seed=1), Lane(fewer, recipe=recipe.change(batch_size=3, clip=0.01), seed=2)]
     assert_as_alone(lanes, encoder("bert"), most=2)
+
+
+# Who comes and goes
+
+
+def test_lanes_come_and_go(llama: Backbone) -> None:
+    """Five lanes in two places, of unequal length: each is as if it had been alone, and done when it is done."""
+    short = RECIPE.change(eval_every=3, patience=2, select="loss")
+    lanes = [
+        Lane(task_of(slice(0, 6)), recipe=short.change(max_steps=steps), seed=number)
+        for number, steps in enumerate((9, 3, 4, 12, 5))
+    ]
+    found = list(tune_lanes(lanes, llama, most=2))
+    assert [index for index, _ in found] == [1, 2, 0, 4, 3]
+    for index, tuned in found:
+        expected = tune(lanes[index].task, llama, recipe=lanes[index].recipe, seed=lanes[index].seed)
+        assert [point.step for point in tuned.curve] == [point.step for point in expected.curve]
+        assert tuned.best.step == expected.best.step
+        assert largest_difference(tuned.module, expected.module) < 1e-5
+        assert tuned.seconds > 0
+
+
+def test_lanes_that_cannot_share_a_pass_take_their_turn(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = RECIPE.change(max_steps=2, eval_every=2)
+    recipes = [
+        short, short.change(rank=3), short.change(kind="prompt", length=3), short.change(optimizer="adafactor"), short,
+    ]  # fmt: skip
+    lanes = [Lane(TASK, recipe=recipe, seed=number) for number, recipe in enumerate(recipes)]
+    packs = []
+    make = Pack.__init__
+
+    def watched(self: Pack, runs: Sequence[Run], backbone: Backbone) -> None:
+        packs.append([run.lane.seed for run in runs])
+        make(self, runs, backbone)
+
+    monkeypatch.setattr(Pack, "__init__", watched)
+    found = dict(tune_lanes(lanes, llama, most=8))
+    assert packs == [[0, 4], [1], [2], [3]]
+    assert [found[index].module.kind for index in range(5)] == ["lora", "lora", "prompt", "lora", "lora"]
+
+
+def test_the_width_is_found_by_timing(llama: Backbone) -> None:
+    lanes = [Lane(TASK, recipe=RECIPE.change(max_steps=14, eval_every=14), seed=seed) for seed in range(10)]
+    events: list[Any] = []
+    found = dict(tune_lanes(lanes, llama, progress=events.append))
+    assert sorted(found) == list(range(10))
+    assert (events[-1].what, events[-1].done, events[-1].total) == ("tuning 10 modules", 140, 140)
+    assert [event.done for event in events] == sorted(event.done for event in events)
+    expected = tune(TASK, llama, recipe=lanes[3].recipe, seed=3)
+    assert largest_difference(found[3].module, expected.module) < 1e-5
+
+
+def turns(width: Width, speeds: dict[int, float], *, lanes: int) -> Width:
+    while not width.settled:
+        width.saw(100, 100 / speeds[width.now], lanes=lanes)
+    return width
+
+
+def test_a_width_is_doubled_while_that_pays() -> None:
+    assert turns(Width(), {1: 1.0, 2: 1.5, 4: 1.9, 8: 1.95}, lanes=20).now == 4
+    assert turns(Width(), {1: 1.0, 2: 0.9}, lanes=20).now == 1
+    assert turns(Width(), {1: 1.0, 2: 2.0, 4: 4.0}, lanes=3).now == 4, "wider than all lanes is not tried"
+    assert Width().places == 8
+    assert Width(3).places == 3
+    with pytest.raises(SettingError, match="most=0 lanes a pass make no pass; give 1 or more"):
+        Width(0)
+
+
+def test_where_memory_runs_out_fewer_lanes_share_a_pass(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, widths = Pack.find_gradients, []
+
+    def cramped(self: Pack) -> None:
+        widths.append(len(self.runs))
+        find(self)
+        if len(self.runs) > 2:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Pack, "find_gradients", cramped)
+    lanes = [Lane(TASK, recipe=RECIPE, seed=seed) for seed in range(4)]
+    found = dict(tune_lanes(lanes, llama, most=4))
+    assert (widths[0], set(widths[1:])) == (4, {2})
+    for index, lane in enumerate(lanes):
+        assert largest_difference(found[index].module, tune(TASK, llama, recipe=RECIPE, seed=lane.seed).module) < 1e-5
+
+    def full(_: Pack) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Pack, "find_gradients", full)
+    with pytest.raises(SettingError, match="a single lane does not fit into the device's memory; lower batch_size or"):
+        tune(TASK, llama, recipe=RECIPE)
+
+
+# What fails
+
+
+def test_a_lane_that_fails_does_not_stop_the_others(llama: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    short = RECIPE.change(max_steps=4)
+    lanes = [
+        Lane(replace(TASK, splits={"train": (), "dev": REVIEWS}), recipe=short, label="empty"),
+        Lane(TASK, recipe=short, seed=1),
+        Lane(TASK, recipe=short, seed=2, checkpoint=tmp_path / "file" / "x.partial"),
+        Lane(TASK, recipe=short, seed=3),
+    ]
+    events: list[Event] = []
+    found: dict[int, Tuned] = {}
+
+    with pytest.raises(
+        LanesError, match="2 of 4 tunings failed: empty: task 'reviews' has an empty train or"
+    ) as caught:
+        found.update(tune_lanes(lanes, llama, most=2, progress=events.append))
+    assert sorted(found) == [1, 3]
+    assert {index: type(error) for index, error in caught.value.failures.items()} == {0: TaskError, 2: OutputError}
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert [note.partition(":")[0] for note in notes] == [
+        "empty failed, the others go on", "reviews, seed 2 failed, the others go on",
+    ]  # fmt: skip
+    assert largest_difference(found[3].module, tune(TASK, llama, recipe=short, seed=3).module) < 1e-5
+
+
+# Checkpoints
+
+
+def cut_at(steps: int) -> Callable[[Event], None]:
+    """A listener that ends the run when so many steps are done, over all lanes."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == steps:
+            raise PowerCut
+
+    return listen
+
+
+def test_killed_lanes_continue_as_if_nothing_had_happened(llama: Backbone, tmp_path: Path) -> None:
+    def lanes(folder: str) -> list[Lane]:
+        recipes = [RECIPE.change(lr=1e-3 * number) for number in (1, 2, 3)]
+        return [
+            Lane(TASK, recipe=recipe, seed=number, checkpoint=tmp_path / folder / str(number))
+            for number, recipe in enumerate(recipes)
+        ]
+
+    whole = dict(tune_lanes(lanes("whole"), llama, most=3))
+    with pytest.raises(PowerCut):
+        dict(tune_lanes(lanes("cut"), llama, most=3, progress=cut_at(3 * 6)))
+    continued = dict(tune_lanes(lanes("cut"), llama, most=3))
+    for index in range(3):
+        assert repr(continued[index].curve) == repr(whole[index].curve)
+        assert_same_parameters(continued[index].module, whole[index].module)
+
+
+def test_a_run_continues_where_it_was_a_minute_ago(
+    llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.tuning.run.SAVE_EVERY", 0.0)
+    whole = tune(TASK, llama, recipe=RECIPE)
+    with pytest.raises(PowerCut):
+        tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "x", progress=cut_at(3))
+    events: list[Any] = []
+    again = tune(TASK, llama, recipe=RECIPE, checkpoint=tmp_path / "x", progress=events.append)
+    assert events[0].done == 4, "there was no evaluation but that of the start"
+    assert repr(again.curve) == repr(whole.curve)
+    assert_same_parameters(again.module, whole.module)
+
+
+def test_the_seconds_of_all_processes_count(llama: Backbone, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "x"
+    with pytest.raises(PowerCut):
+        tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint, progress=cut_at(8))
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({**state, "seconds": 1000.0}, checkpoint)
+    assert 1000 < tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint).seconds < 1100
+
+
+def test_a_checkpoint_from_another_device_is_continued(
+    llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "x"
+    with monkeypatch.context() as there:
+        # What torch writes of a tensor on a CUDA device; where there is none, it has to be told where tensors go.
+        there.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        with pytest.raises(PowerCut):
+            tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint, progress=cut_at(8))
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(checkpoint, weights_only=True)
+    continued = tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint)
+    assert_same_parameters(continued.module, tune(TASK, llama, recipe=RECIPE).module)
+
+
+def test_two_runs_with_one_checkpoint_do_not_disturb_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, save = tmp_path / "x", torch.save
+
+    def meanwhile(state: dict[str, Any], file: Path) -> None:
+        save(state, file)
+        if state["step"] == 1:
+            write_checkpoint(path, {"step": 2}, identity="run")
+
+    monkeypatch.setattr(torch, "save", meanwhile)
+    write_checkpoint(path, {"step": 1}, identity="run")
+    assert read_checkpoint(path, identity="run") == {"step": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for name, age in ((".x.0a.writing", 7200), (".x.0b.writing", 0), (".y.0a.writing", 7200)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_checkpoint(path, {}, identity="run")
+    read_checkpoint(path, identity="run")
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".x.0b.writing", ".y.0a.writing", "x"]
+
+
+# Dropout
+
+
+def test_dropout_is_drawn_from_the_seed(gpt2: Backbone, tmp_path: Path) -> None:
+    assert gpt2.model.config.resid_pdrop > 0
+    recipe = RECIPE.change(dropout=True, targets=("c_attn",), select="loss")
+    whole, other = (tune(TASK, gpt2, recipe=recipe.change(dropout=on)) for on in (True, False))
+    assert not gpt2.model.training
+    assert repr(whole.curve[0]) == repr(other.curve[0]), "nothing is dropped in an evaluation"
+    assert whole.curve[1].train_loss != pytest.approx(other.curve[1].train_loss, abs=1e-4)
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    with pytest.raises(PowerCut):
+        tune(TASK, gpt2, recipe=recipe, checkpoint=tmp_path / "x", progress=cut_at(6))
+    assert not gpt2.model.training
+    assert torch.equal(torch.random.get_rng_state(), before), "the caller's generator is left alone"
+    assert repr(tune(TASK, gpt2, recipe=recipe, checkpoint=tmp_path / "x").curve) == repr(whole.curve)
+
+
+# What is told
+
+
+def test_a_score_that_is_not_defined_is_not_zero(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = Run.evaluated
+    nothing = Evaluation("ACC", float("nan"), 1.0, (), "options")
+    monkeypatch.setattr(Run, "evaluated", lambda self, _, *, seconds: evaluated(self, nothing, seconds=seconds))
+    events: list[Any] = []
+    tune(TASK, llama, recipe=RECIPE.change(max_steps=2, eval_every=2), progress=events.append)
+    assert events[0].note.endswith("best dev undefined")
+    assert (events[0].what, events[0].done, events[0].total) == ("tuning reviews, seed 0", 1, 2)
 
 
 # What follows is each on its own: optimizers, schedules, the order of rows
