@@ -15,6 +15,7 @@ from handmade import LAYER, lora_config, lora_tensors, pack, write_module
 from headstart import atomic
 from headstart.backbones import Backbone
 from headstart.kinds import save_module
+from headstart.units import Store
 from program import FROM_START, NAMES, QUICK, Ended, Run, assert_mistake
 from small_hub import misfit, module, snapshot, write_task
 
@@ -261,8 +262,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 ) -> None:
     ended = run(*command_line(name, here, tmp_path / "out"))
     assert_mistake(ended, "cannot write", "No space left on device; free some space or choose another place")
-    left = {"tune": ["out.partial"], "compare": ["out.units.partial"], "ensemble": []}[name]
-    assert [path.name for path in tmp_path.iterdir()] == left
+    assert list(tmp_path.iterdir()) == []
     assert not any(".staging" in path for path in snapshot(tmp_path))
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "240")
@@ -297,7 +297,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", refuse)
-        assert_mistake(run(*command_line("tune", here, tmp_path / "out")), "out.partial", "free some space")
+        assert_mistake(run(*command_line("tune", here, tmp_path / "out")), "checkpoint", "free some space")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -325,25 +325,26 @@ def assert_stopped(ended: Ended) -> None:
 def test_ctrl_c_while_tuning(
     name: str, at: int, run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.tuning.tune import _Run
+    from headstart.tuning.run import Run as Tuning
 
     with monkeypatch.context() as patch:
-        press_ctrl_c(patch, _Run, "update", at=at)
+        press_ctrl_c(patch, Tuning, "took_step", at=at)
         assert_stopped(run(*command_line(name, here, tmp_path / "out")))
-    assert {path.name for path in tmp_path.iterdir()} <= {"out.partial", "out.units.partial"}
+    assert list(tmp_path.iterdir()) == []
     assert_whole(name, tmp_path / "out", run, here)
 
 
 def test_an_interrupted_tuning_ends_as_if_nothing_had_been(
     run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.tuning.tune import _Run
+    from headstart.tuning.run import Run as Tuning
 
-    whole = run(*command_line("tune", here, tmp_path / "whole"), "--json", "--name", "n").data
+    apart = ["--store", tmp_path / "store"]
+    whole = run(*command_line("tune", here, tmp_path / "whole"), *apart, "--json", "--name", "n").data
     with monkeypatch.context() as patch:
-        press_ctrl_c(patch, _Run, "update", at=4)
+        press_ctrl_c(patch, Tuning, "took_step", at=4)
         run(*command_line("tune", here, tmp_path / "out"), "--json", "--name", "n")
-    assert (tmp_path / "out.partial").is_file()
+    assert len(list(Store.default().folder.glob("work/*/checkpoint"))) == 1
     assert run(*command_line("tune", here, tmp_path / "out"), "--json", "--name", "n").data == whole
 
 

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headstart.errors import HeadstartError, StoreError, UnitError
+from headstart.errors import HeadstartError, OutputError, StoreError, UnitError
 from headstart.events import Listener, UnitEvent
 from headstart.units.engines import ENGINES, Engine
 from headstart.units.engines.contract import BatchEnd, Loaders, Outcome
@@ -92,7 +92,7 @@ def run(
     Raises:
         HeadstartError: a unit failed with it; the message begins with the unit's label. The others are done and stored.
         UnitError: several failed, or one failed all its attempts.
-        StoreError: the store cannot be written.
+        StoreError, OutputError: nothing can be written.
     """
     graph = _Run(store, attempts=attempts, listener=listener)
     name, _, argument = engine.partition("=")
@@ -250,8 +250,8 @@ class _Run:
             self.leases.release(lease)
 
     def _fail(self, unit: Unit, error: Exception) -> None:
-        """What a user can mend is not tried again."""
-        if isinstance(error, StoreError):
+        """What a user can mend is not tried again; where nothing can be written, nothing more is computed."""
+        if isinstance(error, StoreError | OutputError):
             raise error
         if isinstance(error, HeadstartError):
             self._give_up(unit, error)
