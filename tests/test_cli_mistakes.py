@@ -225,7 +225,7 @@ def test_a_hub_that_gives_no_start(
     run("hub", "add", tmp_path / "hub", room / "made" / "ada", tmp_path / "fat")
     for name in ("ensemble", "compare"):
         more = ["--seeds", "1", "--shots", "3"] if name == "compare" else []
-        ended = run(name, *words, *more, "--hub", tmp_path / "hub")
+        ended = run(name, *words, *more, "--hub", tmp_path / "hub", "--space", "parameters")
         assert_mistake(ended, "is 3×32 in 'fat' and 2×32 in 'ada'; merge them with space 'exact' or 'svd'")
     assert not (tmp_path / "out").exists()
     assert run("ensemble", *words, "--hub", tmp_path / "hub", "--space", "exact").code == 0
