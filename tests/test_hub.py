@@ -239,7 +239,7 @@ def test_a_catalogue_that_states_two_schemas_is_damaged_not_newer(hub: Hub) -> N
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     assert len(Hub.open(hub.path)) == 3
-    assert sqlite3.connect(hub.path / ".catalogue.sqlite").execute("PRAGMA user_version").fetchone() == (3,)
+    assert sqlite3.connect(hub.path / ".catalogue.sqlite").execute("PRAGMA user_version").fetchone() == (4,)
 
 
 def test_check_finds_a_change_that_left_no_trace_outside(hub: Hub) -> None:

@@ -101,7 +101,8 @@ def list_(
     if as_json:
         print_json(cards)
         return
-    total = opened.count(**asked)
+    whole = length is None or 0 < len(cards) < length
+    total = first + len(cards) if whole else opened.count(**asked)
     if cards:
         _print_cards(cards)
     else:
