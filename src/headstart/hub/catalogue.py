@@ -111,8 +111,8 @@ class Catalogue:
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            # What Python's own layer finds, such as text that is none, has no code of SQLite's.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # What Python's own layer finds, such as text or a message that is none, has no code of SQLite's.
             code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT) & 0xFF
             kind: type[HubError]
             if code in DAMAGE or (code == sqlite3.SQLITE_READONLY and self._writable()):
