@@ -159,7 +159,8 @@ class Faint(LoraModule):
 
     class Stack(LoraStack):
         def _add_update(self, path: str, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + 0.999 * (super()._add_update(path, layer, args, output) - output)
+            before = output.clone()  # the update is added in place
+            return before + 0.999 * (super()._add_update(path, layer, args, output) - before)
 
 
 class SharedGradient(LoraModule):

@@ -37,6 +37,14 @@ def test_reads_hand_built_bytes(path: Path) -> None:
     assert not tensors["x"].data.readonly
 
 
+def test_tensors_come_in_the_order_of_their_names(path: Path) -> None:
+    """The library's own order is another one in every process."""
+    names = [f"h.{number}" for number in (3, 0, 9, 1, 7, 2, 8, 4, 6, 5)]
+    entries = {name: entry("I8", [1], start, start + 1) for start, name in enumerate(names)}
+    path.write_bytes(tensor_file(entries, bytes(len(names))))
+    assert list(read_safetensors(path)) == sorted(names)
+
+
 def test_bfloat16_is_the_upper_half_of_float32(path: Path) -> None:
     # 0x3fc0 followed by 16 zero bits is float32 1.5; 0xc000 is -2
     path.write_bytes(pack({"x": np.array([0x3FC0, 0xC000], dtype=np.uint16)}))

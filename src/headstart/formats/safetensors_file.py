@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
@@ -106,9 +107,10 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         ) from error
     except MemoryError as error:
         raise ModuleError(f"cannot read {path}: it does not fit into memory; use a smaller module") from error
+    # The library gives them in another order every time, and messages name the first that is wrong.
     return {
         name: StoredTensor(name, entry["dtype"], tuple(entry["shape"]), memoryview(entry["data"]))
-        for name, entry in found
+        for name, entry in sorted(found, key=itemgetter(0))
     }
 
 
