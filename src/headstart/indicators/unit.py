@@ -114,16 +114,24 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
         reference=_reference(first.reference, context), text_format=first.text_format, progress=context.listener,
     )  # fmt: skip
     seconds = (time.monotonic() - began) / sum(map(len, groups))
-    found = dict(list(table.rows.groupby(["module", "indicator"], sort=False)))
+    found = _rows_of(table)
     for index, members in enumerate(groups):
         for unit in members:
             if str(index) in unreadable:
                 yield unit, unreadable[str(index)]
                 continue
-            rows = found[str(index), unit.indicator][list(KEPT)].astype(object)
-            kept: list[dict[str, Any]] = rows.where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
-            facts = {"examples": table.examples, "tokens": table.tokens}
+            facts, kept = {"examples": table.examples, "tokens": table.tokens}, found[str(index), unit.indicator]
             yield unit, Result(facts, kept, device=str(backbone.device), seconds=seconds)
+
+
+def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """What each unit keeps, under (module, indicator), from one sweep over the table; `None` is missing."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    columns = [table.rows[name].tolist() for name in ("module", "indicator", *KEPT)]
+    for module, indicator, *values in zip(*columns, strict=True):
+        kept = {name: None if value != value else value for name, value in zip(KEPT, values, strict=True)}
+        found.setdefault((module, indicator), []).append(kept)
+    return found
 
 
 def _reference(reference: Module | Unit | None, context: Context) -> Module | None:
