@@ -74,6 +74,7 @@ def speed_ratios(backbone: Backbone, task: Task, *, lanes: int, turns: int) -> t
             taken[side] = seconds_of_a_turn(sides[side], backbone.device)
         if turn:  # the first turn warms up
             ratios.append(taken[1] / taken[0])
+            print(f"turn {turn}: {taken[0]:.2f} s together, {taken[1]:.2f} s one by one", file=sys.stderr)
             seconds.append(taken[0])
     return ratios, seconds
 
