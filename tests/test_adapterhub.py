@@ -250,8 +250,8 @@ def test_tensors_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 def test_the_width_must_be_the_backbone_s() -> None:
     with pytest.raises(ModuleError, match="is 32 wide but field 'hidden_size' is 64"):
         adapter_layout(config(PLAIN, hidden_size=64), shapes(bottlenecks()))
-    with pytest.raises(ModuleError, match="field 'model_type' is 'opt'; bottleneck adapters are read for: t5, mt5"):
-        adapter_layout(config(PLAIN, model_type="opt"), shapes(bottlenecks()))
+    with pytest.raises(ModuleError, match="field 'model_type' is 'gptj'; bottleneck adapters are read for: t5, mt5"):
+        adapter_layout(config(PLAIN, model_type="gptj"), shapes(bottlenecks()))
 
 
 # Folders

@@ -33,7 +33,7 @@ from encoders import (
     random_module,
     write,
 )
-from headstart.backbones import Backbone, EncoderBackbone, HeadStack, TextFormat, target_loss
+from headstart.backbones import Backbone, Encoded, EncoderBackbone, HeadStack, TextFormat, target_loss
 from headstart.errors import BackboneError, SettingError, TaskError
 from headstart.kinds import LoraModule, fresh_module, stack_of
 from headstart.records import HeadCard
@@ -126,12 +126,14 @@ def test_a_tokenizer_needs_a_padding_token_and_no_end(bert: EncoderBackbone, tmp
         load(folder)
 
 
-def test_a_head_of_more_than_linear_layers_is_refused(bert: EncoderBackbone) -> None:
+def test_a_head_of_more_than_linear_layers_and_norms_is_refused(bert: EncoderBackbone) -> None:
     config = ModernBertConfig(
         vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
     )
-    with pytest.raises(BackboneError, match=r"head of ModernBertForSequenceClassification .*\(head\.norm\); choose"):
-        EncoderBackbone(ModernBertForSequenceClassification(config), bert.tokenizer, name="modern")
+    model = ModernBertForSequenceClassification(config)
+    model.head.act = torch.nn.PReLU()
+    with pytest.raises(BackboneError, match=r"head of ModernBertForSequenceClassification .*\(head\.act\); choose"):
+        EncoderBackbone(model, bert.tokenizer, name="modern")
 
 
 def test_a_bert_that_decodes_is_a_language_model(bert: EncoderBackbone, tmp_path: Path) -> None:
@@ -224,7 +226,8 @@ def test_a_span_is_its_first_and_last_token(
 
 def test_an_answer_in_the_first_token_is_not_cut_off(bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     # a tokenizer that puts no token of its own before the text
-    monkeypatch.setattr(bert.encoder, "with_offsets", lambda *_: ((5, 6), ((0, 1), (1, 2))))
+    read = Encoded((5, 6), (), offsets=((0, 1), (1, 2)))
+    monkeypatch.setattr(bert.encoder, "with_offsets", lambda *_: read)
     found = bert.encode([("ab", "a"), ("abc", "c")], STYLE, head=CARDS["span"])
     assert [(item.target, item.cut_off) for item in found] == [((0, 0), False), ((0, 0), True)]
 

@@ -1,6 +1,7 @@
 """A hub of modules with task heads: scored, ranked, blended and compared on encoders."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ from encoders import CARDS, TASKS, encoder, in_peft, random_head, random_module
 from headstart.backbones import EncoderBackbone, target_loss
 from headstart.blending import RULES, Blend, merge
 from headstart.blending.ensemble import ensemble
-from headstart.comparing import compare as comparing
 from headstart.comparing.compare import UNTUNED_HEAD, compare
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
 from headstart.kinds import Module, fresh_module, load_module, save_module, stack_of
-from headstart.ranking import rank as rank_module
 from headstart.ranking.rank import fits, rank
 from headstart.records import TaskCard
 from headstart.reports.verdict import verdict
 from headstart.tasks import head_of
+from headstart.tuning import unit
 from headstart.tuning.evaluation import evaluate
+from headstart.tuning.lane import Lane
+from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.tune import tune
 from naive import assert_same_parameters
 
@@ -181,22 +183,23 @@ def test_compare_before_tuning_there_is_nothing_to_compare(bert: EncoderBackbone
 
 
 def test_the_methods_of_a_seed_share_one_fresh_head(bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts: list[dict[str, Any]] = []
+    tuned: list[Lane] = []
 
-    def watched(*args: Any, **settings: Any) -> Any:
-        starts.append(settings)
-        return tune(*args, **settings)
+    def watched(lanes: Iterable[Lane], *args: Any, **settings: Any) -> Any:
+        tuned.extend(lanes := list(lanes))
+        return tune_lanes(lanes, *args, **settings)
 
-    monkeypatch.setattr(comparing, "tune", watched)
+    monkeypatch.setattr(unit, "tune_lanes", watched)
     compare(a_task("regression"), hub_of(bert), bert, seeds=2, shots=1, blend=Blend(indicator="loss"), recipe=RECIPE)
-    assert [call["seed"] for call in starts] == [0] * 5 + [1] * 5
-    assert all(call["start"].head is None for call in starts)
+    # five methods and the reference module
+    assert sorted(lane.seed for lane in tuned) == [0] * 6 + [1] * 6
+    assert all(lane.start is not None and lane.start.head is None for lane in tuned)
 
 
 def test_an_indicator_without_values_is_refused_before_any_tuning(
     bert: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_module, "tune", lambda *_, **__: pytest.fail("it tuned"))
+    monkeypatch.setattr(unit, "tune_lanes", lambda *_, **__: pytest.fail("it tuned"))
     message = "'cosine' has no value for 'reviews': it compares distributions .* use one of: loss, .*grand"
     for run in (compare, ensemble):
         with pytest.raises(SettingError, match=message):

@@ -1,6 +1,8 @@
 """IA3: the stack against a float64 reference and against PEFT itself, its folders, and what is refused."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -465,15 +467,18 @@ def test_a_hub_with_a_lora_of_the_same_layers(llama: Backbone, tmp_path: Path) -
     assert read_module(hub.path / "scales").card.targets == tuple(sorted(random_ia3(llama, seed=1).scales))
 
 
-def test_a_catalogue_from_before_learns_of_open_widths(
-    llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_catalogue_from_before_learns_of_open_widths(llama: Backbone, tmp_path: Path) -> None:
     save_module(random_ia3(llama, seed=1), tmp_path / "scales")
     save_module(random_lora(llama, seed=1), tmp_path / "low")
-    migrations = catalogue._migrations()
-    with monkeypatch.context() as before:
-        before.setattr(catalogue, "_migrations", lambda: migrations[:1])
-        Hub.create(tmp_path / "hub").add(tmp_path / "low")
+    Hub.create(tmp_path / "hub").add(tmp_path / "low")
+    path = tmp_path / "hub" / catalogue.CATALOGUE_FILE
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as before:
+        for statement in catalogue._migrations()[0].split(";\n"):
+            before.execute(statement)
+        before.execute("INSERT INTO modules (name, stamp) VALUES ('low', 'of before')")
+        before.execute("PRAGMA user_version = 1")
+        before.commit()
     hub = Hub.open(tmp_path / "hub")
     hub.add(tmp_path / "scales")
     assert hub.names() == ["low", "scales"]

@@ -259,7 +259,7 @@ LAST = "prefix_tuning.prefix_tunings.m"
         ({"model_type": "llama"}, "prefix in AdapterHub's layout is not read for 'llama': the library computes it"),
         ({"model_type": "gpt2"}, "is not read for 'gpt2'"),
         ({"model_type": ["t5"]}, r"field 'model_type' is \['t5'\]; prefixes in AdapterHub's layout are read for"),
-        ({"model_type": "bart"}, "field 'model_type' is 'bart'; prefixes in AdapterHub's layout are read for: t5, mt5"),
+        ({"model_type": "opt"}, "field 'model_type' is 'opt'; prefixes in AdapterHub's layout are read for: t5, mt5"),
     ],
 )
 def test_settings_that_are_refused_before_tensors_are_read(tmp_path: Path, changes: dict[str, Any], text: str) -> None:

@@ -162,6 +162,8 @@ def _check_header(path: Path, stream: BinaryIO, size: int) -> None:
 
 def _check_entry(path: Path, name: str, entry: Mapping[str, object]) -> None:
     dtype, shape, offsets = (entry.get(field) for field in ("dtype", "shape", "data_offsets"))
+    if entry.keys() - {"dtype", "shape", "data_offsets"}:
+        raise _broken(path, f"tensor '{name}' states more than dtype, shape and data_offsets")
     if isinstance(dtype, str) and dtype not in NUMPY_TYPES:
         raise ModuleError(
             f"{path}: tensor '{name}' has dtype {dtype!r}, which Headstart does not read; "
