@@ -21,8 +21,8 @@ from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import read_module
-from headstart.formats.adapter import ACTIVATIONS as READ
-from headstart.formats.adapter import bottleneck_size, reduction_factor
+from headstart.formats.libraries.adapterhub_adapter import ACTIVATIONS as READ
+from headstart.formats.libraries.adapterhub_adapter import bottleneck_size, reduction_factor
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS

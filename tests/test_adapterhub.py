@@ -11,8 +11,8 @@ import torch
 from handmade import pack
 from headstart.errors import ModuleError
 from headstart.formats import AdapterLayout, LoraLayout, adapter_layout, read_module
-from headstart.formats.adapter import HANDLED, HARMLESS, REFUSED
-from headstart.formats.adapterhub import LORA_HANDLED, LORA_HARMLESS, LORA_REFUSED
+from headstart.formats.libraries.adapterhub import LORA_HANDLED, LORA_HARMLESS, LORA_REFUSED
+from headstart.formats.libraries.adapterhub_adapter import HANDLED, HARMLESS, REFUSED
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, LoraModule, load_module, save_module
 from naive import load

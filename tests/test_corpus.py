@@ -23,7 +23,7 @@ from tests.corpus.worker import Reader, findings, verdict
 
 from headstart.errors import ModuleError
 from headstart.formats import read_module
-from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import LoraModule, Module, PeftModule, load_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.records import CARD_FILE

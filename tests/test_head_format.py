@@ -12,7 +12,7 @@ import pytest
 from handmade import lora_config, lora_tensors, pack, write_module
 from headstart.errors import ModuleError, TaskError
 from headstart.formats import HEAD_FILE, read_module
-from headstart.formats.head import TASK_TYPES
+from headstart.formats.libraries.peft_head import TASK_TYPES
 from headstart.hub import Hub
 from headstart.hub.model_card import readme
 from headstart.records import HeadCard, ModuleCard, TaskCard

@@ -18,7 +18,7 @@ from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import ia3_layout, read_module
-from headstart.formats.ia3 import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.peft_ia3 import HANDLED, HARMLESS, REFUSED
 from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
 from headstart.kinds.ia3 import Scale

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.formats import layer_names, peft_folder, safetensors_file
+from headstart.formats.containers import regular_file, safetensors_file
+from headstart.formats.libraries import peft_layers
 from headstart.tasks import options, template
 from headstart.tasks.sources import rows
 
@@ -20,15 +21,15 @@ PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text(encoding="ut
         ("options of a row", f"{options.MOST_OPTIONS:,}"),
         ("a template", f"{template.LONGEST_TEMPLATE:,} characters"),
         ("the text that a template makes of a row", f"{template.LONGEST_TEXT // 2**20} Mi characters"),
-        ("a regular expression, counts of repeats added", f"{layer_names.LONGEST_PATTERN:,} characters"),
-        ("all regular expressions of one field", f"{layer_names.LONGEST_PATTERNS:,} characters"),
-        ("the count of a repeat in it, as in `a{2,5}`", f"{layer_names.HIGHEST_REPEAT}"),
-        ("regular expressions in one field; plain names do not count", f"{layer_names.MOST_PATTERNS:,}"),
-        ("names in one field", f"{layer_names.MOST_NAMES:,}"),
-        ("time for one match", f"{layer_names.SLOWEST:g} s"),
-        ("time for all matches of one field", f"{layer_names.MOST_SECONDS:g} s"),
+        ("a regular expression, counts of repeats added", f"{peft_layers.LONGEST_PATTERN:,} characters"),
+        ("all regular expressions of one field", f"{peft_layers.LONGEST_PATTERNS:,} characters"),
+        ("the count of a repeat in it, as in `a{2,5}`", f"{peft_layers.HIGHEST_REPEAT}"),
+        ("regular expressions in one field; plain names do not count", f"{peft_layers.MOST_PATTERNS:,}"),
+        ("names in one field", f"{peft_layers.MOST_NAMES:,}"),
+        ("time for one match", f"{peft_layers.SLOWEST:g} s"),
+        ("time for all matches of one field", f"{peft_layers.MOST_SECONDS:g} s"),
         ("a file of tensors", f"{safetensors_file.MAX_BYTES // 2**30} GiB"),
-        ("a configuration, a card, a README or a licence", f"{peft_folder.LARGEST_TEXT // 2**20} MiB"),
+        ("a configuration, a card, a README or a licence", f"{regular_file.LARGEST_TEXT // 2**20} MiB"),
     ],
 )
 def test_the_page_states_every_limit(what: str, limit: str) -> None:

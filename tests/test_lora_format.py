@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from handmade import LAYER, lora_config, lora_tensors
 from headstart.errors import ModuleError
 from headstart.formats import LoraTarget, lora_layout, read_module
-from headstart.formats.layer_names import PatternTable
-from headstart.formats.lora import HANDLED, HARMLESS, REFUSED, THROUGH_PEFT
+from headstart.formats.libraries.peft_layers import PatternTable
+from headstart.formats.libraries.peft_lora import HANDLED, HARMLESS, REFUSED, THROUGH_PEFT
 
 # PEFT 0.21 still asks transformers for the old name of a property.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -443,7 +443,7 @@ def test_more_names_than_can_be_meant_are_refused(changes: dict[str, Any], messa
 
 
 def test_slow_patterns_have_one_time_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.formats.layer_names.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("headstart.formats.libraries.peft_layers.MOST_SECONDS", 0.0)
     with pytest.raises(ModuleError, match=r"layer '.+' is malformed: the pattern '.+' takes too long to match"):
         lora_layout(lora_config(rank_pattern={"a.*" * 9 + "!": 3}), many_layers(50))
 

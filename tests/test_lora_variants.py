@@ -13,7 +13,7 @@ from peft import LoraConfig
 import made_by_peft
 from headstart.backbones import TextFormat
 from headstart.errors import ModuleError
-from headstart.formats.lora import REFUSED
+from headstart.formats.libraries.peft_lora import REFUSED
 from headstart.kinds import LoraModule, PeftModule, load_module
 from naive import REVIEWS, assert_close, load
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from formula import answers, by_formula, formula_backbone
 from headstart.errors import ModuleError
 from headstart.formats import read_module
-from headstart.formats.opendelta import ACTIVATIONS, HARMLESS, OWN, UNREAD
+from headstart.formats.libraries.opendelta import ACTIVATIONS, HARMLESS, OWN, UNREAD
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS as COMPUTED

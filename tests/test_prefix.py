@@ -18,7 +18,7 @@ from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import PrefixLayout, prefix_layout
-from headstart.formats.prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
+from headstart.formats.libraries.peft_prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
 from headstart.kinds import PrefixModule, PrefixSettings, fresh_module, load_module, save_module
 from headstart.kinds.prefix import PrefixShape
 from headstart.kinds.prefix_projection import projected

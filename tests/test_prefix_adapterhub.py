@@ -21,7 +21,7 @@ from transformers import (
 from headstart.backbones import Backbone, EncoderBackbone
 from headstart.errors import ModuleError
 from headstart.formats import read_module
-from headstart.formats.adapterhub_prefix import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.adapterhub_prefix import HANDLED, HARMLESS, REFUSED
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule

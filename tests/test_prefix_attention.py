@@ -19,7 +19,7 @@ from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, attention_prefix_layout
-from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT, PLACES
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, PLACES
 from headstart.indicators.engine import score
 from headstart.kinds import PrefixModule, fresh_module, load_module, save_module, stacks
 from headstart.kinds.prefix_attention import AttentionPrefixModule

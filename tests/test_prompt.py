@@ -12,7 +12,7 @@ import virtual
 from headstart.backbones import Backbone
 from headstart.errors import BackboneError, ModuleError
 from headstart.formats import PromptLayout, prompt_layout
-from headstart.formats.prompt import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.peft_prompt import HANDLED, HARMLESS, REFUSED
 from headstart.kinds import PromptModule, PromptSettings, fresh_module, load_module, save_module
 from naive import BACKBONES, assert_close, load
 from virtual import LENGTH, encoded, from_peft, random_module

@@ -1,13 +1,16 @@
 """Formats of module folders: read, validated and hashed without torch."""
 
 from headstart.filenames import CONFIG_FILE, HEAD_FILE, INTERFACE_FILE, WEIGHTS_FILE, WEIGHTS_FILES
-from headstart.formats.adapter import AdapterLayout, AdapterPlace, adapter_layout
-from headstart.formats.bitfit import BitFitLayout, bitfit_layout
-from headstart.formats.head import TASK_TYPES
-from headstart.formats.ia3 import IA3Layout, IA3Target, ia3_layout
-from headstart.formats.layout import Layout
-from headstart.formats.lora import LoraLayout, LoraTarget, lora_layout
-from headstart.formats.peft_folder import (
+from headstart.formats.containers.regular_file import regular_file
+from headstart.formats.containers.safetensors_file import (
+    StoredTensor,
+    check_finite,
+    read_safetensors,
+    safetensors_bytes,
+    tensor_hash,
+)
+from headstart.formats.containers.tensor_pickle import read_torch_zip
+from headstart.formats.folder import (
     PICKLES,
     READERS,
     FolderReader,
@@ -15,19 +18,16 @@ from headstart.formats.peft_folder import (
     module_name,
     read_module,
     read_opendelta,
-    regular_file,
 )
-from headstart.formats.prefix import PrefixLayout, prefix_layout
-from headstart.formats.prefix_attention import AttentionPrefixLayout, attention_prefix_layout
-from headstart.formats.prompt import PromptLayout, prompt_layout
-from headstart.formats.safetensors_file import (
-    StoredTensor,
-    check_finite,
-    read_safetensors,
-    safetensors_bytes,
-    tensor_hash,
-)
-from headstart.formats.tensor_pickle import read_torch_zip
+from headstart.formats.layout import Layout
+from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, AdapterPlace, adapter_layout
+from headstart.formats.libraries.own_bitfit import BitFitLayout, bitfit_layout
+from headstart.formats.libraries.own_prefix import AttentionPrefixLayout, attention_prefix_layout
+from headstart.formats.libraries.peft_head import TASK_TYPES
+from headstart.formats.libraries.peft_ia3 import IA3Layout, IA3Target, ia3_layout
+from headstart.formats.libraries.peft_lora import LoraLayout, LoraTarget, lora_layout
+from headstart.formats.libraries.peft_prefix import PrefixLayout, prefix_layout
+from headstart.formats.libraries.peft_prompt import PromptLayout, prompt_layout
 
 __all__ = [
     "CONFIG_FILE",

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
-from headstart.formats.ia3 import is_feedforward
+from headstart.formats.libraries.peft_ia3 import is_feedforward
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
 from headstart.kinds.settings import IA3Settings
 from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers, names_of

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from headstart.architectures import ARCHITECTURES, Architecture, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FIELDS, bottleneck_size, reduction_factor
+from headstart.formats.libraries.adapterhub_adapter import FIELDS, bottleneck_size, reduction_factor
 
 __all__ = [
     "PLACEMENTS",

@@ -18,8 +18,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
-from headstart.formats.prefix import PROJECTION
-from headstart.formats.prompt_learning import EMBEDDINGS
+from headstart.formats.libraries.peft_prefix import PROJECTION
+from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import drawn, projected

@@ -18,7 +18,7 @@ from torch import Tensor
 from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
-from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes

@@ -15,7 +15,7 @@ from torch.nn import functional
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
-from headstart.formats.prompt_learning import EMBEDDINGS
+from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
 from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch

@@ -15,7 +15,7 @@ from headstart.architectures import Role, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES
-from headstart.formats.layer_names import Targets
+from headstart.formats.libraries.peft_layers import Targets
 
 __all__ = [
     "check_biases",

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from headstart.architectures import ARCHITECTURES
 from headstart.formats import CONFIG_FILE
-from headstart.formats.adapterhub_prefix import FLAT, PROJECTED, units_of
-from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT
+from headstart.formats.libraries.adapterhub_prefix import FLAT, PROJECTED, units_of
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import Module, fresh_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_units import attention_units

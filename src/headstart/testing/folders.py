@@ -17,7 +17,7 @@ from headstart.backbones import Encoded
 from headstart.backbones.loading import is_encoder
 from headstart.errors import ModuleError
 from headstart.formats import CONFIG_FILE
-from headstart.formats.adapterhub_prefix import units_of
+from headstart.formats.libraries.adapterhub_prefix import units_of
 from headstart.kinds import Module, load_module, save_module
 from headstart.testing.adapterhub_prefix import write_adapterhub_prefix
 from headstart.testing.case import TOLERANCE, Aside, Case, close, require, same_head

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from headstart.filenames import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS
-from headstart.formats.adapter import without_base
-from headstart.formats.opendelta import LINEAR
+from headstart.formats.libraries.adapterhub_adapter import without_base
+from headstart.formats.libraries.opendelta import LINEAR
 from headstart.kinds import AdapterModule, BitFitModule, LoraModule, Module
 from headstart.testing.case import Case
 

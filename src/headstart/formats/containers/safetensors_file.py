@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
 from headstart.errors import ModuleError
-from headstart.formats.strict_json import strict_json
+from headstart.formats.containers.strict_json import strict_json
 
 __all__ = ["MAX_BYTES", "StoredTensor", "check_finite", "read_safetensors", "safetensors_bytes", "tensor_hash"]
 

@@ -6,7 +6,6 @@ check it refuses.
 
 import dataclasses
 import math
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +20,25 @@ from headstart.filenames import (
     OPENDELTA_CONFIG,
     OPENDELTA_WEIGHTS,
     WEIGHTS_FILE,
-    WEIGHTS_FILES,
 )
-from headstart.formats.adapterhub import (
-    is_adapterhub,
-    method_of,
-    read_tensors,
-    translated,
-)
-from headstart.formats.bitfit import bitfit_layout
-from headstart.formats.head import TASK_TYPES, head_card, part_head
-from headstart.formats.ia3 import ia3_layout
+from headstart.formats.containers.regular_file import regular_file
+from headstart.formats.containers.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
+from headstart.formats.containers.strict_json import strict_json
+from headstart.formats.containers.tensor_pickle import read_torch_zip
 from headstart.formats.layout import Layout
-from headstart.formats.lora import lora_layout
-from headstart.formats.opendelta import Plain, from_opendelta, is_opendelta
-from headstart.formats.prefix import prefix_layout
-from headstart.formats.prefix_attention import attention_prefix_layout
-from headstart.formats.prompt import prompt_layout
-from headstart.formats.safetensors_file import MAX_BYTES, StoredTensor, check_finite, read_safetensors, tensor_hash
-from headstart.formats.strict_json import strict_json
+from headstart.formats.libraries.adapterhub import is_adapterhub, method_of, translated
+from headstart.formats.libraries.opendelta import Plain, from_opendelta, is_opendelta
+from headstart.formats.libraries.own_bitfit import bitfit_layout
+from headstart.formats.libraries.own_prefix import attention_prefix_layout
+from headstart.formats.libraries.peft_head import TASK_TYPES, head_card, part_head
+from headstart.formats.libraries.peft_ia3 import ia3_layout
+from headstart.formats.libraries.peft_lora import lora_layout
+from headstart.formats.libraries.peft_prefix import prefix_layout
+from headstart.formats.libraries.peft_prompt import prompt_layout
 from headstart.records import CARD_FILE, HeadCard, ModuleCard
 from headstart.registry import Registry
 
 __all__ = [
-    "LARGEST_TEXT",
     "PICKLES",
     "READERS",
     "FolderReader",
@@ -52,13 +46,10 @@ __all__ = [
     "module_name",
     "read_module",
     "read_opendelta",
-    "regular_file",
 ]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
-LARGEST_TEXT = 16 * 2**20
-"""The most bytes of a module's configuration, card, README or licence."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
@@ -127,7 +118,7 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
         kind = method_of(config) if is_adapterhub(config) else _reader(config).kind
     if plain is None:
         weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
-        tensors = read_tensors(weights)
+        tensors = _read_tensors(weights)
     else:
         weights, tensors = folder / OPENDELTA_WEIGHTS, plain.tensors
     with about(weights):
@@ -164,7 +155,7 @@ def read_opendelta(folder: Path) -> Plain | None:
     weights = regular_file(folder, OPENDELTA_WEIGHTS)
     if weights is None:
         raise ModuleError(f"{folder} has no {OPENDELTA_WEIGHTS}; download or copy the module again")
-    tensors = read_tensors(weights)
+    tensors = _read_tensors(weights)
     with about(folder):
         return from_opendelta(config, tensors)
 
@@ -176,32 +167,6 @@ def module_name(folder: Path) -> str:
     'rte'
     """
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
-
-
-def regular_file(folder: Path, name: str) -> Path | None:
-    """The path of file `name` in `folder`, or `None` when there is none.
-
-    Raises `ModuleError` when it is no regular file, a link that leads out of the folder, or too large to be read.
-    """
-    path = folder / name
-    try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            if not path.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
-                raise ModuleError(f"{path} is a link out of its folder; copy the folder with `cp -rL`")
-            status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if path.is_symlink():
-            raise ModuleError(f"{path} is a link that leads nowhere; copy the file itself") from error
-        return None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModuleError(f"cannot read {path}: {error}; check the path and its permissions") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModuleError(f"{path} is not a regular file; replace it with the file itself")
-    most = MAX_BYTES if name in (*WEIGHTS_FILES, HEAD_FILE, OPENDELTA_WEIGHTS) else LARGEST_TEXT
-    if status.st_size > most:
-        raise ModuleError(f"{path} has {status.st_size:,} bytes, and at most {most:,} are read; use a smaller one")
-    return path
 
 
 def _config(folder: Path, name: str) -> dict[str, object]:
@@ -241,6 +206,11 @@ def _weights(folder: Path, names: Sequence[str]) -> Path:
             "save it again with safe_serialization=True"
         )
     raise ModuleError(f"{folder} has no {' or '.join(names)}; download or copy the module again")
+
+
+def _read_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one of `ADAPTERHUB_WEIGHTS`, by the file's suffix."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
 def _require_floats(tensors: Mapping[str, StoredTensor]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from headstart.errors import ModuleError
-from headstart.formats.peft_config import SAVE_AGAIN
-from headstart.formats.safetensors_file import StoredTensor
+from headstart.formats.containers.safetensors_file import StoredTensor
+from headstart.formats.libraries.peft_config import SAVE_AGAIN
 from headstart.records import HeadCard
 
 __all__ = ["TASK_TYPES", "Parted", "head_card", "part_head"]

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from headstart.architectures import ARCHITECTURES, Architecture, Blocks, Sublayer
 from headstart.errors import ModuleError
-from headstart.formats.adapter import FIELDS, reduction_factor, without_base
-from headstart.formats.opendelta_places import Modified, family_of, in_stack
-from headstart.formats.peft_config import PREFIX, refuse_fields
-from headstart.formats.safetensors_file import StoredTensor
+from headstart.formats.containers.safetensors_file import StoredTensor
+from headstart.formats.libraries.adapterhub_adapter import FIELDS, reduction_factor, without_base
+from headstart.formats.libraries.opendelta_sites import Modified, family_of, in_stack
+from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
 
 __all__ = ["Plain", "from_opendelta", "is_opendelta"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from headstart.errors import ModuleError
-from headstart.formats.peft_config import SAVE_AGAIN
+from headstart.formats.libraries.peft_config import SAVE_AGAIN
 
 __all__ = ["EMBEDDINGS", "IDENTITY", "REFUSED", "halves", "require_shapes", "sizes"]
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from headstart.architectures import ARCHITECTURES, architecture_of
 from headstart.errors import ModuleError
-from headstart.formats.adapter import without_base
-from headstart.formats.peft_config import refuse_fields
-from headstart.formats.prefix_attention import BIASED_PREFIX, BIASED_TEXT, attention_prefix_shapes
-from headstart.formats.prompt_learning import sizes
-from headstart.formats.safetensors_file import StoredTensor
+from headstart.formats.containers.safetensors_file import StoredTensor
+from headstart.formats.libraries.adapterhub_adapter import without_base
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, attention_prefix_shapes
+from headstart.formats.libraries.peft_config import refuse_fields
+from headstart.formats.libraries.peft_virtual_tokens import sizes
 
 __all__ = [
     "FLAT",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import SAVE_AGAIN, refuse_fields
-from headstart.formats.prompt_learning import IDENTITY, halves, require_shapes, sizes
+from headstart.formats.libraries.peft_config import SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_virtual_tokens import IDENTITY, halves, require_shapes, sizes
 
 __all__ = [
     "BIASED_PREFIX",

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from headstart.errors import ModuleError
-from headstart.formats.safetensors_file import MAX_DIMENSIONS, NUMPY_TYPES, StoredTensor
+from headstart.formats.containers.safetensors_file import MAX_DIMENSIONS, NUMPY_TYPES, StoredTensor
 
 __all__ = ["read_torch_zip"]
 

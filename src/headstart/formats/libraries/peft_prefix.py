@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import refuse_fields
-from headstart.formats.prompt_learning import EMBEDDINGS, IDENTITY, REFUSED, halves, require_shapes, sizes
+from headstart.formats.libraries.peft_config import refuse_fields
+from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS, IDENTITY, REFUSED, halves, require_shapes, sizes
 
 __all__ = ["HANDLED", "HARMLESS", "PROJECTION", "REFUSED", "PrefixLayout", "prefix_layout"]
 

@@ -23,7 +23,7 @@ from typing import TypeGuard
 from headstart.architectures import ARCHITECTURES, Architecture, SublayerName, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import LARGEST, refuse_fields
+from headstart.formats.libraries.peft_config import LARGEST, refuse_fields
 
 __all__ = [
     "ACTIVATIONS",

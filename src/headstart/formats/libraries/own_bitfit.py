@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layer_names import Targets
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, refuse_fields
+from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
+from headstart.formats.libraries.peft_layers import Targets
 
 __all__ = ["HANDLED", "HARMLESS", "BitFitLayout", "bitfit_layout"]
 

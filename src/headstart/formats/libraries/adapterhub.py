@@ -7,25 +7,22 @@ name. Heads that lie beside an adapter are not part of the module and are left w
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from headstart.architectures import ARCHITECTURES, Role, architecture_of
 from headstart.errors import ModuleError
-from headstart.formats.adapter import adapter_layout, without_base
-from headstart.formats.adapterhub_prefix import as_attention_prefix, require_known_prefix
+from headstart.formats.containers.safetensors_file import StoredTensor
 from headstart.formats.layout import Layout
-from headstart.formats.lora import lora_layout
-from headstart.formats.peft_config import PREFIX, refuse_fields
-from headstart.formats.prefix_attention import attention_prefix_layout
-from headstart.formats.safetensors_file import StoredTensor, read_safetensors
-from headstart.formats.tensor_pickle import read_torch_zip
+from headstart.formats.libraries.adapterhub_adapter import adapter_layout, without_base
+from headstart.formats.libraries.adapterhub_prefix import as_attention_prefix, require_known_prefix
+from headstart.formats.libraries.own_prefix import attention_prefix_layout
+from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
+from headstart.formats.libraries.peft_lora import lora_layout
 
 __all__ = [
     "Translated",
     "is_adapterhub",
     "method_of",
-    "read_tensors",
     "translated",
 ]
 
@@ -98,11 +95,6 @@ def method_of(config: Mapping[str, object]) -> str:
     if method.get("composition_mode", "add") != "add":
         raise ModuleError("(IA)³ in AdapterHub's layout is not read yet; use a bottleneck adapter or LoRA")
     return "lora"
-
-
-def read_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one of `ADAPTERHUB_WEIGHTS`, by the file's suffix."""
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
 def translated(config: dict[str, object], tensors: dict[str, StoredTensor]) -> Translated:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.errors import ModuleError
-from headstart.formats.layer_names import PatternTable, Targets
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import LARGEST, PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_config import LARGEST, PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_layers import PatternTable, Targets
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layer_names import Targets, fits
 from headstart.formats.layout import Layout
-from headstart.formats.peft_config import PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_config import PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_layers import Targets, fits
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
 
