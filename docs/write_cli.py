@@ -9,6 +9,7 @@ from typer import rich_utils
 from typer.testing import CliRunner
 
 from headstart.cli import app
+from headstart.cli.commands import Deferred
 
 __all__ = ["PAGE", "page"]
 
@@ -40,6 +41,7 @@ def commands(group: typer.Typer) -> Iterator[str]:
     waiting = [("", typer.main.get_command(group))]
     while waiting:
         path, command = waiting.pop(0)
+        command = command.load() if isinstance(command, Deferred) else command
         children = [(f"{path} {name}".strip(), child) for name, child in getattr(command, "commands", {}).items()]
         waiting = children + waiting
         yield path

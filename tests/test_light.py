@@ -79,8 +79,18 @@ def test_a_hub_of_folders_needs_no_network_library() -> None:
     assert not {"huggingface_hub", "httpx2", "httpx"} & loaded_after("import headstart.hub")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"], ["store", "list"]])
-def test_help_needs_no_torch(arguments: list[str]) -> None:
+def program(*arguments: str) -> str:
+    """The statement that runs the program."""
     run = f"import headstart.cli\nsys.argv = ['headstart', *{arguments!r}]"
-    ending = "try:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
-    assert heavy_after(f"{run}\n{ending}") == []
+    return f"{run}\ntry:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["hub", "list", "--help"], ["store", "list"], ["rank", "--help"]])
+def test_help_needs_no_torch(arguments: list[str]) -> None:
+    assert heavy_after(program(*arguments)) == []
+
+
+def test_the_program_imports_the_command_that_runs_and_no_other() -> None:
+    commands = {f"headstart.cli.{name}" for name in ("hub", "store", "rank", "tune", "ensemble", "compare", "families")}
+    assert loaded_after(program("--help")) & commands == set()
+    assert loaded_after(program("store", "list")) & commands == {"headstart.cli.store"}

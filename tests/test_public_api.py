@@ -26,10 +26,12 @@ def commands() -> Iterator[str]:
     import typer
 
     from headstart.cli import app
+    from headstart.cli.commands import Deferred
 
     waiting = [("", typer.main.get_command(app))]
     while waiting:
         path, command = waiting.pop()
+        command = command.load() if isinstance(command, Deferred) else command
         children = getattr(command, "commands", {})
         waiting += [(f"{path} {name}".strip(), child) for name, child in children.items()]
         if path and not children:

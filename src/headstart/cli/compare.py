@@ -8,7 +8,6 @@ import typer
 
 from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
-from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -57,7 +56,7 @@ def compare(
         list[str] | None,
         typer.Option(
             "--method",
-            help=f"Method to compare, repeatable: {names_of_family('methods')}, or a rule, with settings, as "
+            help="Method to compare, repeatable: {methods}, or a rule, with settings, as "
             "'mine=softmax:indicator=loss,temperature=0.1'; default: all but manual.",
         ),
     ] = None,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -34,7 +33,7 @@ LEAST_SHOWN = 0.0001
 class BlendOptions(Options):
     """How a hub becomes a start: whose weights, and which sum."""
 
-    rule: Annotated[str, typer.Option(help=f"{names_of_family('rules')}; softmax is the papers'.")] = "softmax"
+    rule: Annotated[str, typer.Option(help="{rules}; softmax is the papers'.")] = "softmax"
     indicator: Annotated[
         str, typer.Option("--indicator", "-i", help="Whose scores set the weights; see headstart list.")
     ] = "cosine"
@@ -55,7 +54,7 @@ class BlendOptions(Options):
     space: Annotated[
         str,
         typer.Option(
-            help=f"{names_of_family('spaces')}; the papers' is parameters, exact keeps ΔW, svd cuts to --rank, and "
+            help="{spaces}; the papers' is parameters, exact keeps ΔW, svd cuts to --rank, and "
             "auto is parameters where shapes are equal, else svd."
         ),
     ] = "auto"

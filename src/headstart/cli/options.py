@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 from rich.text import Text
 
-from headstart.cli.families import names_of_family
 from headstart.cli.output import error_console
 from headstart.errors import SettingError
 
@@ -133,9 +132,7 @@ class HubOptions(Options):
     """The hub that a command reads, or its modules of one kind."""
 
     hub: Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
-    kind: Annotated[
-        str | None, typer.Option("--kind", help=f"Only modules of this kind: {names_of_family('kinds')}.")
-    ] = None
+    kind: Annotated[str | None, typer.Option("--kind", help="Only modules of this kind: {kinds}.")] = None
 
     def open(self) -> "Hub":
         """The opened hub."""
@@ -162,7 +159,7 @@ class BackboneOptions(Options):
 class RecipeOptions(Options):
     """How modules are tuned."""
 
-    recipe: Annotated[str, typer.Option(help=f"Named recipe: {names_of_family('recipes')}.")] = "few-shot"
+    recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = "few-shot"
     settings: Annotated[
         list[str] | None,
         typer.Option(

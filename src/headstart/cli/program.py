@@ -1,14 +1,13 @@
-"""The `headstart` program: its commands, and what a user sees when something goes wrong."""
+"""The `headstart` program as a whole, and what a user sees when something goes wrong."""
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from headstart.cli import compare, ensemble, families, hub, rank, store, tune
+from headstart.cli.commands import Program
 from headstart.cli.output import error_console, print_line
 from headstart.errors import HeadstartError
 
@@ -16,6 +15,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="headstart",
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +26,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # brings the library for e-mail, which commands do without
+
         print_line(f"headstart {version('headstart')}")
         raise typer.Exit
 
@@ -37,15 +39,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-app.add_typer(hub.app, name="hub")
-app.command("tune")(tune.tune)
-app.command("rank")(rank.rank)
-app.command("ensemble")(ensemble.ensemble)
-app.command("compare")(compare.compare)
-app.add_typer(store.app, name="store")
-app.command("list")(families.list_families)
 
 
 def run() -> None:

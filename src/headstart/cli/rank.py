@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.cli.families import names_of_family
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -35,9 +34,7 @@ def rank(
     work: WorkOptions,
     indicators: Annotated[
         list[str] | None,
-        typer.Option(
-            "--indicator", "-i", help=f"{names_of_family('indicators')}; grand:block=3 for a part; repeatable."
-        ),
+        typer.Option("--indicator", "-i", help="{indicators}; grand:block=3 for a part; repeatable."),
     ] = None,
     reduction: ReductionOption = "mean",
     rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,

@@ -1,0 +1,88 @@
+"""The commands by name: each is imported when it is run, so that the program and its `--help` start without them."""
+
+import re
+from pkgutil import resolve_name
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+__all__ = ["COMMANDS", "Deferred", "Explained", "Program"]
+
+COMMANDS = {
+    "hub": ("headstart.cli.hub:app", "Keep modules: add, list, show, check, remove, push."),
+    "tune": (
+        "headstart.cli.tune:tune",
+        "Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command.",
+    ),
+    "rank": (
+        "headstart.cli.rank:rank",
+        "Score every module of a hub on TASK by all asked indicators in one pass; higher is better.",
+    ),
+    "ensemble": (
+        "headstart.cli.ensemble:ensemble",
+        "Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder.",
+    ),
+    "compare": (
+        "headstart.cli.compare:compare",
+        "Compare ways to begin on TASK, before and after tuning, and write a report.",
+    ),
+    "store": ("headstart.cli.store:app", "What is kept of finished work: list, show, export, prune."),
+    "list": (
+        "headstart.cli.families:list_families",
+        "List what can be named: kinds, indicators, rules, spaces, metrics, recipes and more, those of plug-ins too.",
+    ),
+}
+"""Each command's "module:object" and the first paragraph of its help, in the order of the program's help."""
+
+MARK = re.compile(r"\{(\w+)\}")
+"""A family's plural in the help of an option, where the names of its members are to stand."""
+
+
+class Deferred(TyperCommand):
+    """A command of which only the name and the first paragraph of the help are known; `load` imports it."""
+
+    def __init__(self, name: str, *, reference: str, line: str) -> None:
+        super().__init__(name, help=line)
+        self.reference = reference
+
+    def load(self) -> Any:
+        """The command as it is run."""
+        found, whole = resolve_name(self.reference), typer.Typer(rich_markup_mode="markdown")
+        if isinstance(found, typer.Typer):
+            whole.add_typer(found, name=self.name)
+        else:
+            whole.command(self.name, cls=Explained)(found)
+        return typer.main.get_group(whole).commands[str(self.name)]
+
+
+class Program(TyperGroup):
+    """The group of all `COMMANDS`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (reference, line) in COMMANDS.items():
+            self.add_command(Deferred(name, reference=reference, line=line))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that is to run, imported now."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found.load() if isinstance(found, Deferred) else found, rest
+
+
+class Explained(TyperCommand):
+    """A command whose help names the members of families: "{kinds}" becomes "lora, adapter … or ia3"."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument | TyperOption) and parameter.help:
+                parameter.help = MARK.sub(_names, parameter.help)
+        super().format_help(ctx, formatter)
+
+
+def _names(mark: re.Match[str]) -> str:
+    # Seeking plug-ins reads a file of every installed package, which running a command does without.
+    from headstart.cli.families import names_of_family
+
+    return names_of_family(mark[1])
