@@ -170,7 +170,7 @@ def test_adapters_of_a_bare_encoder_are_those_of_one_with_a_head(backbone: Backb
     made(backbone, tmp_path / "m", "houlsby")
     stored = read_module(tmp_path / "m")
     bare = {name.removeprefix(f"{backbone.name}."): tensor.shape for name, tensor in stored.tensors.items()}
-    assert adapter_layout(stored.config, bare).places.keys() == stored.layout.widths.keys()
+    assert adapter_layout(stored.config, bare).sites.keys() == stored.layout.widths.keys()
 
 
 def test_another_number_of_layers(backbone: Backbone, tmp_path: Path) -> None:

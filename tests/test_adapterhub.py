@@ -38,7 +38,7 @@ LORA: dict[str, Any] = {
 """Every field of LoRAConfig, as `adapters` 1.3 saves it."""
 
 LLAMA0 = "model.layers.0"
-KEYS = [f"model.layers.{n}.{place}.adapters.m" for n in (0, 1) for place in ("attention_adapters", "output_adapters")]
+KEYS = [f"model.layers.{n}.{site}.adapters.m" for n in (0, 1) for site in ("attention_adapters", "output_adapters")]
 Q0 = "encoder.block.0.layer.0.SelfAttention.q"
 
 
@@ -139,7 +139,7 @@ def test_a_hub_takes_both_files(tmp_path: Path) -> None:
 def test_names_become_paths(family: str, key: str, path: str) -> None:
     content = config(PLAIN | {"cross_adapter": True}, model_type=family)
     layout = adapter_layout(content, shapes(bottlenecks([f"{key}.adapters.m"])))
-    assert list(layout.places) == [path]
+    assert list(layout.sites) == [path]
     assert layout.widths == {path: (None, 32)}
 
 
@@ -217,7 +217,7 @@ def test_fields_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
 def test_a_mapping_of_sizes() -> None:
     tensors = bottlenecks(KEYS[:2], size=8) | bottlenecks(KEYS[2:], size=2)
     layout = layout_of(tensors, reduction_factor={"0": 4, "default": 16}, scaling=2)
-    assert [place.size for place in layout.places.values()] == [8, 8, 2, 2]
+    assert [site.size for site in layout.sites.values()] == [8, 8, 2, 2]
     assert (layout.rank, layout.scaling) == (8, 2.0)
 
 
@@ -235,7 +235,7 @@ def test_a_mapping_of_sizes() -> None:
         ),
         ({"model.layers.0.mlp.weight": (2, 2)}, r"tensor 'model\.layers\.0\.mlp\.weight' is not part of the"),
         ({"model.layers.0.output_adapters.adapters.other.adapter_up.bias": (32,)}, "is not part of the"),
-        ({"layers.0.output_adapters.adapters.m.adapter_up.bias": (32,)}, "have one place"),
+        ({"layers.0.output_adapters.adapters.m.adapter_up.bias": (32,)}, "stand for the same parameter"),
     ],
 )
 def test_tensors_that_do_not_fit(change: dict[str, Any], message: str) -> None:
@@ -346,10 +346,10 @@ def t5(method: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("as_pickle", [False, True])
 def test_a_lora_is_the_lora_that_peft_would_have_saved(tmp_path: Path, tiny_t5: Path, as_pickle: bool) -> None:
     layers = [
-        f"{half}.block.{n}.layer.{place}.q"
-        for half, places in (("decoder", ("0.SelfAttention", "1.EncDecAttention")), ("encoder", ("0.SelfAttention",)))
+        f"{half}.block.{n}.layer.{site}.q"
+        for half, sites in (("decoder", ("0.SelfAttention", "1.EncDecAttention")), ("encoder", ("0.SelfAttention",)))
         for n in (0, 1)
-        for place in places
+        for site in sites
     ]
     tensors = factors(*layers)
     stored = read_module(write(tmp_path / "lora", t5(LORA), tensors, as_pickle=as_pickle))
@@ -422,7 +422,7 @@ def test_lora_layers(tmp_path: Path, family: str, layer: str, path: str, changes
         ),
         ({}, factors("h.0.attn.c_attn"), "adapts a layer that Headstart does not know in AdapterHub's layout"),
         ({}, {f"{Q0}.loras.other.lora_A": draw(4, 32)}, "lora_A' is not part of the LoRA 'm'"),
-        ({}, factors(Q0) | factors(f"transformer.{Q0}"), "has the place of another one"),
+        ({}, factors(Q0) | factors(f"transformer.{Q0}"), "stands for the same parameter as another one"),
         ({"leave_out": [0]}, factors(Q0), "field 'leave_out' is set: which layers have a LoRA and which are missing"),
         ({"attn_matrices": ["q", "v"]}, factors(Q0), "'selfattn_lora' is set for 'v' but its tensors are missing"),
         ({"output_lora": True}, factors(Q0), "field 'output_lora' is set but its tensors are missing"),

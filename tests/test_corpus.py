@@ -27,7 +27,7 @@ from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import LoraModule, Module, PeftModule, load_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.records import CARD_FILE
-from headstart.testing.oracles import MeaninglessError, judged
+from headstart.testing.oracles import MeaninglessError, by_oracle
 from headstart.testing.oracles.stored import config_path, load_tensors, save_tensors, write_config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
@@ -48,7 +48,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 
 def as_it_is(source: Source) -> Case:
-    return Case(0, "none", "", "judged", source.folder, source.folder, source.dims, source.dims)
+    return Case(0, "none", "", "oracle", source.folder, source.folder, source.dims, source.dims)
 
 
 def careless(folder: Path) -> Module:
@@ -213,7 +213,7 @@ def test_a_judge_wants_every_tensor_and_no_other(sources: list[Source], tmp_path
         }[change]
         save_tensors(folder, made)
         with pytest.raises((MeaninglessError, KeyError)):
-            judged(folder, source.folder, backbone_of(source.dims))
+            by_oracle(folder, source.folder, backbone_of(source.dims))
 
 
 def test_a_judge_wants_repeats_to_be_the_same(sources: list[Source], tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_judge_wants_repeats_to_be_the_same(sources: list[Source], tmp_path: P
         name = next(name for name in tensors if ".pool." in name)
         save_tensors(folder, tensors | {name: tensors[name] + 1e-6})
         with pytest.raises(MeaninglessError, match="not the same as the others"):
-            judged(folder, source.folder, backbone_of(source.dims))
+            by_oracle(folder, source.folder, backbone_of(source.dims))
 
 
 @pytest.mark.parametrize("family", HEAD_MUTATIONS)
@@ -254,7 +254,7 @@ def test_code_that_runs_hangs_and_ends_is_seen(
     for number, name in enumerate(("sound", "runs", "fails", "mumbles", "hangs", "ends")):
         sound = tmp_path / "sound"
         shutil.copytree(source.folder, sound) if name == "sound" else (tmp_path / name).symlink_to(sound)
-        cases.append(Case(number, "none", "", "judged", tmp_path / name, sound, source.dims, source.dims))
+        cases.append(Case(number, "none", "", "oracle", tmp_path / name, sound, source.dims, source.dims))
     found = [(f.result, f.detail) for f in findings(cases, reader=trusting, marker=tmp_path / "marker")]
     assert [result for result, _ in found] == ["loaded_right", *["crashed"] * 5]
     wanted = ("", "code from the module was run", "KeyError: 'lora_A'", "names nothing: something is wrong", "hung")
@@ -304,7 +304,7 @@ def test_the_width_of_a_projection_is_asked_of_projected_prefixes_only(sources: 
         shutil.copytree(source.folder, folder)
         del config["config"]["bottleneck_size"]
         write_config(folder, config)
-        case = Case(0, "none", "", "judged", folder, source.folder, source.dims, source.dims)
+        case = Case(0, "none", "", "oracle", folder, source.folder, source.dims, source.dims)
         assert verdict(case, load_module)[0] == ("loaded_right" if config["config"]["flat"] else "refused")
 
 
@@ -317,7 +317,7 @@ def test_a_bottleneck_that_is_not_what_its_own_layer_s_factor_says_is_refused(
         folder = tmp_path / str(number)
         shutil.copytree(source.folder, folder)
         write_config(folder, config | {"config": config["config"] | {"reduction_factor": factor}})
-        case = Case(0, "none", "", "judged", folder, source.folder, source.dims, source.dims)
+        case = Case(0, "none", "", "oracle", folder, source.folder, source.dims, source.dims)
         assert verdict(case, load_module)[0] == result
 
 

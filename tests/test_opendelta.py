@@ -326,7 +326,11 @@ Q0, DENSE0 = f"bert.encoder.layer.0.{QUERY}", "bert.encoder.layer.0.attention.ou
         ("bert lora", {"bert.embeddings.word_embeddings.weight": (9, 32)}, "is not part of the delta 'lora'; save it"),
         ("bert lora", {f"{Q0}.weight": (32, 32)}, r"query\.weight' is not part of the delta 'lora'"),
         ("bert lora", {"classifier.lora.lora_A": (4, 32)}, "'classifier.lora.lora_A' is not part of the delta 'lora'"),
-        ("bert lora", {Q0.removeprefix("bert.") + ".lora.lora_A": (4, 32)}, "has the place of another one"),
+        (
+            "bert lora",
+            {Q0.removeprefix("bert.") + ".lora.lora_A": (4, 32)},
+            "stands for the same parameter as another one",
+        ),
         ("bert adapter", {f"{DENSE0}.up_proj.bias": None}, r"up_proj\.bias' is missing beside its others"),
         ("bert adapter", {f"{DENSE0}.up_proj.bias": (33,)}, r"up_proj\.bias' has shape \(33,\), not \(32,\)"),
         ("bert adapter", {f"{DENSE0}.down_proj.weight": ()}, r"down_proj\.weight' has shape \(\), not"),

@@ -334,7 +334,7 @@ def nudged(value: Tensor) -> Tensor:
         ),
         (
             lambda held: held | {f"transformer.{LAST}.self_prefix.wte.weight": torch.ones(2)},
-            r"tensor 'transformer\..*' has the place of another one",
+            r"tensor 'transformer\..*' stands for the same parameter as another one",
         ),
         (everywhere(".self_prefix.wte.weight", lambda value: value * torch.nan), r"wte\.weight' holds NaN"),
     ],

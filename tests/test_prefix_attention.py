@@ -19,7 +19,7 @@ from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, attention_prefix_layout
-from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, PLACES
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, SITES
 from headstart.indicators.engine import score
 from headstart.kinds import PrefixModule, fresh_module, load_module, save_module, stacks
 from headstart.kinds.prefix_attention import AttentionPrefixModule
@@ -120,16 +120,16 @@ def test_attention_over_prefixes(t5: Backbone, positions: str, reparametrized: b
     given = inputs(t5, 2)
     with torch.inference_mode(), AttentionPrefixModule.stack(modules, t5).attach(t5):
         units = attention_units(t5)
-        kept = captured(t5, [unit for place in PLACES for unit in units[place]], given)
-    assert list(units) == list(PLACES)
-    for place in PLACES:
-        encoder, cross = place == "encoder", place == "cross_attention"
-        owner: Any = units[place][0]
-        for number, unit in enumerate(units[place]):
+        kept = captured(t5, [unit for site in SITES for unit in units[site]], given)
+    assert list(units) == list(SITES)
+    for site in SITES:
+        encoder, cross = site == "encoder", site == "cross_attention"
+        owner: Any = units[site][0]
+        for number, unit in enumerate(units[site]):
             states, source, found = kept[unit]
             for row in range(4):
                 values = {name.partition(".")[2]: value.double() for name, value in modules[row // 2].values.items()
-                          if name.startswith(f"{place}.")}  # fmt: skip
+                          if name.startswith(f"{site}.")}  # fmt: skip
                 prefix = projected(values).view(LENGTH, 2, 2, 4, 8)[:, number]
                 q, k, v = (
                     (part.weight.double() @ x[row].double().T).T.view(-1, 4, 8)
@@ -191,8 +191,8 @@ def test_a_cache_changes_nothing(t5: Backbone, variant: dict[str, Any]) -> None:
             first = t5.model(**given, decoder_input_ids=decoder[:, :2], use_cache=True)
             cache, steps = first.past_key_values, [first.logits]
             steps += [
-                t5.model(**given, decoder_input_ids=decoder[:, place : place + 1], past_key_values=cache).logits
-                for place in (2, 3)
+                t5.model(**given, decoder_input_ids=decoder[:, position : position + 1], past_key_values=cache).logits
+                for position in (2, 3)
             ]
             given["decoder_input_ids"] = decoder
         assert_close(torch.cat(steps, dim=1), whole, within=1e-5)
@@ -234,7 +234,7 @@ def test_every_place_has_an_effect(t5: Backbone) -> None:
         outputs = [t5.model(**inputs(t5)).logits]
         for layers in [module.shape.layers[:end] for end in (1, 2, 3)]:
             part = replace(module, shape=module.shape._replace(layers=layers))
-            part = replace(part, values={f"{place}.prefix": module.values[f"{place}.prefix"] for place, _ in layers})
+            part = replace(part, values={f"{site}.prefix": module.values[f"{site}.prefix"] for site, _ in layers})
             with AttentionPrefixModule.stack([part], t5).attach(t5):
                 outputs.append(t5.model(**inputs(t5)).logits)
     for fewer, more in pairwise(outputs):
@@ -317,8 +317,8 @@ def test_a_bfloat16_backbone_tunes_float32_values(tiny_t5: Path, variant: dict[s
 def test_the_paper_s_prefix(t5: Backbone) -> None:
     made = fresh_module("prefix", t5, VARIANTS["pewe"] | {"bottleneck": None, "length": 120}, name="m", seed=0)
     assert {name: tuple(value.shape) for name, value in made.parameters().items()} == {
-        f"{place}.{name}": shape
-        for place in ("encoder", "decoder")
+        f"{site}.{name}": shape
+        for site in ("encoder", "decoder")
         for name, shape in {
             "tokens": (120, 32), "inner": (24, 32), "inner_bias": (24,), "outer": (128, 24), "outer_bias": (128,),
         }.items()
@@ -354,7 +354,7 @@ def test_other_layers_and_keys(t5: Backbone) -> None:
     module = random_prefix(t5, **EVERYWHERE)
     module.check(t5)
     replace(module, shape=module.shape._replace(heads=None)).check(t5)
-    deeper = tuple((place, count + (place == "decoder")) for place, count in module.shape.layers)
+    deeper = tuple((site, count + (site == "decoder")) for site, count in module.shape.layers)
     for change, words in (
         ({"layers": deeper}, "3 layers of 'decoder', but tiny-t5 has 2"),
         ({"dim": 16}, "16 units in its keys, but tiny-t5 has 32"),
@@ -378,13 +378,13 @@ PROJECTION = {"prefix_projection": True, "encoder_hidden_size": 4, "embedding_di
 
 
 def projection_shapes() -> dict[str, tuple[int, ...]]:
-    def place(whole: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def parts(whole: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from {
             "tokens": (3, 5), "inner": (4, 5), "inner_bias": (4,), "outer": (whole, 4), "outer_bias": (whole,),
         }.items()  # fmt: skip
 
     return {
-        f"{name}.{part}": shape for name, whole in (("encoder", 24), ("decoder", 12)) for part, shape in place(whole)
+        f"{name}.{part}": shape for name, whole in (("encoder", 24), ("decoder", 12)) for part, shape in parts(whole)
     }
 
 
@@ -414,7 +414,7 @@ def test_a_layout() -> None:
         (
             {"num_layers": 2},
             SHAPES,
-            r"field 'num_layers' is 2, not the number of layers by place \(encoder, decoder, cr",
+            r"field 'num_layers' is 2, not the number of layers by site \(encoder, decoder, cr",
         ),
         ({"num_layers": {}}, SHAPES, "field 'num_layers' is {}, not the number"),
         ({"num_layers": {"encoder": 2, "head": 1}}, SHAPES, "field 'num_layers' is .*'head'.*, not the number"),

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Case", "Dimensions", "Expectation", "Finding", "Mutation", "Result", "Source"]
 
-Expectation = Literal["refused", "same", "judged"]
+Expectation = Literal["refused", "same", "oracle"]
 """By construction: nobody may load it; it is the original's function; or what an independent reader makes of it."""
 
 Result = Literal["loaded_right", "refused", "silent_wrong", "crashed"]

@@ -186,7 +186,7 @@ def _field(folder: Path, rng: Random) -> Made:
     field = rng.choice(sorted(config.keys() & FIELDS.keys()))
     value = rng.choice([value for value in FIELDS[field] if not _same(value, config[field])])
     write_config(folder, config | {field: value})
-    return f"'{field}' from {str(config[field])[:40]} to {str(value)[:40]!r}", "judged"
+    return f"'{field}' from {str(config[field])[:40]} to {str(value)[:40]!r}", "oracle"
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -201,7 +201,7 @@ def _method_field(folder: Path, rng: Random) -> Made:
     field = rng.choice(sorted(method.keys() & METHOD.keys()))
     value = rng.choice([value for value in METHOD[field] if not _same(value, method[field])])
     write_config(folder, config | {"config": method | {field: value}})
-    return f"'{field}' from {str(method[field])[:40]} to {str(value)[:40]!r}", "judged"
+    return f"'{field}' from {str(method[field])[:40]} to {str(value)[:40]!r}", "oracle"
 
 
 def _new_field(folder: Path, rng: Random) -> Made:
@@ -245,7 +245,7 @@ def _left_out(folder: Path, rng: Random) -> Made:
         field = rng.choice(sorted(config))
         del config[field]
     write_config(folder, config)
-    return f"no field '{field}'", "judged"
+    return f"no field '{field}'", "oracle"
 
 
 def _bit(folder: Path, rng: Random) -> Made:
@@ -254,7 +254,7 @@ def _bit(folder: Path, rng: Random) -> Made:
     place, bit = rng.randrange(len(content)), 1 << rng.randrange(7)
     content[place] ^= bit
     path.write_bytes(content)
-    return f"bit {bit} of byte {place} flipped", "judged"
+    return f"bit {bit} of byte {place} flipped", "oracle"
 
 
 def _not_json(folder: Path, rng: Random) -> Made:
@@ -281,7 +281,7 @@ def _huge(folder: Path, rng: Random) -> Made:
     field, value = rng.choice(numbers), rng.choice((10**30, 10**400, -(10**400), float("inf"), float("nan"), 1e308))
     inside[field] = value
     write_config(folder, config)
-    return f"'{field}' is {str(value)[:20]}", "judged"
+    return f"'{field}' is {str(value)[:20]}", "oracle"
 
 
 CONFIG_MUTATIONS: dict[str, tuple[Mutation, ...]] = {

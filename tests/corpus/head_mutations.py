@@ -95,7 +95,7 @@ def _other_answers(folder: Path, rng: Random) -> Made:
     answering, rows = [name for name in head.names if ANSWERING.fullmatch(name)], rng.choice((1, 2, 4))
     made = {name: torch.cat([head.tensors[name]] * 4)[:rows].contiguous() for name in answering}
     save_file_of(head.path, head.tensors | made)
-    return f"{rows} answers", "judged"
+    return f"{rows} answers", "oracle"
 
 
 def _not_finite(folder: Path, rng: Random) -> Made:
@@ -129,7 +129,7 @@ def _planted(folder: Path, rng: Random) -> Made:
     generator = torch.Generator().manual_seed(rng.randrange(1000))
     weight = 0.3 * torch.randn(labels, config["hidden_size"], generator=generator)
     save_file_of(head_path(folder), {f"{layer}.weight": weight, f"{layer}.bias": weight[:, 0].contiguous()})
-    return f"a head '{layer}' of {labels} answers", "judged"
+    return f"a head '{layer}' of {labels} answers", "oracle"
 
 
 def _values(folder: Path, rng: Random) -> Made:
@@ -141,7 +141,7 @@ def _values(folder: Path, rng: Random) -> Made:
     kind = rng.choice((torch.float16, torch.bfloat16, torch.float64, torch.int32))
     made = rng.choice((value.to(kind), value.flip(0), -value, value + 0.1 * torch.ones_like(value)))
     save_file_of(head.path, head.tensors | {name: made.contiguous()})
-    return f"other values of {made.dtype} in '{name}'", "judged"
+    return f"other values of {made.dtype} in '{name}'", "oracle"
 
 
 def _bytes(folder: Path, rng: Random) -> Made:
@@ -154,7 +154,7 @@ def _bytes(folder: Path, rng: Random) -> Made:
         return f"{path.name} cut short", "refused"
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    return f"a bit of {path.name} flipped", "judged"
+    return f"a bit of {path.name} flipped", "oracle"
 
 
 SAVED: tuple[Any, ...] = (
@@ -178,7 +178,7 @@ def _named(folder: Path, rng: Random) -> Made:
         return None
     value = rng.choice([value for value in SAVED if value != config[field]])
     write_config(folder, config | {field: value})
-    return f"'{field}' from {config[field]} to {value!r}", "judged"
+    return f"'{field}' from {config[field]} to {value!r}", "oracle"
 
 
 def _task(folder: Path, rng: Random) -> Made:
@@ -187,7 +187,7 @@ def _task(folder: Path, rng: Random) -> Made:
         return None
     value = rng.choice([value for value in TASKS if value != config["task_type"]])
     write_config(folder, config | {"task_type": value})
-    return f"'task_type' from {config['task_type']} to {value!r}", "judged"
+    return f"'task_type' from {config['task_type']} to {value!r}", "oracle"
 
 
 def _card(folder: Path, rng: Random) -> Made:

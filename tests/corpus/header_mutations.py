@@ -28,7 +28,7 @@ def _header_bit(folder: Path, rng: Random) -> Made:
     place, bit = (rng.randrange(8) if rng.random() < 0.1 else rng.randrange(8, end)), 1 << rng.randrange(8)
     content[place] ^= bit
     path.write_bytes(content)
-    return f"bit {bit} of byte {place} flipped", "judged"
+    return f"bit {bit} of byte {place} flipped", "oracle"
 
 
 def _several_bits(folder: Path, rng: Random) -> Made:
@@ -39,7 +39,7 @@ def _several_bits(folder: Path, rng: Random) -> Made:
     for _ in range(rng.randrange(2, 20)):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    return "several bits flipped anywhere", "judged"
+    return "several bits flipped anywhere", "oracle"
 
 
 def _cut(folder: Path, rng: Random) -> Made:
@@ -83,7 +83,7 @@ def _shape(folder: Path, rng: Random) -> Made:
     )  # fmt: skip
     header[name]["shape"] = rng.choice([form for form in forms if form != old] if old != old[::-1] else forms[3:])
     write_raw(folder, header, data)
-    return f"'{name}' of shape {old} states {str(header[name]['shape'])[:60]}", "judged"
+    return f"'{name}' of shape {old} states {str(header[name]['shape'])[:60]}", "oracle"
 
 
 def _offsets(folder: Path, rng: Random) -> Made:
@@ -114,7 +114,7 @@ def _label(folder: Path, rng: Random) -> Made:
     labels = ("F16", "BF16", "F64", "I32", "U32", "I64", "BOOL", "F8_E4M3", "C64", "f32", "", None, 7, "F4", "U8")
     header[name]["dtype"] = rng.choice([label for label in labels if label != old])
     write_raw(folder, header, data)
-    return f"'{name}' of {old} states {header[name]['dtype']!r}", "judged"
+    return f"'{name}' of {old} states {header[name]['dtype']!r}", "oracle"
 
 
 def _entry(folder: Path, rng: Random) -> Made:

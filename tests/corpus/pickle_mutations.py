@@ -54,7 +54,7 @@ def _bits(folder: Path, rng: Random) -> Made:
     for _ in range(count):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    return f"{count} bits of the archive flipped", "judged"
+    return f"{count} bits of the archive flipped", "oracle"
 
 
 def _program_bits(folder: Path, rng: Random) -> Made:
@@ -70,7 +70,7 @@ def _program_bits(folder: Path, rng: Random) -> Made:
                 altered[rng.randrange(len(altered))] ^= 1 << rng.randrange(8)
         changed.append((name, bytes(altered)))
     _write(folder, changed)
-    return "bits of the pickle flipped", "judged"
+    return "bits of the pickle flipped", "oracle"
 
 
 def _appended(folder: Path, rng: Random) -> Made:
@@ -79,7 +79,7 @@ def _appended(folder: Path, rng: Random) -> Made:
     path = weights_of(folder)
     more = rng.randbytes(rng.randrange(1, 200))
     path.write_bytes(path.read_bytes() + more if rng.random() < 0.5 else more + path.read_bytes())
-    return f"{len(more)} bytes before or behind the archive", "judged"
+    return f"{len(more)} bytes before or behind the archive", "oracle"
 
 
 def _archive(folder: Path, rng: Random) -> Made:
@@ -101,7 +101,7 @@ def _archive(folder: Path, rng: Random) -> Made:
     }
     name = rng.choice(sorted(tricks))
     _write(folder, tricks[name])
-    return f"an archive with {name}", "refused" if name != "a folder" else "judged"
+    return f"an archive with {name}", "refused" if name != "a folder" else "oracle"
 
 
 def _doubled(folder: Path, rng: Random) -> Made:
@@ -126,7 +126,7 @@ def _bomb(folder: Path, rng: Random) -> Made:
     zeros = b"\0" * rng.choice((10**6, 10**7))
     members = [(n, zeros if n.endswith("data/0") else c) for n, c in members] if rng.random() < 0.5 else members
     _write(folder, members, compression=rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))
-    return "compressed entries", "judged"
+    return "compressed entries", "oracle"
 
 
 def _calls(folder: Path, rng: Random) -> Made:
@@ -155,7 +155,7 @@ def _legacy(folder: Path, rng: Random) -> Made:
         return None
     del rng
     torch.save(load_tensors(folder), weights_of(folder), _use_new_zipfile_serialization=False)
-    return "written as torch did before version 1.6", "judged"
+    return "written as torch did before version 1.6", "oracle"
 
 
 def _other_content(folder: Path, rng: Random) -> Made:

@@ -28,7 +28,7 @@ def _value_bit(folder: Path, rng: Random) -> Made:
             break
         raw[place] ^= bit
     save_tensors(folder, tensors | {name: value})
-    return f"bit {bit} of byte {place} of '{name}' flipped", "judged"
+    return f"bit {bit} of byte {place} of '{name}' flipped", "oracle"
 
 
 def _one_repeat(folder: Path, rng: Random) -> Made:
@@ -76,7 +76,7 @@ def _missing(folder: Path, rng: Random) -> Made:
         return None
     save_tensors(folder, {key: value for key, value in tensors.items() if key != name})
     # PEFT saves a copy of the backbone's own weight beside adapted embeddings, and can do without.
-    return f"'{name}' left out", "judged" if name.endswith(".base_layer.weight") else "refused"
+    return f"'{name}' left out", "oracle" if name.endswith(".base_layer.weight") else "refused"
 
 
 def _layer_missing(folder: Path, rng: Random) -> Made:
@@ -105,7 +105,7 @@ def _swapped_names(folder: Path, rng: Random) -> Made:
         return None
     one, two = rng.sample(sorted(tensors), 2)
     save_tensors(folder, tensors | {one: tensors[two], two: tensors[one]})
-    return f"'{one}' and '{two}' exchanged", "judged"
+    return f"'{one}' and '{two}' exchanged", "oracle"
 
 
 def _transposed(folder: Path, rng: Random) -> Made:
@@ -115,7 +115,7 @@ def _transposed(folder: Path, rng: Random) -> Made:
         return None
     name = rng.choice(two)
     save_tensors(folder, tensors | {name: tensors[name].T.contiguous() if rng.random() < 0.5 else tensors[name].T})
-    return f"'{name}' transposed", "judged"
+    return f"'{name}' transposed", "oracle"
 
 
 def _reshaped(folder: Path, rng: Random) -> Made:
@@ -132,7 +132,7 @@ def _float_type(folder: Path, rng: Random) -> Made:
     tensors, kind = load_tensors(folder), rng.choice((torch.float16, torch.bfloat16, torch.float64, torch.float32))
     chosen = sorted(tensors) if rng.random() < 0.5 else [rng.choice(sorted(tensors))]
     save_tensors(folder, tensors | {name: tensors[name].to(kind) for name in chosen})
-    return f"{len(chosen)} tensors as {kind}", "judged"
+    return f"{len(chosen)} tensors as {kind}", "oracle"
 
 
 def _other_type(folder: Path, rng: Random) -> Made:

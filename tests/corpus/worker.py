@@ -21,7 +21,7 @@ from torch import Tensor
 
 from headstart.errors import HeadstartError
 from headstart.kinds import Module
-from headstart.testing.oracles import computed, judged
+from headstart.testing.oracles import by_oracle, computed
 
 __all__ = ["Reader", "findings", "verdict"]
 
@@ -71,7 +71,7 @@ def verdict(case: Case, reader: Reader) -> tuple[Result, str]:
     if case.expectation == "refused":
         return "silent_wrong", "loaded, and should not have been"
     try:
-        wanted = _original(case) if case.expectation == "same" else judged(case.folder, case.original, backbone)
+        wanted = _original(case) if case.expectation == "same" else by_oracle(case.folder, case.original, backbone)
     except Exception as error:
         return "silent_wrong", f"loaded, and means nothing to others: {type(error).__name__}: {error}"
     return _compared(found, wanted)
@@ -84,12 +84,12 @@ def _refusal(message: str, case: Case) -> tuple[Result, str]:
 
 
 def _original(case: Case) -> Tensor:
-    return _judged_once(case.original, case.home) if case.dims == case.home else _judged_once(case.original, case.dims)
+    return _oracle_once(case.original, case.home) if case.dims == case.home else _oracle_once(case.original, case.dims)
 
 
 @lru_cache(maxsize=256)
-def _judged_once(original: Path, dims: Dimensions) -> Tensor:
-    return judged(original, original, backbone_of(dims))
+def _oracle_once(original: Path, dims: Dimensions) -> Tensor:
+    return by_oracle(original, original, backbone_of(dims))
 
 
 def _compared(found: Tensor, wanted: Tensor) -> tuple[Result, str]:

@@ -20,7 +20,7 @@ from headstart.formats.folder import (
     read_opendelta,
 )
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, AdapterPlace, adapter_layout
+from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, AdapterSite, adapter_layout
 from headstart.formats.libraries.own_bitfit import BitFitLayout, bitfit_layout
 from headstart.formats.libraries.own_prefix import AttentionPrefixLayout, attention_prefix_layout
 from headstart.formats.libraries.peft_head import TASK_TYPES
@@ -39,7 +39,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
     "AdapterLayout",
-    "AdapterPlace",
+    "AdapterSite",
     "AttentionPrefixLayout",
     "BitFitLayout",
     "FolderReader",

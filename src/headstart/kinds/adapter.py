@@ -99,12 +99,12 @@ class AdapterModule(Module):
         layout = stored.layout
         assert isinstance(layout, AdapterLayout)  # `load_module` chose this class by the kind on the card
         adapters, keys = {}, {}
-        for path, place in layout.places.items():
-            down, up = (to_torch(stored.tensors[name]).float() for name in (place.down, place.up))
-            biases = (place.down_bias, place.up_bias)
+        for path, site in layout.sites.items():
+            down, up = (to_torch(stored.tensors[name]).float() for name in (site.down, site.up))
+            biases = (site.down_bias, site.up_bias)
             low, high = (None if name is None else to_torch(stored.tensors[name]).float() for name in biases)
             adapters[path] = Bottleneck(down, low, up, high)
-            keys[path] = place.down.removesuffix(f".{NAMES['down']}")
+            keys[path] = site.down.removesuffix(f".{NAMES['down']}")
         computation = Computation(layout.reads, layout.activation, layout.factor)
         return cls(stored.card, stored.config, adapters, keys, computation)
 
@@ -180,7 +180,7 @@ class AdapterModule(Module):
         return replace(self, adapters=adapters, computation=theirs, config=other.config, keys=other.keys, card=card)
 
     def reset(self, *, seed: int) -> AdapterModule:
-        """The same places and sizes, drawn as in `fresh`."""
+        """The same sites and sizes, drawn as in `fresh`."""
         generator = torch.Generator().manual_seed(seed)
         adapters = {
             path: _fresh(*a.down.shape, biases=a.down_bias is not None, generator=generator)
@@ -221,7 +221,7 @@ class AdapterModule(Module):
 
     @property
     def stack_key(self) -> Hashable:
-        """What is computed, places and sizes; scalings may differ."""
+        """What is computed, sites and sizes; scalings may differ."""
         shapes = tuple((name, tuple(value.shape)) for name, value in sorted(self.parameters().items()))
         return (self.computation.reads, self.computation.activation, shapes)
 

@@ -114,7 +114,7 @@ def backbone_width(backbone: Backbone) -> int:
 def require_size(down: Sequence[int], method: Mapping[str, Any], number: int, what: str) -> None:
     """Raise `ModuleError` unless a bottleneck is what AdapterHub makes of a reduction factor given layer by layer.
 
-    `down` is (size, width), `number` the layer's; `what` names module and place for the error.
+    `down` is (size, width), `number` the layer's; `what` names module and site for the error.
     """
     stated = method.get("reduction_factor")
     if not isinstance(stated, Mapping):

@@ -26,7 +26,7 @@ from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
-    Place,
+    Hook,
     hooked,
     is_empty,
     make_room,
@@ -113,7 +113,7 @@ class PrefixModule(Module):
         """A standard normal prefix, or a standard normal input of a projection as PyTorch begins one: as PEFT's.
 
         No prefix does nothing. An `AttentionPrefixModule` where `settings` ask for what PEFT has not. Raises
-        `SettingError` for settings that make no prefix, or a backbone without place.
+        `SettingError` for settings that make no prefix, or a backbone that has no room for it.
         """
         require_length(settings.length)
         if settings.reparametrized and settings.bottleneck < 1:
@@ -121,7 +121,7 @@ class PrefixModule(Module):
         try:
             if settings.encoder or settings.cross_attention:
                 return AttentionPrefixModule.fresh(backbone, settings, name=name, seed=seed)
-            layers, heads, head_dim = _places(backbone)
+            layers, heads, head_dim = _cached(backbone)
         except ModuleError as error:
             raise SettingError(str(error)) from error
         shape = PrefixShape(settings.length, layers, heads, head_dim, backbone.seq2seq)
@@ -168,7 +168,7 @@ class PrefixModule(Module):
         """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""
         require_backbone_of(self.card, backbone)
         require_task_type(self.config, self.name, backbone)
-        here, mine = _places(backbone), self.shape[1:4]
+        here, mine = _cached(backbone), self.shape[1:4]
         if here != mine:
             raise ModuleError(
                 f"module '{self.name}' has a prefix for {_words(mine)}, but {backbone.name} caches {_words(here)}; "
@@ -210,7 +210,7 @@ class PrefixStack(ParameterStack):
                 changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
             return changed | past_padding(changed, backbone.model.config.get_text_config(), dtype)
 
-        return hooked(Place(backbone.decoder, read_prefix))
+        return hooked(Hook(backbone.decoder, read_prefix))
 
     def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
         shape = self.shape
@@ -227,7 +227,7 @@ def _drawn(shape: PrefixShape, bottleneck: int | None, *, seed: int) -> dict[str
     return drawn(shape.length, whole, width=shape.dim, bottleneck=bottleneck, generator=generator)
 
 
-def _places(backbone: Backbone) -> tuple[int, int, int]:
+def _cached(backbone: Backbone) -> tuple[int, int, int]:
     """(layers, heads, head size) of the keys that a prefix precedes; raises `ModuleError` when they are not uniform."""
     family = str(backbone.model.config.model_type)
     found = set(backbone.cache_shapes)
@@ -240,8 +240,8 @@ def _places(backbone: Backbone) -> tuple[int, int, int]:
     return (len(backbone.cache_shapes), *one)
 
 
-def _words(places: tuple[int, int, int]) -> str:
-    return "{} layers of {} heads of {}".format(*places)
+def _words(cached: tuple[int, int, int]) -> str:
+    return "{} layers of {} heads of {}".format(*cached)
 
 
 def _config(shape: PrefixShape, settings: PrefixSettings, backbone: Backbone) -> dict[str, Any]:

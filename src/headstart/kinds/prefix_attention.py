@@ -1,6 +1,6 @@
 """Prefixes of chosen attention units: of an encoder, of a decoder and of its cross-attention.
 
-Each place has keys and values of its own, or a projection of its own that they are tuned through, as in Lv et al.,
+Each site has keys and values of its own, or a projection of its own that they are tuned through, as in Lv et al.,
 2023, who have none in the cross-attention; a projection is averaged as it is, before it is computed.
 """
 
@@ -24,7 +24,7 @@ from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
-from headstart.kinds.virtual_tokens import Place, hooked, require_task_type
+from headstart.kinds.virtual_tokens import Hook, hooked, require_task_type
 from headstart.records import ModuleCard
 
 __all__ = ["AttentionPrefixModule", "AttentionPrefixShape", "AttentionPrefixStack"]
@@ -33,7 +33,7 @@ __all__ = ["AttentionPrefixModule", "AttentionPrefixShape", "AttentionPrefixStac
 class AttentionPrefixShape(NamedTuple):
     """What is put before the keys of one backbone: `length` tokens of `dim` units, all heads together.
 
-    `layers`: how many by place. `heads`: how many share `dim`, or `None` where the module does not say.
+    `layers`: how many by site. `heads`: how many share `dim`, or `None` where the module does not say.
     `relative_positions`: see `AttentionPrefixLayout`.
     """
 
@@ -46,11 +46,11 @@ class AttentionPrefixShape(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class AttentionPrefixModule(Module):
-    """A prefix for every layer of some places, float32 on the CPU.
+    """A prefix for every layer of some sites, float32 on the CPU.
 
-    `values` holds, for every place, "<place>.prefix" (length, layers·2·dim), or the projection it is tuned through:
-    "<place>.tokens" (length, width), "<place>.inner" (bottleneck, width) with "<place>.inner_bias", "<place>.outer"
-    (layers·2·dim, bottleneck) with "<place>.outer_bias".
+    `values` holds, for every site, "<site>.prefix" (length, layers·2·dim), or the projection it is tuned through:
+    "<site>.tokens" (length, width), "<site>.inner" (bottleneck, width) with "<site>.inner_bias", "<site>.outer"
+    (layers·2·dim, bottleneck) with "<site>.outer_bias".
     """
 
     kind = "prefix"
@@ -70,12 +70,12 @@ class AttentionPrefixModule(Module):
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
-        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every place.
+        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every site.
 
         Raises `ModuleError` when the backbone's attention units are not known, or none is chosen.
         """
         chosen = {"encoder": settings.encoder, "decoder": True, "cross_attention": settings.cross_attention}
-        layers = tuple((place, count) for place, count in _layers(backbone).items() if chosen[place])
+        layers = tuple((site, count) for site, count in _layers(backbone).items() if chosen[site])
         if not layers:
             raise ModuleError(f"{backbone.name} has no cross-attention; leave cross_attention out")
         heads, head_dim = attention_heads(backbone)
@@ -170,9 +170,9 @@ class AttentionPrefixModule(Module):
         that is so.
         """
         found: dict[str, list[Tensor]] = {}
-        for place, layers in self.shape.layers:
-            prefix = projected(_of(self.values, place)).view(self.shape.length, layers, 2, self.shape.dim)
-            half = "encoder" if place == "encoder" else "decoder"
+        for site, layers in self.shape.layers:
+            prefix = projected(_of(self.values, site)).view(self.shape.length, layers, 2, self.shape.dim)
+            half = "encoder" if site == "encoder" else "decoder"
             found.setdefault(half, []).append(prefix.permute(1, 2, 0, 3).flatten(1))
         return tuple(torch.cat(parts, dim=1) for parts in found.values())
 
@@ -188,20 +188,20 @@ class AttentionPrefixStack(ParameterStack):
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
-        """Let every attention unit of the places read module n's keys and values before those of its own rows."""
+        """Let every attention unit of the sites read module n's keys and values before those of its own rows."""
         units, (heads, _) = attention_units(backbone), attention_heads(backbone)
         now: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
 
-        def project(place: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def project(site: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
-                now[threading.get_ident(), place] = self._pairs(place, heads, backbone.dtype)
+                now[threading.get_ident(), site] = self._pairs(site, heads, backbone.dtype)
                 return inputs
 
             return before
 
-        def bring(place: str, number: int, unit: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def bring(site: str, number: int, unit: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
-                keys, values = now[threading.get_ident(), place][number]
+                keys, values = now[threading.get_ident(), site][number]
                 changed = inputs | {KEYWORD: (keys, values)}
                 if self.shape.relative_positions == BIASED_PREFIX and getattr(
                     unit, "has_relative_attention_bias", False
@@ -211,19 +211,19 @@ class AttentionPrefixStack(ParameterStack):
 
             return before
 
-        halves, places = [], []
-        for place, _ in self.shape.layers:
-            half = reader_of(place, backbone)
+        halves, hooks = [], []
+        for site, _ in self.shape.layers:
+            half = reader_of(site, backbone)
             halves.append(half)
-            places.append(Place(half, project(place)))
-            places += [Place(unit, bring(place, number, unit)) for number, unit in enumerate(units[place])]
-        with through_prefixes(halves), hooked(*places):
+            hooks.append(Hook(half, project(site)))
+            hooks += [Hook(unit, bring(site, number, unit)) for number, unit in enumerate(units[site])]
+        with through_prefixes(halves), hooked(*hooks):
             yield
 
-    def _pairs(self, place: str, heads: int, dtype: torch.dtype) -> Tensor:
-        """Keys and values for every layer of a place, (layers, 2, N, heads, length, head size)."""
-        layers = dict(self.shape.layers)[place]
-        prefix = projected(_of(self.parameters, place)).to(dtype)
+    def _pairs(self, site: str, heads: int, dtype: torch.dtype) -> Tensor:
+        """Keys and values for every layer of a site, (layers, 2, N, heads, length, head size)."""
+        layers = dict(self.shape.layers)[site]
+        prefix = projected(_of(self.parameters, site)).to(dtype)
         return prefix.view(self.size, self.shape.length, layers, 2, heads, -1).permute(2, 3, 0, 4, 1, 5)
 
 
@@ -236,22 +236,22 @@ def _biased(unit: Any, inputs: Mapping[str, Any], length: int) -> Tensor:
     return bias
 
 
-def _of(values: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
-    """The values of one place, without its name."""
-    return {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == place}
+def _of(values: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
+    """The values of one site, without its name."""
+    return {name.partition(".")[2]: value for name, value in values.items() if name.partition(".")[0] == site}
 
 
 def _layers(backbone: Backbone) -> dict[str, int]:
-    return {place: len(units) for place, units in attention_units(backbone).items()}
+    return {site: len(units) for site, units in attention_units(backbone).items()}
 
 
 def _drawn(shape: AttentionPrefixShape, *, width: int, bottleneck: int | None, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
-    for place, layers in shape.layers:
+    for site, layers in shape.layers:
         whole = layers * 2 * shape.dim
         made = drawn(shape.length, whole, width=width, bottleneck=bottleneck, generator=generator)
-        found |= {f"{place}.{name}": value for name, value in made.items()}
+        found |= {f"{site}.{name}": value for name, value in made.items()}
     return found
 
 

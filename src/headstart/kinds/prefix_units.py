@@ -59,11 +59,11 @@ def attention_heads(backbone: Backbone) -> tuple[int, int]:
     return heads, int(getattr(config, "d_kv", config.hidden_size // heads))
 
 
-def reader_of(place: str, backbone: Backbone) -> nn.Module:
-    """The encoder or decoder that the attention units of a place are in."""
+def reader_of(site: str, backbone: Backbone) -> nn.Module:
+    """The encoder or decoder that the attention units of a site are in."""
     if not backbone.seq2seq:
         return backbone.decoder
-    half: nn.Module = backbone.model.get_encoder() if place == "encoder" else backbone.model.get_decoder()
+    half: nn.Module = backbone.model.get_encoder() if site == "encoder" else backbone.model.get_decoder()
     return half
 
 

@@ -20,7 +20,7 @@ from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_b
 from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
-    Place,
+    Hook,
     hooked,
     is_empty,
     make_room,
@@ -148,7 +148,7 @@ class PromptStack(ParameterStack):
         self.length = modules[0].rows.shape[0]
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Put module n's rows before the embedded input of its own rows; only the text's places reach the head."""
+        """Put module n's rows before the embedded input of its own rows; only the text's positions reach the head."""
         words = backbone.model.get_input_embeddings()
 
         def read_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class PromptStack(ParameterStack):
             return _padding_first(changed, inputs.get("attention_mask"), self.length)
 
         def only_text(inputs: dict[str, Any], output: Any) -> Any:
-            # PEFT lets an encoder's head read the first place, which is then the prompt's.
+            # PEFT lets an encoder's head read the first position, which is then the prompt's.
             if inputs.get("inputs_embeds") is not None and not backbone.is_encoder:
                 output.last_hidden_state = output.last_hidden_state[:, self.length :]
             return output
@@ -180,10 +180,10 @@ class PromptStack(ParameterStack):
 
         if backbone.is_encoder:
             # A head that averages over the tokens that the mask shows reads the prompt too, as in PEFT.
-            return hooked(Place(backbone.model, see_whole), Place(backbone.decoder, read_prompt, only_text))
+            return hooked(Hook(backbone.model, see_whole), Hook(backbone.decoder, read_prompt, only_text))
         if backbone.seq2seq:
-            return hooked(Place(backbone.model.get_encoder(), read_prompt), Place(backbone.decoder, see_prompt))
-        return hooked(Place(backbone.decoder, read_prompt, only_text))
+            return hooked(Hook(backbone.model.get_encoder(), read_prompt), Hook(backbone.decoder, see_prompt))
+        return hooked(Hook(backbone.decoder, read_prompt, only_text))
 
 
 def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]:
@@ -202,14 +202,14 @@ def _first_types(types: Tensor | None, length: int) -> dict[str, Tensor]:
 def _padding_first(inputs: dict[str, Any], mask: Tensor | None, length: int) -> dict[str, Any]:
     """The inputs with the prompt moved behind the padding on the left, so that it comes right before the text.
 
-    Between the two, padding would take up room in a sliding window and distance in an attention bias. The places of
-    the text stay where they are; those of padding have no meaning anyway. `mask` is that of the text alone.
+    Between the two, padding would take up room in a sliding window and distance in an attention bias. The
+    positions of the text stay as they are; those of padding have no meaning anyway. `mask` is that of the text alone.
     """
     pads = None if mask is None else (mask.cumsum(1) == 0).sum(1, keepdim=True)
     if pads is None or not pads.any():
         return inputs
-    place = torch.arange(inputs["attention_mask"].shape[1], device=pads.device)
-    source = torch.where(place < pads, place + length, torch.where(place < pads + length, place - pads, place))
+    here = torch.arange(inputs["attention_mask"].shape[1], device=pads.device)
+    source = torch.where(here < pads, here + length, torch.where(here < pads + length, here - pads, here))
     moved = {"attention_mask": inputs["attention_mask"].gather(1, source)}
     if inputs.get("inputs_embeds") is not None:
         embedded = inputs["inputs_embeds"]

@@ -119,15 +119,15 @@ def linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
 def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
     """Every embedding by its path through which the backbone reads tokens: one row of ids for each row of the batch.
 
-    Left out are those that compute something more (scaled or renormalized rows), those that stand at several places,
+    Left out are those that compute something more (scaled or renormalized rows), those that stand at several sites,
     of which PEFT adapts one, and T5's `shared`, which only holds the weights of the two that are used.
     """
     model = backbone.model
     halves = (model.get_encoder(), model.get_decoder()) if backbone.seq2seq else (model,)
     used = {id(half.get_input_embeddings()) for half in halves}
-    places = Counter(id(layer) for _, layer in model.named_modules(remove_duplicate=False))
+    uses = Counter(id(layer) for _, layer in model.named_modules(remove_duplicate=False))
     for path, layer in backbone.named_layers():
-        if type(layer) is nn.Embedding and id(layer) in used and places[id(layer)] == 1 and layer.max_norm is None:
+        if type(layer) is nn.Embedding and id(layer) in used and uses[id(layer)] == 1 and layer.max_norm is None:
             yield path, layer
 
 

@@ -19,7 +19,7 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import TASK_TYPES as HEAD_TYPES
 
 __all__ = [
-    "Place",
+    "Hook",
     "hooked",
     "is_empty",
     "make_room",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Place:
+class Hook:
     """Where to hook: `before` changes the inputs of `layer` by name, `after` its output, given the changed inputs."""
 
     layer: nn.Module
@@ -40,19 +40,19 @@ class Place:
     after: Callable[[dict[str, Any], Any], Any] | None = None
 
 
-def hooked(*places: Place) -> AbstractContextManager[None]:
-    """Hook every place inside the block; none is left when it ends, however it ends."""
-    return attached(handle for place in places for handle in _hook(place))
+def hooked(*hooks: Hook) -> AbstractContextManager[None]:
+    """Attach every hook inside the block; none is left when it ends, however it ends."""
+    return attached(handle for hook in hooks for handle in _handles(hook))
 
 
-def _hook(place: Place) -> Iterator[RemovableHandle]:
+def _handles(hook: Hook) -> Iterator[RemovableHandle]:
     def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        return (), place.before(named_inputs(layer, args, kwargs))
+        return (), hook.before(named_inputs(layer, args, kwargs))
 
-    yield place.layer.register_forward_pre_hook(before, with_kwargs=True)
-    after = place.after
+    yield hook.layer.register_forward_pre_hook(before, with_kwargs=True)
+    after = hook.after
     if after is not None:
-        yield place.layer.register_forward_hook(lambda _, __, kwargs, output: after(kwargs, output), with_kwargs=True)
+        yield hook.layer.register_forward_hook(lambda _, __, kwargs, output: after(kwargs, output), with_kwargs=True)
 
 
 def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def is_empty(cache: Any) -> bool:
 
 
 def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mask") -> dict[str, Any]:
-    """The inputs with `length` seen places put before those of the mask, and every position moved on by as many."""
+    """The inputs with `length` seen positions put before those of the mask, and every position moved on by as many."""
     changed = dict(inputs)
     seen = inputs.get(mask)
     if seen is not None:

@@ -25,7 +25,7 @@ def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
     For backbones that AdapterHub's prefixes are read for.
     """
     family = units_of(case.backbone.model.config.model_type)
-    locations = {place: location for units in family for place, location in units.locations.items()}
+    locations = {site: location for units in family for site, location in units.locations.items()}
     shape = {**case.shape, "encoder": True, "cross_attention": True}
     fresh = fresh_module("prefix", case.backbone, shape, name="m", seed=1)
     assert isinstance(fresh, AttentionPrefixModule)  # the shape asks for what only it has
@@ -42,9 +42,9 @@ def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
     parts = FLAT if module.projection is None else PROJECTED
     pool = {}
     for name, value in values.items():
-        place, _, part = name.partition(".")
-        pool[f"{locations[place]}.{parts[part]}"] = value.flatten() if part == "prefix" else value
-    units = {unit for of_place in attention_units(case.backbone).values() for unit in of_place}
+        site, _, part = name.partition(".")
+        pool[f"{locations[site]}.{parts[part]}"] = value.flatten() if part == "prefix" else value
+    units = {unit for of_site in attention_units(case.backbone).values() for unit in of_site}
     owners = [f"{path}.prefix_tuning.pool" for path, layer in case.backbone.model.named_modules() if layer in units]
     tensors = {
         f"{owner}.prefix_tunings.m.{name}": value.clone()

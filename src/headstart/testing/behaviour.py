@@ -125,14 +125,14 @@ def gradient_is_that_of_finite_differences(case: Case) -> None:
     require(largest > 0, "no parameter has a gradient")
     for name in _some(sorted(gradients), most=6):
         gradient = gradients[name][-1].flatten()
-        place = int(gradient.abs().argmax())
-        expected, found = gradient[place].item(), []
+        position = int(gradient.abs().argmax())
+        expected, found = gradient[position].item(), []
         for step in STEPS:
-            found.append(_difference(case, stack, name, place=place, step=step))
+            found.append(_difference(case, stack, name, position=position, step=step))
             if abs(found[-1] - expected) <= NEAR * largest:
                 break
         else:
-            raise Violation(f"{name} at {place}: gradient {expected:.4g}, finite differences {found}")
+            raise Violation(f"{name} at {position}: gradient {expected:.4g}, finite differences {found}")
 
 
 def gradients_together_are_those_alone(case: Case) -> None:
@@ -223,15 +223,15 @@ def _gradients(case: Case, parameters: Mapping[str, Tensor], stack: Any) -> dict
         }
 
 
-def _difference(case: Case, stack: Any, name: str, *, place: int, step: float) -> float:
-    """∂loss/∂θ of the last module's parameter at `place`: (8(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h."""
+def _difference(case: Case, stack: Any, name: str, *, position: int, step: float) -> float:
+    """∂loss/∂θ of the last module's parameter at `position`: (8(f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h."""
     value = stack.parameters[name][-1].view(-1)
-    start, losses = value[place].item(), {}
+    start, losses = value[position].item(), {}
     with torch.no_grad(), stack.attach(case.backbone):
         for steps in (-2, -1, 1, 2):
-            value[place] = start + steps * step
+            value[position] = start + steps * step
             losses[steps] = case.losses(len(stack))[-1].item()
-        value[place] = start
+        value[position] = start
     return (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * step)
 
 

@@ -4,7 +4,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from headstart.kinds import Module
 from headstart.testing.case import Aside, Case, close, copied
-from headstart.testing.oracles import OWN, computed, judged
+from headstart.testing.oracles import OWN, by_oracle, computed
 
 __all__ = ["float64_reference_agrees"]
 
@@ -19,16 +19,16 @@ def float64_reference_agrees(case: Case) -> None:
     module, double = case.module(), copied(case.backbone)
     double.model.double()
     if case.reference is not None:
-        for place, item in enumerate(case.items):
-            rows = case.batch.owner == list(case.batch.indices).index(place)
+        for number, item in enumerate(case.items):
+            rows = case.batch.owner == list(case.batch.indices).index(number)
             close(case.logits([module])[0][rows], case.reference(module, double, item), "the reference", within=NEAR)
         return
-    if not _is_judged(module):
+    if not _has_oracle(module):
         raise Aside("skipped", "nobody else reads its folders; give check_kind a reference")
     folder = case.saved(module)
-    close(computed(module, case.backbone), judged(folder, folder, double), "float64", within=NEAR)
+    close(computed(module, case.backbone), by_oracle(folder, folder, double), "float64", within=NEAR)
 
 
-def _is_judged(module: Module) -> bool:
+def _has_oracle(module: Module) -> bool:
     peft_type = module.config.get("peft_type")
     return peft_type is None or peft_type in OWN or peft_type in PEFT_TYPE_TO_CONFIG_MAPPING

@@ -267,11 +267,11 @@ def _pop(stack: list[object], count: int) -> list[object]:
 
 
 def _to_mark(stack: list[object]) -> list[object]:
-    place = next((index for index in range(len(stack) - 1, -1, -1) if stack[index] is MARK), None)
-    if place is None:
+    begin = next((index for index in range(len(stack) - 1, -1, -1) if stack[index] is MARK), None)
+    if begin is None:
         _broken()
-    taken = stack[place + 1 :]
-    del stack[place:]
+    taken = stack[begin + 1 :]
+    del stack[begin:]
     return taken
 
 

@@ -139,7 +139,7 @@ def _as_peft(
         _check_layer(found[1], old, method, ends)
         new = f"{PREFIX}{architecture.base}{found[1]}.{found[2]}.weight"
         if new in renamed:
-            raise ModuleError(f"tensor '{old}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
         renamed[new] = dataclasses.replace(tensor, name=new)
     layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
     peft: dict[str, object] = {

@@ -32,7 +32,7 @@ __all__ = [
     "HARMLESS",
     "REFUSED",
     "AdapterLayout",
-    "AdapterPlace",
+    "AdapterSite",
     "adapter_layout",
     "bottleneck_size",
     "reduction_factor",
@@ -83,7 +83,7 @@ SAVE_AGAIN = "save it again with save_adapter of the library `adapters`"
 
 
 @dataclass(frozen=True)
-class AdapterPlace:
+class AdapterSite:
     """One adapter: names of its tensors D (size, width), d, U (width, size) and u; `None` for biases it lacks."""
 
     down: str
@@ -101,7 +101,7 @@ class AdapterLayout(Layout):
     `reads`: what goes into the adapter, in the words above; `factor`: s. `parts` names the filled sublayers.
     """
 
-    places: dict[str, AdapterPlace]
+    sites: dict[str, AdapterSite]
     family: str
     reads: str
     activation: str
@@ -111,13 +111,13 @@ class AdapterLayout(Layout):
 
     @property
     def widths(self) -> dict[str, tuple[int | None, int | None]]:
-        """The output's width of every place: what goes into the sublayer itself an adapter does not show."""
-        return {path: (None, place.width) for path, place in self.places.items()}
+        """The output's width of every site: what goes into the sublayer itself an adapter does not show."""
+        return {path: (None, site.width) for path, site in self.sites.items()}
 
     @property
     def rank(self) -> int | None:
         """The largest bottleneck."""
-        return max((place.size for place in self.places.values()), default=None)
+        return max((site.size for site in self.sites.values()), default=None)
 
     @property
     def scaling(self) -> float | None:
@@ -143,17 +143,17 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
     refuse_fields(method, known=HARMLESS | HANDLED, refused=REFUSED)
     parts = frozenset(field for field in FIELDS.values() if method.get(field))
     grouped = _grouped(shapes, str(config.get("name")), architecture)
-    places = {}
+    sites = {}
     for path in sorted(grouped):
         part, names = grouped[path]
         if part not in parts:
             raise ModuleError(
                 f"field '{part}' is not set but tensor '{next(iter(names.values()))}' is there; {SAVE_AGAIN}"
             )
-        places[path] = _place(names, shapes, biases=method.get("biases") is not False)
-        _check_size(places[path], config, method)
+        sites[path] = _site(names, shapes, biases=method.get("biases") is not False)
+        _check_size(sites[path], config, method)
     return AdapterLayout(
-        None, places, str(config["model_type"]), _reads(method, architecture), _activation(method), _factor(method),
+        None, sites, str(config["model_type"]), _reads(method, architecture), _activation(method), _factor(method),
         parts, _leave_out(method),
     )  # fmt: skip
 
@@ -205,12 +205,12 @@ def _grouped(
         path, end = f"{architecture.base}{blocks.path}.{number}.{sublayer.output}", found[2]
         _, names = grouped.setdefault(path, (FIELDS[sublayer.name], {}))
         if end in names:
-            raise ModuleError(f"tensors '{names[end]}' and '{tensor}' have one place; {SAVE_AGAIN}")
+            raise ModuleError(f"tensors '{names[end]}' and '{tensor}' stand for the same parameter; {SAVE_AGAIN}")
         names[end] = tensor
     return grouped
 
 
-def _place(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool) -> AdapterPlace:
+def _site(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool) -> AdapterSite:
     some = next(iter(names.values()))
     for end in TENSORS:
         if (end in names) != (biases or end.endswith("weight")):
@@ -224,24 +224,24 @@ def _place(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, b
     for name, wanted in ((up, (width, size)), (down_bias, (size,)), (up_bias, (width,))):
         if name is not None and shapes[name] != wanted:
             raise ModuleError(f"tensor '{name}' has shape {shapes[name]}, not {wanted}; {SAVE_AGAIN}")
-    return AdapterPlace(down, down_bias, up, up_bias, size, width)
+    return AdapterSite(down, down_bias, up, up_bias, size, width)
 
 
-def _check_size(place: AdapterPlace, config: Mapping[str, object], method: Mapping[str, object]) -> None:
-    if config.get("hidden_size") != place.width:
+def _check_size(site: AdapterSite, config: Mapping[str, object], method: Mapping[str, object]) -> None:
+    if config.get("hidden_size") != site.width:
         raise ModuleError(
-            f"tensor '{place.down}' is {place.width} wide but field 'hidden_size' is "
+            f"tensor '{site.down}' is {site.width} wide but field 'hidden_size' is "
             f"{config.get('hidden_size')!r}; {SAVE_AGAIN}"
         )
     stated = method.get("reduction_factor")
     sizes = set()
     for factor in stated.values() if isinstance(stated, Mapping) else [stated]:
-        if not _is_number(factor) or factor <= 0 or math.isinf(place.width / factor):
+        if not _is_number(factor) or factor <= 0 or math.isinf(site.width / factor):
             raise ModuleError(f"field 'reduction_factor' is {stated!r}, not a number above 0; correct it")
-        sizes.add(bottleneck_size(place.width, factor))
-    if place.size not in sizes:
+        sizes.add(bottleneck_size(site.width, factor))
+    if site.size not in sizes:
         raise ModuleError(
-            f"tensor '{place.down}' has a bottleneck of {place.size} but field 'reduction_factor' makes "
+            f"tensor '{site.down}' has a bottleneck of {site.size} but field 'reduction_factor' makes "
             f"{' or '.join(map(str, sorted(sizes)))}; {SAVE_AGAIN}"
         )
 

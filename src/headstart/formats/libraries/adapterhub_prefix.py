@@ -47,7 +47,7 @@ CAUSAL = ("llama", "mistral", "gpt2", "gptj")
 class Units(NamedTuple):
     """The attention units of one stack of layers: `<layers>.<number>.<end>` for every end.
 
-    `locations`: by place, the name of its prefix in the pool.
+    `locations`: by site, the name of its prefix in the pool.
     """
 
     locations: dict[str, str]
@@ -63,9 +63,9 @@ def units_of(model_type: object) -> tuple[Units, ...]:
     locations = {"encoder": "self_prefix"} if len(architecture.blocks) == 1 else LOCATIONS
     found = []
     for blocks in architecture.blocks:
-        here = {place: unit for place, (path, unit) in architecture.units.items() if path == blocks.path}
+        here = {site: unit for site, (path, unit) in architecture.units.items() if path == blocks.path}
         if here:
-            found.append(Units({place: locations[place] for place in here}, blocks.path, tuple(here.values())))
+            found.append(Units({site: locations[site] for site in here}, blocks.path, tuple(here.values())))
     return tuple(found)
 
 
@@ -132,18 +132,18 @@ def as_attention_prefix(
     pools = _pools(tensors, str(config["name"]))
     layers, locations = {}, {}
     for units, count in zip(family, _layer_counts(pools, family), strict=True):
-        for place, location in units.locations.items():
+        for site, location in units.locations.items():
             if location not in OPTIONAL or method[location]:
-                layers[place], locations[place] = count, location
+                layers[site], locations[site] = count, location
     wanted = [f"{location}.{part}" for location in locations.values() for part in parts.values()]
     pool = _the_one_pool(pools, wanted)
-    own = next(place for place, location in locations.items() if location == "self_prefix")
+    own = next(site for site, location in locations.items() if location == "self_prefix")
     dim, projection = _sizes(config, pool, layers[own])
     found = {}
     for new, shape in attention_prefix_shapes(layers, length=length, dim=dim, projection=projection).items():
-        place, _, part = new.partition(".")
-        tensor = pool[f"{locations[place]}.{parts[part]}"]
-        stored = (length * layers[place] * 2 * dim,) if part == "prefix" else shape
+        site, _, part = new.partition(".")
+        tensor = pool[f"{locations[site]}.{parts[part]}"]
+        stored = (length * layers[site] * 2 * dim,) if part == "prefix" else shape
         if tensor.shape != stored:
             raise ModuleError(
                 f"tensor '{tensor.name}' has shape {tensor.shape} but the configuration and the other "
@@ -169,7 +169,7 @@ def _method(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _pools(tensors: Mapping[str, StoredTensor], name: str) -> dict[str, dict[str, StoredTensor]]:
-    """Every copy of the pool by the path of the layer it was saved under, "" for the base model; tensors by place and
+    """Every copy of the pool by the path of the layer it was saved under, "" for the base model; tensors by site and
     part ("self_prefix.wte.weight").
     """
     pools: dict[str, dict[str, StoredTensor]] = {"": {}}
@@ -180,7 +180,7 @@ def _pools(tensors: Mapping[str, StoredTensor], name: str) -> dict[str, dict[str
             raise ModuleError(f"tensor '{stored}' is not part of the prefix '{name}'; remove it")
         pool = pools.setdefault(found[1] or "", {})
         if found[2] in pool:
-            raise ModuleError(f"tensor '{stored}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{stored}' stands for the same parameter as another one; {SAVE_AGAIN}")
         pool[found[2]] = tensor
     return pools
 

@@ -164,7 +164,7 @@ def _grouped(
             )
         group = groups.setdefault(layer, {})
         if PARTS[delta][end] in group:
-            raise ModuleError(f"tensor '{name}' has the place of another one; {SAVE_AGAIN}")
+            raise ModuleError(f"tensor '{name}' stands for the same parameter as another one; {SAVE_AGAIN}")
         group[PARTS[delta][end]] = tensor
     if not groups:
         raise ModuleError(f"there is no tensor of the delta '{delta}', so it does nothing; {SAVE_AGAIN}")

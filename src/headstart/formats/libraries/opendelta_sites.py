@@ -162,8 +162,8 @@ class Modified:
         paths = [".".join(parts[:end]) for end in range(1 if below else len(parts), len(parts) + 1)]
         if not self.common:
             return any(_ends(path, name) for path in paths)
-        placed = (self._node(path) for path in paths)
-        words = (nodes_of(self.family).get(stack, {}).get(node) for stack, node in placed)
+        nodes = (self._node(path) for path in paths)
+        words = (nodes_of(self.family).get(stack, {}).get(node) for stack, node in nodes)
         return any(word is not None and _ends(word, name) for word in words)
 
     def _node(self, layer: str) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 PEFT's prefix for an encoder-decoder goes to the decoder's self-attention only. Lv et al., 2023, give the encoder one of
 its own, and AdapterHub the cross-attention too. PEFT has no such type, so the folder is Headstart's own, laid out as
-PEFT would: `peft_type` "ATTENTION_PREFIX", which PEFT does not know and refuses, and for every place one tensor
-`<place>.prefix` (length, layers·2·token_dim), the keys and values of all layers side by side, or the tensors of the
+PEFT would: `peft_type` "ATTENTION_PREFIX", which PEFT does not know and refuses, and for every site one tensor
+`<site>.prefix` (length, layers·2·token_dim), the keys and values of all layers side by side, or the tensors of the
 projection that gives it.
 """
 
@@ -18,13 +18,13 @@ from headstart.formats.libraries.peft_virtual_tokens import IDENTITY, halves, re
 __all__ = [
     "BIASED_PREFIX",
     "BIASED_TEXT",
-    "PLACES",
+    "SITES",
     "AttentionPrefixLayout",
     "attention_prefix_layout",
     "attention_prefix_shapes",
 ]
 
-PLACES = ("encoder", "decoder", "cross_attention")
+SITES = ("encoder", "decoder", "cross_attention")
 """Where a prefix can stand: self-attention of the encoder, that of the decoder, and the decoder's attention to the
 encoder's output."""
 
@@ -43,9 +43,9 @@ HANDLED = frozenset(
 
 @dataclass(frozen=True)
 class AttentionPrefixLayout(Layout):
-    """`length` keys and values of `dim` units, all heads together, for every layer of some places.
+    """`length` keys and values of `dim` units, all heads together, for every layer of some sites.
 
-    `layers`: how many by place, in the order of `PLACES`. `heads`: how many share `dim`, or `None` where the folder
+    `layers`: how many by site, in the order of `SITES`. `heads`: how many share `dim`, or `None` where the folder
     does not say. `bottleneck` and `width`: of the projection and of what goes into it, or `None` without one.
     `relative_positions`: `BIASED_TEXT` or `BIASED_PREFIX`.
     """
@@ -78,18 +78,18 @@ def attention_prefix_shapes(
     {'encoder.prefix': (3, 16)}
     """
     found: dict[str, tuple[int, ...]] = {}
-    for place, count in layers.items():
+    for site, count in layers.items():
         whole = count * 2 * dim
         if projection is None:
-            found[f"{place}.prefix"] = (length, whole)
+            found[f"{site}.prefix"] = (length, whole)
             continue
         bottleneck, width = projection
         found |= {
-            f"{place}.tokens": (length, width),
-            f"{place}.inner": (bottleneck, width),
-            f"{place}.inner_bias": (bottleneck,),
-            f"{place}.outer": (whole, bottleneck),
-            f"{place}.outer_bias": (whole,),
+            f"{site}.tokens": (length, width),
+            f"{site}.inner": (bottleneck, width),
+            f"{site}.inner_bias": (bottleneck,),
+            f"{site}.outer": (whole, bottleneck),
+            f"{site}.outer_bias": (whole,),
         }
     return found
 
@@ -133,14 +133,14 @@ def attention_prefix_layout(
 
 def _layers(config: Mapping[str, object]) -> dict[str, int]:
     stated = config.get("num_layers")
-    if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(PLACES):
+    if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(SITES):
         raise ModuleError(
-            f"field 'num_layers' is {stated!r}, not the number of layers by place ({', '.join(PLACES)}); correct it"
+            f"field 'num_layers' is {stated!r}, not the number of layers by site ({', '.join(SITES)}); correct it"
         )
-    present = tuple(place for place in PLACES if place in stated)
-    for place in present:
-        if isinstance(stated[place], bool) or not isinstance(stated[place], int) or stated[place] < 1:
+    present = tuple(site for site in SITES if site in stated)
+    for site in present:
+        if isinstance(stated[site], bool) or not isinstance(stated[site], int) or stated[site] < 1:
             raise ModuleError(
-                f"field 'num_layers' has {stated[place]!r} for '{place}', not a whole number above 0; correct it"
+                f"field 'num_layers' has {stated[site]!r} for '{site}', not a whole number above 0; correct it"
             )
-    return {place: stated[place] for place in present}
+    return {site: stated[site] for site in present}

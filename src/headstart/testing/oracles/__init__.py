@@ -23,7 +23,7 @@ from headstart.testing.oracles.by_peft import by_peft
 from headstart.testing.oracles.opendelta import opendelta
 from headstart.testing.oracles.stored import config_of, load_head, load_tensors
 
-__all__ = ["OWN", "MeaninglessError", "computed", "judged"]
+__all__ = ["OWN", "MeaninglessError", "by_oracle", "computed"]
 
 OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
 """By `peft_type`: the types that PEFT does not have."""
@@ -34,7 +34,7 @@ ALWAYS_NAMED = {"classifier", "score", "qa_outputs"}
 HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs|pooler|head)\..+)")
 
 
-def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
+def by_oracle(folder: Path, original: Path, backbone: Backbone) -> Tensor:
     """All that the folder's files compute, flat; raises anything at all where they define no function."""
     config, tensors, head = config_of(folder), load_tensors(folder), load_head(folder)
     for name, value in {**tensors, **head}.items():
@@ -51,10 +51,10 @@ def judged(folder: Path, original: Path, backbone: Backbone) -> Tensor:
         return by_peft(model, config, tensors)
     named = config.get("modules_to_save") or []
     found = {name: match[1] for name in tensors if (match := HEAD.fullmatch(name))}
-    held = {place.partition(".")[0] for place in found.values()}
+    held = {path.partition(".")[0] for path in found.values()}
     if not held <= set(named) <= held | ALWAYS_NAMED or (named and not held):
         raise MeaninglessError(f"{named} are named as the task head, whose tensors are {sorted(found)}")
-    head = {place: tensors[name] for name, place in found.items()}
+    head = {path: tensors[name] for name, path in found.items()}
     rest = {name: value for name, value in tensors.items() if name not in found}
     return OWN[config["peft_type"]](model, config, rest, head=head)
 

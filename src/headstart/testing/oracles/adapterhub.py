@@ -34,7 +34,7 @@ def adapterhub(model: Any, config: Mapping[str, Any], tensors: Tensors, *, head:
         for name, value in tensors.items()
     }
     if len(plain) != len(tensors):
-        raise MeaninglessError("two tensors have one place")
+        raise MeaninglessError("two tensors have one site")
     require_shapes(plain, adapterhub_shapes(model, config))
     architecture = config["config"].get("architecture")
     if architecture == "prefix_tuning":
@@ -58,7 +58,7 @@ def adapterhub_shapes(model: Any, config: Mapping[str, Any]) -> dict[str, tuple[
             outputs, inputs = layer.weight.shape
             wanted |= {f"{start}.lora_A": (rank, inputs), f"{start}.lora_B": (outputs, rank)}
         return wanted
-    for output, _, key in _places(model, method):
+    for output, _, key in _sites(model, method):
         factor = method["reduction_factor"]
         if isinstance(factor, Mapping):
             number = _number(model, output.removeprefix(BASES[model.config.model_type]))
@@ -129,7 +129,7 @@ GEMMA = (
     ("mh_adapter", "layers", "post_attention_layernorm", "input_layernorm", "attention_adapters"),
     ("output_adapter", "layers", "post_feedforward_layernorm", "pre_feedforward_layernorm", "output_adapters"),
 )
-PLACES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
+SITES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), DECODER),
     **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
     "gpt_neox": (
@@ -158,16 +158,16 @@ PLACES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
     **dict.fromkeys(("t5", "mt5"), T5),
     **dict.fromkeys(("bert", "roberta", "electra", "deberta-v2"), ENCODER),
 }
-"""By architecture: the field that fills a place, the blocks, what computes h there, its norm, and AdapterHub's key."""
+"""By architecture: the field that fills a site, the blocks, what computes h there, its norm, and AdapterHub's key."""
 
 PARTS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
 
 
-def _places(model: Any, method: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _sites(model: Any, method: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Paths of what computes h and of its norm, and AdapterHub's key, for every adapter."""
     family, found = model.config.model_type, []
     base = BASES[family]
-    for part, blocks, output, norm, key in PLACES[family]:
+    for part, blocks, output, norm, key in SITES[family]:
         for block in range(len(model.get_submodule(f"{base}{blocks}")) if method.get(part) else 0):
             path = f"{blocks}.{block}."
             if _number(model, path) not in (method.get("leave_out") or ()):
@@ -179,7 +179,7 @@ def _adapter(model: Any, config: Mapping[str, Any], tensors: Tensors) -> None:
     method = config["config"]
     behind = model.config.model_type in ("bert", "roberta", "electra", "deberta-v2", "bart")
     stand = _behind_norm if behind else _before_norm
-    for output, norm, key in _places(model, method):
+    for output, norm, key in _sites(model, method):
         found = {end: tensors.get(f"{key}.adapters.{config['name']}.{end}", torch.zeros(())) for end in PARTS}
         stand(model.get_submodule(output), model.get_submodule(norm), method, found)
 

@@ -71,14 +71,14 @@ def _headed(model: Any, head: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
         require_shapes(head, {"qa_outputs.weight": (2, hidden.shape[-1]), "qa_outputs.bias": (2,)})
         return (hidden @ head["qa_outputs.weight"].double().T + head["qa_outputs.bias"].double()).transpose(1, 2)
     below = f"{model.base_model_prefix}."
-    places = {name: value for name, value in model.named_parameters() if not name.startswith(below)}
-    last = list(places)[-1].rpartition(".")[0]
+    own = {name: value for name, value in model.named_parameters() if not name.startswith(below)}
+    last = list(own)[-1].rpartition(".")[0]
     if f"{last}.weight" not in head:
         raise MeaninglessError(f"'{last}.weight' is missing")
     labels = len(head[f"{last}.weight"])
-    shapes = {n: (labels, *v.shape[1:]) if n.startswith(f"{last}.") else tuple(v.shape) for n, v in places.items()}
+    shapes = {n: (labels, *v.shape[1:]) if n.startswith(f"{last}.") else tuple(v.shape) for n, v in own.items()}
     require_shapes(head, shapes)
-    for name, value in places.items():
+    for name, value in own.items():
         value.data = head[name].double()
     ids = torch.tensor(IDS)
     with torch.inference_mode():

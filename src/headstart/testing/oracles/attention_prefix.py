@@ -25,7 +25,7 @@ BART = {
     "decoder": ("model.decoder.layers", "self_attn"),
     "cross_attention": ("model.decoder.layers", "encoder_attn"),
 }
-PLACES = {
+SITES = {
     "t5": T5,
     "mt5": T5,
     "bart": BART,
@@ -33,7 +33,7 @@ PLACES = {
     "roberta": {"encoder": ("roberta.encoder.layer", "attention.self")},
     "electra": {"encoder": ("electra.encoder.layer", "attention.self")},
 }
-"""By architecture and place: the blocks, and the attention unit in each."""
+"""By architecture and site: the blocks, and the attention unit in each."""
 
 LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross_attention": "cross_prefix"}
 
@@ -60,7 +60,7 @@ def attention_prefix(model: Any, config: Mapping[str, Any], tensors: Tensors, *,
     projected = bool(config.get("prefix_projection"))
     wanted: dict[str, tuple[int, ...]] = {}
     prefixes = {}
-    for place, count in counts.items():
+    for site, count in counts.items():
         whole = count * 2 * config["token_dim"]
         shapes: dict[str, tuple[int, ...]] = {"prefix": (length, whole)}
         if projected:
@@ -69,11 +69,11 @@ def attention_prefix(model: Any, config: Mapping[str, Any], tensors: Tensors, *,
                 "tokens": (length, width), "inner": (inner, width), "inner_bias": (inner,), "outer": (whole, inner),
                 "outer_bias": (whole,),
             }  # fmt: skip
-        wanted |= {f"{place}.{part}": shape for part, shape in shapes.items()}
+        wanted |= {f"{site}.{part}": shape for part, shape in shapes.items()}
     require_shapes(tensors, wanted)
-    for place in counts:
-        own = {part: tensors.get(f"{place}.{part}", torch.zeros(())).double() for part in PARTS}
-        prefixes[place] = _projected(own) if projected else own["prefix"]
+    for site in counts:
+        own = {part: tensors.get(f"{site}.{part}", torch.zeros(())).double() for part in PARTS}
+        prefixes[site] = _projected(own) if projected else own["prefix"]
     _stand(model, prefixes, through=config["relative_positions"] == "adapterhub")
     return answers(model, head)
 
@@ -87,8 +87,8 @@ def adapterhub_prefix_shapes(model: Any, config: Mapping[str, Any]) -> dict[str,
     length, width = method["prefix_length"], model.config.hidden_size
     inner = 0 if method["flat"] else method["bottleneck_size"]  # the library reads it for a projection only
     wanted: dict[str, tuple[int, ...]] = {}
-    for place, location in _locations(model, method).items():
-        blocks, _ = PLACES[model.config.model_type][place]
+    for site, location in _locations(model, method).items():
+        blocks, _ = SITES[model.config.model_type][site]
         whole = len(model.get_submodule(blocks)) * 2 * sizes.heads * sizes.head
         shapes: dict[str, tuple[int, ...]] = {
             "wte.weight": (length, width), "control_trans.0.weight": (inner, width), "control_trans.0.bias": (inner,),
@@ -101,16 +101,16 @@ def adapterhub_prefix_shapes(model: Any, config: Mapping[str, Any]) -> dict[str,
 
 
 def _locations(model: Any, method: Mapping[str, Any]) -> dict[str, str]:
-    """AdapterHub's name of every place that has a prefix."""
-    family = PLACES[model.config.model_type]
-    named = {place: LOCATIONS[place] if family is T5 else "self_prefix" for place in family}
-    return {place: location for place, location in named.items() if method.get(location, True)}
+    """AdapterHub's name of every site that has a prefix."""
+    family = SITES[model.config.model_type]
+    named = {site: LOCATIONS[site] if family is T5 else "self_prefix" for site in family}
+    return {site: location for site, location in named.items() if method.get(location, True)}
 
 
 def _owners(model: Any) -> list[str]:
     """What the pool is saved under: the base model, and every attention unit."""
     found = ["prefix_tuning"]
-    for blocks, unit in PLACES[model.config.model_type].values():
+    for blocks, unit in SITES[model.config.model_type].values():
         start = blocks.removeprefix("bert.").removeprefix("roberta.")
         found += [f"{start}.{number}.{unit}.prefix_tuning.pool" for number in range(len(model.get_submodule(blocks)))]
     return found
@@ -127,13 +127,13 @@ def adapterhub_prefix(model: Any, config: Mapping[str, Any], tensors: Tensors) -
             raise MeaninglessError(f"'{name}' is not the same as the others")
     length = method["prefix_length"]
     prefixes = {}
-    for place, location in locations.items():
+    for site, location in locations.items():
         if method["flat"]:
-            prefixes[place] = pool[f"{location}.control_trans"].view(length, -1)
+            prefixes[site] = pool[f"{location}.control_trans"].view(length, -1)
             continue
         if str(method["non_linearity"]).lower() != "tanh":
             raise MeaninglessError("its projection has another activation")
-        prefixes[place] = _projected({
+        prefixes[site] = _projected({
             "tokens": pool[f"{location}.wte.weight"],
             "inner": pool[f"{location}.control_trans.0.weight"],
             "inner_bias": pool[f"{location}.control_trans.0.bias"],
@@ -149,27 +149,27 @@ def _projected(own: Tensors) -> Tensor:
 
 
 def _stand(model: Any, prefixes: Tensors, *, through: bool) -> None:
-    """Let the units of every place attend to their prefix too, (length, layers · keys and values · heads · head size).
+    """Let the units of every site attend to their prefix too, (length, layers · keys and values · heads · head size).
 
     `through`: T5 counts the distance to keys from the prefix's first one, and from the text's first query.
     """
-    sizes, family = Sizes.of(model), PLACES.get(model.config.model_type, {})
-    for place, prefix in prefixes.items():
-        if place not in family:
-            raise MeaninglessError(f"the model has no attention of '{place}'")
-        blocks, end = family[place]
+    sizes, family = Sizes.of(model), SITES.get(model.config.model_type, {})
+    for site, prefix in prefixes.items():
+        if site not in family:
+            raise MeaninglessError(f"the model has no attention of '{site}'")
+        blocks, end = family[site]
         stack = list(model.get_submodule(blocks))
         by_layer = prefix.view(len(prefix), -1, 2, sizes.heads, sizes.head)
         if by_layer.shape[1] != len(stack):
-            raise MeaninglessError(f"'{place}' has {len(stack)} layers")
+            raise MeaninglessError(f"'{site}' has {len(stack)} layers")
         first = stack[0].get_submodule(end)
         for number, block in enumerate(stack):
             keys, values = by_layer[:, number].transpose(0, 1).transpose(1, 2)
             unit = block.get_submodule(end)
             if family is T5:
-                _t5(unit, first, keys, values, causal=place == "decoder", through=through)
+                _t5(unit, first, keys, values, causal=site == "decoder", through=through)
             elif family is BART:
-                _bart(unit, sizes, keys, values, causal=place == "decoder")
+                _bart(unit, sizes, keys, values, causal=site == "decoder")
             else:
                 _bert(unit, sizes, keys, values)
 

@@ -60,7 +60,7 @@ def opendelta(model: Any, config: Mapping[str, Any], tensors: Tensors) -> Tensor
         raise MeaninglessError("a layer of the task head is missing")
     plain = {re.sub(BASES, "", name): value.double() for name, value in tensors.items() if name not in head}
     if len(plain) != len(tensors) - len(head):
-        raise MeaninglessError("two tensors have one place")
+        raise MeaninglessError("two tensors are stored for one parameter")
     if config.get("exclude_modules") not in (None, [], ["lm_head"]):
         raise MeaninglessError("it leaves out other layers")
     require_shapes(plain, opendelta_shapes(model, config))
