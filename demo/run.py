@@ -17,7 +17,8 @@ from fetch import fetch_backbone, fetch_sst2
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HEADSTART = Path(sys.executable).with_name("headstart")
-RECIPE = ["--recipe", "quick", "--set", "max_steps=16", "--set", "max_input=128", "--shots", "16"]
+SETTINGS = ("max_steps=16", "warmup_steps=4", "max_input=128")
+RECIPE = ["--recipe", "quick", *(part for setting in SETTINGS for part in ("--set", setting)), "--shots", "16"]
 
 
 def command(*words: str | Path) -> None:

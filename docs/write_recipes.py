@@ -24,7 +24,8 @@ headstart tune TASK --backbone B -o module/ --set targets=q_proj,v_proj,embed_to
 
 A setting that the recipe's kind does not read is refused, and so is a value that makes no sense. Lengths are in tokens,
 steps are optimizer updates; the best state on the dev rows is kept, and `patience` evaluations without a better one end
-the run.
+the run. Where `max_steps` is changed and `warmup_steps` is not, the warm-up keeps its share of the steps, rounded down:
+`few-shot` with `max_steps=100` warms up for 6 steps, for it has 200 of 3000.
 
 ## Recipes
 

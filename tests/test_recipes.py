@@ -36,6 +36,22 @@ def test_a_changed_recipe_is_a_new_one() -> None:
     assert Recipe.from_json(changed.to_json(), source="memory") == changed
 
 
+def test_the_warm_up_keeps_its_share_of_the_steps() -> None:
+    few, quick = RECIPES["few-shot"], RECIPES["quick"]
+    assert few.change(max_steps=100).warmup_steps == 6  # 200 of 3000 is one in 15, and 100 / 15 is 6.67
+    assert few.change(max_steps="100").warmup_steps == 6
+    assert few.change(max_steps=6000).warmup_steps == 400
+    assert quick.change(max_steps=11).warmup_steps == 0  # 4 of 48 is one in 12
+    assert RECIPES["tupate"].change(max_steps=10).warmup_steps == 0
+    assert few.change(max_steps=100, warmup_steps=50).warmup_steps == 50
+    assert few.change(lr=0.1).warmup_steps == few.change(warmup_steps=200).warmup_steps == 200
+    assert few.change(max_steps=100) == few.change(max_steps=100, warmup_steps=6)
+    with pytest.raises(SettingError, match="warmup_steps=101 is more than max_steps=100, so that the learning rate"):
+        few.change(max_steps=100, warmup_steps=101)
+    with pytest.raises(SettingError, match="recipe setting max_steps='many'"):
+        few.change(max_steps="many")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -96,7 +96,8 @@ class Recipe(Record):
         """The same recipe with some settings changed, its own or by name those of the kind.
 
         Another `kind` begins with that kind's own shape. Where a kind has a setting of a recipe's name, "shape.NAME"
-        is the kind's. Raises `SettingError` for an unknown name, a bad value, or a setting of another kind.
+        is the kind's. Where only `max_steps` is changed, `warmup_steps` keeps its share of them. Raises `SettingError`
+        for an unknown name, a bad value, or a setting of another kind.
         """
         own = {name: value for name, value in settings.items() if name in type(self).model_fields}
         kind = own.get("kind", self.kind)
@@ -106,7 +107,14 @@ class Recipe(Record):
             if short == name and not kinds_with(name, kind):
                 raise SettingError(self._unknown(name, kind))
             shape[short] = settings[name]
-        return type(self).model_validate({**self.model_dump(), **own, "shape": shape})
+        changed = {**self.model_dump(), **own, "shape": shape}
+        if "max_steps" in own and "warmup_steps" not in own:
+            return self._warmed_up(type(self).model_validate({**changed, "warmup_steps": 0}))
+        return type(self).model_validate(changed)
+
+    def _warmed_up(self, changed: "Recipe") -> "Recipe":
+        """`changed` with warm-up steps in the same ratio to all steps as here, rounded down."""
+        return changed.model_copy(update={"warmup_steps": self.warmup_steps * changed.max_steps // self.max_steps})
 
     def canonical(self, *, fresh: bool = True) -> dict[str, Any]:
         """What changes the result, as JSON values: no name, and nothing that is a default.
