@@ -163,6 +163,10 @@ def test_ensemble(run: Run, here: dict[str, list[str]], llama: Backbone, tmp_pat
     assert sum(donor["weight"] for donor in data["card"]["donors"]) == pytest.approx(1)
     assert (data["indicator"], data["temperature"], data["space"]) == ("cosine", 0.5, "parameters")
     assert data["card"]["name"] == "one"
+    assert data["units"] == {"computed": {"score": 4, "merge": 1}, "reused": {}}
+    again = run(*command, "-o", tmp_path / "again", "--json").data
+    assert again["units"] == {"computed": {}, "reused": {"score": 4, "merge": 1}}
+    assert load_module(tmp_path / "again").digest() == load_module(tmp_path / "one").digest()
     saved = load_module(tmp_path / "one")
     saved.check(llama)
     assert saved.card.model_dump(mode="json") == data["card"]
@@ -221,6 +225,11 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     assert (len(found.scores), found.settings["test_rows"]) == (2 * 2 * len(METHODS), 6)
     assert Path(data["report"]) == tmp_path / "one" / "report.html"
     assert json.loads((tmp_path / "one" / "comparison.json").read_text()) == data["comparison"]
+    # Two draws: 4 modules by 2 indicators, 5 starts. The average is one for both, and so may be the best module.
+    starts = found.starts["digest"].nunique()
+    blends = found.starts.loc[~found.starts["method"].isin(["scratch", "random"]), "digest"].nunique()
+    assert data["units"]["reused"] == {}
+    assert data["units"]["computed"] == {"score": 16, "merge": blends, "tune": 10, "evaluate": starts + 10}
     table = run(*command, "-o", tmp_path / "two")
     assert all(method in table.out for method in METHODS)
     assert table.out.rstrip().endswith(f"Report: {tmp_path / 'two' / 'report.html'}")

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 
 from headstart.backbones import Backbone
 from headstart.blending import Blend, softmax
+from headstart.blending.merging import MergePlan
 from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import FRAMES, METHODS, STAGES, Comparison
@@ -22,6 +23,7 @@ from headstart.ranking.rank import rank
 from headstart.tasks import Example, Task
 from headstart.tuning import unit as tuning
 from headstart.tuning.tune import Lane, tune_lanes
+from headstart.units import Store
 from small_hub import RECIPE, misfit, module, write_hub, write_task
 
 SEEDS, SHOTS = 2, 3
@@ -170,6 +172,17 @@ def test_nothing_is_computed_twice(
     assert list((tmp_path / "store" / "work").iterdir()) == [], "checkpoints are gone"
 
 
+def test_its_seconds_are_those_of_its_units_in_whichever_run(
+    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+) -> None:
+    run(task, hub, backbone, seeds=1, store=tmp_path)
+    first = run(task, hub, backbone, store=tmp_path)
+    took = [entry.seconds for entry in Store(tmp_path).entries()]
+    assert first.settings["seconds"] == round(sum(took), 1) > 0
+    again = run(task, hub, backbone, store=tmp_path)
+    assert again.to_json() == first.to_json(), "nothing was computed, and it took what it took"
+
+
 def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, backbone: Backbone, tunes: list[str]) -> None:
     ranking = run(task, hub, backbone).ranking
     for seed, start in enumerate(tunes[:: len(METHODS)]):
@@ -190,6 +203,26 @@ def test_a_killed_comparison_continues(
         run(task, hub, backbone, store=tmp_path / "store", progress=stop)
     assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
     assert list((tmp_path / "store" / "work").iterdir()) == []
+
+
+def test_an_interrupted_comparison_merges_nothing_again(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[MergePlan] = []
+    take = MergePlan.summed
+
+    def counted(plan: MergePlan, *args: Any) -> Any:
+        merged.append(plan)
+        return take(plan, *args)
+
+    monkeypatch.setattr(MergePlan, "summed", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(task, hub, backbone, store=tmp_path, progress=Stop("tuning 10 modules", 1))
+    best = whole.starts.loc[whole.starts["method"] == "best_single", "digest"].nunique()
+    assert len(merged) == 1 + best + SEEDS, "the average is that of every draw"
+    merged.clear()
+    assert_same(run(task, hub, backbone, store=tmp_path), whole)
+    assert merged == []
 
 
 def test_the_ranking_is_made_of_units_too(

@@ -16,7 +16,7 @@ from headstart.events import Event, Progress, UnitEvent
 from headstart.kinds import load_module, save_module
 from headstart.tasks import Example, Task
 from headstart.tuning.evaluation import evaluate
-from headstart.tuning.tune import Tuned, text_format_of, tune
+from headstart.tuning.tune import Lane, Tuned, text_format_of, tune, tune_lanes
 from headstart.tuning.unit import EvaluateUnit, TuneUnit
 from headstart.units import Content, Store, run
 from program import QUICK
@@ -52,7 +52,7 @@ def test_what_was_tuned_is_not_tuned_again_whatever_it_is_called(task: Task, lla
 
 def test_it_is_what_is_tuned_without_a_store(task: Task, llama: Backbone, tmp_path: Path) -> None:
     kept, _ = tuned(task, llama, tmp_path / "store")
-    plain = tune(task, llama, recipe=RECIPE, checkpoint=tmp_path / "checkpoint")
+    ((_, plain),) = tune_lanes([Lane(task, recipe=RECIPE)], llama, most=1)
     assert kept.module.digest() == plain.module.digest()
     assert kept.module.card == plain.module.card
     assert repr((kept.curve, kept.best, kept.notes)) == repr((plain.curve, plain.best, plain.notes))
@@ -95,11 +95,13 @@ def test_the_shape_of_a_fresh_module_does_not_count_for_a_given_start(
     assert again.module.card.license == "apache-2.0"
 
 
-def test_a_stopped_tuning_continues(task: Task, llama: Backbone, tmp_path: Path) -> None:
-    def stop(event: Event) -> None:
-        if isinstance(event, Progress) and event.done == 3:
-            raise KeyboardInterrupt
+def stop(event: Event) -> None:
+    """A listener that presses Ctrl-C at the third step."""
+    if isinstance(event, Progress) and event.done == 3:
+        raise KeyboardInterrupt
 
+
+def test_a_stopped_tuning_continues(task: Task, llama: Backbone, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tune(task, llama, recipe=RECIPE, store=tmp_path, progress=stop)
     steps: list[int] = []
@@ -110,6 +112,24 @@ def test_a_stopped_tuning_continues(task: Task, llama: Backbone, tmp_path: Path)
     assert steps == [3, 4]
     assert found.module.digest() == tune(task, llama, recipe=RECIPE, store=False).module.digest()
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_checkpoint_of_one_s_own_is_continued_and_the_result_kept(
+    task: Task, llama: Backbone, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "run.partial"
+    with pytest.raises(KeyboardInterrupt):
+        tune(task, llama, recipe=RECIPE, store=tmp_path, checkpoint=mine, progress=stop)
+    kept = mine.read_bytes()
+    steps: list[int] = []
+    found = tune(
+        task, llama, recipe=RECIPE, store=tmp_path, checkpoint=mine,
+        progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
+    )  # fmt: skip
+    assert steps == [3, 4]
+    assert mine.read_bytes() != kept, "it is written until the end, and its owner's to remove"
+    again, state = tuned(task, llama, tmp_path)
+    assert (state, again.module.digest()) == ("reused", found.module.digest())
 
 
 def test_errors_are_those_of_the_tuning(task: Task, llama: Backbone, tmp_path: Path) -> None:

@@ -1,26 +1,13 @@
 """Blend a hub into a start for a task: scores become weights by a rule, and the weighted sum a module."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import pandas as pd
 
-from headstart.backbones import Backbone
-from headstart.blending import (
-    RULES,
-    Blend,
-    Candidate,
-    Merged,
-    Request,
-    Weighed,
-    Weights,
-    check_space,
-    fitting_space,
-    merge,
-    require_one_kind,
-)
+from headstart.backbones import Backbone, backbone_loaders
+from headstart.blending import RULES, Blend, Request, check_space, fitting_space, require_one_kind
+from headstart.blending.start import Start, candidates_of, plan_start
 from headstart.errors import SettingError
 from headstart.events import Listener
 from headstart.hub import Hub
@@ -28,51 +15,20 @@ from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Ranking, best_first, load_modules, rank, require_defined
-from headstart.records import Refused, TaskCard
+from headstart.records import TaskCard
 from headstart.tasks import Task
 from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.units import AnyStore
+from headstart.units import AnyStore, Store, run
 
 __all__ = [
     "Start",
     "blend_note",
-    "blend_ranking",
     "checked_blend",
     "ensemble",
     "require_fit",
     "unscored",
     "weight_table",
 ]
-
-
-@dataclass(frozen=True)
-class Start:
-    """An initialization made for a task: the merged module, the ranking behind it and how it was weighed.
-
-    `temperature` is the τ that was used, `None` for a rule without one. `left_out`: modules that could not take part,
-    each with the reason.
-    """
-
-    merged: Merged
-    ranking: Ranking
-    blend: Blend
-    temperature: float | None
-    left_out: tuple[Refused, ...] = ()
-
-    @property
-    def module(self) -> Module:
-        """The module to tune from."""
-        return self.merged.module
-
-    @property
-    def rule(self) -> str:
-        """The rule that gave the weights."""
-        return self.blend.rule
-
-    @property
-    def indicator(self) -> str | None:
-        """The indicator whose scores set the weights; `None` for a rule that needs none."""
-        return self.blend.indicator if "scores" in RULES[self.blend.rule].needs else None
 
 
 def ensemble(
@@ -106,7 +62,8 @@ def ensemble(
         recipe: of the reference module, where the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.
         held_out: the loss of a module on rows kept aside for it, for rules that need it.
-        store, engine: where scores are kept and computed; see `rank`.
+        store: where scores and the merged module are kept; `None` is the user's, `False` keeps nothing.
+        engine: where scores are computed; see `rank`.
         progress: told how far the work is, and what became of every unit.
 
     Raises:
@@ -129,9 +86,15 @@ def ensemble(
                 seed=seed, store=store, engine=engine, progress=progress,
             )  # fmt: skip
         ranking = replace(ranking, refused=tuple(refused))
-    return blend_ranking(
+    planned = plan_start(
         ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out
     )
+    with Store.opened(store) as kept:
+        # Merged in this process, which has all that is needed: a worker would take longer to start.
+        found = run(
+            [planned.unit], store=kept, loaders=backbone_loaders(backbone), raising=False, listener=progress
+        )  # fmt: skip
+        return planned.start(found.or_raise())
 
 
 def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Blend:
@@ -157,63 +120,13 @@ def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> N
     merging = [module for module in modules if not module.only_ranked]
     if "scores" not in rule.needs and "loss" not in rule.needs:
         # These weights are known now, and with them who takes part.
-        found = rule.weigh(Request(blend, _candidates(modules, None), card.family))
+        found = rule.weigh(Request(blend, candidates_of(modules, None), card.family))
         merging = [modules[index] for index in found.weights.taking_part()]
     elif rule.most(blend) == 1:
         return
     require_one_kind(merging)
     if merging:
         fitting_space(blend.space, merging, rank=blend.rank)
-
-
-def blend_ranking(
-    ranking: Ranking,
-    blend: Blend,
-    card: TaskCard,
-    *,
-    backbone: Backbone,
-    name: str,
-    seed: int = 0,
-    held_out: Callable[[Module], float] | None = None,
-) -> Start:
-    """The start that a blend makes of a ranking which holds its indicator; see `ensemble`."""
-    join = partial(
-        merge, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed,
-        backbone=backbone, name=name,
-    )  # fmt: skip
-
-    def loss(weights: Weights) -> float:
-        assert held_out is not None  # `checked_blend` has refused the rule otherwise
-        return held_out(join(weights).module)
-
-    rule = RULES[blend.rule]
-    scores = ranking.scores.values[blend.indicator] if "scores" in rule.needs else None
-    candidates = _candidates(ranking.modules, scores)
-    found: Weighed = rule.weigh(Request(blend, candidates, card.family, loss if held_out else None))
-    return Start(join(found.weights), ranking, blend, found.temperature, _left_out(ranking, blend, candidates))
-
-
-def _candidates(modules: Sequence[AnyModule], scores: Sequence[float] | None) -> list[Candidate]:
-    """The modules as rules see them; variants that cannot be merged have no score."""
-    values = [math.nan] * len(modules) if scores is None else scores
-    candidates = []
-    for module, value in zip(modules, values, strict=True):
-        merges = not module.only_ranked
-        candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
-    return candidates
-
-
-def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -> tuple[Refused, ...]:
-    """What was refused, and what can have no weight although it was ranked."""
-    found = list(ranking.refused)
-    needs_scores = "scores" in RULES[blend.rule].needs
-    reasons = ranking.scores.reasons.get(blend.indicator, {})
-    for module, candidate in zip(ranking.modules, candidates, strict=True):
-        if module.only_ranked:
-            found.append(Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged"))
-        elif needs_scores and not math.isfinite(candidate.score):
-            found.append(Refused(module.name, reasons.get(module.name, f"it has no value of '{blend.indicator}'")))
-    return tuple(found)
 
 
 def unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:

@@ -4,17 +4,21 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeVar
 
 from headstart.backbones import Backbone
 from headstart.blending.fitting import check_space, fitting_space
 from headstart.blending.low_rank import combination, relative_error
+from headstart.blending.spaces import SPACES
 from headstart.blending.spaces.contract import Options
 from headstart.blending.weights import Weights, effective_number
 from headstart.errors import MergeError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
 
-__all__ = ["Merged", "merge", "require_one_kind"]
+__all__ = ["MergePlan", "Merged", "Summed", "merge", "require_one_kind"]
+
+Home = TypeVar("Home", bound=AnyModule)
 
 
 @dataclass(frozen=True)
@@ -62,30 +66,102 @@ def merge(
         MergeError: no modules, weights that are none, or modules that do not go together in this space.
         SettingError: unknown space or a bad rank.
     """
-    if not modules:
-        raise MergeError("there is no module to merge; add modules to the hub")
-    weights = weights if isinstance(weights, Weights) else Weights(modules=tuple(weights))
-    weights.check(len(modules))
-    check_space(space, rank=rank, density=density)
-    kept = weights.taking_part()
-    taking, shares = [modules[index] for index in kept], weights.only(kept)
-    require_one_kind(taking)
-    chosen = fitting_space(space, taking, rank=rank)
-    donors = [module.load() for module in taking]
-    home = _home(donors)
-    if len(donors) == 1 and "rank" not in chosen.reads:
+    plan = MergePlan.of(modules, weights, space=space, rank=rank, density=density, seed=seed)
+    return plan.merged(plan.summed(backbone), name=name)
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """What the tensors of a merge give: the sum, the overall weights of those who take part, and the ΔW error."""
+
+    module: Module
+    weights: tuple[float, ...]
+    error: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A merge as far as it is known before tensors are read: who takes part, how much, and in which space.
+
+    What the space does not read is left at its default, for it changes nothing. `positions` are those of `modules`
+    among the `count` that were given. Made by `of`.
+    """
+
+    uncounted: ClassVar[frozenset[str]] = frozenset({"positions", "count"})
+
+    modules: tuple[AnyModule, ...]
+    weights: Weights
+    space: str
+    rank: int | None
+    density: float | None
+    seed: int
+    positions: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def of(
+        cls,
+        modules: Sequence[AnyModule],
+        weights: Weights | Sequence[float],
+        *,
+        space: str = "parameters",
+        rank: int | None = None,
+        density: float | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """See `merge`, which raises what is wrong with these arguments from here."""
+        if not modules:
+            raise MergeError("there is no module to merge; add modules to the hub")
+        weights = weights if isinstance(weights, Weights) else Weights(modules=tuple(weights))
+        weights.check(len(modules))
+        check_space(space, rank=rank, density=density)
+        kept = weights.taking_part()
+        taking = tuple(modules[index] for index in kept)
+        require_one_kind(taking)
+        chosen = fitting_space(space, taking, rank=rank)
+        _home(taking)
+        usual = Options(density=density).kept == Options().kept
+        return cls(
+            taking, weights.only(kept), chosen.name, rank if "rank" in chosen.reads else None,
+            None if usual or "density" not in chosen.reads else density, seed if "seed" in chosen.reads else 0,
+            kept, len(modules),
+        )  # fmt: skip
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one module that stays as it is."""
+        return len(self.modules) == 1 and "rank" not in SPACES[self.space].reads
+
+    @property
+    def needs_origin(self) -> bool:
+        """Whether changes are measured from where the modules change nothing, which the backbone may have to say."""
+        return not self.alone and "origin" in SPACES[self.space].needs
+
+    def summed(self, backbone: Backbone | None) -> Summed:
+        """Take the sum. Raises `MergeError` for modules that do not go together after all."""
+        donors = [module.load() for module in self.modules]
         module = donors[0]
-    else:
-        origin = donors[0].origin(backbone) if "origin" in chosen.needs else {}
-        module = chosen.merge(donors, shares, Options(rank, density, seed, origin))
-        _require_groups(shares, module)
-    error = _error(module, donors, shares)
-    overall = _overall(shares, module)
-    merged = _with_donors(module, donors, overall, name=name, space=chosen.name, home=home, error=error)
-    whole = [0.0] * len(modules)
-    for index, weight in zip(kept, overall, strict=True):
-        whole[index] = weight
-    return Merged(merged, tuple(whole), chosen.name, effective_number(whole), error)
+        if not self.alone:
+            origin = donors[0].origin(backbone) if self.needs_origin else {}
+            options = Options(self.rank, self.density, self.seed, origin)
+            module = SPACES[self.space].merge(donors, self.weights, options)
+            _require_groups(self.weights, module)
+        error = _error(module, donors, self.weights)
+        overall = _overall(self.weights, module)
+        # What belongs to the backbone, and a module built from factors alone cannot know.
+        stated = _home(donors).config
+        kept = {"task_type": stated.get("task_type")}
+        if "fan_in_fan_out" in module.config:
+            kept["fan_in_fan_out"] = stated.get("fan_in_fan_out", False)
+        return Summed(replace(module, config={**module.config, **kept}, head=None), overall, error)
+
+    def merged(self, summed: Summed, *, name: str) -> Merged:
+        """The sum with a card that names what it is made of, and the weights of all modules that were given."""
+        module = _with_donors(self, summed, name=name)
+        whole = [0.0] * self.count
+        for index, weight in zip(self.positions, summed.weights, strict=True):
+            whole[index] = weight
+        return Merged(module, tuple(whole), self.space, effective_number(whole), summed.error)
 
 
 def _require_groups(weights: Weights, module: Module) -> None:
@@ -132,7 +208,7 @@ def require_one_kind(donors: Sequence[AnyModule]) -> None:
         )
 
 
-def _home(donors: Sequence[Module]) -> Module:
+def _home(donors: Sequence[Home]) -> Home:
     """The first donor that states its backbone (else the first); raises `MergeError` when two state different ones."""
     stated = [(donor, donor.card.backbone) for donor in donors if donor.card.backbone is not None]
     if not stated:
@@ -146,17 +222,9 @@ def _home(donors: Sequence[Module]) -> Module:
     return home
 
 
-def _with_donors(
-    module: Module,
-    donors: Sequence[Module],
-    shares: Sequence[float],
-    *,
-    name: str,
-    space: str,
-    home: Module,
-    error: float | None,
-) -> Module:
-    """The module with a card that names what it is made of."""
+def _with_donors(plan: MergePlan, summed: Summed, *, name: str) -> Module:
+    """The sum with a card that names what it is made of."""
+    module, error, donors, home = summed.module, summed.error, plan.modules, _home(plan.modules)
     licenses = sorted({donor.card.license for donor in donors})
     mixed = "mixed: " + "; ".join(text or "unstated" for text in licenses)
     data = sorted({donor.card.dataset_license for donor in donors if donor.card.dataset_license})
@@ -165,21 +233,16 @@ def _with_donors(
     card = module.card.model_copy(
         update={
             "name": name, "backbone": home.card.backbone, "base_model": home.card.base_model, "task": "", "family": "",
-            "metric": "", "score": None, "train_rows": None, "tensor_hash": "", "head": None,
+            "metric": "", "score": None, "train_rows": None, "tensor_hash": "", "head": None, "origin": "",
+            "text_format": module.card.text_format and donors[0].card.text_format,
             "license": licenses[0] if len(licenses) == 1 else mixed, "dataset_license": "; ".join(data),
             "donors": tuple(
                 Donor(name=d.name, tensor_hash=d.card.tensor_hash, weight=w, license=d.card.license)
-                for d, w in zip(donors, shares, strict=True)
+                for d, w in zip(donors, summed.weights, strict=True)
             ),
             "merge_error": error if error is not None and math.isfinite(error) else None,
-            "notes": f"Merged in space '{space}'.{infinite}",
+            "notes": f"Merged in space '{plan.space}'.{infinite}",
         }
     )  # fmt: skip
-    # What belongs to the backbone, and a module built from factors alone cannot know.
-    kept = {
-        "base_model_name_or_path": home.card.base_model or None,
-        "task_type": home.config.get("task_type"),
-    }
-    if "fan_in_fan_out" in module.config:
-        kept["fan_in_fan_out"] = home.config.get("fan_in_fan_out", False)
-    return replace(module, card=card, config={**module.config, **kept}, head=None)
+    config = {**module.config, "base_model_name_or_path": home.card.base_model or None}
+    return replace(module, card=card, config=config)

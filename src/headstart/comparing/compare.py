@@ -1,7 +1,6 @@
 """The guarded comparison: any list of ways to begin, before and after tuning, over several seeds."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from headstart.tasks import Task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding
 from headstart.tuning.recipes import RECIPES, Recipe
-from headstart.units import AnyStore, Results, Store
+from headstart.units import AnyStore, Results, Store, Unit
 from headstart.units import run as run_units
 
 __all__ = ["compare"]
@@ -99,7 +98,6 @@ def compare(
             refused before any pass.
         StoreError: the store cannot be written.
     """
-    began = time.monotonic()
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     base = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
     shown = tuple(dict.fromkeys(str(make_indicator(text).spec) for text in indicators))
@@ -119,7 +117,7 @@ def compare(
             draws,
             partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress),
         )
-    return run.result(refused, shots=shots, seconds=time.monotonic() - began)
+    return run.result(refused, shots=shots)
 
 
 def _checked(
@@ -198,19 +196,32 @@ class _Run:
         self.rankings: list[pd.DataFrame] = []
         self.notes: list[str] = []
         self.decoding = ""
+        self.seconds: dict[str, float] = {}
 
     def all(self, draws: Sequence[Task], run: Callable[..., Results]) -> None:
-        """Rank and begin on every draw; then test, tune and test again all starts of all draws as one graph."""
-        asked = self.asked
+        """Rank on every draw, merge every start, then test, tune and test again: three graphs, each over all draws.
+
+        Weights follow from scores, and a tuning is known by what its start holds, so that equal starts are tuned once.
+        """
+        asked, run = self.asked, partial(self._timed, run)
         ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
+        drawn = [
+            Draw(draw, seed, self.pool, partial(_by_reduction, rankings))
+            for seed, (draw, rankings) in enumerate(zip(draws, ranked, strict=True))
+        ]
         trials: list[Trial] = []
-        for seed, (draw, rankings) in enumerate(zip(draws, ranked, strict=True)):
-            beginnings = begin_all(Draw(draw, seed, self.pool, partial(_by_reduction, rankings)), asked.methods)
-            self._record(_by_reduction(rankings, asked.subject.blend or asked.base), beginnings, seed)
-            trials += plan_trials(draw, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding)
+        for draw, beginnings in zip(drawn, begin_all(drawn, asked.methods, run=run), strict=True):
+            self._record(draw.ranking(asked.subject.blend or asked.base), beginnings, draw.seed)
+            trials += plan_trials(draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding)
         found = run([unit for trial in trials for unit in trial.units()])
         for trial in trials:
             self._add_trial(trial, found)
+
+    def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:
+        """Run units and note down what each took, in whichever run it was computed."""
+        found = run(units, **how)
+        self.seconds |= {key: result.seconds or 0.0 for key, result in found.items()}
+        return found
 
     def _record(self, ranking: Ranking, beginnings: Sequence[Beginning], seed: int) -> None:
         """The ranking with the subject's weights, what has no value, and where every method begins."""
@@ -235,15 +246,15 @@ class _Run:
         untested: dict[str, Any] = {"score": math.nan, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
         before = trial.zero_shot(found) or untested
         tuned, after = trial.tuned(found)
-        self._add(begun, "zero-shot", before, math.nan, before["seconds"])
-        self._add(begun, "tuned", after, tuned.best.step, tuned.seconds)
+        self._add(begun, before, stage="zero-shot", steps=math.nan, seconds=before["seconds"])
+        self._add(begun, after, stage="tuned", steps=tuned.best.step, seconds=tuned.seconds)
         self.frames["curves"] += [
             {"method": begun.label, "seed": begun.seed, "step": point.step, "dev_score": point.dev_score,
              "dev_loss": point.dev_loss}
             for point in tuned.curve
         ]  # fmt: skip
 
-    def _add(self, begun: Beginning, stage: str, found: dict[str, Any], steps: float, seconds: float) -> None:
+    def _add(self, begun: Beginning, found: dict[str, Any], *, stage: str, steps: float, seconds: float) -> None:
         metric, score = self.asked.task.card.metric, found["score"]
         undefined = found.get("reason", f"{metric} is undefined for these predictions")
         self.decoding = self.decoding or found["decoding"]
@@ -255,8 +266,8 @@ class _Run:
             }
         )  # fmt: skip
 
-    def settings(self, *, shots: int | None, seconds: float) -> dict[str, Any]:
-        """Everything that a repetition needs."""
+    def settings(self, *, shots: int | None) -> dict[str, Any]:
+        """Everything that a repetition needs, and what all units took together."""
         asked, backbone = self.asked, self.pool.backbone
         blends = {method.label: method.blend for method in asked.methods}
         return {
@@ -269,10 +280,10 @@ class _Run:
             "recipe": asked.recipe.model_dump(), "test_rows": len(asked.task.test),
             "decoding": self.decoding, "device": str(backbone.device),
             "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
-            "seconds": round(seconds, 1),
+            "seconds": round(math.fsum(self.seconds.values()), 1),
         }  # fmt: skip
 
-    def result(self, refused: Sequence[Refused], *, shots: int | None, seconds: float) -> Comparison:
+    def result(self, refused: Sequence[Refused], *, shots: int | None) -> Comparison:
         """The finished record."""
         task = self.asked.task
         seen = [module.name for module in self.pool.modules if module.card.task == task.name]
@@ -282,7 +293,7 @@ class _Run:
         rows = {**self.frames, "refused": [{"module": each.name, "reason": each.reason} for each in refused]}
         return Comparison(
             task.card,
-            self.settings(shots=shots, seconds=seconds),
+            self.settings(shots=shots),
             ranking=pd.concat(self.rankings, ignore_index=True),
             notes=tuple(notes),
             **{name: pd.DataFrame(found, columns=list(FRAMES[name])) for name, found in rows.items()},

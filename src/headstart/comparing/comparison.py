@@ -60,6 +60,7 @@ class Comparison:
         task: the task that was compared on.
         settings: everything needed to run it again; `settings["indicator"]` names the indicator that set the weights,
             `settings["methods"]` the labels of the methods in order, `settings["subject"]` the verdict's own.
+            `settings["seconds"]` is what all its units of work took together, in whichever runs they were computed.
         ranking: one row per (seed, module) that was scored, its `weight` in the subject and a column per indicator.
         refused: modules that did not take part, with the reason; may be empty.
         missing: one row per (seed, indicator, module) without a value, with the reason; may be empty.

@@ -1,15 +1,17 @@
 """Where the methods of one seed begin: their modules at one rank, and which of them are the same."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.blending.ensemble import Start, blend_note
-from headstart.comparing.methods.contract import Draw
+from headstart.blending.ensemble import blend_note
+from headstart.blending.start import PlannedStart, Start
+from headstart.comparing.methods.contract import Begun, Draw
 from headstart.comparing.methods.parse import Compared
 from headstart.comparing.ranks import at_rank
 from headstart.kinds import AnyModule, LoraModule, Module
+from headstart.units import Results
 
 __all__ = ["Beginning", "at_equal_rank", "begin_all", "common_rank", "same_start_notes", "starts_rows"]
 
@@ -53,17 +55,38 @@ def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
     return Compared(compared.label, compared.method, cut)
 
 
-def begin_all(draw: Draw, methods: Sequence[Compared]) -> list[Beginning]:
-    """The starts of every method on this draw, in order, each at the pool's rank or at the one that it was told."""
+def begin_all(
+    draws: Sequence[Draw], methods: Sequence[Compared], *, run: Callable[..., Results]
+) -> list[list[Beginning]]:
+    """The starts of every method on each draw, in order, each at the pool's rank or at the one that it was told.
+
+    `run` runs units: what is merged on any draw is one graph.
+    """
+    begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in draws]
+    # In this process, which has all that is needed: a worker would take longer to start than to merge.
+    found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)], engine="serial")
+    return [
+        _at_rank([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)
+    ]
+
+
+def _begun(begun: Begun | PlannedStart, found: Results) -> Begun:
+    if isinstance(begun, Begun):
+        return begun
+    start = begun.start(found)
+    return Begun(start.module, start)
+
+
+def _at_rank(begun: Sequence[Begun], methods: Sequence[Compared], draw: Draw) -> list[Beginning]:
+    """The starts of one draw at their ranks; those of equal contents are named."""
     found: list[Beginning] = []
     first: dict[str, str] = {}
-    for compared in methods:
-        begun = compared.method.begin(draw, compared.blend)
+    for compared, each in zip(methods, begun, strict=True):
         told = compared.blend.rank if compared.blend is not None else None
         rank = None if draw.pool.rank is None else told or draw.pool.rank
-        module = at_rank(begun.module, rank, seed=draw.seed)
+        module = at_rank(each.module, rank, seed=draw.seed)
         digest = module.digest()
-        found.append(Beginning(compared, draw.seed, module, begun.start, digest, first.get(digest, "")))
+        found.append(Beginning(compared, draw.seed, module, each.start, digest, first.get(digest, "")))
         first.setdefault(digest, compared.label)
     return found
 

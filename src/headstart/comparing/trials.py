@@ -1,4 +1,4 @@
-"""A comparison as units of work: every module scored on every draw, then every start tested, tuned and tested again."""
+"""A comparison as units of work: modules scored on every draw, and starts tested, tuned and tested again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """Task embeddings: vectors that stand for a task, computed from the module tuned on it."""
 
 from headstart.embeddings.tuned import tuned_parameters
+from headstart.embeddings.unit import EmbedUnit, embed
 
-__all__ = ["tuned_parameters"]
+__all__ = ["EmbedUnit", "embed", "tuned_parameters"]

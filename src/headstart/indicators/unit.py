@@ -13,7 +13,8 @@ from headstart.errors import HeadstartError, ModuleError
 from headstart.formats import StoredModule
 from headstart.indicators.engine import score_table
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
-from headstart.kinds import AnyModule, LazyModule, Module, StoredSource, load_module
+from headstart.kinds import AnyModule, LazyModule, Module, StoredSource
+from headstart.kinds.unit import given_module
 from headstart.tasks import Example
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
@@ -111,7 +112,7 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
     began = time.monotonic()
     table = score_table(
         modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
-        reference=_reference(first.reference, context), text_format=first.text_format, progress=context.listener,
+        reference=given_module(first.reference, context), text_format=first.text_format, progress=context.listener,
     )  # fmt: skip
     seconds = (time.monotonic() - began) / sum(map(len, groups))
     found = _rows_of(table)
@@ -132,14 +133,6 @@ def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:
         kept = {name: None if value != value else value for name, value in zip(KEPT, values, strict=True)}
         found.setdefault((module, indicator), []).append(kept)
     return found
-
-
-def _reference(reference: Module | Unit | None, context: Context) -> Module | None:
-    if not isinstance(reference, Unit):
-        return reference
-    folder = context.result(reference).module
-    assert folder is not None, f"{reference.label} makes no module"
-    return load_module(folder)
 
 
 def _called(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) -> AnyModule:

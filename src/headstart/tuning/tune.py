@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from headstart.backbones import Backbone, BackboneInput, backbone_loaders
-from headstart.errors import HeadstartError
 from headstart.events import Listener
 from headstart.kinds import Module
 from headstart.tasks import Task
@@ -46,8 +45,8 @@ def tune(
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
-        checkpoint: a file of your own that a killed run continues from, in place of the store, in which nothing is kept
-            then; it is written at every evaluation and once a minute, and yours to remove.
+        checkpoint: a file of your own that a killed run continues from, in place of the one in the store. It is written
+            at every evaluation and once a minute, and it is yours to remove.
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores of what is computed.
         store: where the result is kept; `None` is the user's, `False` keeps nothing.
         engine: where it is computed: "serial", or "processes=N".
@@ -59,20 +58,12 @@ def tune(
         TaskError: a split is missing or empty, or no head on an encoder can answer the task.
     """
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    if checkpoint is not None:
-        lane = Lane(
-            task, start, recipe=chosen, seed=seed, name=name, license=license, checkpoint=checkpoint, tracker=tracker
-        )
-        ((_, tuned),) = tune_lanes([lane], backbone, most=1, progress=progress)
-        return tuned
     unit = TuneUnit.of(
         task, BackboneInput.of(backbone), start=start, recipe=chosen, seed=seed, name=name, license=license,
-        tracker=tracker,
+        tracker=tracker, checkpoint=checkpoint,
     )  # fmt: skip
     with Store.opened(store) as kept:
         found = run(
             [unit], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False, listener=progress
         )
-        for error in found.failed.values():
-            raise error.__cause__ if isinstance(error.__cause__, HeadstartError) else error
-        return unit.tuned(found.of(unit))
+        return unit.tuned(found.or_raise().of(unit))

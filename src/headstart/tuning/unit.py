@@ -1,16 +1,17 @@
 """Tuning and evaluation as units of work: what counts of them, and what is kept."""
 
 import math
-import shutil
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError
-from headstart.kinds import Module, load_module, save_module
+from headstart.kinds import Module, load_module
+from headstart.kinds.unit import given_module, kept_module
 from headstart.tasks import Example, Task
 from headstart.tuning.evaluation import Evaluation, evaluate
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
@@ -21,7 +22,7 @@ from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
-__all__ = ["EvaluateUnit", "TuneUnit", "module_of"]
+__all__ = ["EvaluateUnit", "TuneUnit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +30,12 @@ class TuneUnit(Unit):
     """One tuning: from a start, on the rows of train and dev. What the module is called and licensed does not count.
 
     `start`: a module, a unit that makes one, or `None` for a fresh one. `own_head`: whether the start's task head was
-    tuned on this very task, and is kept. Made by `of`.
+    tuned on this very task, and is kept. `checkpoint`: a file to continue from, in place of the one in the working
+    folder. Made by `of`.
     """
 
     type: ClassVar[str] = "tune"
-    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license", "tracker"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license", "tracker", "checkpoint"})
     together: ClassVar[int] = 64
 
     backbone: BackboneInput
@@ -46,6 +48,7 @@ class TuneUnit(Unit):
     name: str
     license: str
     tracker: str | None = None
+    checkpoint: Path | None = None
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class TuneUnit(Unit):
         name: str | None = None,
         license: str = "",  # noqa: A002 - the field's own word, as on model cards
         tracker: str | None = None,
+        checkpoint: Path | None = None,
     ) -> "TuneUnit":
         """The unit that tunes on `task`; its other splits, and dev rows beyond `max_dev`, are left out."""
         dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
@@ -66,7 +70,7 @@ class TuneUnit(Unit):
         rows = Content(read, digest_of([read.fingerprint("train"), read.fingerprint("dev")]))
         own = isinstance(start, Module) and start.head is not None and start.card.task == task.name
         settings = {name: value for name, value in recipe.canonical(fresh=start is None).items() if name != "max_dev"}
-        return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker)
+        return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker, checkpoint)
 
     @property
     def label(self) -> str:
@@ -94,7 +98,8 @@ class TuneUnit(Unit):
         most = 1 if len(lanes) == 1 else None
         try:
             for index, tuned in tune_lanes(lanes, backbone, most=most, progress=context.listener):
-                yield units[index], _kept(tuned, context.work(units[index]) / "module", device=str(backbone.device))
+                folder = kept_module(tuned.module, units[index], context)
+                yield units[index], _kept(tuned, folder, device=str(backbone.device))
         except LanesError as failed:
             for index, error in failed.failures.items():
                 yield units[index], error
@@ -102,8 +107,9 @@ class TuneUnit(Unit):
     def lane(self, context: Context) -> Lane:
         """The tuning as a lane, with its start at hand."""
         return Lane(
-            self.rows.value, module_of(self.start, context), recipe=self.recipe, seed=self.seed, name=self.name,
-            license=self.license, checkpoint=context.work(self) / "checkpoint", label=self._title, tracker=self.tracker,
+            self.rows.value, given_module(self.start, context), recipe=self.recipe, seed=self.seed, name=self.name,
+            license=self.license, checkpoint=self.checkpoint or context.work(self) / "checkpoint", label=self._title,
+            tracker=self.tracker,
         )  # fmt: skip
 
     def tuned(self, result: Result) -> Tuned:
@@ -159,7 +165,7 @@ class EvaluateUnit(Unit):
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
         """Evaluate modules of equal shape in one stack."""
         backbone: Backbone = context.resource(RESOURCE)
-        modules = [module_of(unit.module, context) for unit in units]
+        modules = [given_module(unit.module, context) for unit in units]
         first, began = units[0], time.monotonic()
         found = evaluate(
             modules, first.rows.value, backbone, metric=first.metric, decoding=first.decoding,
@@ -178,19 +184,8 @@ class EvaluateUnit(Unit):
         return Evaluation(**result.facts, predictions=predictions)
 
 
-def module_of(given: Module | Unit | None, context: Context) -> Module | None:
-    """The module that an input is, or that a unit among the inputs made."""
-    if not isinstance(given, Unit):
-        return given
-    folder = context.result(given).module
-    assert folder is not None, f"{given.label} makes no module"
-    return load_module(folder)
-
-
-def _kept(tuned: Tuned, folder: Any, *, device: str) -> Result:
-    """The result of a tuning; its module is saved in `folder`, where a killed run may have left one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    save_module(tuned.module, folder)
+def _kept(tuned: Tuned, folder: Path, *, device: str) -> Result:
+    """The result of a tuning whose module was saved in `folder`."""
     facts = {
         "best_step": tuned.best.step,
         "dev_score": tuned.best.dev_score,

@@ -4,6 +4,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from headstart.errors import HeadstartError, OutputError, StoreError, UnitError
 from headstart.events import Listener, UnitEvent
@@ -61,6 +62,12 @@ class Results(Mapping[str, Result]):
     def of(self, unit: Unit) -> Result:
         """The result of `unit`."""
         return self._found[unit.key]
+
+    def or_raise(self) -> Self:
+        """Itself where nothing failed; else what the first unit ended in is raised, without the unit's label."""
+        for error in self.failed.values():
+            raise error.__cause__ if isinstance(error.__cause__, HeadstartError) else error
+        return self
 
 
 def run(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from headstart.backbones import Backbone
 from headstart.blending import Blend
-from headstart.blending.ensemble import Start, blend_ranking
+from headstart.blending.start import PlannedStart, Start, plan_start
 from headstart.comparing.norms import typical_norms
 from headstart.comparing.ranks import blank_at_rank
 from headstart.errors import SettingError
@@ -86,8 +86,11 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def begin(self, draw: Draw, blend: Blend | None) -> Begun:
-        """The module that tuning begins from, as seeded by the draw; without a task head."""
+    def begin(self, draw: Draw, blend: Blend | None) -> Begun | PlannedStart:
+        """The module that tuning begins from, as seeded by the draw, or the merge that makes it; without a task head.
+
+        Merges of all draws are run together, and each only once.
+        """
 
 
 class Blended(Method):
@@ -108,11 +111,10 @@ class Blended(Method):
         own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None, "group": group}
         return base.change(**{**own, **changes})
 
-    def begin(self, draw: Draw, blend: Blend | None) -> Begun:
-        """The merged module of the draw's ranking."""
+    def begin(self, draw: Draw, blend: Blend | None) -> PlannedStart:
+        """The blend of the draw's ranking."""
         assert blend is not None  # made by `blend` above
-        start = blend_ranking(
+        return plan_start(
             draw.ranking(blend), blend, draw.task.card, backbone=draw.pool.backbone,
             name=f"{draw.task.name}-start", seed=draw.seed,
         )  # fmt: skip
-        return Begun(start.module, start)

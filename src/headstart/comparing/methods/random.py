@@ -36,7 +36,7 @@ class Random(Method):
             drawn = _factors(blank, draw.pool.norms, generator)
         else:
             origin = blank.origin(draw.pool.backbone)
-            drawn = _changed(blank, origin, draw.pool.norms, generator)
+            drawn = _changed(blank, origin, norms=draw.pool.norms, generator=generator)
         card = drawn.card.model_copy(update={"notes": "Random directions with the norms of the hub's modules."})
         return Begun(replace(drawn, card=card))
 
@@ -53,7 +53,7 @@ def _factors(blank: LoraModule, norms: Mapping[str, tuple[float, ...]], generato
 
 
 def _changed(
-    blank: Module, origin: Mapping[str, Tensor], norms: Mapping[str, tuple[float, ...]], generator: torch.Generator
+    blank: Module, origin: Mapping[str, Tensor], *, norms: Mapping[str, tuple[float, ...]], generator: torch.Generator
 ) -> Module:
     return blank.with_parameters(
         {

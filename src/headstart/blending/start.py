@@ -1,0 +1,114 @@
+"""A start for a task: from a ranking and a blend to the weights, which are known at once, and to the merged module."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from headstart.backbones import Backbone, BackboneInput
+from headstart.blending import RULES, Blend, Candidate, Merged, Request, Weighed, Weights
+from headstart.blending.merging import MergePlan
+from headstart.blending.unit import MergeUnit
+from headstart.kinds import AnyModule, Module
+from headstart.ranking.rank import Ranking
+from headstart.records import Refused, TaskCard
+from headstart.units import Results
+
+__all__ = ["PlannedStart", "Start", "candidates_of", "plan_start"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """An initialization made for a task: the merged module, the ranking behind it and how it was weighed.
+
+    `temperature` is the τ that was used, `None` for a rule without one. `left_out`: modules that could not take part,
+    each with the reason.
+    """
+
+    merged: Merged
+    ranking: Ranking
+    blend: Blend
+    temperature: float | None
+    left_out: tuple[Refused, ...] = ()
+
+    @property
+    def module(self) -> Module:
+        """The module to tune from."""
+        return self.merged.module
+
+    @property
+    def rule(self) -> str:
+        """The rule that gave the weights."""
+        return self.blend.rule
+
+    @property
+    def indicator(self) -> str | None:
+        """The indicator whose scores set the weights; `None` for a rule that needs none."""
+        return self.blend.indicator if "scores" in RULES[self.blend.rule].needs else None
+
+
+@dataclass(frozen=True)
+class PlannedStart:
+    """A start whose weights are known and whose module `unit` is still to make; the rest is as in `Start`."""
+
+    unit: MergeUnit
+    ranking: Ranking
+    blend: Blend
+    temperature: float | None
+    left_out: tuple[Refused, ...] = ()
+
+    def start(self, found: Results) -> Start:
+        """The start with its module."""
+        merged = self.unit.merged(found.of(self.unit))
+        return Start(merged, self.ranking, self.blend, self.temperature, self.left_out)
+
+
+def plan_start(
+    ranking: Ranking,
+    blend: Blend,
+    card: TaskCard,
+    *,
+    backbone: Backbone,
+    name: str,
+    seed: int = 0,
+    held_out: Callable[[Module], float] | None = None,
+) -> PlannedStart:
+    """The start that a blend makes of a ranking which holds its indicator; see `ensemble`."""
+    planned = partial(
+        MergePlan.of, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed
+    )  # fmt: skip
+
+    def loss(weights: Weights) -> float:
+        assert held_out is not None  # `checked_blend` has refused the rule otherwise
+        plan = planned(weights)
+        return held_out(plan.merged(plan.summed(backbone), name=name).module)
+
+    rule = RULES[blend.rule]
+    scores = ranking.scores.values[blend.indicator] if "scores" in rule.needs else None
+    candidates = candidates_of(ranking.modules, scores)
+    found: Weighed = rule.weigh(Request(blend, candidates, card.family, loss if held_out else None))
+    unit = MergeUnit.of(planned(found.weights), backbone=BackboneInput.of(backbone), name=name)
+    return PlannedStart(unit, ranking, blend, found.temperature, _left_out(ranking, blend, candidates))
+
+
+def candidates_of(modules: Sequence[AnyModule], scores: Sequence[float] | None) -> list[Candidate]:
+    """The modules as rules see them; variants that cannot be merged have no score."""
+    values = [math.nan] * len(modules) if scores is None else scores
+    candidates = []
+    for module, value in zip(modules, values, strict=True):
+        merges = not module.only_ranked
+        candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
+    return candidates
+
+
+def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -> tuple[Refused, ...]:
+    """What was refused, and what can have no weight although it was ranked."""
+    found = list(ranking.refused)
+    needs_scores = "scores" in RULES[blend.rule].needs
+    reasons = ranking.scores.reasons.get(blend.indicator, {})
+    for module, candidate in zip(ranking.modules, candidates, strict=True):
+        if module.only_ranked:
+            found.append(Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged"))
+        elif needs_scores and not math.isfinite(candidate.score):
+            found.append(Refused(module.name, reasons.get(module.name, f"it has no value of '{blend.indicator}'")))
+    return tuple(found)
