@@ -44,6 +44,10 @@ CORPUS = (
 LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--trials", type=int, default=100, help="how many damaged catalogues a hub is tried with")
+
+
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Seed every generator, move the home to an empty folder and refuse connections that leave the machine."""

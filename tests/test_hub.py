@@ -202,46 +202,6 @@ def test_folders_alone_are_a_hub(made: list[Path]) -> None:
     assert seen == [Progress("reading the hub", done, 3) for done in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("damage", [b"", b"no database at all" * 100, None])
-def test_a_lost_or_damaged_catalogue_is_built_again(hub: Hub, damage: bytes | None) -> None:
-    cards = hub.cards()
-    catalogue = hub.path / ".catalogue.sqlite"
-    catalogue.unlink()
-    if damage is not None:
-        catalogue.write_bytes(damage)
-    assert Hub.open(hub.path).cards() == cards
-
-
-def test_a_catalogue_of_foreign_tables_is_built_again(hub: Hub) -> None:
-    with sqlite3.connect(hub.path / ".catalogue.sqlite") as connection:
-        connection.execute("DROP TABLE modules")
-    connection.close()
-    assert len(Hub.open(hub.path)) == 3
-
-
-def test_a_newer_catalogue_is_left_alone_and_another_stands_in_for_it(hub: Hub, made: list[Path]) -> None:
-    catalogue = hub.path / ".catalogue.sqlite"
-    with sqlite3.connect(catalogue) as connection:
-        connection.execute("PRAGMA user_version = 99")
-        connection.execute("UPDATE schema SET version = 99")
-    connection.close()
-    newer = catalogue.read_bytes()
-    opened = Hub.open(hub.path)
-    assert opened.names() == ["cola", "rte", "sst2"]
-    opened.remove("rte")
-    opened.add(made[1], name="again")
-    assert Hub.open(hub.path).names() == ["again", "cola", "sst2"]
-    assert catalogue.read_bytes() == newer
-
-
-def test_a_catalogue_that_states_two_schemas_is_damaged_not_newer(hub: Hub) -> None:
-    with sqlite3.connect(hub.path / ".catalogue.sqlite") as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    assert len(Hub.open(hub.path)) == 3
-    assert sqlite3.connect(hub.path / ".catalogue.sqlite").execute("PRAGMA user_version").fetchone() == (4,)
-
-
 def test_check_finds_a_change_that_left_no_trace_outside(hub: Hub) -> None:
     path = hub.path / "rte" / WEIGHTS
     status = path.stat()

@@ -2,26 +2,26 @@
 
 It keeps a rollback journal and no write-ahead log: that works on network file systems, where a log's shared memory does
 not, and a folder that cannot be written can still be read.
+
+Every transaction ends by writing a checksum of the whole file into its header. SQLite notices damage to its own
+structure only; a flipped bit in an index or in a width would otherwise be an answer that nobody doubts.
 """
 
 import contextlib
-import hashlib
 import os
-import shutil
 import sqlite3
-import tempfile
-import weakref
+import zlib
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
-import platformdirs
+from headstart.errors import HubError
 
-from headstart.errors import HeadstartError, HubError
-
-__all__ = ["CATALOGUE_FILE", "Catalogue", "DamageError", "UnusableError"]
+__all__ = ["CATALOGUE_FILE", "SCHEMA", "Catalogue", "DamageError", "UnusableError"]
 
 CATALOGUE_FILE = ".catalogue.sqlite"
+SCHEMA = 5
+"""The number of the newest migration."""
+
 WAIT_SECONDS = 120.0
 """How long a writer waits for another one; a batch of modules takes well under a second."""
 
@@ -52,11 +52,13 @@ class Catalogue:
     def __init__(self, path: Path | str, *, uri: bool = False) -> None:
         self.path = path
         self.uri = uri
+        self._checked: tuple[int, ...] | None = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for queries. Raises `DamageError`, `UnusableError`, or `HubError` when a writer never ends."""
         with self._errors_named(), contextlib.closing(self._connect()) as connection:
+            self._check(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -66,13 +68,16 @@ class Catalogue:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                checksum = _write_checksum(connection)
                 connection.execute("COMMIT")
+                self._checked = self._mark(checksum)
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
     def sound(self) -> bool:
         """Whether every page of the file is."""
+        self._checked = None
         try:
             with self.reading() as connection:
                 return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
@@ -90,17 +95,40 @@ class Catalogue:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None, uri=self.uri)
         try:
-            version, scripts = _version(connection), _migrations()
-            if version > len(scripts):
-                raise UnusableError(f"{self.path} has schema {version} of a newer Headstart; upgrade Headstart")
-            if version < len(scripts):
-                _migrate(connection, scripts)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cell_size_check = ON")
+            # Otherwise pages that fell free differ between the memory, where the checksum is made, and the disk.
+            connection.execute("PRAGMA secure_delete = ON")
+            version = _version(connection)
+            if version > SCHEMA:
+                raise UnusableError(f"{self.path} has schema {version} of a newer Headstart; upgrade Headstart")
+            if version < SCHEMA:
+                _migrate(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise `DamageError` unless the file is as it was written; one that was checked and is the same is trusted."""
+        if self.uri:
+            return
+        connection.execute("BEGIN")
+        stated = _stated_checksum(connection)
+        mark = self._mark(stated)
+        if mark is None or mark != self._checked:
+            if _checksum(connection) != stated:
+                raise DamageError(f"{self.path} is not as it was written; delete it, it is built again from the hub")
+            self._checked = mark
+        connection.execute("COMMIT")
+
+    def _mark(self, checksum: int) -> tuple[int, ...] | None:
+        """What changes with every change of the file; `None` where there is no file, or not any more."""
+        try:
+            status = Path(self.path).stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_size, status.st_ino, checksum)
 
     def _writable(self) -> bool:
         """Whether the system lets the file be written, so that it is the file itself that says otherwise."""
@@ -124,51 +152,6 @@ class Catalogue:
             raise kind(f"cannot use {self.path} ({error}): {remedy}") from error
 
 
-def own_catalogue(hub: Path) -> Catalogue:
-    """A catalogue for this user alone, for a hub whose own cannot be used: in the user's cache folder, else in memory.
-
-    It begins as a copy of the hub's where that can be read.
-    """
-    name = hashlib.sha256(str(hub.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
-    folder = platformdirs.user_cache_path("headstart") / "hubs"
-    found = Catalogue(folder / f"{name}.sqlite")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / f"{name}.sqlite").exists():
-            _copy(hub / CATALOGUE_FILE, folder / f"{name}.sqlite")
-        try:
-            _try_writing(found)
-        except DamageError:
-            found.discard()
-            _try_writing(found)
-    except (OSError, HeadstartError):
-        return _in_memory(name)
-    return found
-
-
-def _try_writing(catalogue: Catalogue) -> None:
-    with catalogue.writing() as connection:
-        connection.execute("DELETE FROM modules WHERE 0")  # a transaction alone may begin in what cannot be written
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy the file as it is: if a writer is at work, the copy is damaged, and is built again like any such."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as staging, contextlib.suppress(OSError, HubError):
-        copied = Path(staging) / target.name
-        shutil.copyfile(source, copied)
-        if Catalogue(copied).sound():
-            copied.replace(target)
-
-
-def _in_memory(name: str) -> Catalogue:
-    """A catalogue that lasts as long as the object."""
-    address = f"file:headstart-{name}?mode=memory&cache=shared"
-    keeper = sqlite3.connect(address, uri=True, check_same_thread=False)
-    found = Catalogue(address, uri=True)
-    weakref.finalize(found, keeper.close)
-    return found
-
-
 def _version(connection: sqlite3.Connection) -> int:
     """The schema's number; raises `DamageError` where the file states two."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -177,13 +160,11 @@ def _version(connection: sqlite3.Connection) -> int:
     return version
 
 
-def _migrations() -> list[str]:
+def _migrate(connection: sqlite3.Connection) -> None:
+    from importlib import resources  # brings much that a catalogue of today does without
+
     folder = resources.files("headstart.hub.migrations")
-    files = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    return [item.read_text(encoding="utf-8") for item in files]
-
-
-def _migrate(connection: sqlite3.Connection, scripts: list[str]) -> None:
+    scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
     # Catalogues of before kept a write-ahead log.
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("BEGIN IMMEDIATE")
@@ -191,10 +172,33 @@ def _migrate(connection: sqlite3.Connection, scripts: list[str]) -> None:
         # Another process may have migrated while this one waited for the lock.
         done = _version(connection)
         for number, script in enumerate(scripts[done:], start=done + 1):
-            for statement in script.split(";\n"):
+            for statement in script.read_text(encoding="utf-8").split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
+        _write_checksum(connection)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _stated_checksum(connection: sqlite3.Connection) -> int:
+    # The header has a number that is the application's to choose, written within a transaction like the rest.
+    return int(connection.execute("PRAGMA application_id").fetchone()[0]) & 0xFFFFFFFF
+
+
+def _checksum(connection: sqlite3.Connection) -> int:
+    """Of the file as the transaction sees it, but for its own place and what SQLite counts up when it commits."""
+    content = memoryview(connection.serialize())
+    kept = (content[:24], content[28:68], content[72:92], content[100:])
+    found = 0
+    for part in kept:
+        found = zlib.crc32(part, found)
+    return found
+
+
+def _write_checksum(connection: sqlite3.Connection) -> int:
+    found = _checksum(connection)
+    if found != _stated_checksum(connection):
+        connection.execute(f"PRAGMA application_id = {found - (found >> 31 << 32)}")
+    return found

@@ -1,6 +1,5 @@
 """The catalogue's rows: what a module must agree on with the others, and how it enters and leaves."""
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -40,7 +39,7 @@ STATED = (
 """Columns that are fields of the card."""
 
 COLUMNS = ("name", "twin", "stamp", "reason", "digest", "shape", "added", "text", "backbone", "card", *STATED)
-ROW = ", ".join((*COLUMNS, "seal"))
+ROW = ", ".join(COLUMNS)
 
 Value = str | int | float | None
 
@@ -60,7 +59,7 @@ class Known:
 def known_rows(
     connection: sqlite3.Connection, condition: str = "1", values: Iterable[Value] = (), *, order: str = "name"
 ) -> list[Known]:
-    """The rows for which an SQL condition holds. Raises `DamageError` when one is not as it was written."""
+    """The rows for which an SQL condition holds. Raises `DamageError` when one is of another version."""
     query = f"SELECT {ROW} FROM modules WHERE {condition} ORDER BY {order}"
     return [_known(row) for row in connection.execute(query, tuple(values))]
 
@@ -72,10 +71,7 @@ def known_row(connection: sqlite3.Connection, name: str) -> Known | None:
 
 def known_stamps(connection: sqlite3.Connection) -> dict[str, str]:
     """The stamp of every row by name."""
-    found = dict(connection.execute("SELECT name, stamp FROM modules").fetchall())
-    if not all(isinstance(value, str) for pair in found.items() for value in pair):
-        raise DamageError("the catalogue holds a name that is no text; delete it to have it built again")
-    return found
+    return dict(connection.execute("SELECT name, stamp FROM modules").fetchall())
 
 
 def stated_backbone(connection: sqlite3.Connection) -> tuple[str, Fingerprint] | None:
@@ -174,15 +170,12 @@ def _insert(connection: sqlite3.Connection, facts: dict[str, Value]) -> None:
     made: dict[str, Value] = {"twin": twin_key(str(facts["name"]))}
     made["added"] = int(time) / 1e9 if time.isdigit() else None
     values = [(facts | made).get(column) for column in COLUMNS]
-    marks = ", ".join("?" * (len(COLUMNS) + 1))
-    connection.execute(f"INSERT INTO modules ({ROW}) VALUES ({marks})", (*values, _seal(values)))
+    marks = ", ".join("?" * len(COLUMNS))
+    connection.execute(f"INSERT INTO modules ({ROW}) VALUES ({marks})", values)
 
 
 def _known(row: tuple[Value, ...]) -> Known:
-    *values, seal = row
-    if seal != _seal(values):
-        raise DamageError("a row of the catalogue is not as it was written; delete it to have it built again")
-    held = dict(zip(COLUMNS, values, strict=True))
+    held = dict(zip(COLUMNS, row, strict=True))
     name, stamp, reason, card, digest, shape = (
         held[column] for column in ("name", "stamp", "reason", "card", "digest", "shape")
     )
@@ -191,10 +184,6 @@ def _known(row: tuple[Value, ...]) -> Known:
     except ValidationError as error:
         raise DamageError(f"the catalogue's row '{name}' is of another version; delete it") from error
     return Known(str(name), str(stamp), _text(reason), parsed, _text(digest), _text(shape))
-
-
-def _seal(values: list[Value]) -> str:
-    return hashlib.blake2b(repr(values).encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
 def _text(value: Value) -> str | None:

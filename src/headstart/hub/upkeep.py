@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from headstart.events import Listener
-from headstart.hub.catalogue import CATALOGUE_FILE, Catalogue, DamageError, UnusableError, own_catalogue
+from headstart.hub.catalogue import CATALOGUE_FILE, Catalogue, DamageError, UnusableError
 from headstart.hub.syncing import sync
 
 __all__ = ["Upkeep"]
@@ -83,4 +83,6 @@ class Upkeep:
             self._take_own()
 
     def _take_own(self) -> None:
+        from headstart.hub.own_catalogue import own_catalogue  # what seeks a folder of the user's; hardly ever needed
+
         self.catalogue, self._own = own_catalogue(self.path), True
