@@ -18,6 +18,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """The program, in this process: importing torch anew for each command would take minutes."""
     monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.setenv("GOMP_SPINCOUNT", "20000")
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
     def call(*arguments: Any) -> Ended:
         monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])

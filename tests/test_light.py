@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from handmade import write_module
+from headstart.hub import Hub
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pandas", "matplotlib")
 
@@ -94,3 +98,17 @@ def test_the_program_imports_the_command_that_runs_and_no_other() -> None:
     commands = {f"headstart.cli.{name}" for name in ("hub", "store", "rank", "tune", "ensemble", "compare", "families")}
     assert loaded_after(program("--help")) & commands == set()
     assert loaded_after(program("store", "list")) & commands == {"headstart.cli.store"}
+
+
+LOOKING = (
+    "numpy", "regex", "huggingface_hub", "concurrent.futures", "platformdirs", "importlib.resources.readers",
+    "headstart.registry", "headstart.formats", "headstart.units", "headstart.cli.families", "headstart.hub.reading",
+)  # fmt: skip
+"""What a hub whose folders did not change is listed without: reading modules, seeking plug-ins, the user's cache."""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--family", "reviews", "--text", "7", "--sort", "-score"], ["--json"]])
+def test_a_hub_is_listed_from_its_catalogue_alone(tmp_path: Path, arguments: list[str]) -> None:
+    Hub.create(tmp_path / "hub").add(write_module(tmp_path / "made"))
+    loaded = loaded_after(program("hub", "list", str(tmp_path / "hub"), *arguments))
+    assert [name for name in (*HEAVY, *LOOKING) if name in loaded] == []

@@ -5,9 +5,9 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -175,7 +175,7 @@ def _runs(process: int) -> bool:
 @functools.cache
 def _machine() -> str:
     """Equal for processes that see one another by their numbers: one machine, one start of it, one container."""
-    parts = [socket.gethostname()]
+    parts = [platform.node()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
         parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 -- the link's text, which is no path

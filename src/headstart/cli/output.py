@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.reports.fitting import print_fitting
-from headstart.reports.terminal import UNPRINTABLE, Terminal
+from headstart.reports.terminal import Terminal, printable
 
 __all__ = ["console", "error_console", "print_json", "print_line", "print_rows", "rows_table"]
 
@@ -36,7 +36,7 @@ def print_json(data: Any) -> None:
     Letters stand as they are; what a terminal would obey is written as JSON's escape.
     """
     text = json.dumps(_finite(data), indent=1, ensure_ascii=not _any_letter(), allow_nan=False)
-    sys.stdout.write(UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
+    sys.stdout.write(printable(text, spell=lambda letter: json.dumps(letter)[1:-1]) + "\n")
 
 
 def print_line(text: str, *, error: bool = False) -> None:

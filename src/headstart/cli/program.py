@@ -46,6 +46,8 @@ def run() -> None:
     # GNU's OpenMP lets idle threads spin for long, which makes two programs on one machine many times slower; not
     # spinning at all makes one alone 1.6 times slower. This is a spin of some microseconds, as fast as the longest.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # pydantic, which parses options and cards, would look for plug-ins of its own in every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except HeadstartError as error:

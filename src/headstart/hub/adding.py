@@ -16,11 +16,10 @@ from headstart.formats import StoredModule, module_name
 from headstart.hub.catalogue import DamageError, UnusableError
 from headstart.hub.folder import stamp
 from headstart.hub.names import check_name
-from headstart.hub.reading import copy_unchanged, entry_of, read_stamped
+from headstart.hub.reading import WORKERS, copy_unchanged, entry_of, read_stamped
 from headstart.hub.ref import Entry, changed
 from headstart.hub.reference import is_reference, parse_reference
 from headstart.hub.rows import known_row, record, refuse_conflict, refuse_twin
-from headstart.hub.syncing import WORKERS
 from headstart.hub.upkeep import Upkeep
 from headstart.records import ModuleCard
 

@@ -5,16 +5,22 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from headstart.errors import HeadstartError, ModuleError
+from headstart.events import Listener, Progress
 from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE
 from headstart.formats import StoredModule, read_module, read_opendelta, regular_file, safetensors_bytes
 from headstart.hub.folder import KEPT, stamp
 from headstart.hub.ref import Entry
 from headstart.records import ModuleCard
 
-__all__ = ["copy_module", "copy_unchanged", "entry_of", "read_entry", "read_stamped"]
+__all__ = ["WORKERS", "copy_module", "copy_unchanged", "entry_of", "read_entries", "read_entry", "read_stamped"]
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that read modules beside one another."""
 
 DESCRIPTIVE = frozenset(
     {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
@@ -56,6 +62,18 @@ def read_entry(hub: Path, name: str) -> Entry | str | None:
     except Exception as error:  # whatever one folder holds, the others must stay usable
         reason = f"cannot read {folder}: {type(error).__name__} {error}; remove it from the hub, or download it again"
     return reason if os.path.lexists(folder) else None
+
+
+def read_entries(
+    hub: Path, names: Sequence[str], progress: Listener | None
+) -> Iterator[tuple[str, Entry | str | None]]:
+    """`read_entry` of each name; hashing and file access run beside one another in threads."""
+    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+        found = pool.map(lambda name: read_entry(hub, name), names)
+        for done, (name, reading) in enumerate(zip(names, found, strict=True), start=1):
+            yield name, reading
+            if progress is not None:
+                progress(Progress("reading the hub", done, len(names)))
 
 
 def read_stamped(folder: Path) -> tuple[StoredModule, str]:

@@ -1,20 +1,17 @@
 """Bringing a catalogue in step with the folders: what changed is read before the lock is taken, then written."""
 
-import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
-from headstart.events import Listener, Progress
+from headstart.events import Listener
 from headstart.hub.catalogue import Catalogue
 from headstart.hub.folder import stamps
 from headstart.hub.ref import Entry
 from headstart.hub.removing import leaving
 from headstart.hub.rows import GONE, forget, known_stamps, recount_layers, settle
 
-__all__ = ["WORKERS", "sync"]
+__all__ = ["sync"]
 
-WORKERS = min(8, os.cpu_count() or 1)
 ROUNDS = 3
 """A folder that is being written to while it is read is tried again so often; the next opening reads it anyway."""
 
@@ -53,21 +50,12 @@ def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress:
 
 
 def _read(hub: Path, names: list[str], progress: Listener | None) -> Readings:
-    """Each module's entry, or why it has none. Hashing and file access run beside one another in threads."""
-    return dict(_reading(hub, names, progress))
-
-
-def _reading(hub: Path, names: list[str], progress: Listener | None) -> Iterator[tuple[str, Entry | str | None]]:
+    """Each module's entry, or why it has none."""
     if not names:
-        return
-    from headstart.hub.reading import read_entry  # NumPy, which looking at a hub does without
+        return {}
+    from headstart.hub.reading import read_entries  # NumPy, which looking at a hub does without
 
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        found = pool.map(lambda name: read_entry(hub, name), names)
-        for done, (name, reading) in enumerate(zip(names, found, strict=True), start=1):
-            yield name, reading
-            if progress is not None:
-                progress(Progress("reading the hub", done, len(names)))
+    return dict(read_entries(hub, names, progress))
 
 
 def _stale(now: Mapping[str, str], known: Mapping[str, str], *, every: bool) -> list[str]:

@@ -1,26 +1,39 @@
 """The terminal: what prints text from files of strangers, made printable."""
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
 
-import regex  # type: ignore[import-untyped]
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-__all__ = ["UNPRINTABLE", "Terminal", "printable"]
+__all__ = ["Terminal", "printable"]
 
-UNPRINTABLE = regex.compile(r"[[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]--[\n\t\u200c\u200d]]", regex.VERSION1)
-"""What a terminal would obey, and what hides the order of other letters; the joiners belong to words."""
+OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of letters that a terminal would obey, or that hide the order of other letters."""
+HARMLESS = frozenset("\n\t\u200c\u200d")
+"""Letters of these categories that stay: line ends, tabs, and the joiners, which belong to words."""
 
 
-def printable(text: str) -> str:
-    """`text` with everything in it that is `UNPRINTABLE` as an escape; line ends and tabs stay.
+def _escape(letter: str) -> str:
+    """Python's way to write a letter."""
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def printable(text: str, *, spell: Callable[[str], str] = _escape) -> str:
+    """`text` with every letter in it that a terminal would obey as `spell` writes it; line ends and tabs stay.
 
     >>> printable("\\x1b[31mred \\u202e caf\\u00e9")
     '\\\\x1b[31mred \\\\u202e café'
     """
-    shown: str = UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-    return shown
+    return "\n".join(line if line.isprintable() else _spelled(line, spell) for line in text.split("\n"))
+
+
+def _spelled(text: str, spell: Callable[[str], str]) -> str:
+    return "".join(
+        spell(letter) if unicodedata.category(letter) in OBEYED and letter not in HARMLESS else letter
+        for letter in text
+    )
 
 
 class Terminal(Console):
