@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 
 from headstart.backbones import Backbone
@@ -22,6 +23,7 @@ from headstart.kinds import load_module, save_module
 from headstart.ranking.rank import rank
 from headstart.tasks import Example, Task
 from headstart.tuning import unit as tuning
+from headstart.tuning.run import Run as TuningRun
 from headstart.tuning.tune import Lane, tune_lanes
 from headstart.units import Store
 from small_hub import RECIPE, misfit, module, write_hub, write_task
@@ -205,6 +207,26 @@ def test_a_killed_comparison_continues(
     assert list((tmp_path / "store" / "work").iterdir()) == []
 
 
+def test_its_tunings_continue_from_their_checkpoints(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(task, hub, backbone, store=tmp_path, progress=Stop("tuning 10 modules", 25))
+    finished = len(list(Store(tmp_path).entries(type="tune")))
+    kept = [torch.load(path, weights_only=True)["step"] for path in tmp_path.glob("work/*/checkpoint")]
+    assert sum(kept) > 0
+    made: list[float] = []
+    take = TuningRun.took_step
+
+    def counted(lane: TuningRun, loss: float, *, seconds: float) -> None:
+        made.append(loss)
+        take(lane, loss, seconds=seconds)
+
+    monkeypatch.setattr(TuningRun, "took_step", counted)
+    assert_same(run(task, hub, backbone, store=tmp_path), whole)
+    assert len(made) == 4 * (SEEDS * len(METHODS) - finished) - sum(kept)
+
+
 def test_an_interrupted_comparison_merges_nothing_again(
     whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,3 +393,8 @@ def test_a_broken_unit_is_computed_again(
     heard: list[Event] = []
     assert_same(run(task, hub, backbone, seeds=1, store=tmp_path, progress=heard.append), first)
     assert "is damaged" in str(heard)
+
+
+@pytest.mark.slow  # workers, each of which imports torch
+def test_processes_compare_as_one_does(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
+    assert_same(run(task, hub, backbone, store=False, engine="processes=2"), whole)

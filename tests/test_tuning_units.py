@@ -132,6 +132,23 @@ def test_a_checkpoint_of_one_s_own_is_continued_and_the_result_kept(
     assert (state, again.module.digest()) == ("reused", found.module.digest())
 
 
+@pytest.mark.parametrize("left", [0, -100])
+def test_a_damaged_checkpoint_in_the_store_stops_nothing(
+    left: int, task: Task, llama: Backbone, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        tune(task, llama, recipe=RECIPE, store=tmp_path, progress=stop)
+    (checkpoint,) = tmp_path.glob("work/*/checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:left])  # as a power cut may leave it
+    steps: list[int] = []
+    found = tune(
+        task, llama, recipe=RECIPE, store=tmp_path,
+        progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
+    )  # fmt: skip
+    assert steps == [1, 2, 3, 4]
+    assert found.module.digest() == tune(task, llama, recipe=RECIPE, store=False).module.digest()
+
+
 def test_errors_are_those_of_the_tuning(task: Task, llama: Backbone, tmp_path: Path) -> None:
     empty = replace(task, splits={**task.splits, "dev": ()})
     with pytest.raises(TaskError, match=r"^task 'reviews' has an empty train or dev split; add rows to it$"):

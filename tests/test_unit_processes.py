@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,25 @@ STEPS = 300
 LONG = [part for name in ("max_steps", "patience") for part in ("--set", f"{name}={STEPS}")]
 
 
-def started(words: Sequence[str | Path]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "headstart", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+Started = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    """Runs the program with some words; what still runs after the test is ended."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*words: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "headstart", *map(str, words)]
+        with_one_core = os.environ | {"OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=with_one_core))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def ended(process: subprocess.Popen[str]) -> Any:
@@ -50,11 +64,11 @@ def on(tiny_llama: Path, tmp_path: Path) -> list[str | Path]:
 
 
 def test_two_comparisons_at_the_same_time_compute_each_unit_once(
-    llama: Backbone, on: list[str | Path], tmp_path: Path
+    started: Started, llama: Backbone, on: list[str | Path], tmp_path: Path
 ) -> None:
     write_hub(tmp_path / "hub", llama)
     words = ["compare", tmp_path / "reviews", "--hub", tmp_path / "hub", "--seeds", "2", "--shots", "3", *on, "--json"]
-    processes = [started([*words, "-o", tmp_path / name]) for name in ("one", "two")]
+    processes = [started(*words, "-o", tmp_path / name) for name in ("one", "two")]
     one, two = [ended(process) for process in processes]
     assert one["comparison"] == two["comparison"], "to the last bit, and with the seconds that each unit took"
     stored = Counter(entry.type for entry in Store(tmp_path / "store").entries())
@@ -66,10 +80,12 @@ def test_two_comparisons_at_the_same_time_compute_each_unit_once(
         assert Counter(counts["computed"]) + Counter(counts["reused"]) == stored
 
 
-def test_a_tuning_that_is_killed_continues(llama: Backbone, on: list[str | Path], tmp_path: Path) -> None:
+def test_a_tuning_that_is_killed_continues(
+    started: Started, llama: Backbone, on: list[str | Path], tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     words = ["tune", tmp_path / "reviews", "-o", tmp_path / "out", *on, *LONG, "--set", "warmup_steps=0"]
-    process = started(words)
+    process = started(*words)
     wait_for_checkpoint(process, store)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
@@ -91,26 +107,26 @@ def test_a_tuning_that_is_killed_continues(llama: Backbone, on: list[str | Path]
     assert found.module.card == whole.module.card
     assert repr((found.curve, found.best, found.notes)) == repr((whole.curve, whole.best, whole.notes))
     # The command finds what it was killed over.
-    again = ended(started([*words, "--json"]))
+    again = ended(started(*words, "--json"))
     assert again["units"] == {"computed": {}, "reused": {"tune": 1}}
     assert load_module(tmp_path / "out").digest() == whole.module.digest()
 
 
 def test_a_comparison_that_is_killed_while_it_tunes_continues(
-    llama: Backbone, on: list[str | Path], tmp_path: Path
+    started: Started, llama: Backbone, on: list[str | Path], tmp_path: Path
 ) -> None:
     write_hub(tmp_path / "hub", llama)
     words = [
         "compare", tmp_path / "reviews", "--hub", tmp_path / "hub", "--seeds", "1", "--shots", "3", *on,
         *LONG, "-o", tmp_path / "report", "--json",
     ]  # fmt: skip
-    process = started(words)
+    process = started(*words)
     wait_for_checkpoint(process, tmp_path / "store")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     kept = Counter(entry.type for entry in Store(tmp_path / "store").entries())
     assert set(kept) == {"score", "merge"} | {"evaluate"} & set(kept)
-    report = ended(started(words))
+    report = ended(started(*words))
     assert Counter(report["units"]["reused"]) == kept
     assert report["units"]["computed"]["tune"] == 5
     assert list((tmp_path / "store" / "work").iterdir()) == []

@@ -1,5 +1,6 @@
 """Embedding as a unit of work."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ class EmbedUnit(Unit):
     """The embedding e(O) of one module, or of the one that a unit makes. What the module is called does not count."""
 
     type: ClassVar[str] = "embed"
+    together: ClassVar[int] = 64
 
     module: AnyModule | Unit
 
@@ -28,6 +30,10 @@ class EmbedUnit(Unit):
         """What is embedded."""
         given = self.module
         return f"embedding {f'what comes of {given.label}' if isinstance(given, Unit) else given.name}"
+
+    def batch_key(self) -> Hashable:
+        """Many go to one worker, which takes longer to be handed a module than to embed it."""
+        return ()
 
     def compute(self, context: Context) -> Result:
         """Embed it. Raises `ModuleError` where the embedding is not defined."""

@@ -24,6 +24,7 @@ class Lane:
         license: of the tuned module, for its card.
         checkpoint: file that a killed run continues from; it is written at every evaluation and once a minute. It is
             the caller's to remove once the module is saved.
+        anew: whether to begin anew where the checkpoint cannot be read or is another run's; otherwise that is an error.
         label: what messages call this lane; `None` is "<name>, seed <seed>".
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
     """
@@ -35,6 +36,7 @@ class Lane:
     name: str | None = field(default=None, kw_only=True)
     license: str = field(default="", kw_only=True)
     checkpoint: Path | None = field(default=None, kw_only=True)
+    anew: bool = field(default=False, kw_only=True)
     label: str | None = field(default=None, kw_only=True)
     tracker: str | None = field(default=None, kw_only=True)
 

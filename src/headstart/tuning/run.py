@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFormat
-from headstart.errors import ModuleError, TaskError
+from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.kinds import Module, fresh_module, stack_of
 from headstart.records import Donor
 from headstart.tasks import Task, head_of
@@ -83,8 +83,7 @@ class Run:
         """Make the tensors, or continue from the checkpoint; a run that goes on after a pause keeps what it has."""
         if self.values:
             return
-        if self.lane.checkpoint and self.lane.checkpoint.exists():
-            self._restore(self.lane.checkpoint)
+        if self._restored():
             return
         blocks = self.layout.blocks(stack_of([self.start], self.backbone, dtype=torch.float32).parameters)
         state = OPTIMIZERS[self.recipe.optimizer].fresh(blocks)
@@ -218,6 +217,19 @@ class Run:
             self.backbone.fingerprint.weights, str(self.backbone.dtype), self.start.digest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _restored(self) -> bool:
+        """Whether there is a checkpoint, from which the run then continues."""
+        path = self.lane.checkpoint
+        if path is None or not path.exists():
+            return False
+        try:
+            self._restore(path)
+        except (OutputError, SettingError):
+            if not self.lane.anew:
+                raise
+            return False
+        return True
 
     def _restore(self, path: Path) -> None:
         state, device = read_checkpoint(path, identity=self._identity()), self.backbone.device

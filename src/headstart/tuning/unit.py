@@ -109,7 +109,7 @@ class TuneUnit(Unit):
         return Lane(
             self.rows.value, given_module(self.start, context), recipe=self.recipe, seed=self.seed, name=self.name,
             license=self.license, checkpoint=self.checkpoint or context.work(self) / "checkpoint", label=self._title,
-            tracker=self.tracker,
+            anew=self.checkpoint is None, tracker=self.tracker,
         )  # fmt: skip
 
     def tuned(self, result: Result) -> Tuned:
