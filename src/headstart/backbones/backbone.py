@@ -182,7 +182,7 @@ class Backbone:
     @property
     def token_budget(self) -> int:
         """Tokens per forward pass that keep this device busy without leaving its caches (CPU) or memory (GPU)."""
-        return 1024 if self.device.type == "cpu" else 32768
+        return 2048 if self.device.type == "cpu" else 32768
 
     def encode(
         self, pairs: Iterable[tuple[Text, str]], text_format: TextFormat, *, head: HeadCard | None = None
