@@ -182,7 +182,7 @@ def test_what_an_adapter_reads(before: bool, after: bool, around: Any, parallel:
         "original_ln_before": before, "original_ln_after": after, "residual_before_ln": around, "is_parallel": parallel,
     }  # fmt: skip
     if reads is not None:
-        assert layout_of(**changes).reads == reads
+        assert layout_of(**changes).computation.reads == reads
         return
     with pytest.raises(ModuleError, match=r"fields original_ln_before=.* drop the residual stream or add it twice"):
         layout_of(**changes)

@@ -272,7 +272,7 @@ def test_layer_vectors_by_hand(gpt2: Backbone) -> None:
     module = replace(random_bitfit(gpt2, seed=1), biases=named)
     assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]]
     assert tuned_parameters(module).tolist() == [3.0, 4.0, 5.0]
-    with pytest.raises(ModuleError, match="'random-1' tunes no bias of a numbered layer, so it has no task embedding"):
+    with pytest.raises(ModuleError, match="'random-1' tunes no numbered layer, so it has no task embedding"):
         replace(module, biases={"transformer.ln_f": torch.ones(3)}).layer_vectors()
 
 

@@ -132,7 +132,7 @@ def counted_otherwise(folder: Path) -> Module:
     module = load_module(folder)
     assert isinstance(module, AttentionPrefixModule)
     other = BIASED_TEXT if module.shape.relative_positions == BIASED_PREFIX else BIASED_PREFIX
-    return replace(module, shape=module.shape._replace(relative_positions=other))
+    return replace(module, shape=replace(module.shape, relative_positions=other))
 
 
 def layers_exchanged(folder: Path) -> Module:

@@ -175,7 +175,7 @@ def test_scores_and_embeddings(backbone: Backbone) -> None:
     layers = LoraModule.build({path: modules[0].factors[path] for path in rest}, name="m", backbone=None)
     assert torch.equal(tuned_parameters(modules[0]), tuned_parameters(layers))
     only = drawn(backbone, seed=1, targets=(TARGETS[backbone.name][0],))
-    with pytest.raises(ModuleError, match="'m1' adapts no numbered layer, so it has no task embedding"):
+    with pytest.raises(ModuleError, match="'m1' tunes no numbered layer, so it has no task embedding"):
         tuned_parameters(only)
 
 

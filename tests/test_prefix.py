@@ -20,7 +20,6 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import PrefixLayout, prefix_layout
 from headstart.formats.libraries.peft_prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
 from headstart.kinds import PrefixModule, PrefixSettings, fresh_module, load_module, save_module
-from headstart.kinds.prefix import PrefixShape
 from headstart.kinds.prefix_projection import projected
 from headstart.testing import tiny_backbone as suite_backbone
 from naive import assert_close, assert_same_parameters, load
@@ -116,7 +115,7 @@ def test_peft_s_order_in_a_decoder(layers: int, pairs: list[int], tmp_path: Path
     # PEFT lays (k₀ v₀ k₁ v₁ …) out twice and cuts it into fours, of which self-attention gets the first two.
     from transformers import T5Config, T5ForConditionalGeneration
 
-    assert PrefixShape(1, layers, 1, 1, True).pairs == pairs
+    assert PrefixLayout(None, 1, layers, 1, 1, True, None).pairs == pairs
     folder = tmp_path / "tiny-t5"
     backbone = virtual.tiny_backbone(
         T5ForConditionalGeneration, T5Config, folder, d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4,
@@ -152,13 +151,15 @@ def test_encoders_as_peft(family: str, projection: bool, tmp_path: Path) -> None
 
 def test_layers_by_what_they_read(llama: Backbone) -> None:
     # One token, two layers of one head of size 1: k₀ v₀ k₁ v₁.
-    shape = PrefixShape(1, 2, 1, 1, False)
+    shape = PrefixLayout(None, 1, 2, 1, 1, False, None)
     values = {"prefix": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
     module = dataclasses.replace(random_prefix(llama), shape=shape, values=values)
     assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[1.0, 2.0], [3.0, 4.0]]]
-    decoder = dataclasses.replace(module, shape=shape._replace(seq2seq=True))
+    decoder = dataclasses.replace(module, shape=dataclasses.replace(shape, seq2seq=True))
     assert [vectors.tolist() for vectors in decoder.layer_vectors()] == [[[1.0, 2.0], [1.0, 2.0]]]
-    two = dataclasses.replace(module, shape=shape._replace(length=2), values={"prefix": torch.arange(8.0).view(2, 4)})
+    two = dataclasses.replace(
+        module, shape=dataclasses.replace(shape, length=2), values={"prefix": torch.arange(8.0).view(2, 4)}
+    )
     assert two.layer_vectors()[0].tolist() == [[0.0, 4.0, 1.0, 5.0], [2.0, 6.0, 3.0, 7.0]]
 
 
@@ -172,7 +173,7 @@ def test_peft_s_projection_is_saved_projected(name: str, request: pytest.Fixture
     made = virtual.make("prefix", folder, tmp_path / "made", prefix_projection=True, encoder_hidden_size=7)
     module, items = load_module(made), encoded(backbone)
     assert isinstance(module, PrefixModule)
-    assert not module.reparametrized
+    assert module.shape.bottleneck is None
     found = made_by_peft.ours(backbone, [module], items)[0]
     assert_close(found, from_peft(folder, made, items), within=3e-5)
     save_module(module, tmp_path / "saved")
@@ -193,7 +194,7 @@ def test_a_projection_is_averaged_before_it(llama: Backbone, tmp_path: Path) -> 
     pair = [random_prefix(llama, seed=seed, reparametrized=True, bottleneck=3) for seed in (1, 2)]
     merged = merge(pair, [0.5, 0.5]).module
     assert isinstance(merged, PrefixModule)
-    assert merged.reparametrized
+    assert merged.shape.bottleneck == 3
     average = {name: (value + pair[1].values[name]) / 2 for name, value in pair[0].values.items()}
     assert_close(merged.state_dict()["prompt_embeddings"], projected(average), within=1e-5)
     assert (
@@ -236,7 +237,7 @@ def test_the_recipe_s_settings(llama: Backbone) -> None:
 def test_other_keys_and_values(llama: Backbone) -> None:
     module = random_prefix(llama)
     for shape, words in (({"layers": 4}, "4 layers of 2 heads of 8"), ({"heads": 1, "head_dim": 16}, "of 1 heads of")):
-        other = dataclasses.replace(module, shape=module.shape._replace(**shape))
+        other = dataclasses.replace(module, shape=dataclasses.replace(module.shape, **shape))
         with pytest.raises(ModuleError, match=rf"'random-1' has a prefix for .*{words}.*, but tiny-llama caches 2 lay"):
             other.check(llama)
 

@@ -232,7 +232,7 @@ def test_folders_of_the_library_itself(name: str) -> None:
     assert isinstance(module, AttentionPrefixModule)
     assert module.shape[:2] == (5, 16)
     assert module.shape.layers == (("encoder", 2), ("decoder", 2), ("cross_attention", 2))
-    assert (module.projection is None) == (name == "ah_t5_pxf")
+    assert (module.shape.projection is None) == (name == "ah_t5_pxf")
 
 
 def test_every_field_is_known() -> None:

@@ -116,7 +116,7 @@ def test_attention_over_prefixes(t5: Backbone, positions: str, reparametrized: b
     modules = [
         random_prefix(t5, seed=seed, reparametrized=reparametrized, bottleneck=3, **EVERYWHERE) for seed in (1, 2)
     ]
-    modules = [replace(module, shape=module.shape._replace(relative_positions=positions)) for module in modules]
+    modules = [replace(module, shape=replace(module.shape, relative_positions=positions)) for module in modules]
     given = inputs(t5, 2)
     with torch.inference_mode(), AttentionPrefixModule.stack(modules, t5).attach(t5):
         units = attention_units(t5)
@@ -184,7 +184,7 @@ def test_a_cache_changes_nothing(t5: Backbone, variant: dict[str, Any]) -> None:
     # The cache holds no prefix; it is put before what the cache gives, in every step.
     module, given = random_prefix(t5, **variant), inputs(t5)
     for positions in (BIASED_TEXT, BIASED_PREFIX):
-        module = replace(module, shape=module.shape._replace(relative_positions=positions))
+        module = replace(module, shape=replace(module.shape, relative_positions=positions))
         with torch.inference_mode(), AttentionPrefixModule.stack([module], t5).attach(t5):
             whole = t5.model(**given, use_cache=False).logits
             decoder = given.pop("decoder_input_ids")
@@ -233,7 +233,7 @@ def test_every_place_has_an_effect(t5: Backbone) -> None:
     with torch.inference_mode():
         outputs = [t5.model(**inputs(t5)).logits]
         for layers in [module.shape.layers[:end] for end in (1, 2, 3)]:
-            part = replace(module, shape=module.shape._replace(layers=layers))
+            part = replace(module, shape=replace(module.shape, layers=layers))
             part = replace(part, values={f"{site}.prefix": module.values[f"{site}.prefix"] for site, _ in layers})
             with AttentionPrefixModule.stack([part], t5).attach(t5):
                 outputs.append(t5.model(**inputs(t5)).logits)
@@ -277,7 +277,7 @@ def test_a_projection_is_averaged_before_it(t5: Backbone) -> None:
 def test_layers_by_what_they_hold(t5: Backbone) -> None:
     # One token of one unit: k₀ v₀ k₁ v₁ of the encoder; of decoder and cross-attention side by side.
     module = random_prefix(t5, **EVERYWHERE)
-    shape = module.shape._replace(length=1, dim=1, heads=1)
+    shape = replace(module.shape, length=1, dim=1, heads=1)
     values = {
         "encoder.prefix": [1.0, 2, 3, 4],
         "decoder.prefix": [5.0, 6, 7, 8],
@@ -353,7 +353,7 @@ def test_backbones_without_such_places() -> None:
 def test_other_layers_and_keys(t5: Backbone) -> None:
     module = random_prefix(t5, **EVERYWHERE)
     module.check(t5)
-    replace(module, shape=module.shape._replace(heads=None)).check(t5)
+    replace(module, shape=replace(module.shape, heads=None)).check(t5)
     deeper = tuple((site, count + (site == "decoder")) for site, count in module.shape.layers)
     for change, words in (
         ({"layers": deeper}, "3 layers of 'decoder', but tiny-t5 has 2"),
@@ -361,7 +361,7 @@ def test_other_layers_and_keys(t5: Backbone) -> None:
         ({"heads": 2}, "2 heads, but tiny-t5 has 4"),
     ):
         with pytest.raises(ModuleError, match=f"'random-1' has a prefix for {words}; load the backbone it was tuned"):
-            replace(module, shape=module.shape._replace(**change)).check(t5)
+            replace(module, shape=replace(module.shape, **change)).check(t5)
     with pytest.raises(ModuleError, match="is for SEQ_2_SEQ_LM and tiny-llama is for CAUSAL_LM"):
         replace(module, card=module.card.model_copy(update={"backbone": None})).check(tiny_backbone("llama"))
 
@@ -389,13 +389,11 @@ def projection_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def test_a_layout() -> None:
-    layers = {"encoder": 2, "decoder": 1}
-    assert attention_prefix_layout(CONFIG, SHAPES) == AttentionPrefixLayout(
-        None, 3, 6, 2, layers, None, None, BIASED_TEXT
-    )
+    layers = (("encoder", 2), ("decoder", 1))
+    assert attention_prefix_layout(CONFIG, SHAPES) == AttentionPrefixLayout(None, 3, 6, 2, layers, None, BIASED_TEXT)
     unsaid = CONFIG | PROJECTION | {"num_attention_heads": None, "relative_positions": "adapterhub"}
     found = attention_prefix_layout(unsaid, projection_shapes())
-    assert found == AttentionPrefixLayout(None, 3, 6, None, layers, 4, 5, BIASED_PREFIX)
+    assert found == AttentionPrefixLayout(None, 3, 6, None, layers, (4, 5), BIASED_PREFIX)
     assert (found.rank, found.widths, found.through_peft) == (3, {}, None)
 
 
@@ -467,11 +465,11 @@ def test_the_configuration_is_plain_json(t5: Backbone, tmp_path: Path) -> None:
 def test_prefixes_that_count_positions_in_another_way_are_not_merged(t5: Backbone) -> None:
     one, other = (fresh_module("prefix", t5, {"encoder": True}, name=name, seed=1) for name in ("one", "other"))
     assert isinstance(other, AttentionPrefixModule)
-    counted = replace(other, shape=other.shape._replace(relative_positions=BIASED_PREFIX))
+    counted = replace(other, shape=replace(other.shape, relative_positions=BIASED_PREFIX))
     with pytest.raises(MergeError, match="'other' has relative_positions 'adapterhub' and 'one' 'text', so an average"):
         merge([one, counted], [0.5, 0.5])
-    fewer = replace(other, shape=other.shape._replace(heads=2))
+    fewer = replace(other, shape=replace(other.shape, heads=2))
     with pytest.raises(MergeError, match="'other' has heads 2 and 'one' 4, so an average of the two is neither"):
         merge([one, fewer], [0.5, 0.5])
-    unsaid = replace(other, shape=other.shape._replace(heads=None))
+    unsaid = replace(other, shape=replace(other.shape, heads=None))
     assert merge([one, unsaid], [0.5, 0.5]).effective == pytest.approx(2)

@@ -120,9 +120,9 @@ def dimensions_of(stored: StoredModule) -> Dimensions | None:
     if encodes and any(name.startswith("classifier.out_proj.") for name in stored.head):
         causal = "roberta"
     if isinstance(layout, AttentionPrefixLayout):
-        heads, layers = layout.heads or 4, max(layout.layers.values())
-        family = "t5" if "decoder" in layout.layers else causal
-        width = layout.width or layout.dim
+        heads, layers = layout.heads or 4, max(dict(layout.layers).values())
+        family = "t5" if "decoder" in dict(layout.layers) else causal
+        width = layout.projection[1] if layout.projection else layout.dim
         return _small(Dimensions(family, layers, width, 2 * width, heads, heads, layout.dim // heads))
     if isinstance(layout, PrefixLayout):
         family = "t5" if layout.seq2seq else causal

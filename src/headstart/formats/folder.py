@@ -26,10 +26,13 @@ from headstart.formats.containers.safetensors_file import StoredTensor, check_fi
 from headstart.formats.containers.strict_json import strict_json
 from headstart.formats.containers.tensor_pickle import read_torch_zip
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.adapterhub import is_adapterhub, method_of, translated
-from headstart.formats.libraries.opendelta import Plain, from_opendelta, is_opendelta
+from headstart.formats.libraries.adapterhub import from_adapterhub, method_of
+from headstart.formats.libraries.adapterhub_adapter import adapter_layout
+from headstart.formats.libraries.adapterhub_config import is_adapterhub
+from headstart.formats.libraries.opendelta import from_opendelta, is_opendelta
 from headstart.formats.libraries.own_bitfit import bitfit_layout
 from headstart.formats.libraries.own_prefix import attention_prefix_layout
+from headstart.formats.libraries.peft_config import Plain
 from headstart.formats.libraries.peft_head import TASK_TYPES, head_card, part_head
 from headstart.formats.libraries.peft_ia3 import ia3_layout
 from headstart.formats.libraries.peft_lora import lora_layout
@@ -126,12 +129,14 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     stored = dict(tensors)
     with about(folder):
         if is_adapterhub(config):
-            config, tensors, layout = translated(config, tensors)
+            config, tensors = from_adapterhub(config, tensors)
             head, answers = _own_head(folder)
             stored = {**tensors, **head}
         else:
             config, tensors, head, answers = part_head(config, tensors)
-            layout = _reader(config).layout(config, {name: tensor.shape for name, tensor in tensors.items()})
+        layout = (adapter_layout if is_adapterhub(config) else _reader(config).layout)(
+            config, {name: tensor.shape for name, tensor in tensors.items()}
+        )
     if not tensors:
         raise ModuleError(f"{weights} holds no tensors, so the module does nothing; save or train it again")
     if check_values:

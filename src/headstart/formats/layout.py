@@ -1,6 +1,5 @@
 """What every kind's layout tells the layers above, whatever its tensors are called."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ __all__ = ["Layout"]
 
 
 @dataclass(frozen=True)
-class Layout(ABC):
+class Layout:
     """Where the tensors of one validated module belong.
 
     `through_peft` names the variants whose function only PEFT itself computes, so that the module runs through it one
@@ -18,9 +17,9 @@ class Layout(ABC):
     through_peft: str | None
 
     @property
-    @abstractmethod
     def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
         """(in, out) of every adapted layer by its path in the backbone; `None` is a width that no tensor shows."""
+        return {}
 
     @property
     def holds_backbone(self) -> bool:

@@ -48,7 +48,7 @@ def entry_of(module: StoredModule, name: str) -> Entry:
     # What repeats the backbone's own weights fits no backbone but one with these values.
     tensors: object = card.tensor_hash
     if not module.layout.holds_backbone:
-        tensors = sorted((t.name, t.dtype, t.shape) for t in (*module.tensors.values(), *module.head.values()))
+        tensors = sorted((name, t.dtype, t.shape) for name, t in {**module.tensors, **module.head}.items())
     return Entry(card, module.layout.widths, _hash([*computing, card.tensor_hash]), _hash([*computing, tensors]))
 
 

@@ -18,7 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.formats.libraries.adapterhub_adapter import Computation
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
 from headstart.kinds.placement import (
     PLACEMENTS,
     Placement,
@@ -32,9 +33,8 @@ from headstart.kinds.placement import (
 from headstart.kinds.settings import AdapterSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import named_inputs
-from headstart.records import ModuleCard
 
-__all__ = ["AdapterModule", "AdapterStack", "Bottleneck", "Computation"]
+__all__ = ["AdapterModule", "AdapterStack", "Bottleneck"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -65,19 +65,6 @@ class Bottleneck(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-class Computation(NamedTuple):
-    """s·(U·act(D·x + d) + u), which is added to the sublayer's output h, with the residual stream e beside it.
-
-    `reads`: x is h ("output"), h + e ("sum"), e ("residual") or, in a backbone that normalizes behind a sublayer,
-    N(h + e); to that the update is added ("behind"), or to h, so that it is normalized again ("normed").
-    `activation`: act by AdapterHub's name; `factor`: s.
-    """
-
-    reads: str
-    activation: str
-    factor: float
-
-
 @dataclass(frozen=True, eq=False)
 class AdapterModule(Module):
     """Bottleneck adapters; `adapters` maps paths of sublayers to theirs, float32 on the CPU.
@@ -105,8 +92,7 @@ class AdapterModule(Module):
             low, high = (None if name is None else to_torch(stored.tensors[name]).float() for name in biases)
             adapters[path] = Bottleneck(down, low, up, high)
             keys[path] = site.down.removesuffix(f".{NAMES['down']}")
-        computation = Computation(layout.reads, layout.activation, layout.factor)
-        return cls(stored.card, stored.config, adapters, keys, computation)
+        return cls(stored.card, stored.config, adapters, keys, layout.computation)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
@@ -127,7 +113,9 @@ class AdapterModule(Module):
             path: _fresh(settings.bottleneck, width, biases=placement.biases, generator=generator) for path in chosen
         }
         keys = {path: f"{site.key}.adapters.{config['name']}" for path, site in chosen.items()}
-        card = _card(adapters, settings.bottleneck, name=name, backbone=backbone)
+        held = (value for adapter in adapters.values() for value in adapter.present().values())
+        shape = {"rank": settings.bottleneck, "scaling": 1.0, "targets": tuple(sorted(adapters))}
+        card = card_of(cls.kind, held, name=name, backbone=backbone, **shape)
         return cls(card, config, adapters, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -337,17 +325,3 @@ def _fresh(size: int, width: int, *, biases: bool, generator: torch.Generator) -
     down = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
     low, high = (torch.zeros(size), torch.zeros(width)) if biases else (None, None)
     return Bottleneck(down, low, torch.zeros(width, size), high)
-
-
-def _card(adapters: Mapping[str, Bottleneck], size: int, *, name: str, backbone: Backbone) -> ModuleCard:
-    return ModuleCard(
-        name=name,
-        kind="adapter",
-        rank=size,
-        scaling=1.0,
-        targets=tuple(sorted(adapters)),
-        parameters=sum(value.numel() for adapter in adapters.values() for value in adapter.present().values()),
-        tensor_hash="",
-        backbone=backbone.fingerprint,
-        base_model=backbone.name,
-    )

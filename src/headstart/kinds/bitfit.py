@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,11 +15,10 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
 from headstart.kinds.settings import BitFitSettings
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
-from headstart.records import ModuleCard
 
 __all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
 
@@ -63,15 +61,7 @@ class BitFitModule(Module):
             "inference_mode": True,
             "target_modules": None if settings.targets is None else sorted(settings.targets),
         }
-        card = ModuleCard(
-            name=name,
-            kind="bitfit",
-            targets=tuple(sorted(biases)),
-            parameters=sum(bias.numel() for bias in biases.values()),
-            tensor_hash="",
-            backbone=backbone.fingerprint,
-            base_model=backbone.name,
-        )
+        card = card_of(cls.kind, biases.values(), name=name, backbone=backbone, targets=tuple(sorted(biases)))
         return cls(card, config, biases)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -152,12 +142,8 @@ class BitFitModule(Module):
         Bias terms outside of the numbered layers (embeddings, the last norm, heads) are tuned but take no part: they
         have no counterpart in the other layers that they could be averaged with. BERT-base's rows have 8 448 numbers.
         """
-        named = {path: self.biases[path] for path in sorted(self.biases) if re.search(r"\.\d+\.", path)}
-        if not named:
-            raise ModuleError(
-                f"'{self.name}' tunes no bias of a numbered layer, so it has no task embedding; use another indicator"
-            )
-        return rows_by_layer(named, self.name)
+        named = {path: self.biases[path] for path in sorted(self.biases)}
+        return rows_by_layer(named, self.name, numbered_only=True)
 
 
 class BitFitStack(ParameterStack):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -20,7 +20,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["Module", "ParameterStack", "Stack", "as_fresh", "require_backbone_of", "rows_by_layer"]
+__all__ = ["Module", "ParameterStack", "Stack", "as_fresh", "card_of", "require_backbone_of", "rows_by_layer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +271,22 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
         require_head(card.head, backbone.head_shapes(card.head), name=card.name, backbone=backbone.name)
 
 
+def card_of(kind: str, held: Iterable[Tensor], *, name: str, backbone: Backbone | None, **shape: Any) -> ModuleCard:
+    """The card of a module that was never tuned, which is saved as the tensors `held`.
+
+    `shape`: the card's rank, scaling and targets, where the kind has them.
+    """
+    return ModuleCard(
+        name=name,
+        kind=kind,
+        parameters=sum(value.numel() for value in held),
+        tensor_hash="",
+        backbone=None if backbone is None else backbone.fingerprint,
+        base_model="" if backbone is None else backbone.name,
+        **shape,
+    )
+
+
 def as_fresh(card: ModuleCard) -> ModuleCard:
     """The card of a module of the same shape that was never tuned: without task, score, licences and donors."""
     own = {"name": card.name, "kind": card.kind, "parameters": card.parameters, "tensor_hash": ""}
@@ -278,12 +294,16 @@ def as_fresh(card: ModuleCard) -> ModuleCard:
     return ModuleCard(**own, **shape)
 
 
-def rows_by_layer(named: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+def rows_by_layer(named: Mapping[str, Tensor], name: str, *, numbered_only: bool = False) -> tuple[Tensor, ...]:
     """Vectors by path in the backbone ("decoder.block.3.layer.0.SelfAttention.q"), gathered into rows by layer.
 
-    What stands before the first number in a path names the stack of layers, the number the layer. `name` is the
-    module's, for the error.
+    What stands before the first number in a path names the stack of layers, the number the layer; with `numbered_only`
+    a path without one takes no part. `name` is the module's, for the error.
     """
+    if numbered_only:
+        named = {path: vector for path, vector in named.items() if re.search(r"\.\d+\.", f"{path}.")}
+    if not named:
+        raise ModuleError(f"'{name}' tunes no numbered layer, so it has no task embedding; use another indicator")
     stacks: dict[str, dict[int, list[Tensor]]] = {}
     for path, vector in named.items():
         where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")

@@ -16,17 +16,16 @@ from peft.utils.constants import (
 )
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.libraries.peft_ia3 import is_feedforward
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import IA3Settings
-from headstart.kinds.targets import check_layers, ends_with, last_names, layer_widths, linear_layers, names_of
+from headstart.kinds.targets import check_layers, chosen, ends_with, layer_widths, linear_layers, names_of, transposed
 from headstart.kinds.tensors import to_torch
-from headstart.records import ModuleCard
 
 __all__ = ["IA3Module", "IA3Stack", "Scale"]
 
@@ -68,17 +67,19 @@ class IA3Module(Module):
         del seed
         targets, feedforward = _names(backbone, settings)
         scales = {}
-        for path, layer in linear_layers(backbone):
-            if ends_with(path, targets):
-                scaled = bool(is_feedforward(feedforward, path))
-                scales[path] = Scale(torch.ones(layer_widths(layer)[0 if scaled else 1]), scaled)
-        if not scales:
-            raise SettingError(
-                f"no layer of {backbone.name} that can be adapted is called {' or '.join(targets)}; name some of "
-                f"{', '.join(last_names((path for path, _ in linear_layers(backbone))))} with targets"
-            )
-        config = _peft_config(backbone, targets=targets, feedforward=feedforward)
-        return cls(_card(scales, name=name, backbone=backbone), config, scales)
+        for path, layer in chosen(dict(linear_layers(backbone)), targets, backbone).items():
+            scaled = is_feedforward(feedforward, path)
+            scales[path] = Scale(torch.ones(layer_widths(layer)[0 if scaled else 1]), scaled)
+        config = peft_config(
+            IA3Config,
+            backbone,
+            target_modules=list(targets),
+            feedforward_modules=list(feedforward),
+            fan_in_fan_out=transposed(backbone, scales),
+        )
+        held = (scale.vector for scale in scales.values())
+        card = card_of(cls.kind, held, name=name, backbone=backbone, targets=tuple(sorted(scales)))
+        return cls(card, config, scales)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.ia3_l`, (1, in) of a feed-forward layer and (out, 1) of any other."""
@@ -232,30 +233,3 @@ def _names(backbone: Backbone, settings: IA3Settings) -> tuple[tuple[str, ...], 
     if extra:
         raise SettingError(f"'{min(extra)}' is a feed-forward name but no target; add it to targets")
     return targets, settings.feedforward
-
-
-def _peft_config(backbone: Backbone, *, targets: Sequence[str], feedforward: Sequence[str]) -> dict[str, Any]:
-    layers = [layer for path, layer in linear_layers(backbone) if ends_with(path, targets)]
-    config = IA3Config(
-        target_modules=list(targets),
-        feedforward_modules=list(feedforward),
-        # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
-        fan_in_fan_out=all(isinstance(layer, Conv1D) for layer in layers),
-        task_type=backbone.task_type,
-        base_model_name_or_path=backbone.name,
-        inference_mode=True,
-    )
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    return {key: getattr(value, "value", value) for key, value in plain.items()}
-
-
-def _card(scales: Mapping[str, Scale], *, name: str, backbone: Backbone) -> ModuleCard:
-    return ModuleCard(
-        name=name,
-        kind="ia3",
-        targets=tuple(sorted(scales)),
-        parameters=sum(scale.vector.numel() for scale in scales.values()),
-        tensor_hash="",
-        backbone=backbone.fingerprint,
-        base_model=backbone.name,
-    )

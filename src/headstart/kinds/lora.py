@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -15,22 +14,22 @@ from peft import LoraConfig
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import (
     check_biases,
     check_layers,
+    chosen,
     embedding_layers,
-    ends_with,
-    last_names,
     layer_widths,
     linear_layers,
     names_of,
+    transposed,
 )
 from headstart.kinds.tensors import rounded_digest, to_torch
 from headstart.records import ModuleCard
@@ -97,15 +96,9 @@ class LoraModule(Module):
         """
         targets = settings.targets or _default_targets(backbone)
         every: dict[str, nn.Module] = {**dict(linear_layers(backbone)), **dict(embedding_layers(backbone))}
-        layers = {path: layer for path, layer in every.items() if ends_with(path, targets)}
-        if not layers:
-            raise SettingError(
-                f"no layer of {backbone.name} that can be adapted is called {' or '.join(targets)}; name some of "
-                f"{', '.join(last_names(every))} with targets"
-            )
         generator = torch.Generator().manual_seed(seed)
         factors = {}
-        for path, layer in layers.items():
+        for path, layer in chosen(every, targets, backbone).items():
             inputs, outputs = layer_widths(layer)
             a, b = torch.empty(settings.rank, inputs), torch.empty(outputs, settings.rank)
             blank = Factors(a, b, settings.alpha / settings.rank, isinstance(layer, nn.Embedding))
@@ -213,15 +206,9 @@ class LoraModule(Module):
         Token embeddings and heads are tuned but take no part: they are in no layer.
         """
         named = {
-            path: torch.cat([factor.a.flatten(), factor.b.flatten()])
-            for path, factor in sorted(self.factors.items())
-            if re.search(r"\.\d+\.", f"{path}.")
+            path: torch.cat([factor.a.flatten(), factor.b.flatten()]) for path, factor in sorted(self.factors.items())
         }
-        if not named:
-            raise ModuleError(
-                f"'{self.name}' adapts no numbered layer, so it has no task embedding; use another indicator"
-            )
-        return rows_by_layer(named, self.name)
+        return rows_by_layer(named, self.name, numbered_only=True)
 
 
 class _Ready(NamedTuple):
@@ -338,34 +325,25 @@ def _peft_config(
     alphas = {path: _alpha(f) for path, f in factors.items()}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
     alpha = max(set(alphas.values()), key=list(alphas.values()).count)
-    layers = dict(linear_layers(backbone)) if backbone is not None else {}
-    config = LoraConfig(
+    return peft_config(
+        LoraConfig,
+        backbone,
         r=rank,
         lora_alpha=alpha,
         rank_pattern={path: r for path, r in ranks.items() if r != rank},
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
         target_modules=sorted(targets if targets is not None else factors),
-        # Where the layers are Conv1D, PEFT wants to be told that their weights lie transposed.
-        fan_in_fan_out=all(isinstance(layers.get(path), Conv1D) for path, f in factors.items() if not f.embedding),
-        task_type=backbone.task_type if backbone is not None else "CAUSAL_LM",
-        base_model_name_or_path=backbone.name if backbone is not None else None,
-        inference_mode=True,
+        fan_in_fan_out=transposed(backbone, [path for path, f in factors.items() if not f.embedding]),
     )
-    plain = config.to_dict()
-    plain["target_modules"] = sorted(plain["target_modules"])
-    return {key: getattr(value, "value", value) for key, value in plain.items()}
 
 
 def _card(factors: Mapping[str, Factors], *, name: str, backbone: Backbone | None) -> ModuleCard:
     scalings = {f.scaling for f in factors.values()}
-    return ModuleCard(
-        name=name,
-        kind="lora",
-        rank=max(f.a.shape[0] for f in factors.values()),
-        scaling=scalings.pop() if len(scalings) == 1 else None,
-        targets=tuple(sorted(factors)),
-        parameters=_count(factors),
-        tensor_hash="",
-        backbone=backbone.fingerprint if backbone else None,
-        base_model=backbone.name if backbone else "",
+    shape = {
+        "rank": max(f.a.shape[0] for f in factors.values()),
+        "scaling": scalings.pop() if len(scalings) == 1 else None,
+        "targets": tuple(sorted(factors)),
+    }
+    return card_of(
+        "lora", (value for f in factors.values() for value in (f.a, f.b)), name=name, backbone=backbone, **shape
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from peft import PrefixTuningConfig
@@ -20,7 +20,8 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.libraries.peft_prefix import PROJECTION
 from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
+from headstart.kinds.peft_config import peft_config
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.settings import PrefixSettings
@@ -35,40 +36,14 @@ from headstart.kinds.virtual_tokens import (
     require_length,
     require_task_type,
 )
-from headstart.records import ModuleCard
 
-__all__ = ["PrefixModule", "PrefixShape", "PrefixStack"]
+__all__ = ["PrefixModule", "PrefixStack"]
 
 SHARING = ("gemma3n", "gemma4")
 """Architectures whose later layers read the keys of earlier ones."""
 
 NEAR = 1e-4
 """How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
-
-
-class PrefixShape(NamedTuple):
-    """What is put before the keys of one backbone; `seq2seq`: the keys of a decoder."""
-
-    length: int
-    layers: int
-    heads: int
-    head_dim: int
-    seq2seq: bool
-
-    @property
-    def dim(self) -> int:
-        """Width of the keys of one layer, all heads together."""
-        return self.heads * self.head_dim
-
-    @property
-    def pairs(self) -> list[int]:
-        """For every layer, which of the stored pairs of keys and values it reads.
-
-        For encoder-decoders PEFT lays the pairs out twice, for self- and cross-attention, and recomputes the latter:
-        layer i reads pair 2i, counted in a circle. Of an even number of pairs every other one is never read.
-        """
-        step = 2 if self.seq2seq else 1
-        return [step * layer % self.layers for layer in range(self.layers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +57,7 @@ class PrefixModule(Module):
     kind = "prefix"
     head_prefix = "base_model."
     settings = PrefixSettings
-    shape: PrefixShape
+    shape: PrefixLayout
     values: Mapping[str, Tensor]
 
     @classmethod
@@ -96,17 +71,16 @@ class PrefixModule(Module):
         if isinstance(layout, AttentionPrefixLayout):
             return AttentionPrefixModule.from_stored(stored)
         assert isinstance(layout, PrefixLayout)  # `load_module` chose this class by the kind on the card
-        shape = PrefixShape(layout.length, layout.layers, layout.heads, layout.head_dim, layout.seq2seq)
         prefix = to_torch(stored.tensors[EMBEDDINGS]).float()
         if layout.bottleneck is None:
-            return cls(stored.card, {**stored.config, "prefix_projection": False}, shape, {"prefix": prefix})
+            return cls(stored.card, {**stored.config, "prefix_projection": False}, layout, {"prefix": prefix})
         values = {key: to_torch(stored.tensors[name]).float() for key, name in PROJECTION.items()}
         if (projected(values) - prefix).abs().max() > NEAR * prefix.abs().max():
             raise ModuleError(
                 f"{stored.folder}: tensor '{EMBEDDINGS}' is not what the projection beside it gives; "
                 f"remove the {PROJECTION['tokens'].split('.')[0]} tensors, or copy the module again"
             )
-        return cls(stored.card, stored.config, shape, values)
+        return cls(stored.card, stored.config, layout, values)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> Module:
@@ -124,31 +98,27 @@ class PrefixModule(Module):
             layers, heads, head_dim = _cached(backbone)
         except ModuleError as error:
             raise SettingError(str(error)) from error
-        shape = PrefixShape(settings.length, layers, heads, head_dim, backbone.seq2seq)
-        values = _drawn(shape, settings.bottleneck if settings.reparametrized else None, seed=seed)
-        config = _config(shape, settings, backbone)
-        card = ModuleCard(
-            name=name,
-            kind=cls.kind,
-            rank=settings.length,
-            parameters=0,
-            tensor_hash="",
-            backbone=backbone.fingerprint,
-            base_model=backbone.name,
+        bottleneck = settings.bottleneck if settings.reparametrized else None
+        shape = PrefixLayout(None, settings.length, layers, heads, head_dim, backbone.seq2seq, bottleneck)
+        values = drawn(shape.shapes, seed=seed)
+        held = _held(values).values()
+        card = card_of(cls.kind, held, name=name, backbone=backbone, rank=settings.length)
+        config = peft_config(
+            PrefixTuningConfig,
+            backbone,
+            num_virtual_tokens=shape.length,
+            num_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            token_dim=shape.dim,
+            num_transformer_submodules=2 if shape.seq2seq else 1,
+            encoder_hidden_size=bottleneck or shape.dim,
+            prefix_projection=bottleneck is not None,
         )
-        made = cls(card, config, shape, values)
-        count = sum(value.numel() for value in made.state_dict().values())
-        return replace(made, card=card.model_copy(update={"parameters": count}))
-
-    @property
-    def reparametrized(self) -> bool:
-        """Whether it is tuned through a projection."""
-        return "tokens" in self.values
+        return cls(card, config, shape, values)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`prompt_embeddings` (length, layers·2·dim), and the projection it comes from where there is one."""
-        named = {PROJECTION[key]: value for key, value in self.values.items()} if self.reparametrized else {}
-        return {EMBEDDINGS: projected(self.values), **named}
+        return _held(self.values)
 
     def parameters(self) -> dict[str, Tensor]:
         """`prefix`, or the tensors of the projection."""
@@ -160,15 +130,13 @@ class PrefixModule(Module):
 
     def reset(self, *, seed: int) -> PrefixModule:
         """The same shape, drawn again; see `fresh`."""
-        bottleneck = self.values["inner"].shape[0] if self.reparametrized else None
-        values = _drawn(self.shape, bottleneck, seed=seed)
-        return replace(self, values=values, card=as_fresh(self.card), head=None)
+        return replace(self, values=drawn(self.shape.shapes, seed=seed), card=as_fresh(self.card), head=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""
         require_backbone_of(self.card, backbone)
         require_task_type(self.config, self.name, backbone)
-        here, mine = _cached(backbone), self.shape[1:4]
+        here, mine = _cached(backbone), (self.shape.layers, self.shape.heads, self.shape.head_dim)
         if here != mine:
             raise ModuleError(
                 f"module '{self.name}' has a prefix for {_words(mine)}, but {backbone.name} caches {_words(here)}; "
@@ -178,7 +146,7 @@ class PrefixModule(Module):
     @property
     def stack_key(self) -> Hashable:
         """The shape, and the width of the projection."""
-        return (self.shape, self.values["inner"].shape[0] if self.reparametrized else None)
+        return self.shape
 
     @classmethod
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PrefixStack:
@@ -221,10 +189,9 @@ class PrefixStack(ParameterStack):
         return EncoderDecoderCache(cache, DynamicCache()) if shape.seq2seq else cache
 
 
-def _drawn(shape: PrefixShape, bottleneck: int | None, *, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    whole = shape.layers * 2 * shape.dim
-    return drawn(shape.length, whole, width=shape.dim, bottleneck=bottleneck, generator=generator)
+def _held(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = {PROJECTION[key]: value for key, value in values.items()} if "tokens" in values else {}
+    return {EMBEDDINGS: projected(values), **named}
 
 
 def _cached(backbone: Backbone) -> tuple[int, int, int]:
@@ -242,19 +209,3 @@ def _cached(backbone: Backbone) -> tuple[int, int, int]:
 
 def _words(cached: tuple[int, int, int]) -> str:
     return "{} layers of {} heads of {}".format(*cached)
-
-
-def _config(shape: PrefixShape, settings: PrefixSettings, backbone: Backbone) -> dict[str, Any]:
-    config = PrefixTuningConfig(
-        num_virtual_tokens=shape.length,
-        num_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        token_dim=shape.dim,
-        num_transformer_submodules=2 if shape.seq2seq else 1,
-        encoder_hidden_size=settings.bottleneck if settings.reparametrized else shape.dim,
-        prefix_projection=settings.reparametrized,
-        task_type=backbone.task_type,
-        base_model_name_or_path=backbone.name,
-        inference_mode=True,
-    )
-    return {key: getattr(value, "value", value) for key, value in config.to_dict().items()}

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,29 +19,14 @@ from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
 from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import Hook, hooked, require_task_type
-from headstart.records import ModuleCard
 
-__all__ = ["AttentionPrefixModule", "AttentionPrefixShape", "AttentionPrefixStack"]
-
-
-class AttentionPrefixShape(NamedTuple):
-    """What is put before the keys of one backbone: `length` tokens of `dim` units, all heads together.
-
-    `layers`: how many by site. `heads`: how many share `dim`, or `None` where the module does not say.
-    `relative_positions`: see `AttentionPrefixLayout`.
-    """
-
-    length: int
-    dim: int
-    heads: int | None
-    layers: tuple[tuple[str, int], ...]
-    relative_positions: str
+__all__ = ["AttentionPrefixModule", "AttentionPrefixStack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +40,7 @@ class AttentionPrefixModule(Module):
 
     kind = "prefix"
     settings = PrefixSettings
-    shape: AttentionPrefixShape
+    shape: AttentionPrefixLayout
     values: Mapping[str, Tensor]
 
     @classmethod
@@ -64,9 +49,7 @@ class AttentionPrefixModule(Module):
         layout = stored.layout
         assert isinstance(layout, AttentionPrefixLayout)  # `PrefixModule.from_stored` chose this class by it
         values = {name: to_torch(tensor).float() for name, tensor in stored.tensors.items()}
-        layers = tuple(layout.layers.items())
-        shape = AttentionPrefixShape(layout.length, layout.dim, layout.heads, layers, layout.relative_positions)
-        return cls(stored.card, stored.config, shape, values)
+        return cls(stored.card, stored.config, layout, values)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
@@ -79,25 +62,12 @@ class AttentionPrefixModule(Module):
         if not layers:
             raise ModuleError(f"{backbone.name} has no cross-attention; leave cross_attention out")
         heads, head_dim = attention_heads(backbone)
-        shape = AttentionPrefixShape(settings.length, heads * head_dim, heads, layers, BIASED_TEXT)
-        bottleneck = settings.bottleneck if settings.reparametrized else None
-        values = _drawn(shape, width=shape.dim, bottleneck=bottleneck, seed=seed)
-        card = ModuleCard(
-            name=name,
-            kind=cls.kind,
-            rank=settings.length,
-            parameters=sum(value.numel() for value in values.values()),
-            tensor_hash="",
-            backbone=backbone.fingerprint,
-            base_model=backbone.name,
-        )
-        return cls(card, _config(shape, bottleneck, backbone), shape, values)
-
-    @property
-    def projection(self) -> tuple[int, int] | None:
-        """Bottleneck and width of the projections it is tuned through, or `None`."""
-        inner = self.values.get(f"{self.shape.layers[0][0]}.inner")
-        return None if inner is None else (inner.shape[0], inner.shape[1])
+        dim = heads * head_dim
+        projection = (settings.bottleneck, dim) if settings.reparametrized else None
+        shape = AttentionPrefixLayout(None, settings.length, dim, heads, layers, projection, BIASED_TEXT)
+        values = drawn(shape.shapes, seed=seed)
+        card = card_of(cls.kind, values.values(), name=name, backbone=backbone, rank=settings.length)
+        return cls(card, shape.config(task_type=backbone.task_type, base_model=backbone.name), shape, values)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The values."""
@@ -113,9 +83,7 @@ class AttentionPrefixModule(Module):
 
     def reset(self, *, seed: int) -> AttentionPrefixModule:
         """The same shape, drawn again; see `fresh`."""
-        bottleneck, width = self.projection or (None, self.shape.dim)
-        values = _drawn(self.shape, width=width, bottleneck=bottleneck, seed=seed)
-        return replace(self, values=values, card=as_fresh(self.card), head=None)
+        return replace(self, values=drawn(self.shape.shapes, seed=seed), card=as_fresh(self.card), head=None)
 
     def aligned_to(self, other: Module) -> Module:
         """Only modules that count positions alike, and with as many heads, have a common average."""
@@ -154,7 +122,7 @@ class AttentionPrefixModule(Module):
     @property
     def stack_key(self) -> Hashable:
         """The shape, and that of the projections."""
-        return (self.shape, self.projection)
+        return self.shape
 
     @classmethod
     def stack(
@@ -243,30 +211,3 @@ def _of(values: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
 
 def _layers(backbone: Backbone) -> dict[str, int]:
     return {site: len(units) for site, units in attention_units(backbone).items()}
-
-
-def _drawn(shape: AttentionPrefixShape, *, width: int, bottleneck: int | None, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[str, Tensor] = {}
-    for site, layers in shape.layers:
-        whole = layers * 2 * shape.dim
-        made = drawn(shape.length, whole, width=width, bottleneck=bottleneck, generator=generator)
-        found |= {f"{site}.{name}": value for name, value in made.items()}
-    return found
-
-
-def _config(shape: AttentionPrefixShape, bottleneck: int | None, backbone: Backbone) -> dict[str, Any]:
-    return {
-        "peft_type": "ATTENTION_PREFIX",
-        "task_type": backbone.task_type,
-        "num_virtual_tokens": shape.length,
-        "token_dim": shape.dim,
-        "num_attention_heads": shape.heads,
-        "num_layers": dict(shape.layers),
-        "prefix_projection": bottleneck is not None,
-        "encoder_hidden_size": bottleneck,
-        "embedding_dim": None if bottleneck is None else shape.dim,
-        "relative_positions": shape.relative_positions,
-        "base_model_name_or_path": backbone.name,
-        "inference_mode": True,
-    }

@@ -1,4 +1,4 @@
-"""How a fresh prefix is shaped, and the projection it may be tuned through (Li and Liang, 2021, §4.3)."""
+"""How a fresh prefix is drawn, and the projection it may be tuned through (Li and Liang, 2021, §4.3)."""
 
 import math
 from collections.abc import Mapping
@@ -20,24 +20,17 @@ def projected(values: Mapping[str, Tensor]) -> Tensor:
     return torch.tanh(inner) @ values["outer"].mT + values["outer_bias"].unsqueeze(-2)
 
 
-def drawn(
-    length: int, whole: int, *, width: int, bottleneck: int | None, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """A standard normal `prefix` (length, whole), or a projection to it as PyTorch begins one.
+def drawn(shapes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, Tensor]:
+    """Values of these shapes, by part or by site and part: standard normal prefixes, or projections to them.
 
-    The projection's input, `tokens` (length, width), is standard normal; `bottleneck` is its inner width, `None` for a
-    plain prefix.
+    The input of a projection, `tokens`, is standard normal; its layers are as PyTorch begins linear layers.
     """
-    if bottleneck is None:
-        return {"prefix": torch.randn(length, whole, generator=generator)}
-
-    def uniform(*size: int, inputs: int) -> Tensor:
-        return torch.empty(size).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
-
-    return {
-        "tokens": torch.randn(length, width, generator=generator),
-        "inner": uniform(bottleneck, width, inputs=width),
-        "inner_bias": uniform(bottleneck, inputs=width),
-        "outer": uniform(whole, bottleneck, inputs=bottleneck),
-        "outer_bias": uniform(whole, inputs=bottleneck),
-    }
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, shape in shapes.items():
+        if name.endswith(("prefix", "tokens")):
+            found[name] = torch.randn(shape, generator=generator)
+        else:
+            bound = 1 / math.sqrt(shapes[name.removesuffix("_bias")][1])
+            found[name] = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return found

@@ -16,7 +16,8 @@ from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
+from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import (
@@ -28,7 +29,6 @@ from headstart.kinds.virtual_tokens import (
     require_length,
     require_task_type,
 )
-from headstart.records import ModuleCard
 
 __all__ = ["PromptModule", "PromptStack"]
 
@@ -69,24 +69,9 @@ class PromptModule(Module):
     def build(cls, rows: Tensor, *, name: str, backbone: Backbone) -> PromptModule:
         """A module out of rows (length, dim), with PEFT's configuration for them."""
         length, dim = rows.shape
-        config = PromptTuningConfig(
-            num_virtual_tokens=length,
-            token_dim=dim,
-            num_transformer_submodules=1,
-            task_type=backbone.task_type,
-            base_model_name_or_path=backbone.name,
-            inference_mode=True,
-        )
-        card = ModuleCard(
-            name=name,
-            kind=cls.kind,
-            rank=length,
-            parameters=rows.numel(),
-            tensor_hash="",
-            backbone=backbone.fingerprint,
-            base_model=backbone.name,
-        )
-        return cls(card, {key: getattr(value, "value", value) for key, value in config.to_dict().items()}, rows)
+        fields = {"num_virtual_tokens": length, "token_dim": dim, "num_transformer_submodules": 1}
+        card = card_of(cls.kind, [rows], name=name, backbone=backbone, rank=length)
+        return cls(card, peft_config(PromptTuningConfig, backbone, **fields), rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`prompt_embeddings` (length, dim)."""

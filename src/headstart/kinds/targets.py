@@ -13,19 +13,20 @@ from transformers.pytorch_utils import Conv1D
 
 from headstart.architectures import Role, architecture_of
 from headstart.backbones import Backbone
-from headstart.errors import ModuleError
+from headstart.errors import ModuleError, SettingError
 from headstart.formats import TASK_TYPES
 from headstart.formats.libraries.peft_layers import Targets
 
 __all__ = [
     "check_biases",
     "check_layers",
+    "chosen",
     "embedding_layers",
     "ends_with",
-    "last_names",
     "layer_widths",
     "linear_layers",
     "names_of",
+    "transposed",
 ]
 
 
@@ -138,9 +139,21 @@ def names_of(backbone: Backbone, *roles: Role) -> tuple[str, ...]:
     return () if architecture is None else architecture.names(*roles)
 
 
-def last_names(paths: Iterable[str]) -> list[str]:
-    """The last parts of the paths, each once: what users call layers."""
-    return sorted({path.rpartition(".")[2] for path in paths})
+def chosen(layers: Mapping[str, nn.Module], targets: Sequence[str], backbone: Backbone) -> dict[str, nn.Module]:
+    """Those of the layers that the targets name; raises `SettingError` when there is none."""
+    found = {path: layer for path, layer in layers.items() if ends_with(path, targets)}
+    if not found:
+        raise SettingError(
+            f"no layer of {backbone.name} that can be adapted is called {' or '.join(targets)}; name some of "
+            f"{', '.join(sorted({path.rpartition('.')[2] for path in layers}))} with targets"
+        )
+    return found
+
+
+def transposed(backbone: Backbone | None, paths: Iterable[str]) -> bool:
+    """PEFT's `fan_in_fan_out`: where all layers are Conv1D, it wants to be told that their weights lie transposed."""
+    layers = {} if backbone is None else dict(linear_layers(backbone))
+    return all(isinstance(layers.get(path), Conv1D) for path in paths)
 
 
 def ends_with(path: str, targets: Sequence[str]) -> bool:

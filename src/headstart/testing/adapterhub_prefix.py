@@ -34,12 +34,9 @@ def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
         key: value + SPREAD * torch.randn(value.shape, generator=generator) for key, value in fresh.values.items()
     }
     biased = ARCHITECTURES[case.backbone.model.config.model_type].relative_bias
-    module = replace(
-        fresh,
-        shape=fresh.shape._replace(relative_positions=BIASED_PREFIX if biased else BIASED_TEXT),
-        values=values,
-    )
-    parts = FLAT if module.projection is None else PROJECTED
+    positions = BIASED_PREFIX if biased else BIASED_TEXT
+    module = replace(fresh, shape=replace(fresh.shape, relative_positions=positions), values=values)
+    parts = FLAT if module.shape.projection is None else PROJECTED
     pool = {}
     for name, value in values.items():
         site, _, part = name.partition(".")
@@ -51,11 +48,11 @@ def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
         for owner in (*owners, "prefix_tuning")
         for name, value in pool.items()
     }
-    bottleneck, _ = module.projection or (512, 0)
+    bottleneck, _ = module.shape.projection or (512, 0)
     described = {
         "config": {
             "architecture": "prefix_tuning", "bottleneck_size": bottleneck, "cross_prefix": True, "dropout": 0.0,
-            "encoder_prefix": True, "flat": module.projection is None, "init_weights_seed": None, "leave_out": [],
+            "encoder_prefix": True, "flat": module.shape.projection is None, "init_weights_seed": None, "leave_out": [],
             "non_linearity": "tanh", "prefix_length": module.shape.length, "shared_gating": True, "use_gating": False,
         },
         "hidden_size": case.backbone.model.config.hidden_size, "name": "m",

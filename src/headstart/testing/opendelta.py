@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from headstart.filenames import OPENDELTA_CONFIG, OPENDELTA_WEIGHTS
-from headstart.formats.libraries.adapterhub_adapter import without_base
+from headstart.formats.libraries.adapterhub_config import without_base
 from headstart.formats.libraries.opendelta import LINEAR
 from headstart.kinds import AdapterModule, BitFitModule, LoraModule, Module
 from headstart.testing.case import Case

@@ -57,7 +57,10 @@ REMEDY = "download or copy it again"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in the file. `data` is a writable view of its bytes, row-major and little-endian."""
+    """One tensor as it lies in the file. `data` is a writable view of its bytes, row-major and little-endian.
+
+    `name` is that in the file, which messages say, also where a module is read in the words of another library.
+    """
 
     name: str
     dtype: str
@@ -75,15 +78,14 @@ class StoredTensor:
 def safetensors_bytes(tensors: Mapping[str, StoredTensor]) -> bytes:
     """The content of a file that holds these tensors, in order of name; the library writes BF16 with torch only."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end, chosen = 0, [tensors[name] for name in sorted(tensors)]
-    for tensor in chosen:
-        header[tensor.name] = {
-            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.data.nbytes]
-        }  # fmt: skip
-        end += tensor.data.nbytes
+    end, chosen = 0, dict(sorted(tensors.items()))
+    for name, tensor in chosen.items():
+        offsets = [end, end + tensor.data.nbytes]
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        end = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(tensor.data for tensor in chosen)])
+    return b"".join([len(text).to_bytes(8, "little"), text, *(tensor.data for tensor in chosen.values())])
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:

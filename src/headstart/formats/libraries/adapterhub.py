@@ -4,27 +4,17 @@ Their adapter_config.json holds the method's own fields under "config"; the name
 name. Heads that lie beside an adapter are not part of the module and are left where they are.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from headstart.architectures import ARCHITECTURES, Role, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
-from headstart.formats.layout import Layout
-from headstart.formats.libraries.adapterhub_adapter import adapter_layout, without_base
+from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
 from headstart.formats.libraries.adapterhub_prefix import as_attention_prefix, require_known_prefix
-from headstart.formats.libraries.own_prefix import attention_prefix_layout
-from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
-from headstart.formats.libraries.peft_lora import lora_layout
+from headstart.formats.libraries.peft_config import PREFIX, Plain, refuse_fields
 
-__all__ = [
-    "Translated",
-    "is_adapterhub",
-    "method_of",
-    "translated",
-]
+__all__ = ["from_adapterhub", "method_of"]
 
 LORA_HANDLED = frozenset(
     {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}
@@ -56,20 +46,6 @@ UNREAD = {
     "reft": "ReFT",
     "union": "a union of methods",
 }
-SAVE_AGAIN = "save it again with the library `adapters` 1.3"
-
-
-class Translated(NamedTuple):
-    """A module in Headstart's words: LoRA as PEFT would save it, a prefix as Headstart would, an adapter as it was."""
-
-    config: dict[str, object]
-    tensors: dict[str, StoredTensor]
-    layout: Layout
-
-
-def is_adapterhub(config: Mapping[str, object]) -> bool:
-    """Whether an adapter_config.json is AdapterHub's rather than PEFT's."""
-    return "peft_type" not in config and isinstance(config.get("config"), Mapping) and "model_type" in config
 
 
 def method_of(config: Mapping[str, object]) -> str:
@@ -82,7 +58,7 @@ def method_of(config: Mapping[str, object]) -> str:
         )
     if not config.get("name") or not isinstance(config.get("name"), str):
         raise ModuleError(f"field 'name' is {config.get('name')!r}, not the adapter's name; {SAVE_AGAIN}")
-    method = _method(config)
+    method = method_fields(config)
     architecture = method.get("architecture")
     if architecture is None:
         return "adapter"
@@ -97,32 +73,18 @@ def method_of(config: Mapping[str, object]) -> str:
     return "lora"
 
 
-def translated(config: dict[str, object], tensors: dict[str, StoredTensor]) -> Translated:
-    """The module that a configuration and its tensors are. Raises `ModuleError` naming the field or tensor."""
-    method = method_of(config)
-    if method == "prefix":
-        config, tensors = as_attention_prefix(config, tensors)
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        return Translated(config, tensors, attention_prefix_layout(config, shapes))
-    if method == "lora":
-        config, tensors = _as_peft(config, tensors)
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        return Translated(config, tensors, lora_layout(config, shapes))
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Translated(config, tensors, adapter_layout(config, shapes))
+def from_adapterhub(config: dict[str, object], tensors: dict[str, StoredTensor]) -> Plain:
+    """The module in PEFT's words (LoRA), in Headstart's (prefixes), or as it was (adapters).
+
+    Raises `ModuleError` naming the field or tensor.
+    """
+    write = {"lora": _as_peft, "prefix": as_attention_prefix, "adapter": Plain}[method_of(config)]
+    return write(config, tensors)
 
 
-def _method(config: Mapping[str, object]) -> Mapping[str, object]:
-    method = config["config"]
-    assert isinstance(method, Mapping)  # `is_adapterhub` said so
-    return method
-
-
-def _as_peft(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor]
-) -> tuple[dict[str, object], dict[str, StoredTensor]]:
+def _as_peft(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
     """A LoRA's configuration and tensors as PEFT would have saved them."""
-    method, family = _method(config), str(config.get("model_type"))
+    method, family = method_fields(config), str(config.get("model_type"))
     refuse_fields(method, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
     architecture = architecture_of(family)
     if architecture is None or not architecture.library:
@@ -140,7 +102,7 @@ def _as_peft(
         new = f"{PREFIX}{architecture.base}{found[1]}.{found[2]}.weight"
         if new in renamed:
             raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
-        renamed[new] = dataclasses.replace(tensor, name=new)
+        renamed[new] = tensor
     layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
     peft: dict[str, object] = {
         "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method),
@@ -150,7 +112,7 @@ def _as_peft(
     }  # fmt: skip
     if any(_end(layer, ends) == "output.dense" for layer in layers):
         peft["exclude_modules"] = [OTHER_DENSE]
-    return peft, renamed
+    return Plain(peft, renamed)
 
 
 LoraEnds = Mapping[str, tuple[str, str]]

@@ -1,13 +1,7 @@
 """What a bottleneck adapter is, read from AdapterHub's configuration and its tensors' shapes; pure, without torch.
 
-A bottleneck adapter (Houlsby et al., 2019, section 2.1) computes a(x) = s·(U·act(D·x + d) + u) and adds it to a
-sublayer's output h before the model adds that to the residual stream e. What x is, AdapterHub's library `adapters` 1.3
-takes from the fields that name the original layer norm N:
-
-* "output": x = h, and "residual": x = e;
-* "sum": x = h + e, in models that normalize before a sublayer;
-* "normed": x = N(h + e), in models that normalize behind it, which then compute N(h + a(x) + e);
-* "behind": the same x, to which a(x) is added, so that the block's result is x + a(x).
+A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds a(x) to a sublayer's output; see `Computation`. What x is,
+`adapters` 1.3 says with the fields that name the model's own layer norm, before a sublayer or behind it.
 
 `HANDLED`, `HARMLESS` and `REFUSED` together hold every field of its BnConfig, and a field in none of them is refused
 unless it is empty.
@@ -17,13 +11,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from headstart.architectures import ARCHITECTURES, Architecture, SublayerName, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import LARGEST, refuse_fields
+from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
+from headstart.formats.libraries.peft_config import LARGEST, refuse_fields, require_matrix, require_shape
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,10 +27,10 @@ __all__ = [
     "REFUSED",
     "AdapterLayout",
     "AdapterSite",
+    "Computation",
     "adapter_layout",
     "bottleneck_size",
     "reduction_factor",
-    "without_base",
 ]
 
 HARMLESS = frozenset(
@@ -79,7 +73,24 @@ FIELDS: dict[SublayerName, str] = {
 """AdapterHub's field that says whether a sublayer has adapters."""
 
 TENSORS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
-SAVE_AGAIN = "save it again with save_adapter of the library `adapters`"
+
+
+class Computation(NamedTuple):
+    """a(x) = s·(U·act(D·x + d) + u), which is added to the sublayer's output h, with the residual stream e beside it.
+
+    `reads` says what x is:
+
+    * "output": x = h, and "residual": x = e;
+    * "sum": x = h + e, in models that normalize before a sublayer;
+    * "normed": x = N(h + e), in models that normalize behind it, which then compute N(h + a(x) + e);
+    * "behind": the same x, to which a(x) is added, so that the block's result is x + a(x).
+
+    `activation`: act by AdapterHub's name; `factor`: s.
+    """
+
+    reads: str
+    activation: str
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -96,18 +107,10 @@ class AdapterSite:
 
 @dataclass(frozen=True)
 class AdapterLayout(Layout):
-    """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name.
-
-    `reads`: what goes into the adapter, in the words above; `factor`: s. `parts` names the filled sublayers.
-    """
+    """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name."""
 
     sites: dict[str, AdapterSite]
-    family: str
-    reads: str
-    activation: str
-    factor: float
-    parts: frozenset[str]
-    leave_out: frozenset[int]
+    computation: Computation
 
     @property
     def widths(self) -> dict[str, tuple[int | None, int | None]]:
@@ -122,24 +125,18 @@ class AdapterLayout(Layout):
     @property
     def scaling(self) -> float | None:
         """s."""
-        return self.factor
+        return self.computation.factor
 
 
 def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
-    """Read the layout of a bottleneck adapter from the content of AdapterHub's adapter_config.json.
-
-    `shapes` are those of the stored tensors by name. Raises `ModuleError` naming the field or tensor: a variant that
-    Headstart does not compute, a tensor that is unknown, missing or misshapen, or a site or size on which configuration
-    and tensors disagree.
-    """
+    """The layout of a bottleneck adapter; see `FolderReader.layout`."""
     architecture = architecture_of(config.get("model_type"))
     if architecture is None:
         raise ModuleError(
             f"field 'model_type' is {config.get('model_type')!r}; bottleneck adapters are read for: "
             f"{', '.join(ARCHITECTURES)}"
         )
-    method = config.get("config")
-    assert isinstance(method, Mapping)  # `is_adapterhub` says so
+    method = method_fields(config)
     refuse_fields(method, known=HARMLESS | HANDLED, refused=REFUSED)
     parts = frozenset(field for field in FIELDS.values() if method.get(field))
     grouped = _grouped(shapes, str(config.get("name")), architecture)
@@ -152,25 +149,8 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
             )
         sites[path] = _site(names, shapes, biases=method.get("biases") is not False)
         _check_size(sites[path], config, method)
-    return AdapterLayout(
-        None, sites, str(config["model_type"]), _reads(method, architecture), _activation(method), _factor(method),
-        parts, _leave_out(method),
-    )  # fmt: skip
-
-
-def without_base(name: str) -> str:
-    """A tensor's name without the path of the base model, whether it was saved with a head on top or without.
-
-    >>> without_base("model.layers.0.mlp"), without_base("layers.0.mlp")
-    ('layers.0.mlp', 'layers.0.mlp')
-    """
-    return _bases().sub("", name)
-
-
-@cache
-def _bases() -> re.Pattern[str]:
-    bases = {re.escape(architecture.base) for architecture in ARCHITECTURES.values() if architecture.base}
-    return re.compile(rf"^(?:{'|'.join(sorted(bases))})")
+    _check_left_out(method)
+    return AdapterLayout(None, sites, Computation(_reads(method, architecture), _activation(method), _factor(method)))
 
 
 def bottleneck_size(width: int, reduction: float) -> int:
@@ -218,12 +198,11 @@ def _site(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, bi
             raise ModuleError(f"beside tensor '{some}' its '{end}' {wrong}; {SAVE_AGAIN}")
     down, down_bias, up, up_bias = (names.get(end) for end in TENSORS)
     assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
-    if len(shapes[down]) != 2 or 0 in shapes[down]:
-        raise ModuleError(f"tensor '{down}' has shape {shapes[down]}, not two dimensions; {SAVE_AGAIN}")
+    require_matrix(down, shapes[down], remedy=SAVE_AGAIN)
     size, width = shapes[down]
     for name, wanted in ((up, (width, size)), (down_bias, (size,)), (up_bias, (width,))):
-        if name is not None and shapes[name] != wanted:
-            raise ModuleError(f"tensor '{name}' has shape {shapes[name]}, not {wanted}; {SAVE_AGAIN}")
+        if name is not None:
+            require_shape(name, shapes[name], wanted, remedy=SAVE_AGAIN)
     return AdapterSite(down, down_bias, up, up_bias, size, width)
 
 
@@ -277,11 +256,10 @@ def _factor(method: Mapping[str, object]) -> float:
     return float(factor)
 
 
-def _leave_out(method: Mapping[str, object]) -> frozenset[int]:
+def _check_left_out(method: Mapping[str, object]) -> None:
     listed = method.get("leave_out") or []
     if not isinstance(listed, list) or not all(type(item) is int for item in listed):
         raise ModuleError(f"field 'leave_out' is {listed!r}, not a list of layer numbers; correct it")
-    return frozenset(listed)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 from headstart.architectures import ARCHITECTURES, architecture_of
 from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
-from headstart.formats.libraries.adapterhub_adapter import without_base
-from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, attention_prefix_shapes
-from headstart.formats.libraries.peft_config import refuse_fields
-from headstart.formats.libraries.peft_virtual_tokens import sizes
+from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
+from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, AttentionPrefixLayout
+from headstart.formats.libraries.peft_config import Plain, refuse_fields, sizes
 
 __all__ = [
     "FLAT",
@@ -85,15 +84,13 @@ PROJECTED = {
 }
 """AdapterHub's names for the tensors of one prefix, by ours."""
 
-SAVE_AGAIN = "save it again with the library `adapters` 1.3"
-
 
 def require_known_prefix(config: Mapping[str, object]) -> None:
     """Raise `ModuleError` for a backbone or a setting whose prefix Headstart does not compute as the library does.
 
     `config` is the content of adapter_config.json.
     """
-    method = _method(config)
+    method = method_fields(config)
     family = config.get("model_type")
     if family in CAUSAL:
         raise ModuleError(
@@ -118,15 +115,13 @@ def require_known_prefix(config: Mapping[str, object]) -> None:
         )
 
 
-def as_attention_prefix(
-    config: Mapping[str, object], tensors: Mapping[str, StoredTensor]
-) -> tuple[dict[str, object], dict[str, StoredTensor]]:
+def as_attention_prefix(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
     """Configuration and tensors of a prefix of attention units, for `attention_prefix_layout`.
 
     `require_known_prefix` has passed the configuration. Raises `ModuleError` naming the field or tensor: for tensors
     that are missing, misshapen or not part of the prefix, and for repeats that are not bit-equal.
     """
-    method, family = _method(config), units_of(config["model_type"])
+    method, family = method_fields(config), units_of(config["model_type"])
     (length,) = sizes(method, ("prefix_length",))
     parts = FLAT if method["flat"] else PROJECTED
     pools = _pools(tensors, str(config["name"]))
@@ -139,8 +134,11 @@ def as_attention_prefix(
     pool = _the_one_pool(pools, wanted)
     own = next(site for site, location in locations.items() if location == "self_prefix")
     dim, projection = _sizes(config, pool, layers[own])
+    seq2seq, biased = len(family) > 1, ARCHITECTURES[str(config["model_type"])].relative_bias
+    positions = BIASED_PREFIX if biased else BIASED_TEXT
+    layout = AttentionPrefixLayout(None, length, dim, None, tuple(layers.items()), projection, positions)
     found = {}
-    for new, shape in attention_prefix_shapes(layers, length=length, dim=dim, projection=projection).items():
+    for new, shape in layout.shapes.items():
         site, _, part = new.partition(".")
         tensor = pool[f"{locations[site]}.{parts[part]}"]
         stored = (length * layers[site] * 2 * dim,) if part == "prefix" else shape
@@ -150,22 +148,8 @@ def as_attention_prefix(
                 f"tensors say {stored}; {SAVE_AGAIN}"
             )
         found[new] = dataclasses.replace(tensor, shape=shape)
-    bottleneck, width = projection or (None, None)
-    seq2seq, biased = len(family) > 1, ARCHITECTURES[str(config["model_type"])].relative_bias
-    ours: dict[str, object] = {
-        "peft_type": "ATTENTION_PREFIX", "task_type": "SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS",
-        "num_virtual_tokens": length, "token_dim": dim, "num_attention_heads": None, "num_layers": layers,
-        "prefix_projection": projection is not None, "encoder_hidden_size": bottleneck, "embedding_dim": width,
-        "relative_positions": BIASED_PREFIX if biased else BIASED_TEXT, "inference_mode": True,
-        "base_model_name_or_path": config.get("model_name") or None,
-    }  # fmt: skip
-    return ours, found
-
-
-def _method(config: Mapping[str, object]) -> Mapping[str, object]:
-    method = config["config"]
-    assert isinstance(method, Mapping)  # `is_adapterhub` said so
-    return method
+    task_type = "SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS"
+    return Plain(layout.config(task_type=task_type, base_model=config.get("model_name") or None), found)
 
 
 def _pools(tensors: Mapping[str, StoredTensor], name: str) -> dict[str, dict[str, StoredTensor]]:
@@ -228,7 +212,7 @@ def _sizes(
     config: Mapping[str, object], pool: Mapping[str, StoredTensor], layers: int
 ) -> tuple[int, tuple[int, int] | None]:
     """How wide the keys of one of `layers` are, as "self_prefix" shows; bottleneck and width of the projection."""
-    method = _method(config)
+    method = method_fields(config)
     (length,) = sizes(method, ("prefix_length",))
     name = "self_prefix.control_trans" if method["flat"] else "self_prefix.control_trans.2.bias"
     tensor, share = pool[name], layers * 2 * (length if method["flat"] else 1)

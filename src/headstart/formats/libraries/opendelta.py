@@ -6,19 +6,18 @@ h + U·act(D·h + d) + u behind the layers that `modified_modules` names, which 
 refused; "bitfit" holds the tuned bias terms themselves. What no field explains is refused, never left out.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from headstart.architectures import ARCHITECTURES, Architecture, Blocks, Sublayer
 from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
-from headstart.formats.libraries.adapterhub_adapter import FIELDS, reduction_factor, without_base
+from headstart.formats.libraries.adapterhub_adapter import FIELDS, reduction_factor
+from headstart.formats.libraries.adapterhub_config import without_base
 from headstart.formats.libraries.opendelta_sites import Modified, family_of, in_stack
-from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
+from headstart.formats.libraries.peft_config import PREFIX, Plain, refuse_fields
 
-__all__ = ["Plain", "from_opendelta", "is_opendelta"]
+__all__ = ["from_opendelta", "is_opendelta"]
 
 HARMLESS = frozenset(
     {
@@ -73,13 +72,6 @@ NAME = "opendelta"
 SAVE_AGAIN = "save it again with save_finetuned of OpenDelta 0.3, after freeze_module"
 
 
-class Plain(NamedTuple):
-    """A module as PEFT or AdapterHub would have saved it: its configuration, and its tensors by name."""
-
-    config: dict[str, object]
-    tensors: dict[str, StoredTensor]
-
-
 def is_opendelta(config: Mapping[str, object]) -> bool:
     """Whether a config.json is OpenDelta's: that of a whole model has no `delta_type`."""
     return "delta_type" in config
@@ -113,7 +105,7 @@ def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTen
         )
     layers = sorted({name.partition(".")[0] for name in head})
     task_type = next((HEADS[layer] for layer in layers if layer in HEADS), None)
-    saved = {f"{PREFIX}{name}": dataclasses.replace(t, name=f"{PREFIX}{name}") for name, t in head.items()}
+    saved = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
     return Plain({**plain.config, "modules_to_save": layers, "task_type": task_type}, {**plain.tensors, **saved})
 
 
@@ -204,8 +196,7 @@ def _origin(config: Mapping[str, object]) -> dict[str, object]:
 def _renamed(groups: Mapping[str, Group], modified: Modified) -> dict[str, StoredTensor]:
     """The tensors by PEFT's names."""
     base = ARCHITECTURES[modified.family].base
-    named = {f"{PREFIX}{base}{layer}.{part}": t for layer, group in groups.items() for part, t in group.items()}
-    return {name: dataclasses.replace(tensor, name=name) for name, tensor in named.items()}
+    return {f"{PREFIX}{base}{layer}.{part}": t for layer, group in groups.items() for part, t in group.items()}
 
 
 def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified: Modified) -> Plain:
@@ -247,7 +238,7 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
         "model_name": config.get("backbone_checkpoint_name") or "", "model_type": modified.family, "name": NAME,
         "version": "adapters.1.3.0",
     }  # fmt: skip
-    return Plain(plain, {name: dataclasses.replace(tensor, name=name) for name, tensor in named.items()})
+    return Plain(plain, named)
 
 
 def _size(groups: Mapping[str, Group], size: object) -> tuple[int, int]:

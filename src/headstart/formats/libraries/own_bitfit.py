@@ -10,17 +10,12 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import PREFIX, refuse_fields
+from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, refuse_fields
 from headstart.formats.libraries.peft_layers import Targets
 
 __all__ = ["HANDLED", "HARMLESS", "BitFitLayout", "bitfit_layout"]
 
-HARMLESS = frozenset(
-    {
-        "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "peft_type", "peft_version",
-        "revision", "task_type",
-    }
-)  # fmt: skip
+HARMLESS = IDENTITY | {"fan_in_fan_out", "task_type"}
 """Fields that leave the function alone."""
 
 HANDLED = frozenset({"target_modules"})
@@ -42,16 +37,7 @@ class BitFitLayout(Layout):
 
 
 def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> BitFitLayout:
-    """Read the layout of a BitFit module.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer that the configuration
-            does not target. The message names the field or tensor.
-    """
+    """The layout of a BitFit module; see `FolderReader.layout`."""
     refuse_fields(config, known=HARMLESS | HANDLED, refused={})
     targets = config.get("target_modules")
     listed = isinstance(targets, list) and bool(targets) and all(isinstance(item, str) for item in targets)

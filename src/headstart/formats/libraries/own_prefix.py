@@ -11,18 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import SAVE_AGAIN, refuse_fields
-from headstart.formats.libraries.peft_virtual_tokens import IDENTITY, halves, require_shapes, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, SAVE_AGAIN, refuse_fields, sizes
+from headstart.formats.libraries.peft_virtual_tokens import (
+    VirtualTokensLayout,
+    halves,
+    prefix_shapes,
+    require_heads,
+    require_shapes,
+)
 
-__all__ = [
-    "BIASED_PREFIX",
-    "BIASED_TEXT",
-    "SITES",
-    "AttentionPrefixLayout",
-    "attention_prefix_layout",
-    "attention_prefix_shapes",
-]
+__all__ = ["BIASED_PREFIX", "BIASED_TEXT", "SITES", "AttentionPrefixLayout", "attention_prefix_layout"]
 
 SITES = ("encoder", "decoder", "cross_attention")
 """Where a prefix can stand: self-attention of the encoder, that of the decoder, and the decoder's attention to the
@@ -42,105 +40,76 @@ HANDLED = frozenset(
 
 
 @dataclass(frozen=True)
-class AttentionPrefixLayout(Layout):
+class AttentionPrefixLayout(VirtualTokensLayout):
     """`length` keys and values of `dim` units, all heads together, for every layer of some sites.
 
-    `layers`: how many by site, in the order of `SITES`. `heads`: how many share `dim`, or `None` where the folder
-    does not say. `bottleneck` and `width`: of the projection and of what goes into it, or `None` without one.
+    `heads`: how many share `dim`, or `None` where the folder does not say. `layers`: (site, how many), in the order of
+    `SITES`. `projection`: bottleneck of the projections and width of what goes into them, or `None` without any.
     `relative_positions`: `BIASED_TEXT` or `BIASED_PREFIX`.
     """
 
-    length: int
     dim: int
     heads: int | None
-    layers: Mapping[str, int]
-    bottleneck: int | None
-    width: int | None
+    layers: tuple[tuple[str, int], ...]
+    projection: tuple[int, int] | None
     relative_positions: str
 
     @property
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """Empty: no layer's weight is adapted."""
-        return {}
-
-    @property
-    def rank(self) -> int:
-        """The length in tokens."""
-        return self.length
-
-
-def attention_prefix_shapes(
-    layers: Mapping[str, int], *, length: int, dim: int, projection: tuple[int, int] | None
-) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by its name; `projection`: bottleneck and width of a projection, where there is one.
-
-    >>> attention_prefix_shapes({"encoder": 2}, length=3, dim=4, projection=None)
-    {'encoder.prefix': (3, 16)}
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    for site, count in layers.items():
-        whole = count * 2 * dim
-        if projection is None:
-            found[f"{site}.prefix"] = (length, whole)
-            continue
-        bottleneck, width = projection
-        found |= {
-            f"{site}.tokens": (length, width),
-            f"{site}.inner": (bottleneck, width),
-            f"{site}.inner_bias": (bottleneck,),
-            f"{site}.outer": (whole, bottleneck),
-            f"{site}.outer_bias": (whole,),
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by its name."""
+        return {
+            f"{site}.{part}": shape
+            for site, count in self.layers
+            for part, shape in prefix_shapes(self.length, count * 2 * self.dim, self.projection).items()
         }
-    return found
+
+    def config(self, *, task_type: str, base_model: object) -> dict[str, object]:
+        """The content of the folder's adapter_config.json."""
+        bottleneck, width = self.projection or (None, None)
+        return {
+            "peft_type": "ATTENTION_PREFIX", "task_type": task_type, "num_virtual_tokens": self.length,
+            "token_dim": self.dim, "num_attention_heads": self.heads, "num_layers": dict(self.layers),
+            "prefix_projection": self.projection is not None, "encoder_hidden_size": bottleneck,
+            "embedding_dim": width, "relative_positions": self.relative_positions,
+            "base_model_name_or_path": base_model, "inference_mode": True,
+        }  # fmt: skip
 
 
 def attention_prefix_layout(
     config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
 ) -> AttentionPrefixLayout:
-    """Read the layout of a prefix of chosen attention units.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a field is unknown or unsound, or a tensor is missing, misshapen or not part of the prefix. The
-            message names the field or tensor.
-    """
+    """The layout of a prefix of chosen attention units; see `FolderReader.layout`."""
     refuse_fields(config, known=HARMLESS | HANDLED, refused={})
     halves(config)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
-    heads = None
+    heads: int | None = None
     if config.get("num_attention_heads") is not None:
         (heads,) = sizes(config, ("num_attention_heads",))
-        if dim % heads:
-            raise ModuleError(
-                f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
-            )
-    layers, bottleneck, width = _layers(config), None, None
+        require_heads(dim, heads)
+    layers, projection = _layers(config), None
     if config.get("prefix_projection"):
         bottleneck, width = sizes(config, ("encoder_hidden_size", "embedding_dim"))
+        projection = (bottleneck, width)
     positions = config.get("relative_positions")
     if positions not in (BIASED_TEXT, BIASED_PREFIX):
         raise ModuleError(
             f"field 'relative_positions' is {positions!r}, not {BIASED_TEXT!r} or {BIASED_PREFIX!r}; {SAVE_AGAIN}"
         )
-    projection = None if bottleneck is None or width is None else (bottleneck, width)
-    wanted = attention_prefix_shapes(layers, length=length, dim=dim, projection=projection)
-    require_shapes(shapes, wanted, kind="prefix")
-    return AttentionPrefixLayout(None, length, dim, heads, layers, bottleneck, width, str(positions))
+    layout = AttentionPrefixLayout(None, length, dim, heads, layers, projection, str(positions))
+    require_shapes(shapes, layout.shapes, kind="prefix")
+    return layout
 
 
-def _layers(config: Mapping[str, object]) -> dict[str, int]:
+def _layers(config: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
     stated = config.get("num_layers")
     if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(SITES):
         raise ModuleError(
             f"field 'num_layers' is {stated!r}, not the number of layers by site ({', '.join(SITES)}); correct it"
         )
-    present = tuple(site for site in SITES if site in stated)
+    present = [site for site in SITES if site in stated]
     for site in present:
         if isinstance(stated[site], bool) or not isinstance(stated[site], int) or stated[site] < 1:
             raise ModuleError(
                 f"field 'num_layers' has {stated[site]!r} for '{site}', not a whole number above 0; correct it"
             )
-    return {site: stated[site] for site in present}
+    return tuple((site, stated[site]) for site in present)

@@ -1,10 +1,22 @@
-"""What the readers of all PEFT configurations share: known and refused fields."""
+"""What the readers of all PEFT configurations share: known and refused fields, sizes, and shapes of tensors."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
 from headstart.errors import ModuleError
+from headstart.formats.containers.safetensors_file import StoredTensor
 
-__all__ = ["LARGEST", "PREFIX", "SAVE_AGAIN", "refuse_fields"]
+__all__ = [
+    "IDENTITY",
+    "LARGEST",
+    "PREFIX",
+    "SAVE_AGAIN",
+    "Plain",
+    "refuse_fields",
+    "require_matrix",
+    "require_shape",
+    "sizes",
+]
 
 PREFIX = "base_model.model."
 """What PEFT puts before a layer's path in the names of its tensors."""
@@ -13,6 +25,18 @@ SAVE_AGAIN = "save it again with PEFT's save_pretrained"
 
 LARGEST = 3.4028234663852886e38
 """The largest number that float32 holds: factors beyond it would be infinite where modules are computed."""
+
+IDENTITY = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
+)
+"""Fields of identity and provenance; the backbone is compared by fingerprint, not by these."""
+
+
+class Plain(NamedTuple):
+    """A module as PEFT would have saved it, or AdapterHub where PEFT has no such kind; tensors by name."""
+
+    config: dict[str, object]
+    tensors: dict[str, StoredTensor]
 
 
 def refuse_fields(config: Mapping[str, object], *, known: Container[str], refused: Mapping[str, str]) -> None:
@@ -25,3 +49,26 @@ def refuse_fields(config: Mapping[str, object], *, known: Container[str], refuse
                 f"unknown field '{field}' is set to {value!r} and may change what the module computes; "
                 "use a Headstart that knows it, or remove the field if it has no effect"
             )
+
+
+def sizes(config: Mapping[str, object], fields: Sequence[str]) -> tuple[int, ...]:
+    """The values of `fields`, each a whole number above 0; raises `ModuleError` naming the first that is not."""
+    found = []
+    for field in fields:
+        value = config.get(field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ModuleError(f"field '{field}' is {value!r}, not a whole number above 0; {SAVE_AGAIN}")
+        found.append(value)
+    return tuple(found)
+
+
+def require_matrix(name: str, shape: Sequence[int], *, remedy: str = SAVE_AGAIN) -> None:
+    """Raise `ModuleError` unless a tensor has two dimensions, neither of them 0."""
+    if len(shape) != 2 or 0 in shape:
+        raise ModuleError(f"tensor '{name}' has shape {shape}, not two dimensions; {remedy}")
+
+
+def require_shape(name: str, shape: Sequence[int], wanted: Sequence[int], *, remedy: str = SAVE_AGAIN) -> None:
+    """Raise `ModuleError` unless a tensor has the shape that is wanted."""
+    if shape != wanted:
+        raise ModuleError(f"tensor '{name}' has shape {shape}, not {wanted}; {remedy}")

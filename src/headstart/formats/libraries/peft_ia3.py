@@ -12,22 +12,18 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import PREFIX, SAVE_AGAIN, refuse_fields
-from headstart.formats.libraries.peft_layers import Targets, fits
+from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_layers import Targets, fits, well_formed
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
 
-HARMLESS = frozenset(
-    {
-        # identity and provenance; the backbone is compared by fingerprint, not by these
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
-        "task_type",
-        # how the vectors began
-        "init_ia3_weights",
-        # how the layer stores its own weight: the vector has one orientation either way
-        "fan_in_fan_out",
-    }
-)  # fmt: skip
+HARMLESS = IDENTITY | {
+    "task_type",
+    # how the vectors began
+    "init_ia3_weights",
+    # how the layer stores its own weight: the vector has one orientation either way
+    "fan_in_fan_out",
+}
 """Fields that leave the function of a saved module alone."""
 
 HANDLED = frozenset({"exclude_modules", "feedforward_modules", "target_modules"})
@@ -64,35 +60,21 @@ class IA3Layout(Layout):
 
 
 def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> IA3Layout:
-    """Read the layout of an IA3 module.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a field or tensor that is unknown, a tensor that is misshapen, or a layer on which configuration
-            and tensors disagree. The message names the field or tensor.
-    """
+    """The layout of an IA3 module; see `FolderReader.layout`."""
     refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
     _check_names(config)
-    try:
+    with well_formed("the configuration"):
         named = Targets.of(config)
-    except (TypeError, ValueError, re.error) as error:
-        raise ModuleError(f"the configuration is malformed: {error}; correct it") from error
-    targets = {}
+    stated, targets = config.get("feedforward_modules"), {}
     for name in sorted(shapes):
         layer = _layer(name)
-        try:
+        with well_formed(f"the configuration for layer '{layer}'"):
             if layer not in named:
                 raise ModuleError(
                     f"the configuration does not target layer '{layer}', so PEFT would ignore tensor "
                     f"'{name}'; correct target_modules or exclude_modules"
                 )
-            stated = config.get("feedforward_modules")
             feedforward = None if stated is None else is_feedforward(stated, layer)
-        except (TypeError, ValueError, re.error) as error:
-            raise ModuleError(f"the configuration for layer '{layer}' is malformed: {error}; correct it") from error
         targets[layer] = _target(name, shapes[name], feedforward)
     return IA3Layout(None, targets)
 

@@ -4,6 +4,7 @@ A pattern comes from a stranger and may ask for any amount of memory to compile 
 bounded; what PEFT itself would then do with it is bounded too.
 """
 
+import contextlib
 import math
 import re
 import time
@@ -15,6 +16,8 @@ from typing import Any, Self
 
 import regex  # type: ignore[import-untyped]
 
+from headstart.errors import ModuleError
+
 __all__ = [
     "HIGHEST_REPEAT",
     "LONGEST_PATTERN",
@@ -25,6 +28,7 @@ __all__ = [
     "PatternTable",
     "Targets",
     "fits",
+    "well_formed",
 ]
 
 LONGEST_PATTERN = 10_000
@@ -51,6 +55,15 @@ MOST_SECONDS = 20.0
 PLAIN = re.compile(r"[\w.-]+")
 TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|\(\?P<\w+>|\(\?[:=!]|\(\?<[=!]|.", re.DOTALL)
 WIDE = (r"\w", r"\W", r"\s", r"\S", r"\D", r"\b", r"\B")
+
+
+@contextlib.contextmanager
+def well_formed(what: str) -> Iterator[None]:
+    """Raise `ModuleError` where a field read inside is malformed or exceeds a limit; `what` begins the message."""
+    try:
+        yield
+    except (TypeError, ValueError, re.error) as error:
+        raise ModuleError(f"{what} is malformed: {error}; correct it") from error
 
 
 def fits(pattern: str, text: str, *, whole: bool = False) -> str | None:

@@ -10,30 +10,34 @@ unless it is empty.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import LARGEST, PREFIX, SAVE_AGAIN, refuse_fields
-from headstart.formats.libraries.peft_layers import PatternTable, Targets
+from headstart.formats.libraries.peft_config import (
+    IDENTITY,
+    LARGEST,
+    PREFIX,
+    SAVE_AGAIN,
+    refuse_fields,
+    require_matrix,
+    require_shape,
+)
+from headstart.formats.libraries.peft_layers import PatternTable, Targets, well_formed
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
-HARMLESS = frozenset(
-    {
-        # identity and provenance; the backbone is compared by fingerprint, not by these
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
-        "task_type",
-        # how A and B began, or a default without effect
-        "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
-        # active only while PEFT trains; never saved
-        "lora_dropout", "runtime_config",
-        # how the layer stores its own weight: A and B have one orientation either way
-        "fan_in_fan_out",
-    }
-)  # fmt: skip
+HARMLESS = IDENTITY | {
+    "task_type",
+    # how A and B began, or a default without effect
+    "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+    # active only while PEFT trains; never saved
+    "lora_dropout", "runtime_config",
+    # how the layer stores its own weight: A and B have one orientation either way
+    "fan_in_fan_out",
+}  # fmt: skip
 """Fields that leave the function of a saved module alone."""
 
 HANDLED = frozenset(
@@ -128,49 +132,30 @@ class LoraLayout(Layout):
 
 
 def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> LoraLayout:
-    """Read the layout of a LoRA module.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a variant that Headstart does not compute, a tensor that is unknown, missing or misshapen, or a
-            layer or rank on which configuration and tensors disagree. The message names the field or tensor.
-    """
+    """The layout of a LoRA module; see `FolderReader.layout`."""
     _check_fields(config)
     groups = _group(shapes)
     variants = _variants(config, groups)
-    try:
+    with well_formed("the configuration"):
         stated = _Stated(
             config, Targets.of(config), _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
         )
-    except (TypeError, ValueError, re.error) as error:
-        raise ModuleError(f"the configuration is malformed: {error}; correct it") from error
     targets = {layer: _target(stated, layer, groups[layer], shapes=shapes) for layer in sorted(groups)}
     for layer, target in targets.items():
         for suffix in (MAGNITUDE, LORA_BIAS, BASE_BIAS):
             name = groups[layer].get(suffix)
-            if name is not None and shapes[name] != (target.out_features,):
-                raise ModuleError(
-                    f"tensor '{name}' has shape {shapes[name]}, not ({target.out_features},); {SAVE_AGAIN}"
-                )
+            if name is not None:
+                require_shape(name, shapes[name], (target.out_features,))
         if target.copy is not None:
-            _check_copy(target, shapes[target.copy], variants)
+            widths = (target.in_features, target.out_features)
+            require_shape(target.copy, shapes[target.copy], widths if target.embedding else widths[::-1])
+            if variants:
+                raise ModuleError(
+                    f"tensor '{target.copy}' repeats the backbone's own weight beside a variant "
+                    f"({' + '.join(variants)}), where it cannot be checked; save the module again with "
+                    "save_embedding_layers=False"
+                )
     return LoraLayout(" + ".join(variants) or None, targets)
-
-
-def _check_copy(target: LoraTarget, shape: tuple[int, ...], variants: Sequence[str]) -> None:
-    widths = (target.in_features, target.out_features)
-    expected = widths if target.embedding else widths[::-1]
-    if shape != expected:
-        raise ModuleError(f"tensor '{target.copy}' has shape {shape}, not {expected}; {SAVE_AGAIN}")
-    if variants:
-        raise ModuleError(
-            f"tensor '{target.copy}' repeats the backbone's own weight beside a variant "
-            f"({' + '.join(variants)}), where it cannot be checked; save the module again with "
-            "save_embedding_layers=False"
-        )
 
 
 def _check_fields(config: Mapping[str, object]) -> None:
@@ -267,12 +252,11 @@ def _target(
 ) -> LoraTarget:
     a, b = (names[suffix] for suffix in _factors(names))
     for name in (a, b):
-        if len(shapes[name]) != 2 or 0 in shapes[name]:
-            raise ModuleError(f"tensor '{name}' has shape {shapes[name]}, not two dimensions; {SAVE_AGAIN}")
+        require_matrix(name, shapes[name])
     (rank, in_features), (out_features, columns) = shapes[a], shapes[b]
     if rank != columns:
         raise ModuleError(f"tensor '{a}' has rank {rank} but '{b}' has rank {columns}; {SAVE_AGAIN}")
-    try:
+    with well_formed(f"the configuration for layer '{layer}'"):
         if layer not in stated.targets:
             raise ModuleError(
                 f"the configuration does not target layer '{layer}', so PEFT would ignore tensor '{a}'; "
@@ -280,8 +264,6 @@ def _target(
             )
         said = _resolve(stated.config, stated.ranks.key(layer), field="r", patterns="rank_pattern")
         alpha = _resolve(stated.config, stated.alphas.key(layer), field="lora_alpha", patterns="alpha_pattern")
-    except (TypeError, ValueError, re.error) as error:
-        raise ModuleError(f"the configuration for layer '{layer}' is malformed: {error}; correct it") from error
     if said != rank:
         raise ModuleError(
             f"tensor '{a}' has rank {rank} but the configuration says {said:g}; correct r or rank_pattern"

@@ -13,9 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import refuse_fields
-from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS, IDENTITY, REFUSED, halves, require_shapes, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, refuse_fields, sizes
+from headstart.formats.libraries.peft_virtual_tokens import (
+    EMBEDDINGS,
+    REFUSED,
+    VirtualTokensLayout,
+    halves,
+    prefix_shapes,
+    require_heads,
+    require_shapes,
+)
 
 __all__ = ["HANDLED", "HARMLESS", "PROJECTION", "REFUSED", "PrefixLayout", "prefix_layout"]
 
@@ -41,14 +48,13 @@ PROJECTION = {
 
 
 @dataclass(frozen=True)
-class PrefixLayout(Layout):
+class PrefixLayout(VirtualTokensLayout):
     """`length` keys and values of (`heads`, `head_dim`) for each of `layers` self-attention layers.
 
     `seq2seq`: they go to a decoder, which reads them in PEFT's peculiar order. `bottleneck`: the width of the
     projection whose tensors are there too, or `None`.
     """
 
-    length: int
     layers: int
     heads: int
     head_dim: int
@@ -56,27 +62,29 @@ class PrefixLayout(Layout):
     bottleneck: int | None
 
     @property
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """Empty: no layer's weight is adapted."""
-        return {}
+    def dim(self) -> int:
+        """Width of the keys of one layer, all heads together."""
+        return self.heads * self.head_dim
 
     @property
-    def rank(self) -> int:
-        """The length in tokens."""
-        return self.length
+    def pairs(self) -> list[int]:
+        """For every layer, which of the stored pairs of keys and values it reads.
+
+        For encoder-decoders PEFT lays the pairs out twice, for self- and cross-attention, and recomputes the latter:
+        layer i reads pair 2i, counted in a circle. Of an even number of pairs every other one is never read.
+        """
+        step = 2 if self.seq2seq else 1
+        return [step * layer % self.layers for layer in range(self.layers)]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of `prefix`, or of the parts of the projection."""
+        projection = None if self.bottleneck is None else (self.bottleneck, self.dim)
+        return prefix_shapes(self.length, self.layers * 2 * self.dim, projection)
 
 
 def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PrefixLayout:
-    """Read the layout of a prefix tuning module.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a field that Headstart does not compute, a size that is none, or a tensor that is unknown,
-            missing or misshapen. The message names the field or tensor.
-    """
+    """The layout of a prefix tuning module; see `FolderReader.layout`."""
     refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
     parts = halves(config)
     stated = config.get("num_transformer_submodules")
@@ -86,20 +94,11 @@ def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
             f"PEFT expects {parts}; correct it"
         )
     length, layers, heads, dim = sizes(config, ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"))
-    if dim % heads:
-        raise ModuleError(
-            f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
-        )
-    wanted: dict[str, tuple[int, ...]] = {EMBEDDINGS: (length, layers * 2 * dim)}
+    require_heads(dim, heads)
     bottleneck = None
     if config.get("prefix_projection") and shapes.keys() & set(PROJECTION.values()):
         (bottleneck,) = sizes(config, ("encoder_hidden_size",))
-        wanted |= {
-            PROJECTION["tokens"]: (length, dim),
-            PROJECTION["inner"]: (bottleneck, dim),
-            PROJECTION["inner_bias"]: (bottleneck,),
-            PROJECTION["outer"]: (layers * 2 * dim, bottleneck),
-            PROJECTION["outer_bias"]: (layers * 2 * dim,),
-        }
-    require_shapes(shapes, wanted, kind="prefix")
-    return PrefixLayout(None, length, layers, heads, dim // heads, parts == 2, bottleneck)
+    layout = PrefixLayout(None, length, layers, heads, dim // heads, parts == 2, bottleneck)
+    projection = {} if bottleneck is None else {PROJECTION[part]: shape for part, shape in layout.shapes.items()}
+    require_shapes(shapes, {EMBEDDINGS: (length, layers * 2 * dim), **projection}, kind="prefix")
+    return layout

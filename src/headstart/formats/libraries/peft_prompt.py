@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import refuse_fields
-from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS, IDENTITY, REFUSED, halves, require_shapes, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, refuse_fields, sizes
+from headstart.formats.libraries.peft_virtual_tokens import (
+    EMBEDDINGS,
+    REFUSED,
+    VirtualTokensLayout,
+    halves,
+    require_shapes,
+)
 
 __all__ = ["HANDLED", "HARMLESS", "REFUSED", "PromptLayout", "prompt_layout"]
 
@@ -28,38 +33,18 @@ HANDLED = frozenset({"num_transformer_submodules", "num_virtual_tokens", "task_t
 
 
 @dataclass(frozen=True)
-class PromptLayout(Layout):
+class PromptLayout(VirtualTokensLayout):
     """`length` rows of width `dim` that are used; the tensor may hold as many again that PEFT never reads.
 
     `seq2seq` says that the rows go before the input of an encoder.
     """
 
-    length: int
     dim: int
     seq2seq: bool
 
-    @property
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """Empty: no layer is adapted."""
-        return {}
-
-    @property
-    def rank(self) -> int:
-        """The length in tokens."""
-        return self.length
-
 
 def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PromptLayout:
-    """Read the layout of a prompt tuning module.
-
-    Args:
-        config: the content of adapter_config.json.
-        shapes: shape of each stored tensor by its name.
-
-    Raises:
-        ModuleError: a field that Headstart does not compute, a size that is none, or a tensor that is unknown,
-            missing or misshapen. The message names the field or tensor.
-    """
+    """The layout of a prompt tuning module; see `FolderReader.layout`."""
     refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
     most = halves(config)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))

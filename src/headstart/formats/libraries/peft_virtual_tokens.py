@@ -1,25 +1,32 @@
-"""What the readers of PEFT's prompt learning methods (prompt and prefix tuning) share."""
+"""What the layouts of virtual tokens share: PEFT's prompts and prefixes, and Headstart's own prefixes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from headstart.errors import ModuleError
+from headstart.formats.layout import Layout
 from headstart.formats.libraries.peft_config import SAVE_AGAIN
 
-__all__ = ["EMBEDDINGS", "IDENTITY", "REFUSED", "halves", "require_shapes", "sizes"]
+__all__ = ["EMBEDDINGS", "REFUSED", "VirtualTokensLayout", "halves", "prefix_shapes", "require_heads", "require_shapes"]
 
 EMBEDDINGS = "prompt_embeddings"
 """The one tensor that PEFT saves for such a module."""
 
-IDENTITY = frozenset(
-    {
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
-    }
-)  # fmt: skip
-"""Fields of identity and provenance; the backbone is compared by fingerprint, not by these."""
-
 REFUSED = {"modules_to_save": "it carries whole layers, such as a classification head, beside the virtual tokens"}
 
 HALVES = {"CAUSAL_LM": 1, "SEQ_2_SEQ_LM": 2, "SEQ_CLS": 1, "QUESTION_ANS": 1}
+
+
+@dataclass(frozen=True)
+class VirtualTokensLayout(Layout):
+    """`length` virtual tokens, which adapt no layer's weight."""
+
+    length: int
+
+    @property
+    def rank(self) -> int:
+        """The length in tokens."""
+        return self.length
 
 
 def halves(config: Mapping[str, object]) -> int:
@@ -37,15 +44,32 @@ def halves(config: Mapping[str, object]) -> int:
     return HALVES[task]
 
 
-def sizes(config: Mapping[str, object], fields: tuple[str, ...]) -> tuple[int, ...]:
-    """The values of `fields`, each a whole number above 0; raises `ModuleError` naming the first that is not."""
-    found = []
-    for field in fields:
-        value = config.get(field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModuleError(f"field '{field}' is {value!r}, not a whole number above 0; {SAVE_AGAIN}")
-        found.append(value)
-    return tuple(found)
+def require_heads(dim: int, heads: int) -> None:
+    """Raise `ModuleError` unless so many heads share `dim` evenly."""
+    if dim % heads:
+        raise ModuleError(
+            f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
+        )
+
+
+def prefix_shapes(length: int, whole: int, projection: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of what gives a prefix (length, whole): itself, or the projection that it is tuned through.
+
+    `whole` is layers·2·dim, keys and values of all layers side by side; `projection` is (bottleneck, width of tokens).
+
+    >>> prefix_shapes(3, 16, None)
+    {'prefix': (3, 16)}
+    """
+    if projection is None:
+        return {"prefix": (length, whole)}
+    bottleneck, width = projection
+    return {
+        "tokens": (length, width),
+        "inner": (bottleneck, width),
+        "inner_bias": (bottleneck,),
+        "outer": (whole, bottleneck),
+        "outer_bias": (whole,),
+    }
 
 
 def require_shapes(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], *, kind: str) -> None:
