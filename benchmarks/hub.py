@@ -106,6 +106,7 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     modules = write_modules(folder, count)
     size = sum(path.stat().st_size for path in modules[0].iterdir())
     hub = folder / "hub"
+    os.sync()  # or adding would be timed with the writing of what is added
     add_seconds = added(hub, modules)
     for module in modules:
         shutil.rmtree(module)

@@ -27,7 +27,7 @@ JSON with `--json`; progress and notes go to standard error.
 |---:|---|
 | 0 | done |
 | 1 | done, and something was found wrong: a module that `hub add` refused, a problem that `hub check` saw |
-| 2 | a mistake that can be mended; the message says how, and no result was written |
+| 2 | a mistake that you can correct; the message says how, and no result was written |
 | 130 | stopped with Ctrl-C |
 
 Results appear whole or not at all, and never over something that exists. What takes long is kept in the

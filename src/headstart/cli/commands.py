@@ -10,27 +10,27 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 __all__ = ["COMMANDS", "Deferred", "Explained", "Program"]
 
 COMMANDS = {
-    "hub": ("headstart.cli.hub:app", "Keep modules: add, list, show, check, remove, push."),
+    "hub": ("headstart.cli.hub:app", "Look after a hub of modules: add, list, show, check, remove, push."),
     "tune": (
         "headstart.cli.tune:tune",
         "Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command.",
     ),
     "rank": (
         "headstart.cli.rank:rank",
-        "Score every module of a hub on TASK by all asked indicators in one pass; higher is better.",
+        "Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better.",
     ),
     "ensemble": (
         "headstart.cli.ensemble:ensemble",
-        "Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder.",
+        "Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder.",
     ),
     "compare": (
         "headstart.cli.compare:compare",
-        "Compare ways to begin on TASK, before and after tuning, and write a report.",
+        "Compare ways to start on TASK, before and after tuning, and write a report.",
     ),
-    "store": ("headstart.cli.store:app", "What is kept of finished work: list, show, export, prune."),
+    "store": ("headstart.cli.store:app", "Look after finished work: list, show, export, prune."),
     "list": (
         "headstart.cli.families:list_families",
-        "List what can be named: kinds, indicators, rules, spaces, metrics, recipes and more, those of plug-ins too.",
+        "List what options can name: kinds, indicators, rules, spaces, metrics, recipes and more, plug-ins included.",
     ),
 }
 """Each command's "module:object" and the first paragraph of its help, in the order of the program's help."""

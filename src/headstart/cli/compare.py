@@ -32,7 +32,10 @@ class ComparedTask(TaskOptions):
     """The task of a comparison, which draws its shots itself, once a seed."""
 
     seed: Annotated[
-        int, typer.Option(help="Seed of a file's split and of the test rows; the draws' own seeds count from 0.")
+        int,
+        typer.Option(
+            help="Seed for splitting a file and choosing test rows; the draws have seeds of their own, from 0."
+        ),
     ] = 0
     test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None
 
@@ -51,23 +54,25 @@ def compare(
     recipe: RecipeOptions,
     work: WorkOptions,
     output: OutputOption,
-    seeds: Annotated[int, typer.Option(help="Few-shot draws, each with its own fresh module and order.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Number of few-shot draws, each with its own fresh module and order of rows.")
+    ] = 3,
     method: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
-            help="Method to compare, repeatable: {methods}, or a rule, with settings, as "
+            help="Method to compare; repeatable: {methods}, or a rule with settings, such as "
             "'mine=softmax:indicator=loss,temperature=0.1'; default: all but manual.",
         ),
     ] = None,
     own_ranks: Annotated[
-        bool, typer.Option("--own-ranks", help="Let every start keep its rank; default: all are brought to one rank.")
+        bool, typer.Option("--own-ranks", help="Let every start keep its own rank; default: all get the same rank.")
     ] = False,
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compare ways to begin on TASK, before and after tuning, and write a report.
+    """Compare ways to start on TASK, before and after tuning, and write a report.
 
     A killed comparison continues with the same command: what is finished is kept in the store.
     """

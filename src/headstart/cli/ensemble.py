@@ -33,36 +33,45 @@ LEAST_SHOWN = 0.0001
 class BlendOptions(Options):
     """How a hub becomes a start: whose weights, and which sum."""
 
-    rule: Annotated[str, typer.Option(help="{rules}; softmax is the papers'.")] = "softmax"
+    rule: Annotated[str, typer.Option(help="{rules}; the papers use softmax.")] = "softmax"
     indicator: Annotated[
-        str, typer.Option("--indicator", "-i", help="Whose scores set the weights; see headstart list.")
+        str,
+        typer.Option(
+            "--indicator", "-i", help="Indicator whose scores set the weights; see `headstart list indicators`."
+        ),
     ] = "cosine"
     temperature: Annotated[
-        float | None, typer.Option(help="Softmax temperature τ; default: found for the effective number of modules.")
+        float | None,
+        typer.Option(help="Softmax temperature τ; default: chosen to give the effective number of modules."),
     ] = None
     effective: Annotated[
         float | None,
         typer.Option(
-            help="Effective number of modules 1/Σw² that τ is found for; default: √n of n modules, at most 4."
+            help="Effective number of modules, 1/Σw², that τ is chosen to give; default: √n of n modules, at most 4."
         ),
     ] = None
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Blend only the k best modules: softmax, top_k.")] = None
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Blend only the k best modules (rules softmax and top_k).")
+    ] = None
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", help="Module that rule manual averages, repeatable; default: the task's family."),
+        typer.Option(
+            "--group",
+            help="A module that the rule manual averages; repeatable; default: the modules of the task's family.",
+        ),
     ] = None
     space: Annotated[
         str,
         typer.Option(
-            help="{spaces}; the papers' is parameters, exact keeps ΔW, svd cuts to --rank, and "
-            "auto is parameters where shapes are equal, else svd."
+            help="{spaces}; the papers use parameters, exact keeps ΔW, svd cuts it to --rank, and "
+            "auto takes parameters where shapes are equal, else svd."
         ),
     ] = "auto"
     rank: Annotated[
-        int | None, typer.Option(help="Rank that space svd cuts to; default: the largest of the modules.")
+        int | None, typer.Option(help="Rank that the space svd cuts to; default: the largest rank of the modules.")
     ] = None
     density: Annotated[
-        float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: a half.")
+        float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: half.")
     ] = None
     reduction: ReductionOption = "mean"
 
@@ -84,7 +93,7 @@ def ensemble(
     output: OutputOption,
     as_json: AsJson = False,
 ) -> None:
-    """Blend a hub into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
+    """Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()

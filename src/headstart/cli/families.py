@@ -46,10 +46,12 @@ def names_of_family(family: str) -> str:
 def list_families(
     family: FamilyArgument = None,
     name: Annotated[str | None, typer.Argument(help="One member, with its settings and their defaults.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Load every member; exit code 1 when one is broken.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Load every member; exits with code 1 if one is broken.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List what can be named: kinds, indicators, rules, spaces, metrics, recipes and more, those of plug-ins too."""
+    """List what options can name: kinds, indicators, rules, spaces, metrics, recipes and more, plug-ins included."""
     if family is not None and name is not None:
         _show(FAMILIES[family], family, name, as_json=as_json)
         return

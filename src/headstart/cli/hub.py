@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Keep modules: add, list, show, check, remove, push.")
+app = typer.Typer(no_args_is_help=True, help="Look after a hub of modules: add, list, show, check, remove, push.")
 
 ON_A_PAGE = 50
 
@@ -33,7 +33,7 @@ def add(
     dtype: DtypeOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Validate modules and take them into HUB, which is created if need be. Exit code 1 when any was refused."""
+    """Validate modules and add them to HUB, which is created if necessary. Exits with code 1 if any was refused."""
     from headstart.hub import Hub
 
     check = None
@@ -66,7 +66,9 @@ class FilterOptions(Options):
     license: Annotated[str | None, typer.Option(help="Only this licence.")] = None
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None
     metric: Annotated[str | None, typer.Option(help="Only this metric.")] = None
-    text: Annotated[str | None, typer.Option(help="Words in name, task, family, base model, notes or origin.")] = None
+    text: Annotated[
+        str | None, typer.Option(help="Only with these words in name, task, family, base model, notes or origin.")
+    ] = None
 
     def asked(self) -> "Asked":
         """As keyword arguments of `Hub.find`."""
@@ -81,8 +83,8 @@ def list_(
     sort: Annotated[
         str,
         typer.Option(
-            help="name, kind, variant, family, task, metric, license, rank, parameters, score or added; "
-            "-score has the highest first."
+            help="Column to sort by: name, kind, variant, family, task, metric, license, rank, parameters, score or "
+            "added; -score puts the highest first."
         ),
     ] = "name",
     limit: Annotated[
@@ -91,7 +93,7 @@ def list_(
     page: Annotated[int, typer.Option(min=1, help="Which page to show.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in HUB, or what of it has all that is asked for."""
+    """Show the modules in HUB, or those that match every option given."""
     from headstart.hub import Hub
 
     opened, asked = Hub.open(hub), filters.asked()
@@ -148,7 +150,7 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(hub: HubArgument, as_json: AsJson = False) -> None:
-    """Read every module of HUB again and compare it with the catalogue. Exit code 1 when something is wrong."""
+    """Read every module of HUB again and compare it with the catalogue. Exits with code 1 if anything is wrong."""
     from headstart.hub import Hub
 
     opened = Hub.open(hub)
@@ -173,7 +175,7 @@ def remove(
     names: Annotated[list[str], typer.Argument(help="Modules to remove.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove modules, folder and catalogue entry."""
+    """Remove modules: their folders and their entries in the catalogue."""
     from headstart.hub import Hub
 
     opened, wanted = Hub.open(hub), list(dict.fromkeys(names))
@@ -189,9 +191,11 @@ def remove(
 def push(
     hub: HubArgument,
     name: NameArgument,
-    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub, as owner/name; made if need be.")],
+    repo: Annotated[
+        str, typer.Argument(help="Repository on the Hugging Face Hub, as owner/name; created if necessary.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to push to; made if need be.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; created if necessary.")] = None,
     license_id: Annotated[
         str, typer.Option("--license", help="Licence of a module whose card states none, such as apache-2.0.")
     ] = "",

@@ -47,7 +47,9 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to wr
 
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Folder of finished work; default: $HEADSTART_STORE, else in the user's cache."),
+    typer.Option(
+        "--store", help="Folder that keeps finished work; default: $HEADSTART_STORE, else one in your cache folder."
+    ),
 ]
 
 
@@ -105,12 +107,12 @@ class TaskOptions(Options):
         str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
     ]
     metric: Annotated[
-        str | None, typer.Option(help="Metric that replaces the task card's; see `headstart list metrics`.")
+        str | None, typer.Option(help="Metric to use instead of the task card's; see `headstart list metrics`.")
     ] = None
     shots: Annotated[
-        int | None, typer.Option(help="Few-shot draw of K rows per class (4K without classes) from train and dev.")
+        int | None, typer.Option(help="Draw K rows per class (4K without classes) from train and dev.")
     ] = None
-    seed: Annotated[int, typer.Option(help="Seed of draws, fresh modules and row order.")] = 0
+    seed: Annotated[int, typer.Option(help="Seed for draws, fresh modules and the order of rows.")] = 0
 
     def whole(self, *, family: str | None = None) -> "Task":
         """The task before any draw."""

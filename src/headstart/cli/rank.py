@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReductionOption", "print_gaps", "rank"]
 
-ReductionOption = Annotated[str, typer.Option(help="mean or sum over target tokens.")]
+ReductionOption = Annotated[str, typer.Option(help="Over the target tokens: mean or sum.")]
 
 
 @command
@@ -40,7 +40,7 @@ def rank(
     rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score every module of a hub on TASK by all asked indicators in one pass; higher is better."""
+    """Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better."""
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()
     from headstart.ranking.rank import rank as run

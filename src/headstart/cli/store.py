@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "open_store", "size_text"]
 
-app = typer.Typer(no_args_is_help=True, help="What is kept of finished work: list, show, export, prune.")
+app = typer.Typer(no_args_is_help=True, help="Look after finished work: list, show, export, prune.")
 
-KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or its beginning.")]
+KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or how it begins.")]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -41,7 +41,7 @@ def list_(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in the store, last used first."""
+    """Show what is in the store, most recently used first."""
     opened = open_store(store)
     entries = sorted(opened.entries(type=type), key=lambda entry: -entry.used)
     if as_json:
@@ -97,20 +97,20 @@ def export(
 @app.command()
 def prune(
     older_than: Annotated[
-        str | None, typer.Option(help="Remove what was not used for so long: 30d, 12h, 2w, 90min.")
+        str | None, typer.Option(help="Remove what has not been used for this long: 30d, 12h, 2w, 90min.")
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="Remove the least recently used until so much is left: 20GB, 500MB.")
+        str | None, typer.Option(help="Remove the least recently used until this much is left: 20GB, 500MB.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove entries, least recently used first, and what killed runs left. Everything can be computed again."""
+    """Remove entries, least recently used first, and what killed runs left behind. Everything can be computed again."""
     if older_than is None and keep is None:
         raise SettingError("nothing says what to remove; give --older-than 30d, --keep 20GB or both")
-    seconds = None if older_than is None else _amount(older_than, SECONDS, "--older-than", "30d")
-    most = None if keep is None else _amount(keep, BYTES, "--keep", "20GB")
+    seconds = None if older_than is None else _amount(older_than, SECONDS, option="--older-than", example="30d")
+    most = None if keep is None else _amount(keep, BYTES, option="--keep", example="20GB")
     opened = open_store(store)
     pruned = opened.prune(older_than=seconds, keep=None if most is None else int(most), dry_run=dry_run)
     freed = sum(entry.size for entry in pruned.removed)
@@ -156,7 +156,7 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _amount(text: str, units: dict[str, int], option: str, example: str) -> float:
+def _amount(text: str, units: dict[str, int], *, option: str, example: str) -> float:
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([A-Za-z]+)", text.strip(), re.ASCII)
     by_lower = {name.lower(): factor for name, factor in units.items()}
     if found is None or found[2].lower() not in by_lower:

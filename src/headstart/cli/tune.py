@@ -30,7 +30,7 @@ class TunedTask(TaskOptions):
     """The task that a module is tuned on."""
 
     train_rows: Annotated[int | None, typer.Option(help="Tune on at most this many training rows.")] = None
-    family: Annotated[str | None, typer.Option(help="Family that replaces the task card's.")] = None
+    family: Annotated[str | None, typer.Option(help="Family to use instead of the task card's.")] = None
 
     def load(self) -> "Task":
         """The task, drawn and cut to size."""

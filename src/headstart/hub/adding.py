@@ -53,7 +53,7 @@ class Intake:
     """
 
     def __init__(
-        self, path: Path, upkeep: Upkeep, check: Check | None, report: Callable[[], None] | None = None
+        self, path: Path, upkeep: Upkeep, *, check: Check | None = None, report: Callable[[], None] | None = None
     ) -> None:
         self.path = path
         self._upkeep = upkeep

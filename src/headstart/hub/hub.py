@@ -222,7 +222,7 @@ class Hub:
         from headstart.hub.adding import Intake, name_of  # NumPy, which looking at a hub does without
 
         name = name_of(source) if name is None else name
-        (result,) = Intake(self.path, self._upkeep, check).results([(source, name)])
+        (result,) = Intake(self.path, self._upkeep, check=check).results([(source, name)])
         if isinstance(result, HeadstartError):
             raise result
         return result
@@ -250,7 +250,7 @@ class Hub:
                 found[index] = Admission(source, str(source), None, str(error))
         report = None if progress is None else _counted(progress, len(found), len(offered))
         sweep(self.path)
-        taken = Intake(self.path, self._upkeep, check, report).results(
+        taken = Intake(self.path, self._upkeep, check=check, report=report).results(
             [(offered[i], name) for i, name in named.items()]
         )
         for (index, name), result in zip(named.items(), taken, strict=True):

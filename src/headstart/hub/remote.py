@@ -101,10 +101,7 @@ def push(
             f"'{repo}' names a revision; give the branch to push to on its own: --revision {target.revision}"
         )
     card = _licensed(module.card, license_id)
-    files: dict[str, Path | bytes] = {
-        name: path for name in KEPT if (path := regular_file(module.folder, name)) is not None
-    }
-    files |= {CARD_FILE: card.to_json().encode(), README_FILE: readme(card).encode()}
+    files = _files(module.folder, card)
     with _errors_named(target, "push to"), _no_progress_bars():
         api = HfApi()
         api.create_repo(target.repo, private=private or None, exist_ok=True)
@@ -120,6 +117,12 @@ def push(
             revision=branch,
         )
     return dataclasses.replace(target, revision=commit.oid)
+
+
+def _files(folder: Path, card: ModuleCard) -> dict[str, Path | bytes]:
+    """What a module consists of on a remote hub: its files, and the card and README as they are to be."""
+    files: dict[str, Path | bytes] = {name: path for name in KEPT if (path := regular_file(folder, name)) is not None}
+    return files | {CARD_FILE: card.to_json().encode(), README_FILE: readme(card).encode()}
 
 
 def _licensed(card: ModuleCard, license_id: str) -> ModuleCard:
