@@ -11,6 +11,7 @@ from headstart.errors import HubError, SettingError
 from headstart.formats import read_module
 from headstart.hub import Hub
 from headstart.hub.query import SORTS, Filter
+from headstart.records import ModuleCard
 from program import Run
 
 pytest_plugins = ["cli_helper"]
@@ -149,7 +150,16 @@ def test_filters_are_narrowed_only_by_what_can_be_true_at_once() -> None:
     assert Filter(kind="lora").narrowed(Filter(kind="ia3")) is None
 
 
-def test_the_command_filters_sorts_and_pages(run: Run, path: Path) -> None:
+def test_a_page_parses_its_own_cards_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsed = ModuleCard.model_validate_json, []
+    monkeypatch.setattr(ModuleCard, "model_validate_json", lambda text: parsed.append(text) or parse(text))
+    hub = Hub.open(path)
+    assert (len(hub), hub.names()[0], hub.problems(), parsed) == (4, "cola", [], [])
+    assert found(hub, kind="lora", sort="-score", limit=2, offset=1) == ["cola", "mnli"]
+    assert len(parsed) == 2
+
+
+def test_the_command_filters_sorts_and_pages(run: Run, path: Path, tmp_path: Path) -> None:
     shown = run("hub", "list", path, "--family", "reviews", "--sort", "-score", "--limit", "1", "--json")
     assert [card["name"] for card in shown.data] == ["dora"]
     again = run("hub", "list", path, "--family", "reviews", "--sort", "-score", "--limit", "1", "--page", "2", "--json")
@@ -163,5 +173,9 @@ def test_the_command_filters_sorts_and_pages(run: Run, path: Path) -> None:
     assert "DoRA" in run("hub", "show", path, "dora").out
     assert run("hub", "list", path, "--sort", "luck").code == 2
     assert run("hub", "list", path, "--kind", "ia3").out.strip() == "no such module"
+    (tmp_path / "empty").mkdir()
+    assert run("hub", "list", tmp_path / "empty", "--kind", "ia3").out == (
+        f"{tmp_path / 'empty'} has no modules yet; add some with `headstart hub add`\n"
+    )
     assert "has 4 such modules, none of them on page 3" in run("hub", "list", path, "--page", "3").out
     assert run("hub", "list", path, "--page", "2", "--json").data == []

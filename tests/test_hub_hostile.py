@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import headstart.hub.adding
+import headstart.hub.own_catalogue
 import headstart.hub.reading
 import headstart.hub.removing
 from handmade import write_module
@@ -21,6 +22,9 @@ from headstart.errors import HubError, ModuleError, OutputError
 from headstart.hub import Hub
 from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.records import Refused
+from program import Run
+
+pytest_plugins = ["cli_helper"]
 
 CARD = "headstart.json"
 NAMES = ["cola", "rte", "sst2"]
@@ -120,7 +124,8 @@ def shared(hub: Hub) -> Iterator[Hub]:
     """The hub where another user put it, and this process without the right to write there.
 
     Permissions do not bind root, so for the length of the test root is the user "nobody" (effectively, so that pytest
-    can become root again); anybody else is kept out by the permissions themselves.
+    can become root again); anybody else is kept out by the permissions themselves. What the test imports is imported
+    before: the interpreter's own files may be out of reach of "nobody".
     """
     folder = Path(tempfile.mkdtemp(prefix="shared-hub-"))
     folder.chmod(0o755)
@@ -128,8 +133,6 @@ def shared(hub: Hub) -> Iterator[Hub]:
     for path in (folder / "hub").rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     (folder / "hub").chmod(0o555)
-    # Imported now: afterwards the interpreter's own files may be out of reach.
-
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -162,6 +165,19 @@ def test_a_hub_that_cannot_be_written_can_be_used(shared: Hub, cache: Path, tmp_
     with pytest.raises(HubError, match=r"cannot delete .*rte: Permission denied; check its permissions"):
         opened.remove("rte")
     assert Hub.open(shared.path).names() == NAMES
+
+
+@pytest.fixture
+def listed(run: Run, hub: Hub) -> str:
+    """What the command lists of the hub, while all is well."""
+    return run("hub", "list", hub.path).out
+
+
+def test_the_command_lists_a_hub_that_cannot_be_written(run: Run, listed: str, shared: Hub, cache: Path) -> None:
+    assert all(name in listed for name in NAMES)
+    (ended, again) = (run("hub", "list", shared.path) for _ in range(2))
+    assert (ended.code, ended.out, ended.err) == (0, listed, "")
+    assert again == ended
 
 
 def test_nothing_can_be_added_to_a_hub_that_cannot_be_written(shared: Hub, cache: Path) -> None:

@@ -108,11 +108,18 @@ def list_(
     if cards:
         _print_cards(cards)
     else:
-        print_line(f"{hub} has {total:,} such modules, none of them on page {page}" if total else "no such module")
+        print_line(_nothing(hub, total=total, page=page, empty=len(opened) == 0))
     if 0 < len(cards) < total:
         more = f"; --page {page + 1} shows the next" if first + len(cards) < total else ""
         print_line(f"{first + 1:,}–{first + len(cards):,} of {total:,}{more}", error=True)
     _warn(opened.problems())
+
+
+def _nothing(hub: Path, *, total: int, page: int, empty: bool) -> str:
+    """Why a page of the list has no module on it."""
+    if empty:
+        return f"{hub} has no modules yet; add some with `headstart hub add`"
+    return f"{hub} has {total:,} such modules, none of them on page {page}" if total else "no such module"
 
 
 def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
