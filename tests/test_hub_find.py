@@ -155,7 +155,9 @@ def test_a_page_parses_its_own_cards_alone(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(ModuleCard, "model_validate_json", lambda text: parsed.append(text) or parse(text))
     hub = Hub.open(path)
     assert (len(hub), hub.names()[0], hub.problems(), parsed) == (4, "cola", [], [])
-    assert found(hub, kind="lora", sort="-score", limit=2, offset=1) == ["cola", "mnli"]
+    page = hub.find(kind="lora", sort="-score", limit=2, offset=1)
+    assert ([ref.name for ref in page], [ref.facts()["rank"] for ref in page], parsed) == (["cola", "mnli"], [2, 3], [])
+    assert [ref.card.name for ref in page for _ in range(2)] == ["cola", "cola", "mnli", "mnli"]
     assert len(parsed) == 2
 
 

@@ -102,7 +102,8 @@ def test_the_program_imports_the_command_that_runs_and_no_other() -> None:
 
 LOOKING = (
     "numpy", "regex", "huggingface_hub", "concurrent.futures", "platformdirs", "importlib.resources.readers",
-    "headstart.registry", "headstart.formats", "headstart.units", "headstart.cli.families", "headstart.hub.reading",
+    "rich.progress", "headstart.records", "headstart.registry",
+    "headstart.formats", "headstart.units", "headstart.cli.families", "headstart.hub.reading",
 )  # fmt: skip
 """What a hub whose folders did not change is listed without: reading modules, seeking plug-ins, the user's cache."""
 

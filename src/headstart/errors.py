@@ -6,6 +6,7 @@ prints it without a traceback and exits with code 2.
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ModuleError",
     "OutputError",
     "PluginWarning",
+    "Refused",
     "SettingError",
     "StoreError",
     "TaskError",
@@ -95,3 +97,11 @@ def about(subject: str | Path) -> Iterator[None]:
 
 class PluginWarning(UserWarning):
     """A plug-in cannot be used and is left out; the message names it, says why and states the remedy."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something that takes no part, by name, and why: a module of a hub, a plug-in."""
+
+    name: str
+    reason: str

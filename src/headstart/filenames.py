@@ -2,6 +2,7 @@
 
 __all__ = [
     "ADAPTERHUB_WEIGHTS",
+    "CARD_FILE",
     "CONFIG_FILE",
     "HEAD_FILE",
     "INTERFACE_FILE",
@@ -10,6 +11,9 @@ __all__ = [
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
 ]
+
+CARD_FILE = "headstart.json"
+"""A module's card; other tools ignore it."""
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -1,14 +1,14 @@
 """Frozen cards: what Headstart writes beside its results, as JSON with a schema version."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headstart.atomic import write_text
-from headstart.errors import CardError
+from headstart.errors import CardError, Refused
+from headstart.filenames import CARD_FILE
 
 __all__ = [
     "CARD_FILE",
@@ -23,9 +23,6 @@ __all__ = [
     "TextFormat",
     "fault",
 ]
-
-CARD_FILE = "headstart.json"
-"""Name of a module's card inside its folder; other tools ignore it."""
 
 
 class Record(BaseModel):
@@ -86,14 +83,6 @@ def fault(error: ValidationError) -> str:
         (bound,) = first["ctx"].values()
         return f"{name}={first['input']!r} must be {bounds[first['type']]} {bound:g}"
     return f"{name}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Something that takes no part, by name, and why: a module of a hub, a plug-in."""
-
-    name: str
-    reason: str
 
 
 class Fingerprint(Record):

@@ -99,7 +99,7 @@ def list_(
     opened, asked = Hub.open(hub), filters.asked()
     length = limit or (None if as_json and page == 1 else ON_A_PAGE)
     first = 0 if length is None else (page - 1) * length
-    cards = [ref.card.model_dump(mode="json") for ref in opened.find(**asked, sort=sort, limit=length, offset=first)]
+    cards = [ref.facts() for ref in opened.find(**asked, sort=sort, limit=length, offset=first)]
     if as_json:
         print_json(cards)
         return

@@ -22,12 +22,12 @@ NUMBERS = frozenset({"rank", "parameters", "score"})
 
 def console() -> Console:
     """For results: standard output."""
-    return Terminal()
+    return Terminal(emoji=False)  # names such as ":smile:" stay; and the table of emoji is not loaded
 
 
 def error_console() -> Console:
     """For progress and errors: standard error."""
-    return Terminal(stderr=True)
+    return Terminal(stderr=True, emoji=False)
 
 
 def print_json(data: Any) -> None:

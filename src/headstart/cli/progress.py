@@ -4,13 +4,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from headstart.cli.output import error_console, print_line
 from headstart.events import Event, Listener, Note, Progress, UnitEvent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 __all__ = ["LINE_SECONDS", "UnitCount", "listening"]
 
@@ -83,6 +85,10 @@ class _Lines:
             print_line(f"{event.what}: {event.done}{of}{note}", error=True)
 
 
-def _bar(screen: Console) -> Bar:
+def _bar(screen: Console) -> "Bar":
+    # Here: the commands that only look at a hub show no bar.
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     what, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
     return Bar(what, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), note, console=screen, transient=True)

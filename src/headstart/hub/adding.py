@@ -172,9 +172,8 @@ class Intake:
 def _same(connection: sqlite3.Connection, entry: Entry) -> ModuleCard | None:
     """The card of the very module, where it is in the hub under this name."""
     known = known_row(connection, entry.card.name)
-    if known and known.card and not known.reason and not changed(known.card, entry.card):
-        return known.card
-    return None
+    card = None if known is None or known.reason else known.card
+    return card if card is not None and not changed(card, entry.card) else None
 
 
 def _batches(sources: Iterable[tuple[Path | str, str]]) -> Iterator[list[tuple[Path | str, str]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headstart.errors import HubError
 from headstart.filenames import (
+    CARD_FILE,
     CONFIG_FILE,
     HEAD_FILE,
     INTERFACE_FILE,
@@ -13,7 +14,6 @@ from headstart.filenames import (
     OPENDELTA_WEIGHTS,
     WEIGHTS_FILES,
 )
-from headstart.records import CARD_FILE
 
 __all__ = ["KEPT", "is_hub", "stamp", "stamps"]
 

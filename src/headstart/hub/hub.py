@@ -1,5 +1,7 @@
 """A hub: a folder of modules for one backbone. The folders are the truth, the catalogue a cache of it."""
 
+from __future__ import annotations
+
 import copy
 import difflib
 from collections import Counter
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from headstart.atomic import sweep
-from headstart.errors import HeadstartError, HubError, SettingError
+from headstart.errors import HeadstartError, HubError, Refused, SettingError
 from headstart.events import Listener, Progress
 from headstart.filenames import CONFIG_FILE
 from headstart.hub import removing
@@ -20,10 +22,10 @@ from headstart.hub.ref import ModuleRef
 from headstart.hub.reference import is_reference
 from headstart.hub.rows import Known, forget_gone, known_row, known_rows, stated_backbone
 from headstart.hub.upkeep import Upkeep
-from headstart.records import Fingerprint, ModuleCard, Refused
 
 if TYPE_CHECKING:
     from headstart.formats import StoredModule
+    from headstart.records import Fingerprint, ModuleCard
 
 __all__ = ["Admission", "Hub"]
 
@@ -89,7 +91,7 @@ class Hub:
         view = f", {self._view}" if str(self._view) else ""
         return f"Hub({str(self.path)!r}{view})"
 
-    def where(self, **asked: Unpack[Asked]) -> "Hub":
+    def where(self, **asked: Unpack[Asked]) -> Hub:
         """The same hub seen without the modules that are something else; see `find`.
 
         Raises `HubError` when no module is left.
@@ -102,7 +104,7 @@ class Hub:
             raise HubError(f"the hub {self.path} has no module of {wanted}; see `headstart hub list`")
         return view
 
-    def of_kind(self, kind: str) -> "Hub":
+    def of_kind(self, kind: str) -> Hub:
         """The same hub seen without the modules of other kinds ("lora").
 
         Raises `HubError` when it has none, with the kinds that it has.
@@ -191,7 +193,7 @@ class Hub:
         """The folder of module `name`. Raises `HubError` when the hub has none or cannot use it."""
         return self.ref(name).path
 
-    def read(self, name: str) -> "StoredModule":
+    def read(self, name: str) -> StoredModule:
         """Read and validate module `name`.
 
         Raises `HubError` when the hub has none, `ModuleError` when it is broken or not what was catalogued.
@@ -204,7 +206,7 @@ class Hub:
         return None if stated is None else stated[1]
 
     def add(
-        self, source: Path | str, *, name: str | None = None, check: "Callable[[StoredModule], None] | None" = None
+        self, source: Path | str, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
     ) -> ModuleCard:
         """Validate a module and copy it into the hub; the very module that is there under this name stays as it is.
 
@@ -231,7 +233,7 @@ class Hub:
         self,
         sources: Iterable[Path | str],
         *,
-        check: "Callable[[StoredModule], None] | None" = None,
+        check: Callable[[StoredModule], None] | None = None,
         progress: Listener | None = None,
     ) -> list[Admission]:
         """Add every folder or remote module, as `add` does; one that is refused does not stop the rest.
@@ -294,7 +296,7 @@ class Hub:
     def _seen(self, name: str) -> Known | None:
         """The row of `name`, if it is in this view."""
         known = self._upkeep.ask(lambda c: known_row(c, name))
-        if known is None or known.card is None or self._view == Filter():
+        if known is None or known.written is None or self._view == Filter():
             return known
         condition, values = self._view.condition()
         within = self._upkeep.ask(lambda c: known_rows(c, f"name = ? AND {condition}", (name, *values)))
@@ -309,8 +311,8 @@ class Hub:
         return HubError(f"{there}; {then}{hint}")
 
     def _ref(self, known: Known) -> ModuleRef:
-        assert known.card is not None  # as in every usable row
-        return ModuleRef(known.card, self.path / known.name, known.digest or "", known.shape or "")
+        assert known.written is not None  # as in every usable row
+        return ModuleRef(known.name, self.path / known.name, known.digest or "", known.shape or "", known.written)
 
 
 def _counted(progress: Listener, done: int, total: int) -> Callable[[], None]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headstart.errors import ModuleError
-from headstart.records import ModuleCard
+from headstart.hub.catalogue import DamageError
 
 if TYPE_CHECKING:
     from headstart.formats import StoredModule
+    from headstart.records import ModuleCard
 
-__all__ = ["CHANGED", "Entry", "ModuleRef", "Widths", "changed"]
+__all__ = ["CHANGED", "Entry", "ModuleRef", "Widths", "changed", "parsed"]
 
 Widths = Mapping[str, tuple[int | None, int | None]]
 """Each target layer's (in, out) widths; `None` is one that no tensor shows."""
@@ -32,19 +35,26 @@ CHANGED = (
 class ModuleRef:
     """A module of a hub, as its catalogue knows it; the tensors stay on the disk until `read`.
 
-    `digest`: equal digest, equal function, whatever the module is called. `shape`: equal for modules whose
-    configuration and tensors' names, types and shapes are equal; such modules fit the same backbones.
+    `written`: the card as JSON, parsed when `card` is asked for. `digest`: equal digest, equal function, whatever the
+    module is called. `shape`: equal for modules whose configuration and tensors' names, types and shapes are equal;
+    such modules fit the same backbones.
     """
 
-    card: ModuleCard
+    name: str
     path: Path
     digest: str
     shape: str
+    written: str = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """The name that the hub has for it."""
-        return self.card.name
+    @cached_property
+    def card(self) -> ModuleCard:
+        """The card, under the name that the hub has for the module."""
+        return parsed(self.written)
+
+    def facts(self) -> dict[str, Any]:
+        """The card's fields as JSON has them."""
+        found: dict[str, Any] = json.loads(self.written)
+        return found
 
     def read(self) -> StoredModule:
         """Read and validate the folder. Raises `ModuleError` when it is broken or not what was catalogued."""
@@ -70,6 +80,17 @@ class Entry:
     widths: Widths
     digest: str
     shape: str
+
+
+def parsed(written: str) -> ModuleCard:
+    """A card as the catalogue keeps it. Raises `DamageError` when another version wrote it."""
+    # pydantic's models take longer to import than a list of thousands of modules to make.
+    from headstart.records import ModuleCard
+
+    try:
+        return ModuleCard.model_validate_json(written)
+    except ValueError as error:
+        raise DamageError("the catalogue is of another version; delete it, it is built again from the hub") from error
 
 
 def changed(old: ModuleCard, new: ModuleCard) -> bool:

@@ -5,14 +5,14 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from headstart.errors import HubError, ModuleError
-from headstart.hub.catalogue import DamageError
 from headstart.hub.names import check_name, folded, twin_key
-from headstart.hub.ref import CHANGED, Entry, Widths, changed
-from headstart.records import Fingerprint, ModuleCard
+from headstart.hub.ref import CHANGED, Entry, Widths, changed, parsed
+
+if TYPE_CHECKING:
+    from headstart.records import Fingerprint, ModuleCard
 
 __all__ = [
     "GONE",
@@ -46,20 +46,25 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Known:
-    """One row as it stands: `card`, `digest` and `shape` are missing where the folder could never be read."""
+    """One row as it stands; `written`, `digest` and `shape` are missing where the folder could never be read."""
 
     name: str
     stamp: str
     reason: str | None
-    card: ModuleCard | None
+    written: str | None
     digest: str | None
     shape: str | None
+
+    @property
+    def card(self) -> "ModuleCard | None":
+        """The card; raises `DamageError` when another version wrote it."""
+        return None if self.written is None else parsed(self.written)
 
 
 def known_rows(
     connection: sqlite3.Connection, condition: str = "1", values: Iterable[Value] = (), *, order: str = "name"
 ) -> list[Known]:
-    """The rows for which an SQL condition holds. Raises `DamageError` when one is of another version."""
+    """The rows for which an SQL condition holds."""
     query = f"SELECT {ROW} FROM modules WHERE {condition} ORDER BY {order}"
     return [_known(row) for row in connection.execute(query, tuple(values))]
 
@@ -74,12 +79,11 @@ def known_stamps(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, stamp FROM modules").fetchall())
 
 
-def stated_backbone(connection: sqlite3.Connection) -> tuple[str, Fingerprint] | None:
+def stated_backbone(connection: sqlite3.Connection) -> "tuple[str, Fingerprint] | None":
     """The first usable module that states a backbone, and that backbone; the others agree with it."""
     first = known_rows(connection, "backbone IS NOT NULL AND reason IS NULL", order="name LIMIT 1")
-    if not first or first[0].card is None or first[0].card.backbone is None:
-        return None
-    return first[0].name, first[0].card.backbone
+    card = first[0].card if first else None
+    return None if card is None or card.backbone is None else (first[0].name, card.backbone)
 
 
 def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -150,7 +154,7 @@ def _count_layers(connection: sqlite3.Connection, widths: Widths) -> None:
     )
 
 
-def _facts(card: ModuleCard) -> dict[str, Value]:
+def _facts(card: "ModuleCard") -> dict[str, Value]:
     """The columns that come from the card."""
     facts: dict[str, Value] = {column: getattr(card, column) for column in STATED}
     words = (card.name, card.kind, card.variant, card.task, card.family, card.base_model, card.notes, card.origin)
@@ -176,14 +180,8 @@ def _insert(connection: sqlite3.Connection, facts: dict[str, Value]) -> None:
 
 def _known(row: tuple[Value, ...]) -> Known:
     held = dict(zip(COLUMNS, row, strict=True))
-    name, stamp, reason, card, digest, shape = (
-        held[column] for column in ("name", "stamp", "reason", "card", "digest", "shape")
-    )
-    try:
-        parsed = None if card is None else ModuleCard.model_validate_json(str(card))
-    except ValidationError as error:
-        raise DamageError(f"the catalogue's row '{name}' is of another version; delete it") from error
-    return Known(str(name), str(stamp), _text(reason), parsed, _text(digest), _text(shape))
+    reason, written, digest, shape = (_text(held[column]) for column in ("reason", "card", "digest", "shape"))
+    return Known(str(held["name"]), str(held["stamp"]), reason, written, digest, shape)
 
 
 def _text(value: Value) -> str | None:
@@ -197,13 +195,14 @@ def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: En
     `reading` is the entry, or why there is none, or `None` when the folder is gone.
     """
     known = known_row(connection, name)
+    card = None if known is None else known.card
     if reading is None:
         reason = "its folder is missing; put it back, or remove the module from the hub"
     elif isinstance(reading, str):
         reason = reading
-    elif known is not None and known.card is not None and changed(known.card, reading.card):
+    elif card is not None and changed(card, reading.card):
         reason = CHANGED
-    elif known == Known(name, stamp, None, reading.card, reading.digest, reading.shape):
+    elif known == Known(name, stamp, None, reading.card.model_dump_json(), reading.digest, reading.shape):
         return
     else:
         forget(connection, name)
@@ -215,21 +214,23 @@ def settle(connection: sqlite3.Connection, name: str, *, stamp: str, reading: En
             return
         except (HubError, ModuleError) as error:
             reason = str(error)
-    _record_problem(connection, name, known=known, stamp=stamp, reason=reason)
+    _record_problem(connection, name, card=card, stamp=stamp, reason=reason)
 
 
-def _record_problem(connection: sqlite3.Connection, name: str, *, known: Known | None, stamp: str, reason: str) -> None:
-    """Note why folder `name` cannot be used; the card that was `known`, if any, stays for comparison."""
+def _record_problem(
+    connection: sqlite3.Connection, name: str, *, card: "ModuleCard | None", stamp: str, reason: str
+) -> None:
+    """Note why folder `name` cannot be used; the `card` that was known, if any, stays for comparison."""
     forget(connection, name)
-    card = known.card if known else None
     _insert(connection, (_facts(card) if card else {}) | {"name": name, "stamp": stamp, "reason": reason})
 
 
 def forget(connection: sqlite3.Connection, name: str) -> None:
     """Delete the row of `name`, and its share of the layers."""
     known = known_row(connection, name)
-    if known is not None and known.card is not None and known.reason is None:
-        layers = [(layer,) for layer in known.card.targets]
+    card = None if known is None or known.reason is not None else known.card
+    if card is not None:
+        layers = [(layer,) for layer in card.targets]
         connection.executemany("UPDATE layers SET modules = modules - 1 WHERE layer = ?", layers)
         connection.execute("DELETE FROM layers WHERE modules <= 0")
     connection.execute("DELETE FROM modules WHERE name = ?", (name,))
