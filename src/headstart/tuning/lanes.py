@@ -80,7 +80,7 @@ def _tune_together(
         working = [run for run in here.values() if not run.finished]
         if working:
             packs = _packed(working, width.now, backbone, before=packs)
-            _take_turn(packs, width)
+            _take_turn(packs, width, left=len(here) + len(waiting))
             _evaluate_due(here, backbone, report)
             report.after_turn(here)
         for index in [index for index, run in here.items() if run.finished]:
@@ -98,7 +98,7 @@ def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list
     return [Pack(members, backbone) for members in wanted]
 
 
-def _take_turn(packs: Sequence[Pack], width: Width) -> None:
+def _take_turn(packs: Sequence[Pack], width: Width, *, left: int) -> None:
     """One update of every lane; where memory runs out, those left make theirs in the next turn, in smaller packs."""
     began, tokens = time.monotonic(), 0
     for pack in packs:
@@ -108,7 +108,7 @@ def _take_turn(packs: Sequence[Pack], width: Width) -> None:
             width.ran_out_of_memory()
             return
         tokens += pack.step()
-    width.saw(tokens, time.monotonic() - began, lanes=sum(len(pack.runs) for pack in packs))
+    width.saw(tokens, time.monotonic() - began, lanes=left)
 
 
 def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> None:
