@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -474,8 +475,8 @@ def test_a_catalogue_from_before_learns_of_open_widths(llama: Backbone, tmp_path
     path = tmp_path / "hub" / catalogue.CATALOGUE_FILE
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as before:
-        for statement in catalogue._migrations()[0].split(";\n"):
-            before.execute(statement)
+        first = min(resources.files("headstart.hub.migrations").iterdir(), key=lambda file: file.name)
+        before.executescript(first.read_text(encoding="utf-8"))
         before.execute("INSERT INTO modules (name, stamp) VALUES ('low', 'of before')")
         before.execute("PRAGMA user_version = 1")
         before.commit()

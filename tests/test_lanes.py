@@ -1,6 +1,7 @@
 """Several tunings in one pass: each against a plain loop of its own, who comes and goes, and what fails."""
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.order import RowOrder
 from headstart.tuning.pack import Pack
 from headstart.tuning.recipes import SCHEDULES, Recipe
-from headstart.tuning.run import Run
+from headstart.tuning.run import Run, text_format_of
 from headstart.tuning.schedules import learning_rate
 from headstart.tuning.width import Width
 from naive import REVIEWS, assert_same_parameters, assert_untouched, photograph
@@ -214,10 +215,20 @@ def test_lanes_that_cannot_share_a_pass_take_their_turn(llama: Backbone, monkeyp
     assert [found[index].module.kind for index in range(5)] == ["lora", "lora", "prompt", "lora", "lora"]
 
 
-def test_the_width_is_found_by_timing(llama: Backbone) -> None:
+def test_as_many_lanes_share_a_pass_as_keep_the_device_busy(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = [Lane(TASK, recipe=RECIPE.change(max_steps=14, eval_every=14), seed=seed) for seed in range(10)]
-    events: list[Any] = []
+    rows = llama.encode([(example.text, example.target) for example in TASK.train], text_format_of(RECIPE))
+    batch = RECIPE.batch_size * statistics.median(len(row.prompt) + len(row.target) for row in rows)
+    monkeypatch.setattr(Backbone, "token_budget", int(4.5 * batch))
+    make, widths, events = Pack.__init__, set(), list[Any]()
+
+    def watched(self: Pack, runs: Sequence[Run], backbone: Backbone) -> None:
+        widths.add(len(runs))
+        make(self, runs, backbone)
+
+    monkeypatch.setattr(Pack, "__init__", watched)
     found = dict(tune_lanes(lanes, llama, progress=events.append))
+    assert widths == {4, 2}, "twice 4 lanes, then the last 2"
     assert sorted(found) == list(range(10))
     assert (events[-1].what, events[-1].done, events[-1].total) == ("tuning 10 modules", 140, 140)
     assert [event.done for event in events] == sorted(event.done for event in events)
@@ -225,21 +236,12 @@ def test_the_width_is_found_by_timing(llama: Backbone) -> None:
     assert largest_difference(found[3].module, expected.module) < 1e-5
 
 
-def turns(width: Width, speeds: dict[int, float], *, lanes: int) -> Width:
-    while not width.settled:
-        width.saw(100, 100 / speeds[width.now], lanes=lanes)
-    return width
-
-
-def test_a_width_is_doubled_while_that_pays() -> None:
-    assert turns(Width(), {1: 1.0, 2: 1.5, 4: 1.9, 8: 1.95, 16: 1.9}, lanes=20).now == 4
-    assert turns(Width(), {1: 1.0, 2: 0.9, 4: 1.0}, lanes=20).now == 1
-    assert turns(Width(), {1: 1.0, 2: 1.04, 4: 1.2, 8: 1.2, 16: 1.1}, lanes=20).now == 4, "2 alone gains too little"
-    assert turns(Width(), {1: 1.0, 2: 2.0, 4: 4.0}, lanes=3).now == 4, "wider than all lanes is not tried"
-    assert Width().places == 8
-    assert Width(3).places == 3
+def test_a_width_fills_the_budget() -> None:
+    assert Width(None, budget=2048, lane_tokens=240).now == 8
+    assert Width(None, budget=2048, lane_tokens=5000).now == 1
+    assert Width(3, budget=2048, lane_tokens=5000).now == 3
     with pytest.raises(SettingError, match="most=0 lanes a pass make no pass; give 1 or more"):
-        Width(0)
+        Width(0, budget=2048, lane_tokens=240)
 
 
 def test_where_memory_runs_out_fewer_lanes_share_a_pass(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

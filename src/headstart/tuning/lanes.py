@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
@@ -34,8 +33,7 @@ def tune_lanes(
     Args:
         lanes: what to tune.
         backbone: stays frozen.
-        most: how many lanes share a pass; `None` finds by timing what the device does best. Results repeat to the last
-            bit only where a number is given.
+        most: how many lanes share a pass; `None` takes as many as keep the device busy.
         progress: gets a `Progress` after every step, counted over all lanes, and a `Note` when a lane fails.
 
     Yields:
@@ -52,7 +50,9 @@ def tune_lanes(
             run = Run(lane, backbone)
             groups.setdefault(_shared(run), {})[index] = run
     for members in groups.values():
-        yield from _tune_together(members, backbone, Width(1 if backbone.goes_alone else most), report)
+        tokens = max(run.batch_tokens for run in members.values())
+        width = Width(1 if backbone.goes_alone else most, budget=backbone.token_budget, lane_tokens=tokens)
+        yield from _tune_together(members, backbone, width, report)
     report.raise_failures()
 
 
@@ -71,7 +71,7 @@ def _tune_together(
     here: dict[int, Run] = {}
     packs: list[Pack] = []
     while waiting or here:
-        while waiting and len(here) < width.places:
+        while waiting and len(here) < width.now:
             index = waiting.popleft()
             with report.failing(index):
                 members[index].begin()
@@ -80,12 +80,12 @@ def _tune_together(
         working = [run for run in here.values() if not run.finished]
         if working:
             packs = _packed(working, width.now, backbone, before=packs)
-            _take_turn(packs, width, left=len(here) + len(waiting))
+            _take_turn(packs, width)
             _evaluate_due(here, backbone, report)
             report.after_turn(here)
         for index in [index for index, run in here.items() if run.finished]:
             yield index, here.pop(index).result()
-        for index in list(here)[width.places :]:  # the width was found, or halved: they go on later
+        for index in list(here)[width.now :]:  # the width was halved: they go on later
             here.pop(index)
             waiting.appendleft(index)
 
@@ -98,17 +98,15 @@ def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list
     return [Pack(members, backbone) for members in wanted]
 
 
-def _take_turn(packs: Sequence[Pack], width: Width, *, left: int) -> None:
+def _take_turn(packs: Sequence[Pack], width: Width) -> None:
     """One update of every lane; where memory runs out, those left make theirs in the next turn, in smaller packs."""
-    began, tokens = time.monotonic(), 0
     for pack in packs:
         try:
             pack.find_gradients()
         except torch.OutOfMemoryError:
             width.ran_out_of_memory()
             return
-        tokens += pack.step()
-    width.saw(tokens, time.monotonic() - began, lanes=left)
+        pack.step()
 
 
 def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> None:

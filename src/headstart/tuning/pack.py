@@ -47,10 +47,10 @@ class Pack:
         with self._stack.attach(self._backbone), self._dropout():
             losses = lane_losses(self._backbone, rows)
             torch.autograd.backward(losses.sum())
-        self._losses, self._tokens = losses.detach(), sum(len(i.prompt) + len(i.target) for own in rows for i in own)
+        self._losses = losses.detach()
 
-    def step(self) -> int:
-        """One optimizer step of every lane, from the gradients found; returns the tokens of their rows."""
+    def step(self) -> None:
+        """One optimizer step of every lane, from the gradients found."""
         self._scale_gradients()
         pace = Pace(
             lr=self._each([run.learning_rate(run.step) for run in self.runs]),
@@ -63,7 +63,6 @@ class Pack:
         seconds = (time.monotonic() - self._began) / len(self.runs)
         for run, loss in zip(self.runs, found, strict=True):
             run.took_step(loss, seconds=seconds)
-        return self._tokens
 
     def _scale_gradients(self) -> None:
         """Hold each lane's gradient norm below its own limit, as `clip_grad_norm_` does for one module."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ class Run:
 
     `values` holds the parameters in the blocks (G, …) of `layout`, `state` the optimizer's tensors; while the lane
     shares passes both are views of what the whole pack holds. `losses` are those since the last evaluation.
+    `batch_tokens`: tokens of a typical batch.
     """
 
     def __init__(self, lane: Lane, backbone: Backbone) -> None:
@@ -64,6 +66,7 @@ class Run:
         self.train_key, self.dev_key = seen.fingerprint("train"), seen.fingerprint("dev")
         self.items = self._train_items()
         size = min(self.recipe.batch_size, len(self.items))
+        self.batch_tokens = size * int(statistics.median(len(item.prompt) + len(item.target) for item in self.items))
         self.order = RowOrder([len(item.prompt) for item in self.items], size, lane.seed)
         self.learning_rate = learning_rate(self.recipe)
         self.step = self.stale = 0

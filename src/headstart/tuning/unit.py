@@ -94,10 +94,8 @@ class TuneUnit(Unit):
         """Tune as lanes, each with a checkpoint in its working folder, in which the module is saved too."""
         backbone: Backbone = context.resource(RESOURCE)
         lanes = [unit.lane(context) for unit in units]
-        # One alone repeats to the last bit; how many share a pass is found by timing.
-        most = 1 if len(lanes) == 1 else None
         try:
-            for index, tuned in tune_lanes(lanes, backbone, most=most, progress=context.listener):
+            for index, tuned in tune_lanes(lanes, backbone, progress=context.listener):
                 folder = kept_module(tuned.module, units[index], context)
                 yield units[index], _kept(tuned, folder, device=str(backbone.device))
         except LanesError as failed:
