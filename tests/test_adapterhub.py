@@ -11,8 +11,8 @@ import torch
 from handmade import pack
 from headstart.errors import ModuleError
 from headstart.formats import AdapterLayout, LoraLayout, adapter_layout, read_module
-from headstart.formats.libraries.adapterhub import LORA_HANDLED, LORA_HARMLESS, LORA_REFUSED
-from headstart.formats.libraries.adapterhub_adapter import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.adapterhub import LORA_FIELDS
+from headstart.formats.libraries.adapterhub_adapter import FIELDS
 from headstart.hub import Hub
 from headstart.kinds import AdapterModule, LoraModule, load_module, save_module
 from naive import load
@@ -144,15 +144,15 @@ def test_names_become_paths(family: str, key: str, path: str) -> None:
 
 
 def test_every_field_has_its_place() -> None:
-    groups = (HARMLESS, HANDLED, REFUSED.keys())
+    groups = (FIELDS.harmless, FIELDS.handled, FIELDS.refused.keys())
     assert frozenset().union(*groups) == PLAIN.keys() | {"architecture", "biases"}
     assert sum(len(group) for group in groups) == len(PLAIN) + 2
-    groups = (LORA_HARMLESS, LORA_HANDLED, LORA_REFUSED.keys())
+    groups = (LORA_FIELDS.harmless, LORA_FIELDS.handled, LORA_FIELDS.refused.keys())
     assert frozenset().union(*groups) == LORA.keys()
     assert sum(len(group) for group in groups) == len(LORA)
 
 
-@pytest.mark.parametrize("field", REFUSED)
+@pytest.mark.parametrize("field", FIELDS.refused)
 def test_variants_are_refused_by_name(field: str) -> None:
     with pytest.raises(ModuleError, match=f"field '{field}' is set: .*; Headstart cannot use this module"):
         layout_of(**{field: True})

@@ -19,7 +19,7 @@ from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import ia3_layout, read_module
-from headstart.formats.libraries.peft_ia3 import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.peft_ia3 import FIELDS
 from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
 from headstart.kinds.ia3 import Scale
@@ -309,7 +309,7 @@ def test_folders_that_are_refused(config: dict[str, Any], name: str | None, shap
 def test_every_field_of_peft_is_decided() -> None:
     from peft import IA3Config
 
-    assert HARMLESS | HANDLED | REFUSED.keys() == {field.name for field in fields(IA3Config)}
+    assert FIELDS.handled | FIELDS.harmless | FIELDS.refused.keys() == {field.name for field in fields(IA3Config)}
 
 
 def test_a_module_that_does_not_fit(llama: Backbone) -> None:

@@ -16,7 +16,7 @@ from handmade import LAYER, lora_config, lora_tensors
 from headstart.errors import ModuleError
 from headstart.formats import LoraTarget, lora_layout, read_module
 from headstart.formats.libraries.peft_layers import PatternTable
-from headstart.formats.libraries.peft_lora import HANDLED, HARMLESS, REFUSED, THROUGH_PEFT
+from headstart.formats.libraries.peft_lora import FIELDS
 
 # PEFT 0.21 still asks transformers for the old name of a property.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -179,7 +179,7 @@ def test_targets_are_those_of_peft(
 def test_every_field_of_peft_has_one_treatment() -> None:
     from peft import LoraConfig
 
-    tables = [HARMLESS, HANDLED, THROUGH_PEFT.keys(), REFUSED.keys()]
+    tables = [FIELDS.harmless, FIELDS.handled, FIELDS.refused.keys()]
     assert sorted(field.name for field in dataclasses.fields(LoraConfig)) == sorted(
         field for table in tables for field in table
     )
@@ -300,7 +300,7 @@ def test_other_inits_are_harmless(init: Any) -> None:
     assert lora_layout(lora_config(init_lora_weights=init), SHAPES).targets
 
 
-@pytest.mark.parametrize("field", sorted(REFUSED))
+@pytest.mark.parametrize("field", sorted(FIELDS.refused))
 def test_refused_fields_are_named_and_harmless_when_empty(field: str) -> None:
     lora_layout(lora_config(**{field: None}), SHAPES)
     with pytest.raises(ModuleError, match=rf"^field '{field}' is set: .* cannot use this module"):

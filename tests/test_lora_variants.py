@@ -13,7 +13,7 @@ from peft import LoraConfig
 import made_by_peft
 from headstart.backbones import TextFormat
 from headstart.errors import ModuleError
-from headstart.formats.libraries.peft_lora import REFUSED
+from headstart.formats.libraries.peft_lora import FIELDS
 from headstart.kinds import LoraModule, PeftModule, load_module
 from naive import REVIEWS, assert_close, load
 
@@ -100,7 +100,7 @@ COMPUTED = [
 def test_every_field_of_peft_is_in_one_table() -> None:
     fields = [field.name for field in dataclasses.fields(LoraConfig)]
     assert sorted([*EXACT, *SILENT, *SET]) == sorted(fields)
-    assert SET.keys() == REFUSED.keys()
+    assert SET.keys() == FIELDS.refused.keys()
 
 
 @pytest.mark.parametrize("case", COMPUTED)
@@ -139,7 +139,9 @@ def test_a_field_without_effect_leaves_the_module_as_it_is(field: str, tiny_llam
 
 @pytest.mark.parametrize("field", SET)
 def test_what_is_not_computed_is_refused_by_name(field: str, tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModuleError, match=rf"field '{field}' is set: {re.escape(REFUSED[field])}; Headstart cannot"):
+    with pytest.raises(
+        ModuleError, match=rf"field '{field}' is set: {re.escape(FIELDS.refused[field])}; Head"
+    ):
         load_module(with_field(tiny_llama, tmp_path / "m", field, SET[field]))
 
 

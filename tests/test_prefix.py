@@ -18,7 +18,7 @@ from headstart.backbones import Backbone
 from headstart.blending import merge
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import PrefixLayout, prefix_layout
-from headstart.formats.libraries.peft_prefix import HANDLED, HARMLESS, PROJECTION, REFUSED
+from headstart.formats.libraries.peft_prefix import FIELDS, PROJECTION
 from headstart.kinds import PrefixModule, PrefixSettings, fresh_module, load_module, save_module
 from headstart.kinds.prefix_projection import projected
 from headstart.testing import tiny_backbone as suite_backbone
@@ -263,9 +263,9 @@ def test_every_field_of_peft_is_known() -> None:
     from peft import PrefixTuningConfig
 
     fields = {field.name for field in dataclasses.fields(PrefixTuningConfig)}
-    assert HARMLESS | HANDLED | REFUSED.keys() == fields
-    assert not HARMLESS & HANDLED
-    assert not (HARMLESS | HANDLED) & REFUSED.keys()
+    assert FIELDS.harmless | FIELDS.handled | FIELDS.refused.keys() == fields
+    assert not FIELDS.harmless & FIELDS.handled
+    assert not (FIELDS.harmless | FIELDS.handled) & FIELDS.refused.keys()
 
 
 def test_a_layout() -> None:

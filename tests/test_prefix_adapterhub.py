@@ -21,7 +21,7 @@ from transformers import (
 from headstart.backbones import Backbone, EncoderBackbone
 from headstart.errors import ModuleError
 from headstart.formats import read_module
-from headstart.formats.libraries.adapterhub_prefix import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.adapterhub_prefix import FIELDS
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
 from headstart.kinds.prefix_attention import AttentionPrefixModule
@@ -236,8 +236,8 @@ def test_folders_of_the_library_itself(name: str) -> None:
 
 
 def test_every_field_is_known() -> None:
-    assert HANDLED | HARMLESS | REFUSED.keys() == METHOD.keys()
-    assert not HANDLED & HARMLESS
+    assert FIELDS.handled | FIELDS.harmless | FIELDS.refused.keys() == METHOD.keys()
+    assert not FIELDS.handled & FIELDS.harmless
 
 
 # What is refused

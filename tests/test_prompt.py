@@ -12,7 +12,7 @@ import virtual
 from headstart.backbones import Backbone
 from headstart.errors import BackboneError, ModuleError
 from headstart.formats import PromptLayout, prompt_layout
-from headstart.formats.libraries.peft_prompt import HANDLED, HARMLESS, REFUSED
+from headstart.formats.libraries.peft_prompt import FIELDS
 from headstart.kinds import PromptModule, PromptSettings, fresh_module, load_module, save_module
 from naive import BACKBONES, assert_close, load
 from virtual import LENGTH, encoded, from_peft, random_module
@@ -142,9 +142,9 @@ def test_every_field_of_peft_is_known() -> None:
     from peft import PromptTuningConfig
 
     fields = {field.name for field in dataclasses.fields(PromptTuningConfig)}
-    assert HARMLESS | HANDLED | REFUSED.keys() == fields
-    assert not HARMLESS & HANDLED
-    assert not (HARMLESS | HANDLED) & REFUSED.keys()
+    assert FIELDS.harmless | FIELDS.handled | FIELDS.refused.keys() == fields
+    assert not FIELDS.harmless & FIELDS.handled
+    assert not (FIELDS.harmless | FIELDS.handled) & FIELDS.refused.keys()
 
 
 def test_a_layout() -> None:

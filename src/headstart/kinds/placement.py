@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from headstart.architectures import ARCHITECTURES, Architecture, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
-from headstart.formats.libraries.adapterhub_adapter import FIELDS, bottleneck_size, reduction_factor
+from headstart.formats.libraries.adapterhub_adapter import PARTS, bottleneck_size, reduction_factor
 
 __all__ = [
     "PLACEMENTS",
@@ -73,7 +73,7 @@ def adapter_sites(backbone: Backbone) -> dict[str, Site]:
             block = f"{stack}.{index}"
             stream, number = sublayer.stream
             sites[f"{block}.{sublayer.output}"] = Site(
-                FIELDS[sublayer.name],
+                PARTS[sublayer.name],
                 before + index,
                 f"{block}.{sublayer.norm}",
                 (f"{block}.{stream}", number),
@@ -132,7 +132,7 @@ def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: B
     """AdapterHub's configuration of such adapters."""
     width, before = backbone_width(backbone), placement.reads == "sum"
     method: dict[str, Any] = {
-        **{part: part in placement.parts for part in FIELDS.values()},
+        **{part: part in placement.parts for part in PARTS.values()},
         "reduction_factor": reduction_factor(width, size), "non_linearity": placement.activation,
         "original_ln_before": before, "original_ln_after": True, "residual_before_ln": True,
         "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False, "is_parallel": False,

@@ -12,22 +12,22 @@ from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
 from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
 from headstart.formats.libraries.adapterhub_prefix import as_attention_prefix, require_known_prefix
-from headstart.formats.libraries.peft_config import PREFIX, Plain, refuse_fields
+from headstart.formats.libraries.peft_config import PREFIX, Fields, Plain
 
 __all__ = ["from_adapterhub", "method_of"]
 
-LORA_HANDLED = frozenset(
-    {"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"}
+LORA_FIELDS = Fields(
+    handled={"alpha", "attn_matrices", "composition_mode", "intermediate_lora", "output_lora", "r", "selfattn_lora"},
+    harmless={"architecture", "dropout", "dtype", "init_weights", "init_weights_seed"},
+    refused={
+        "leave_out": "which layers have a LoRA and which are missing could not be told apart",
+        "use_dora": "DoRA in AdapterHub's layout is not read",
+        "use_gating": "it carries a gate beside each update",
+        "vera_b": "VeRA shares its factors between layers",
+        "vera_d": "VeRA shares its factors between layers",
+    },
 )
-LORA_HARMLESS = frozenset({"architecture", "dropout", "dtype", "init_weights", "init_weights_seed"})
-LORA_REFUSED = {
-    "leave_out": "which layers have a LoRA and which are missing could not be told apart",
-    "use_dora": "DoRA in AdapterHub's layout is not read",
-    "use_gating": "it carries a gate beside each update",
-    "vera_b": "VeRA shares its factors between layers",
-    "vera_d": "VeRA shares its factors between layers",
-}
-LORA_FIELDS: dict[Role, tuple[str, str]] = {
+ADAPTED_BY: dict[Role, tuple[str, str]] = {
     "query": ("selfattn_lora", "q"), "key": ("selfattn_lora", "k"), "value": ("selfattn_lora", "v"),
     "up": ("intermediate_lora", ""), "down": ("output_lora", ""),
 }  # fmt: skip
@@ -85,7 +85,7 @@ def from_adapterhub(config: dict[str, object], tensors: dict[str, StoredTensor])
 def _as_peft(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
     """A LoRA's configuration and tensors as PEFT would have saved them."""
     method, family = method_fields(config), str(config.get("model_type"))
-    refuse_fields(method, known=LORA_HANDLED | LORA_HARMLESS, refused=LORA_REFUSED)
+    LORA_FIELDS.check(method)
     architecture = architecture_of(family)
     if architecture is None or not architecture.library:
         read = [name for name, known in ARCHITECTURES.items() if known.library]
@@ -122,7 +122,7 @@ def _lora_ends(family: str) -> LoraEnds:
     """By the end of a layer's path: the field that adapts it, and its name in `attn_matrices`."""
     roles: dict[Role, Role] = {"up": "down", "down": "up"} if family in EXCHANGED else {}
     return {
-        end: field for role, field in LORA_FIELDS.items() for end in ARCHITECTURES[family].names(roles.get(role, role))
+        end: field for role, field in ADAPTED_BY.items() for end in ARCHITECTURES[family].names(roles.get(role, role))
     }
 
 

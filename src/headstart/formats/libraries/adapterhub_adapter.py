@@ -2,9 +2,6 @@
 
 A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds a(x) to a sublayer's output; see `Computation`. What x is,
 `adapters` 1.3 says with the fields that name the model's own layer norm, before a sublayer or behind it.
-
-`HANDLED`, `HARMLESS` and `REFUSED` together hold every field of its BnConfig, and a field in none of them is refused
-unless it is empty.
 """
 
 import math
@@ -17,14 +14,12 @@ from headstart.architectures import ARCHITECTURES, Architecture, SublayerName, a
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
 from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
-from headstart.formats.libraries.peft_config import LARGEST, refuse_fields, require_matrix, require_shape
+from headstart.formats.libraries.peft_config import LARGEST, Fields, require_matrix, require_shape
 
 __all__ = [
     "ACTIVATIONS",
     "FIELDS",
-    "HANDLED",
-    "HARMLESS",
-    "REFUSED",
+    "PARTS",
     "AdapterLayout",
     "AdapterSite",
     "Computation",
@@ -33,8 +28,14 @@ __all__ = [
     "reduction_factor",
 ]
 
-HARMLESS = frozenset(
-    {
+FIELDS = Fields(
+    handled={
+        "cross_adapter", "is_parallel", "leave_out", "mh_adapter", "non_linearity", "original_ln_after",
+        "original_ln_before", "output_adapter", "reduction_factor", "residual_before_ln", "scaling",
+        # Headstart's own: false where no layer has any
+        "biases",
+    },
+    harmless={
         # which method this is, and how the parameters began
         "architecture", "init_weights", "init_weights_seed",
         # active only while a module is trained
@@ -43,31 +44,21 @@ HARMLESS = frozenset(
         "adapter_residual_before_ln", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity",
         "inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range", "phm_rank",
         "shared_W_phm", "shared_phm_rule",
-    }
+    },
+    refused={
+        "inv_adapter": "it carries an invertible adapter behind the embeddings",
+        "ln_after": "it carries a layer norm of its own behind each adapter",
+        "ln_before": "it carries a layer norm of its own before each adapter",
+        "phm_layer": "Compacter builds its layers from Kronecker products",
+        "use_gating": "it carries a gate beside each adapter",
+    },
 )  # fmt: skip
-"""Fields that leave the function of a saved adapter alone."""
-
-HANDLED = frozenset(
-    {
-        "biases", "cross_adapter", "is_parallel", "leave_out", "mh_adapter", "non_linearity", "original_ln_after",
-        "original_ln_before", "output_adapter", "reduction_factor", "residual_before_ln", "scaling",
-    }
-)  # fmt: skip
-"""Fields that `adapter_layout` computes with. `biases` is Headstart's own: false where no layer has any."""
-
-REFUSED = {
-    "inv_adapter": "it carries an invertible adapter behind the embeddings",
-    "ln_after": "it carries a layer norm of its own behind each adapter",
-    "ln_before": "it carries a layer norm of its own before each adapter",
-    "phm_layer": "Compacter builds its layers from Kronecker products",
-    "use_gating": "it carries a gate beside each adapter",
-}
-"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+"""Those of the library's BnConfig."""
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu")
 """Activations by AdapterHub's names; "swish" is "silu", "gelu_new" the approximation with tanh."""
 
-FIELDS: dict[SublayerName, str] = {
+PARTS: dict[SublayerName, str] = {
     "attention": "mh_adapter", "cross_attention": "cross_adapter", "feed_forward": "output_adapter",
 }  # fmt: skip
 """AdapterHub's field that says whether a sublayer has adapters."""
@@ -137,8 +128,8 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
             f"{', '.join(ARCHITECTURES)}"
         )
     method = method_fields(config)
-    refuse_fields(method, known=HARMLESS | HANDLED, refused=REFUSED)
-    parts = frozenset(field for field in FIELDS.values() if method.get(field))
+    FIELDS.check(method)
+    parts = frozenset(field for field in PARTS.values() if method.get(field))
     grouped = _grouped(shapes, str(config.get("name")), architecture)
     sites = {}
     for path in sorted(grouped):
@@ -183,7 +174,7 @@ def _grouped(
             raise ModuleError(f"tensor '{tensor}' is not part of the bottleneck adapter '{name}'")
         blocks, number, _ = located
         path, end = f"{architecture.base}{blocks.path}.{number}.{sublayer.output}", found[2]
-        _, names = grouped.setdefault(path, (FIELDS[sublayer.name], {}))
+        _, names = grouped.setdefault(path, (PARTS[sublayer.name], {}))
         if end in names:
             raise ModuleError(f"tensors '{names[end]}' and '{tensor}' stand for the same parameter; {SAVE_AGAIN}")
         names[end] = tensor

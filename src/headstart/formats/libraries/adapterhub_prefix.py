@@ -15,30 +15,29 @@ from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
 from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, AttentionPrefixLayout
-from headstart.formats.libraries.peft_config import Plain, refuse_fields, sizes
+from headstart.formats.libraries.peft_config import Fields, Plain, sizes
 
 __all__ = [
+    "FIELDS",
     "FLAT",
-    "HANDLED",
-    "HARMLESS",
     "PROJECTED",
-    "REFUSED",
     "as_attention_prefix",
     "require_known_prefix",
     "units_of",
 ]
 
-HANDLED = frozenset(
-    {
+FIELDS = Fields(
+    handled={
         "architecture", "bottleneck_size", "cross_prefix", "encoder_prefix", "flat", "non_linearity", "prefix_length",
-    }
+    },
+    harmless={"dropout", "init_weights_seed", "shared_gating"},
+    refused={
+        "leave_out": "layers without a prefix are not computed, and in T5 the library drops relative positions behind "
+        "one",
+        "use_gating": "it carries a gate beside each prefix",
+    },
 )  # fmt: skip
-HARMLESS = frozenset({"dropout", "init_weights_seed", "shared_gating"})
-REFUSED = {
-    "leave_out": "layers without a prefix are not computed, and in T5 the library drops relative positions behind one",
-    "use_gating": "it carries a gate beside each prefix",
-}
-"""`HANDLED`, `HARMLESS` and `REFUSED` together hold every field of the library's PrefixTuningConfig."""
+"""Those of the library's PrefixTuningConfig."""
 
 CAUSAL = ("llama", "mistral", "gpt2", "gptj")
 
@@ -103,7 +102,7 @@ def require_known_prefix(config: Mapping[str, object]) -> None:
         raise ModuleError(
             f"field 'model_type' is {family!r}; prefixes in AdapterHub's layout are read for: {', '.join(read)}"
         )
-    refuse_fields(method, known=HANDLED | HARMLESS, refused=REFUSED)
+    FIELDS.check(method)
     for field in ("flat", "encoder_prefix", "cross_prefix"):
         if not isinstance(method.get(field), bool):
             raise ModuleError(f"field '{field}' is {method.get(field)!r}, not true or false; {SAVE_AGAIN}")

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from headstart.architectures import ARCHITECTURES, Architecture, Blocks, Sublayer
 from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
-from headstart.formats.libraries.adapterhub_adapter import FIELDS, reduction_factor
+from headstart.formats.libraries.adapterhub_adapter import PARTS as ADAPTERHUB_PARTS
+from headstart.formats.libraries.adapterhub_adapter import reduction_factor
 from headstart.formats.libraries.adapterhub_config import without_base
 from headstart.formats.libraries.opendelta_sites import Modified, family_of, in_stack
-from headstart.formats.libraries.peft_config import PREFIX, Plain, refuse_fields
+from headstart.formats.libraries.peft_config import PREFIX, Fields, Plain
 
 __all__ = ["from_opendelta", "is_opendelta"]
 
@@ -119,7 +120,7 @@ def _delta_type(config: Mapping[str, object]) -> str:
             f"field 'opendelta_version' is {config.get('opendelta_version')!r}: Headstart reads what "
             f"OpenDelta 0.3 saves; {SAVE_AGAIN}"
         )
-    refuse_fields(config, known=HARMLESS | OWN[delta], refused={})
+    Fields(OWN[delta], HARMLESS).check(config)
     for field in sorted(OWN[delta]):
         if field not in config:
             raise ModuleError(f"field '{field}' is missing; {SAVE_AGAIN}")
@@ -211,7 +212,7 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
     named: dict[str, StoredTensor] = {}
     for layer, group in groups.items():
         blocks, number, sublayer, reads = _site(layer, architecture)
-        parts.add(FIELDS[sublayer.name])
+        parts.add(ADAPTERHUB_PARTS[sublayer.name])
         designs[reads] = layer
         for part, tensor in group.items():
             key = f"{architecture.base}{blocks.path}.{number}.{sublayer.adapters}.adapters.{NAME}.{part}"
@@ -228,7 +229,7 @@ def _adapter(config: Mapping[str, object], groups: Mapping[str, Group], modified
         )
     (reads,) = designs
     size, width = _size(groups, config["bottleneck_dim"])
-    method = {part: part in parts for part in FIELDS.values()} | {
+    method = {part: part in parts for part in ADAPTERHUB_PARTS.values()} | {
         "reduction_factor": reduction_factor(width, size), "non_linearity": activation, "scaling": 1.0,
         "original_ln_before": reads != "output", "original_ln_after": reads != "behind",
         "residual_before_ln": reads != "behind",

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, refuse_fields
+from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, Fields
 from headstart.formats.libraries.peft_layers import Targets
 
-__all__ = ["HANDLED", "HARMLESS", "BitFitLayout", "bitfit_layout"]
+__all__ = ["FIELDS", "BitFitLayout", "bitfit_layout"]
 
-HARMLESS = IDENTITY | {"fan_in_fan_out", "task_type"}
-"""Fields that leave the function alone."""
-
-HANDLED = frozenset({"target_modules"})
-"""Fields that `bitfit_layout` computes with."""
+FIELDS = Fields(handled={"target_modules"}, harmless=IDENTITY | {"fan_in_fan_out", "task_type"})
 
 SUFFIX = ".bias"
 
@@ -38,7 +34,7 @@ class BitFitLayout(Layout):
 
 def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> BitFitLayout:
     """The layout of a BitFit module; see `FolderReader.layout`."""
-    refuse_fields(config, known=HARMLESS | HANDLED, refused={})
+    FIELDS.check(config)
     targets = config.get("target_modules")
     listed = isinstance(targets, list) and bool(targets) and all(isinstance(item, str) for item in targets)
     if targets is not None and not listed:

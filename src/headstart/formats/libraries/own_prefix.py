@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.libraries.peft_config import IDENTITY, SAVE_AGAIN, refuse_fields, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, SAVE_AGAIN, Fields, sizes
 from headstart.formats.libraries.peft_virtual_tokens import (
     VirtualTokensLayout,
     halves,
@@ -30,12 +30,12 @@ BIASED_TEXT, BIASED_PREFIX = "text", "adapterhub"
 """What T5's relative position bias does: leaves the prefix alone and the text as it is; or, as the library `adapters`
 computes it, counts keys from the prefix's first and queries from the text's first."""
 
-HARMLESS = IDENTITY | {"task_type"}
-HANDLED = frozenset(
-    {
+FIELDS = Fields(
+    handled={
         "embedding_dim", "encoder_hidden_size", "num_attention_heads", "num_layers", "num_virtual_tokens",
         "prefix_projection", "relative_positions", "token_dim",
-    }
+    },
+    harmless=IDENTITY | {"task_type"},
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def attention_prefix_layout(
     config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
 ) -> AttentionPrefixLayout:
     """The layout of a prefix of chosen attention units; see `FolderReader.layout`."""
-    refuse_fields(config, known=HARMLESS | HANDLED, refused={})
+    FIELDS.check(config)
     halves(config)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
     heads: int | None = None

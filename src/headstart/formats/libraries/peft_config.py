@@ -1,6 +1,6 @@
-"""What the readers of all PEFT configurations share: known and refused fields, sizes, and shapes of tensors."""
+"""What the readers of all PEFT configurations share: known fields, sizes and shapes of tensors."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from headstart.errors import ModuleError
@@ -11,8 +11,8 @@ __all__ = [
     "LARGEST",
     "PREFIX",
     "SAVE_AGAIN",
+    "Fields",
     "Plain",
-    "refuse_fields",
     "require_matrix",
     "require_shape",
     "sizes",
@@ -39,16 +39,27 @@ class Plain(NamedTuple):
     tensors: dict[str, StoredTensor]
 
 
-def refuse_fields(config: Mapping[str, object], *, known: Container[str], refused: Mapping[str, str]) -> None:
-    """Raise `ModuleError` when a field is set that is refused, for the reason given, or that is not known."""
-    for field, value in config.items():
-        if field in refused and value:
-            raise ModuleError(f"field '{field}' is set: {refused[field]}; Headstart cannot use this module")
-        if field not in known and field not in refused and value:
-            raise ModuleError(
-                f"unknown field '{field}' is set to {value!r} and may change what the module computes; "
-                "use a Headstart that knows it, or remove the field if it has no effect"
-            )
+class Fields(NamedTuple):
+    """All fields of one method's configuration in the version that is read; see `check`.
+
+    `handled`: the layout is computed with them; `harmless`: they leave the function of a saved module alone; `refused`:
+    when set, they change it in a way that Headstart does not compute, and why.
+    """
+
+    handled: Set[str]
+    harmless: Set[str]
+    refused: Mapping[str, str] = {}
+
+    def check(self, config: Mapping[str, object]) -> None:
+        """Raise `ModuleError` when a field is set that is refused, or one that is not known."""
+        for field, value in config.items():
+            if field in self.refused and value:
+                raise ModuleError(f"field '{field}' is set: {self.refused[field]}; Headstart cannot use this module")
+            if field not in self.handled | self.harmless | self.refused.keys() and value:
+                raise ModuleError(
+                    f"unknown field '{field}' is set to {value!r} and may change what the module computes; "
+                    "use a Headstart that knows it, or remove the field if it has no effect"
+                )
 
 
 def sizes(config: Mapping[str, object], fields: Sequence[str]) -> tuple[int, ...]:

@@ -2,8 +2,7 @@
 
 IA3 (Liu et al. 2022, section 3.3) multiplies activations by a learned vector: the output of keys and values, and the
 input of the feed-forward network's last layer. PEFT stores the vector as (out, 1) or (1, in), so that the shape tells
-which. `HARMLESS`, `HANDLED` and `REFUSED` together hold every field of PEFT 0.21's IA3Config, and a field in none of
-them is refused unless it is empty.
+which.
 """
 
 import re
@@ -12,25 +11,23 @@ from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, SAVE_AGAIN, refuse_fields
+from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, SAVE_AGAIN, Fields
 from headstart.formats.libraries.peft_layers import Targets, fits, well_formed
 
-__all__ = ["HANDLED", "HARMLESS", "REFUSED", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
+__all__ = ["FIELDS", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
 
-HARMLESS = IDENTITY | {
-    "task_type",
-    # how the vectors began
-    "init_ia3_weights",
-    # how the layer stores its own weight: the vector has one orientation either way
-    "fan_in_fan_out",
-}
-"""Fields that leave the function of a saved module alone."""
-
-HANDLED = frozenset({"exclude_modules", "feedforward_modules", "target_modules"})
-"""Fields that `ia3_layout` computes with."""
-
-REFUSED = {"modules_to_save": "it carries whole layers, such as a classification head, beside the IA3 tensors"}
-"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+FIELDS = Fields(
+    handled={"exclude_modules", "feedforward_modules", "target_modules"},
+    harmless=IDENTITY | {
+        "task_type",
+        # how the vectors began
+        "init_ia3_weights",
+        # how the layer stores its own weight: the vector has one orientation either way
+        "fan_in_fan_out",
+    },
+    refused={"modules_to_save": "it carries whole layers, such as a classification head, beside the IA3 tensors"},
+)  # fmt: skip
+"""Those of PEFT 0.21's IA3Config."""
 
 SUFFIX = ".ia3_l"
 
@@ -61,7 +58,7 @@ class IA3Layout(Layout):
 
 def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> IA3Layout:
     """The layout of an IA3 module; see `FolderReader.layout`."""
-    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    FIELDS.check(config)
     _check_names(config)
     with well_formed("the configuration"):
         named = Targets.of(config)

@@ -2,9 +2,7 @@
 
 LoRA (Hu et al. 2021, section 4.1) adds s·B·A to a linear layer's weight, with A of shape (r, in), B of (out, r) and
 s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). Beside an embedding of V tokens A is (r, V). A module
-whose function is anything else either goes through PEFT itself or is refused by name: `HARMLESS`, `HANDLED`,
-`THROUGH_PEFT` and `REFUSED` together hold every field of PEFT 0.21's LoraConfig, and a field in none of them is refused
-unless it is empty.
+whose function is anything else either goes through PEFT itself or is refused by name.
 """
 
 import math
@@ -21,52 +19,48 @@ from headstart.formats.libraries.peft_config import (
     LARGEST,
     PREFIX,
     SAVE_AGAIN,
-    refuse_fields,
+    Fields,
     require_matrix,
     require_shape,
 )
 from headstart.formats.libraries.peft_layers import PatternTable, Targets, well_formed
 
-__all__ = ["HANDLED", "HARMLESS", "REFUSED", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
-
-HARMLESS = IDENTITY | {
-    "task_type",
-    # how A and B began, or a default without effect
-    "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
-    # active only while PEFT trains; never saved
-    "lora_dropout", "runtime_config",
-    # how the layer stores its own weight: A and B have one orientation either way
-    "fan_in_fan_out",
-}  # fmt: skip
-"""Fields that leave the function of a saved module alone."""
-
-HANDLED = frozenset(
-    {
-        "alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
-        "r", "rank_pattern", "target_modules", "use_rslora",
-    }
-)  # fmt: skip
-"""Fields that `lora_layout` computes with."""
+__all__ = ["FIELDS", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
 
 THROUGH_PEFT = {"use_dora": "DoRA", "lora_bias": "LoRA biases", "bias": "trained biases"}
 """Fields whose variant runs one module at a time through PEFT itself, and the variant's name."""
 
-REFUSED = {
-    "alora_invocation_tokens": "activated LoRA works on a part of the tokens only",
-    "arrow_config": "Arrow routes between several modules",
-    "ensure_weight_tying": "it also adapts tied embeddings",
-    "kasa_config": "KaSA changes the backbone's own weights",
-    "layer_replication": "it changes the backbone's layers",
-    "megatron_config": "it is for Megatron's parallel layers",
-    "modules_to_save": "it carries whole layers, such as a classification head, beside the LoRA tensors",
-    "monteclora_config": "MonteCLoRA samples its weights",
-    "target_parameters": "it adapts parameters that belong to no linear layer",
-    "trainable_token_indices": "it carries token embeddings",
-    "use_bdlora": "block-diagonal LoRA stores its factors in another form",
-    "use_qalora": "QALoRA pools its inputs",
-    "velora_config": "VeLoRA carries projection buffers",
-}
-"""Fields that, when set, change the function in a way that Headstart does not compute, and why."""
+FIELDS = Fields(
+    handled={
+        "alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
+        "r", "rank_pattern", "target_modules", "use_rslora", *THROUGH_PEFT,
+    },
+    harmless=IDENTITY | {
+        "task_type",
+        # how A and B began, or a default without effect
+        "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+        # active only while PEFT trains; never saved
+        "lora_dropout", "runtime_config",
+        # how the layer stores its own weight: A and B have one orientation either way
+        "fan_in_fan_out",
+    },
+    refused={
+        "alora_invocation_tokens": "activated LoRA works on a part of the tokens only",
+        "arrow_config": "Arrow routes between several modules",
+        "ensure_weight_tying": "it also adapts tied embeddings",
+        "kasa_config": "KaSA changes the backbone's own weights",
+        "layer_replication": "it changes the backbone's layers",
+        "megatron_config": "it is for Megatron's parallel layers",
+        "modules_to_save": "it carries whole layers, such as a classification head, beside the LoRA tensors",
+        "monteclora_config": "MonteCLoRA samples its weights",
+        "target_parameters": "it adapts parameters that belong to no linear layer",
+        "trainable_token_indices": "it carries token embeddings",
+        "use_bdlora": "block-diagonal LoRA stores its factors in another form",
+        "use_qalora": "QALoRA pools its inputs",
+        "velora_config": "VeLoRA carries projection buffers",
+    },
+)  # fmt: skip
+"""Those of PEFT 0.21's LoraConfig."""
 
 PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
 """Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
@@ -159,7 +153,7 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
 
 
 def _check_fields(config: Mapping[str, object]) -> None:
-    refuse_fields(config, known=HARMLESS | HANDLED | THROUGH_PEFT.keys(), refused=REFUSED)
+    FIELDS.check(config)
     init = config.get("init_lora_weights")
     if str(init).lower() not in PLAIN_INITS:
         raise ModuleError(

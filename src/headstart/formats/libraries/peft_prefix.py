@@ -4,16 +4,13 @@ Prefix tuning (Li and Liang, 2021) puts `num_virtual_tokens` keys and values bef
 one row per virtual token, the keys and values of all layers side by side, also where it trained them through a
 projection (`prefix_projection`), which is computed when the module is saved. Headstart keeps the projection beside it,
 in tensors that PEFT passes over, so that modules can be averaged before it (Lv et al., 2023).
-
-`HARMLESS`, `HANDLED` and `REFUSED` together hold every field of PEFT 0.21's PrefixTuningConfig, and a field in none of
-them is refused unless it is empty.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.libraries.peft_config import IDENTITY, refuse_fields, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, Fields, sizes
 from headstart.formats.libraries.peft_virtual_tokens import (
     EMBEDDINGS,
     REFUSED,
@@ -24,18 +21,17 @@ from headstart.formats.libraries.peft_virtual_tokens import (
     require_shapes,
 )
 
-__all__ = ["HANDLED", "HARMLESS", "PROJECTION", "REFUSED", "PrefixLayout", "prefix_layout"]
+__all__ = ["FIELDS", "PROJECTION", "PrefixLayout", "prefix_layout"]
 
-HARMLESS = IDENTITY | {"init_weights"}
-"""Fields that leave the function of a saved module alone."""
-
-HANDLED = frozenset(
-    {
+FIELDS = Fields(
+    handled={
         "encoder_hidden_size", "num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens",
         "prefix_projection", "task_type", "token_dim",
-    }
+    },
+    harmless=IDENTITY | {"init_weights"},
+    refused=REFUSED,
 )  # fmt: skip
-"""Fields that `prefix_layout` computes with."""
+"""Those of PEFT 0.21's PrefixTuningConfig."""
 
 PROJECTION = {
     "tokens": "prompt_encoder.embedding.weight",
@@ -85,7 +81,7 @@ class PrefixLayout(VirtualTokensLayout):
 
 def prefix_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PrefixLayout:
     """The layout of a prefix tuning module; see `FolderReader.layout`."""
-    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    FIELDS.check(config)
     parts = halves(config)
     stated = config.get("num_transformer_submodules")
     if stated is not None and stated != parts:

@@ -1,15 +1,13 @@
 """What a PEFT prompt tuning module is, read from its configuration and its tensor's shape; pure, without torch.
 
 Prompt tuning (Lester et al., 2021) puts `num_virtual_tokens` rows of width `token_dim` before the embedded input.
-`HARMLESS`, `HANDLED` and `REFUSED` together hold every field of PEFT 0.21's PromptTuningConfig, and a field in none of
-them is refused unless it is empty.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.libraries.peft_config import IDENTITY, refuse_fields, sizes
+from headstart.formats.libraries.peft_config import IDENTITY, Fields, sizes
 from headstart.formats.libraries.peft_virtual_tokens import (
     EMBEDDINGS,
     REFUSED,
@@ -18,18 +16,19 @@ from headstart.formats.libraries.peft_virtual_tokens import (
     require_shapes,
 )
 
-__all__ = ["HANDLED", "HARMLESS", "REFUSED", "PromptLayout", "prompt_layout"]
+__all__ = ["FIELDS", "PromptLayout", "prompt_layout"]
 
-HARMLESS = IDENTITY | {
-    # how the rows began
-    "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path",
-    # the backbone's own, which only prefix tuning computes with
-    "num_attention_heads", "num_layers",
-}  # fmt: skip
-"""Fields that leave the function of a saved module alone."""
-
-HANDLED = frozenset({"num_transformer_submodules", "num_virtual_tokens", "task_type", "token_dim"})
-"""Fields that `prompt_layout` computes with."""
+FIELDS = Fields(
+    handled={"num_transformer_submodules", "num_virtual_tokens", "task_type", "token_dim"},
+    harmless=IDENTITY | {
+        # how the rows began
+        "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path",
+        # the backbone's own, which only prefix tuning computes with
+        "num_attention_heads", "num_layers",
+    },
+    refused=REFUSED,
+)  # fmt: skip
+"""Those of PEFT 0.21's PromptTuningConfig."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class PromptLayout(VirtualTokensLayout):
 
 def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> PromptLayout:
     """The layout of a prompt tuning module; see `FolderReader.layout`."""
-    refuse_fields(config, known=HARMLESS | HANDLED, refused=REFUSED)
+    FIELDS.check(config)
     most = halves(config)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
     stated = config.get("num_transformer_submodules")
