@@ -69,7 +69,7 @@ class Adapted:
         self.model = copy.deepcopy(backbone.model).double()
         self.config = self.model.config
         self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.parameters().items()}
-        for path in module.adapters:
+        for path in module.sizes:
             where = OUTPUTS[backbone.name](path) if module.computation.reads == "sum" else path
             layer = self.model.get_submodule(where)
             layer.forward = self.behind(path, layer.forward, ACTIVATIONS[module.computation.activation])
@@ -243,12 +243,12 @@ def test_a_fresh_module_changes_nothing(backbone: Backbone) -> None:
 
 
 def test_the_default_is_the_paper_s(tiny_t5: Path) -> None:
-    # 2 encoder blocks with 2 places and 2 decoder blocks with 3; each adapter is 12 × 32 down and 32 × 12 up.
+    # 2 encoder blocks with 2 sites and 2 decoder blocks with 3; each adapter is 12 × 32 down and 32 × 12 up.
     module = AdapterModule.fresh(load(tiny_t5), AdapterSettings(), name="m", seed=0)
-    assert len(module.adapters) == 10
+    assert len(module.sizes) == 10
     assert module.card.parameters == 10 * 2 * 12 * 32
     assert (module.card.rank, module.computation.activation, module.computation.reads) == (12, "swish", "output")
-    assert {path.rpartition(".")[2] for path in module.adapters} == {
+    assert {path.rpartition(".")[2] for path in module.sizes} == {
         "SelfAttention", "EncDecAttention", "DenseReluDense",
     }  # fmt: skip
 
@@ -309,16 +309,16 @@ def test_an_architecture_without_a_table(llama: Backbone) -> None:
 
 def test_fewer_layers_and_another_width(llama: Backbone) -> None:
     module = random_adapter(llama, seed=1, placement="houlsby")
-    few = {path: adapter for path, adapter in module.adapters.items() if ".0." in path}
+    few = {name: value for name, value in module.values.items() if ".0." in name}
     with pytest.raises(
         ModuleError, match=r"sets mh_adapter but holds no tensors for model\.layers\.1\.self_attn; it was made for"
     ):
-        replace(module, adapters=few).check(llama)
+        replace(module, values=few).check(llama)
     left_out = {**module.config, "config": module.config["config"] | {"leave_out": [1]}}
-    replace(module, adapters=few, config=left_out).check(llama)
-    wide = module.adapters[MLP0]._replace(down=torch.zeros(5, 64))
-    with pytest.raises(ModuleError, match=rf"{MLP0} is 64 wide in module 'random-1' but 32 in tiny-llama; load"):
-        replace(module, adapters={**module.adapters, MLP0: wide}).check(llama)
+    replace(module, values=few, config=left_out).check(llama)
+    wide = {**module.values, f"{MLP0}.down": torch.zeros(5, 64)}
+    with pytest.raises(ModuleError, match=rf"{MLP0} is \?→64 in module 'random-1' but 32→32 in tiny-llama; load"):
+        replace(module, values=wide).check(llama)
 
 
 # Embeddings and merging
@@ -329,9 +329,8 @@ def test_layer_vectors_by_hand(llama: Backbone) -> None:
     module = random_adapter(llama, seed=1, placement="pfeiffer", bottleneck=1)
     (vectors,) = module.layer_vectors()
     assert vectors.shape == (2, 97)
-    adapter = module.adapters[MLP0]
-    assert torch.equal(vectors[0, :32], adapter.down[0])
-    assert torch.equal(vectors[0, 65:], adapter.up_bias)
+    assert torch.equal(vectors[0, :32], module.values[f"{MLP0}.down"][0])
+    assert torch.equal(vectors[0, 65:], module.values[f"{MLP0}.up_bias"])
     assert_close(tuned_parameters(module), vectors.mean(0), within=1e-7)
 
 

@@ -14,8 +14,9 @@ from formula import IDS, answers, by_formula, formula_backbone
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import adapter_layout, read_module
+from headstart.formats.libraries.adapterhub_adapter import NAMES
 from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
-from headstart.kinds.adapter import ACTIVATIONS, NAMES
+from headstart.kinds.adapter import ACTIVATIONS
 from headstart.kinds.placement import PLACEMENTS
 from naive import assert_close, assert_same_parameters, assert_untouched, photograph
 
@@ -78,7 +79,7 @@ class Adapted:
         self.model = copy.deepcopy(backbone.model).double()
         self.leaves = {name: value.double().clone().requires_grad_(True) for name, value in module.parameters().items()}
         self.computation = module.computation
-        for path in module.adapters:
+        for path in module.sizes:
             layer = self.model.get_submodule(path.removesuffix(".dense"))
             layer.forward = self.ending(path, layer)
 
@@ -152,7 +153,7 @@ def test_a_fresh_module_changes_nothing_and_leaves_no_trace(backbone: Backbone, 
     fresh = AdapterModule.fresh(backbone, AdapterSettings(placement=placement), name="m", seed=0)
     fresh.check(backbone)
     assert_close(answers(backbone, [fresh])[0], bare, within=1e-6)
-    assert len(fresh.adapters) == (2 if placement == "pfeiffer" else 4)
+    assert len(fresh.sizes) == (2 if placement == "pfeiffer" else 4)
     assert_untouched(backbone, before)
 
 
@@ -175,6 +176,6 @@ def test_adapters_of_a_bare_encoder_are_those_of_one_with_a_head(backbone: Backb
 
 def test_another_number_of_layers(backbone: Backbone, tmp_path: Path) -> None:
     module = made(backbone, tmp_path / "m", "pfeiffer")
-    few = {path: adapter for path, adapter in module.adapters.items() if ".0." in path}
+    few = {name: value for name, value in module.values.items() if ".0." in name}
     with pytest.raises(ModuleError, match=r"sets output_adapter but holds no tensors for \S+layer\.1\.output\.dense"):
-        replace(module, adapters=few).check(backbone)
+        replace(module, values=few).check(backbone)

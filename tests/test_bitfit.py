@@ -166,7 +166,7 @@ def test_folders_that_are_refused(config: dict[str, Any], name: str | None, shap
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(gpt2: Backbone) -> None:
     before = photograph(gpt2)
     module = random_bitfit(gpt2, seed=1)
-    lost = replace(module, biases={**module.biases, "transformer.nowhere": torch.ones(3)})
+    lost = replace(module, values={**module.values, "transformer.nowhere.bias": torch.ones(3)})
     with pytest.raises(AttributeError), BitFitModule.stack([lost], gpt2).attach(gpt2):
         pass
     assert_untouched(gpt2, before)
@@ -234,28 +234,28 @@ def test_biases_that_no_known_layer_adds(gpt2: Backbone, monkeypatch: pytest.Mon
 
 def test_a_module_that_does_not_fit(gpt2: Backbone, llama: Backbone) -> None:
     module = random_bitfit(gpt2, seed=1, name="m")
-    far = {path.replace(".1.", ".7."): bias for path, bias in module.biases.items()}
+    far = {name.replace(".1.", ".7."): bias for name, bias in module.values.items()}
     with pytest.raises(
         ModuleError, match=r"'m' has a bias for transformer\.h\.7\.\S+, which in tiny-gpt2 does not exi"
     ):
-        replace(module, biases=far).check(gpt2)
+        replace(module, values=far).check(gpt2)
     with pytest.raises(
         ModuleError, match=rf"the bias of {ATTN0} has 7 numbers in module 'm' but 96 in tiny-gpt2; load"
     ):
-        replace(module, biases={**module.biases, ATTN0: torch.ones(7)}).check(gpt2)
-    few = {path: bias for path, bias in module.biases.items() if ".1." not in path}
+        replace(module, values={**module.values, f"{ATTN0}.bias": torch.ones(7)}).check(gpt2)
+    few = {name: bias for name, bias in module.values.items() if ".1." not in name}
     with pytest.raises(ModuleError, match=r"'m' stands for every bias but holds none for transformer\.h\.1\.ln_1; it"):
-        replace(module, biases=few).check(gpt2)
+        replace(module, values=few).check(gpt2)
     some = random_bitfit(gpt2, seed=1, targets=("ln_1",), name="m")
-    one = {NORM0: some.biases[NORM0]}
+    one = {f"{NORM0}.bias": some.biases[NORM0]}
     with pytest.raises(
         ModuleError, match=r"'m' stands for its target_modules but holds none for transformer\.h\.1\.ln"
     ):
-        replace(some, biases=one).check(gpt2)
+        replace(some, values=one).check(gpt2)
     q0 = "model.layers.0.self_attn.q_proj"
     card = module.card.model_copy(update={"backbone": None})
     with pytest.raises(ModuleError, match=rf"'m' has a bias for {q0}, which in tiny-llama has none; load the backbone"):
-        replace(module, biases={q0: torch.ones(32)}, card=card).check(llama)
+        replace(module, values={f"{q0}.bias": torch.ones(32)}, card=card).check(llama)
     with pytest.raises(ModuleError, match="another backbone"):
         module.check(llama)
 
@@ -268,12 +268,12 @@ def test_layer_vectors_by_hand(gpt2: Backbone) -> None:
     held = {
         "h.0.ln": [3.0], "h.0.fc": [1.0, 2.0], "ln_f": [9.0], "h.1.ln": [7.0], "h.1.fc": [5.0, 6.0],
     }  # fmt: skip
-    named = {f"transformer.{path}": torch.tensor(values) for path, values in held.items()}
-    module = replace(random_bitfit(gpt2, seed=1), biases=named)
+    named = {f"transformer.{path}.bias": torch.tensor(values) for path, values in held.items()}
+    module = replace(random_bitfit(gpt2, seed=1), values=named)
     assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]]
     assert tuned_parameters(module).tolist() == [3.0, 4.0, 5.0]
     with pytest.raises(ModuleError, match="'random-1' tunes no numbered layer, so it has no task embedding"):
-        replace(module, biases={"transformer.ln_f": torch.ones(3)}).layer_vectors()
+        replace(module, values={"transformer.ln_f.bias": torch.ones(3)}).layer_vectors()
 
 
 def test_bert_base_has_the_paper_s_dimension(gpt2: Backbone) -> None:
@@ -283,8 +283,8 @@ def test_bert_base_has_the_paper_s_dimension(gpt2: Backbone) -> None:
     with torch.device("meta"):
         layers, others = bias_terms(BertModel(BertConfig()))
     assert others == []
-    biases = {path: torch.zeros(layer.bias.shape) for path, layer in layers.items()}
-    module = replace(random_bitfit(gpt2, seed=1), biases=biases)
+    biases = {f"{path}.bias": torch.zeros(layer.bias.shape) for path, layer in layers.items()}
+    module = replace(random_bitfit(gpt2, seed=1), values=biases)
     assert [tuple(vectors.shape) for vectors in module.layer_vectors()] == [(12, 8448)]
     assert tuned_parameters(module).shape == (8448,)
 
@@ -310,7 +310,7 @@ def test_merging(gpt2: Backbone, tmp_path: Path) -> None:
     again = load_module(tmp_path / "both")
     again.check(gpt2)
     assert_same_parameters(again, merged.module)
-    few = replace(one, biases={NORM0: one.biases[NORM0]}, card=one.card.model_copy(update={"name": "few"}))
+    few = replace(one, values={f"{NORM0}.bias": one.biases[NORM0]}, card=one.card.model_copy(update={"name": "few"}))
     with pytest.raises(MergeError, match=r"is missing in 'few' and 96 in 'random-1'; leave one out$"):
         few.aligned_to(one)
 

@@ -139,9 +139,7 @@ def test_a_field_without_effect_leaves_the_module_as_it_is(field: str, tiny_llam
 
 @pytest.mark.parametrize("field", SET)
 def test_what_is_not_computed_is_refused_by_name(field: str, tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ModuleError, match=rf"field '{field}' is set: {re.escape(FIELDS.refused[field])}; Head"
-    ):
+    with pytest.raises(ModuleError, match=rf"field '{field}' is set: {re.escape(FIELDS.refused[field])}; Head"):
         load_module(with_field(tiny_llama, tmp_path / "m", field, SET[field]))
 
 

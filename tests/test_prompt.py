@@ -40,7 +40,8 @@ def test_rows_stand_before_the_embedded_input(name: str, request: pytest.Fixture
         expected = []
         for item in items:
             text = item.prompt if backbone.seq2seq else item.prompt + item.target[:-1]
-            inputs: dict[str, Any] = {"inputs_embeds": torch.cat([module.rows.double(), words[list(text)]])[None]}
+            whole = torch.cat([module.values["prompt"].double(), words[list(text)]])
+            inputs: dict[str, Any] = {"inputs_embeds": whole[None]}
             if backbone.seq2seq:
                 start = backbone.model.config.decoder_start_token_id
                 inputs["decoder_input_ids"] = torch.tensor([[start, *item.target[:-1]]])
@@ -100,10 +101,11 @@ def test_other_architectures(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_fresh_prompt_is_made_of_words(llama: Backbone) -> None:
     module = fresh_module("prompt", llama, {}, name="m", seed=1)
     assert isinstance(module, PromptModule)
-    assert module.rows.shape == (PromptSettings().length, 32)
+    assert module.values["prompt"].shape == (PromptSettings().length, 32)
     vocabulary = {tuple(row) for row in llama.model.get_input_embeddings().weight.tolist()}
-    assert {tuple(row) for row in module.rows.tolist()} <= vocabulary
-    assert module.reset(seed=1).rows.std().item() == pytest.approx(module.rows.std().item(), rel=0.1)
+    assert {tuple(row) for row in module.values["prompt"].tolist()} <= vocabulary
+    spread = module.values["prompt"].std().item()
+    assert module.reset(seed=1).values["prompt"].std().item() == pytest.approx(spread, rel=0.1)
     assert [vectors.shape for vectors in module.layer_vectors()] == [(1, 20 * 32)]
 
 
@@ -111,7 +113,7 @@ def test_the_half_that_peft_never_reads_is_dropped(tiny_t5: Path, tmp_path: Path
     made = virtual.make("prompt", tiny_t5, tmp_path / "made")
     module = load_module(made)
     assert isinstance(module, PromptModule)
-    assert (module.rows.shape, module.card.parameters) == ((LENGTH, 32), LENGTH * 32)
+    assert (module.values["prompt"].shape, module.card.parameters) == ((LENGTH, 32), LENGTH * 32)
     saved = save_module(module, tmp_path / "saved")
     assert load_module(tmp_path / "saved").card == saved.card
     once = virtual.make("prompt", tiny_t5, tmp_path / "once", num_transformer_submodules=1)

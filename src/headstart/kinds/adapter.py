@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
-from headstart.formats.libraries.adapterhub_adapter import Computation
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.formats.libraries.adapterhub_adapter import NAMES, Computation
+from headstart.kinds.contract import Module, ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.placement import (
     PLACEMENTS,
     Placement,
@@ -31,10 +31,11 @@ from headstart.kinds.placement import (
     require_size,
 )
 from headstart.kinds.settings import AdapterSettings
+from headstart.kinds.targets import require_widths
 from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import named_inputs
 
-__all__ = ["AdapterModule", "AdapterStack", "Bottleneck"]
+__all__ = ["AdapterModule", "AdapterStack"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -45,186 +46,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "leakyrelu": F.leaky_relu,
 }
-NAMES = {
-    "down": "adapter_down.0.weight", "down_bias": "adapter_down.0.bias", "up": "adapter_up.weight",
-    "up_bias": "adapter_up.bias",
-}  # fmt: skip
-"""AdapterHub's names of an adapter's tensors by our own."""
-
-
-class Bottleneck(NamedTuple):
-    """One adapter: `down` (m, d), `down_bias` (m,), `up` (d, m), `up_bias` (d,); biases may be missing."""
-
-    down: Tensor
-    down_bias: Tensor | None
-    up: Tensor
-    up_bias: Tensor | None
-
-    def present(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-
-@dataclass(frozen=True, eq=False)
-class AdapterModule(Module):
-    """Bottleneck adapters; `adapters` maps paths of sublayers to theirs, float32 on the CPU.
-
-    `keys` gives the beginning of each one's tensor names, `computation` is the same for all of them.
-    """
-
-    kind = "adapter"
-    settings = AdapterSettings
-    weights_file = "adapter.safetensors"
-    head_prefix = None  # AdapterHub's library would warn of tensors that it does not know
-    adapters: Mapping[str, Bottleneck]
-    keys: Mapping[str, str]
-    computation: Computation
-
-    @classmethod
-    def from_stored(cls, stored: StoredModule) -> AdapterModule:
-        """The module that a validated AdapterHub folder holds."""
-        layout = stored.layout
-        assert isinstance(layout, AdapterLayout)  # `load_module` chose this class by the kind on the card
-        adapters, keys = {}, {}
-        for path, site in layout.sites.items():
-            down, up = (to_torch(stored.tensors[name]).float() for name in (site.down, site.up))
-            biases = (site.down_bias, site.up_bias)
-            low, high = (None if name is None else to_torch(stored.tensors[name]).float() for name in biases)
-            adapters[path] = Bottleneck(down, low, up, high)
-            keys[path] = site.down.removesuffix(f".{NAMES['down']}")
-        return cls(stored.card, stored.config, adapters, keys, layout.computation)
-
-    @classmethod
-    def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
-        """A random start: D uniform as PyTorch draws a linear layer, U and the biases zero (He et al., 2022).
-
-        Raises `SettingError` when a setting is unknown or out of range, or the backbone's architecture is not one that
-        adapters are placed in.
-        """
-        placement = _placement(settings)
-        try:
-            sites = adapter_sites(backbone)
-        except ModuleError as error:
-            raise SettingError(str(error)) from error
-        chosen = {path: site for path, site in sites.items() if site.part in placement.parts}
-        config = adapterhub_config(placement, settings.bottleneck, name=name, backbone=backbone)
-        generator, width = torch.Generator().manual_seed(seed), backbone_width(backbone)
-        adapters = {
-            path: _fresh(settings.bottleneck, width, biases=placement.biases, generator=generator) for path in chosen
-        }
-        keys = {path: f"{site.key}.adapters.{config['name']}" for path, site in chosen.items()}
-        held = (value for adapter in adapters.values() for value in adapter.present().values())
-        shape = {"rank": settings.bottleneck, "scaling": 1.0, "targets": tuple(sorted(adapters))}
-        card = card_of(cls.kind, held, name=name, backbone=backbone, **shape)
-        return cls(card, config, adapters, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
-        return {
-            f"{self.keys[path]}.{NAMES[part]}": value
-            for path, adapter in self.adapters.items()
-            for part, value in adapter.present().items()
-        }
-
-    def parameters(self) -> dict[str, Tensor]:
-        """`<sublayer>.down`, `.down_bias`, `.up` and `.up_bias`, raw as tuned."""
-        return {
-            f"{path}.{part}": value
-            for path, adapter in self.adapters.items()
-            for part, value in adapter.present().items()
-        }
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other values of the same shapes."""
-        adapters = {
-            path: old._replace(**{part: parameters[f"{path}.{part}"] for part in old.present()})
-            for path, old in self.adapters.items()
-        }
-        return replace(self, adapters=adapters)
-
-    def aligned_to(self, other: Module) -> Module:
-        """The same function with `other`'s scaling s: the difference moves into U and u.
-
-        Raises `MergeError` when the modules read other inputs or have another activation.
-        """
-        super().aligned_to(other)
-        assert isinstance(other, AdapterModule)  # of one kind, says the line above
-        mine, theirs = self.computation, other.computation
-        if mine.reads != theirs.reads or ACTIVATIONS[mine.activation] != ACTIVATIONS[theirs.activation]:
-            raise MergeError(
-                f"'{self.name}' reads the {mine.reads} through {mine.activation} and '{other.name}' the {theirs.reads} "
-                f"through {theirs.activation}; merge adapters of one design"
-            )
-        if mine.factor == theirs.factor:
-            return self
-        if theirs.factor == 0:
-            raise MergeError(f"'{other.name}' has a scaling of 0, so nothing can be merged into it; leave it out")
-        ratio = mine.factor / theirs.factor
-        adapters = {
-            path: a._replace(up=a.up * ratio, up_bias=None if a.up_bias is None else a.up_bias * ratio)
-            for path, a in self.adapters.items()
-        }
-        card = self.card.model_copy(update={"scaling": other.card.scaling})
-        return replace(self, adapters=adapters, computation=theirs, config=other.config, keys=other.keys, card=card)
-
-    def reset(self, *, seed: int) -> AdapterModule:
-        """The same sites and sizes, drawn as in `fresh`."""
-        generator = torch.Generator().manual_seed(seed)
-        adapters = {
-            path: _fresh(*a.down.shape, biases=a.down_bias is not None, generator=generator)
-            for path, a in self.adapters.items()
-        }
-        return replace(self, adapters=adapters, card=as_fresh(self.card), head=None)
-
-    def check(self, backbone: Backbone) -> None:
-        """Refuse a sublayer that the backbone lacks, another width, another stated backbone, or too few layers."""
-        require_backbone_of(self.card, backbone)
-        sites, width = adapter_sites(backbone), backbone_width(backbone)
-        for path, adapter in self.adapters.items():
-            if path not in sites:
-                raise ModuleError(
-                    f"module '{self.name}' has tensors for {path}, which {backbone.name} does not have; "
-                    "load the backbone it was tuned on, or leave it out"
-                )
-            if adapter.down.shape[1] != width:
-                raise ModuleError(
-                    f"{path} is {adapter.down.shape[1]} wide in module '{self.name}' but {width} in {backbone.name}; "
-                    "load the backbone it was tuned on, or leave it out"
-                )
-        method = self.config["config"]
-        left_out = method.get("leave_out") or ()
-        for path, adapter in self.adapters.items():
-            require_size(adapter.down.shape, method, sites[path].number, f"'{self.name}' has at {path}")
-        for path, site in sites.items():
-            if path in self.adapters and site.number in left_out:
-                raise ModuleError(
-                    f"module '{self.name}' holds tensors for {path}, but leave_out names its layer, {site.number}; "
-                    "correct leave_out, or save the module again"
-                )
-            if path not in self.adapters and method.get(site.part) and site.number not in left_out:
-                raise ModuleError(
-                    f"module '{self.name}' sets {site.part} but holds no tensors for {path}; "
-                    "it was made for a smaller backbone: load that one, or leave the module out"
-                )
-
-    @property
-    def stack_key(self) -> Hashable:
-        """What is computed, sites and sizes; scalings may differ."""
-        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(self.parameters().items()))
-        return (self.computation.reads, self.computation.activation, shapes)
-
-    @classmethod
-    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> AdapterStack:
-        """Hold the modules' adapters side by side on the backbone's device."""
-        return AdapterStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers of one stack by their number; columns: D, d, U and u by path, flattened."""
-        named = {
-            path: torch.cat([value.flatten() for value in self.adapters[path].present().values()])
-            for path in sorted(self.adapters)
-        }
-        return rows_by_layer(named, self.name)
 
 
 class AdapterStack(ParameterStack):
@@ -234,7 +55,7 @@ class AdapterStack(ParameterStack):
 
     def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
-        self._paths = tuple(modules[0].adapters)
+        self._paths = tuple(modules[0].sizes)
         factors = [module.computation.factor for module in modules]
         self._computation = modules[0].computation
         self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
@@ -305,6 +126,122 @@ class AdapterStack(ParameterStack):
         return None if value is None else value.to(dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class AdapterModule(ValuesModule):
+    """Bottleneck adapters: `<sublayer>.down` (m, d), `.down_bias` (m,), `.up` (d, m) and `.up_bias` (d,).
+
+    Biases may be missing. `keys` gives the beginning of the tensor names of each sublayer's adapter, `computation` is
+    the same for all of them.
+    """
+
+    kind = "adapter"
+    settings = AdapterSettings
+    stack_family = AdapterStack
+    weights_file = "adapter.safetensors"
+    head_prefix = None  # AdapterHub's library would warn of tensors that it does not know
+    keys: Mapping[str, str]
+    computation: Computation
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> AdapterModule:
+        """The module that a validated AdapterHub folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, AdapterLayout)  # `load_module` chose this class by the kind on the card
+        values = {
+            f"{path}.{part}": to_torch(stored.tensors[name]).float()
+            for path, site in layout.sites.items()
+            for part, name in site.tensors.items()
+        }
+        keys = {path: site.tensors["down"].removesuffix(f".{NAMES['down']}") for path, site in layout.sites.items()}
+        return cls(stored.card, stored.config, values, keys, layout.computation)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
+        """A random start: D uniform as PyTorch draws a linear layer, U and the biases zero (He et al., 2022).
+
+        Raises `SettingError` when a setting is unknown or out of range, or the backbone's architecture is not one that
+        adapters are placed in.
+        """
+        placement = _placement(settings)
+        try:
+            sites = adapter_sites(backbone)
+        except ModuleError as error:
+            raise SettingError(str(error)) from error
+        chosen = {path: site for path, site in sites.items() if site.part in placement.parts}
+        config = adapterhub_config(placement, settings.bottleneck, name=name, backbone=backbone)
+        size = (settings.bottleneck, backbone_width(backbone))
+        values = _drawn(dict.fromkeys(chosen, size), biases=placement.biases, seed=seed)
+        keys = {path: f"{site.key}.adapters.{config['name']}" for path, site in chosen.items()}
+        shape = {"rank": settings.bottleneck, "scaling": 1.0, "targets": tuple(sorted(chosen))}
+        card = card_of(cls.kind, values.values(), name=name, backbone=backbone, **shape)
+        return cls(card, config, values, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(m, d) by sublayer."""
+        downs = {name.removesuffix(".down"): d for name, d in self.values.items() if name.endswith(".down")}
+        return {path: (d.shape[0], d.shape[1]) for path, d in downs.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
+        named = ((*name.rpartition("."), value) for name, value in self.values.items())
+        return {f"{self.keys[path]}.{NAMES[part]}": value for path, _, part, value in named}
+
+    def aligned_to(self, other: Module) -> Module:
+        """The same function with `other`'s scaling s: the difference moves into U and u.
+
+        Raises `MergeError` when the modules read other inputs or have another activation.
+        """
+        super().aligned_to(other)
+        assert isinstance(other, AdapterModule)  # of one kind, says the line above
+        mine, theirs = self.computation, other.computation
+        if mine.reads != theirs.reads or ACTIVATIONS[mine.activation] != ACTIVATIONS[theirs.activation]:
+            raise MergeError(
+                f"'{self.name}' reads the {mine.reads} through {mine.activation} and '{other.name}' the {theirs.reads} "
+                f"through {theirs.activation}; merge adapters of one design"
+            )
+        if mine.factor == theirs.factor:
+            return self
+        if theirs.factor == 0:
+            raise MergeError(f"'{other.name}' has a scaling of 0, so nothing can be merged into it; leave it out")
+        ratio = mine.factor / theirs.factor
+        values = {name: v * ratio if name.endswith((".up", ".up_bias")) else v for name, v in self.values.items()}
+        card = self.card.model_copy(update={"scaling": other.card.scaling})
+        return replace(self, values=values, computation=theirs, config=other.config, keys=other.keys, card=card)
+
+    def reset(self, *, seed: int) -> AdapterModule:
+        """The same sites and sizes, drawn as in `fresh`."""
+        biases = any(name.endswith("_bias") for name in self.values)
+        return self.begun(_drawn(self.sizes, biases=biases, seed=seed))
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a sublayer that the backbone lacks, another width, another stated backbone, or too few layers."""
+        require_backbone_of(self.card, backbone)
+        sites, width, sizes = adapter_sites(backbone), backbone_width(backbone), self.sizes
+        widths = {path: (None, mine) for path, (_, mine) in sizes.items()}
+        require_widths(widths, dict.fromkeys(sites, (width, width)), name=self.name, backbone=backbone)
+        method = self.config["config"]
+        left_out = method.get("leave_out") or ()
+        for path, size in sizes.items():
+            require_size(size, method, number=sites[path].number, what=f"'{self.name}' has at {path}")
+        for path, site in sites.items():
+            if path in sizes and site.number in left_out:
+                raise ModuleError(
+                    f"module '{self.name}' holds tensors for {path}, but leave_out names its layer, {site.number}; "
+                    "correct leave_out, or save the module again"
+                )
+            if path not in sizes and method.get(site.part) and site.number not in left_out:
+                raise ModuleError(
+                    f"module '{self.name}' sets {site.part} but holds no tensors for {path}; "
+                    "it was made for a smaller backbone: load that one, or leave the module out"
+                )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """What is computed, sites and sizes; scalings may differ."""
+        return (self.computation.reads, self.computation.activation, super().stack_key)
+
+
 def _placement(settings: AdapterSettings) -> Placement:
     """The placement with the settings' own activation and biases; raises `SettingError` on one that is none."""
     if settings.placement not in PLACEMENTS:
@@ -320,8 +257,12 @@ def _placement(settings: AdapterSettings) -> Placement:
     )
 
 
-def _fresh(size: int, width: int, *, biases: bool, generator: torch.Generator) -> Bottleneck:
-    bound = 1 / math.sqrt(width)
-    down = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
-    low, high = (torch.zeros(size), torch.zeros(width)) if biases else (None, None)
-    return Bottleneck(down, low, torch.zeros(width, size), high)
+def _drawn(sizes: Mapping[str, tuple[int, int]], *, biases: bool, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    values = {}
+    for path, (size, width) in sizes.items():
+        bound = 1 / math.sqrt(width)
+        values[f"{path}.down"] = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
+        zeros = {"down_bias": (size,), "up": (width, size), "up_bias": (width,)}
+        values |= {f"{path}.{part}": torch.zeros(shape) for part, shape in zeros.items() if biases or part == "up"}
+    return values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import ParameterStack, Stack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.settings import BitFitSettings
 from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
@@ -25,9 +25,29 @@ __all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
 PREFIX = "base_model.model."
 
 
+class BitFitStack(ParameterStack):
+    """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
+
+    concurrent = True
+
+    def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(modules, device=device, dtype=dtype)
+        self.paths = list(modules[0].biases)
+
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Add to every layer's output what its bias term was changed by, module n on its own rows."""
+        layers = ((path, backbone.model.get_submodule(path)) for path in self.paths)
+        return attached(layer.register_forward_hook(partial(self._add_change, path)) for path, layer in layers)
+
+    def _add_change(self, path: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        change = self.parameters[f"{path}.bias"] - _bias(layer)
+        changed = output.reshape(self.size, -1, output.shape[-1]) + change.unsqueeze(1)
+        return changed.to(output.dtype).view(output.shape)
+
+
 @dataclass(frozen=True, eq=False)
-class BitFitModule(Module):
-    """A BitFit module; `biases` maps layer paths to the tuned bias terms themselves, float32 on the CPU.
+class BitFitModule(ValuesModule):
+    """A BitFit module; `values` are the tuned bias terms themselves, `<layer>.bias` (out,).
 
     They are the bias terms, not what was added to them, because these are what Zhou et al. (2022) embed. A weighted
     average of either is the same function, since the weights sum to 1.
@@ -35,15 +55,15 @@ class BitFitModule(Module):
 
     kind = "bitfit"
     settings = BitFitSettings
-    biases: Mapping[str, Tensor]
+    stack_family = BitFitStack
 
     @classmethod
     def from_stored(cls, stored: StoredModule) -> BitFitModule:
         """The module that a validated folder holds."""
         layout = stored.layout
         assert isinstance(layout, BitFitLayout)  # `load_module` chose this class by the kind on the card
-        biases = {path: to_torch(stored.tensors[name]).float() for path, (name, _) in layout.biases.items()}
-        return cls(stored.card, stored.config, biases)
+        found = {f"{path}.bias": stored.tensors[name] for path, (name, _) in layout.biases.items()}
+        return cls(stored.card, stored.config, {name: to_torch(tensor).float() for name, tensor in found.items()})
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: BitFitSettings, *, name: str, seed: int) -> BitFitModule:
@@ -53,7 +73,8 @@ class BitFitModule(Module):
         its output and that would stay frozen.
         """
         del seed
-        biases = _own_biases(_chosen(backbone, settings.targets))
+        chosen = _chosen(backbone, settings.targets)
+        values = _own_biases(chosen)
         config = {
             "peft_type": "BITFIT",
             "task_type": backbone.task_type,
@@ -61,20 +82,17 @@ class BitFitModule(Module):
             "inference_mode": True,
             "target_modules": None if settings.targets is None else sorted(settings.targets),
         }
-        card = card_of(cls.kind, biases.values(), name=name, backbone=backbone, targets=tuple(sorted(biases)))
-        return cls(card, config, biases)
+        card = card_of(cls.kind, values.values(), name=name, backbone=backbone, targets=tuple(sorted(chosen)))
+        return cls(card, config, values)
+
+    @property
+    def biases(self) -> dict[str, Tensor]:
+        """The bias terms by the paths of their layers."""
+        return {name.removesuffix(".bias"): value for name, value in self.values.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.bias`, (out,)."""
-        return {f"{PREFIX}{name}": value for name, value in self.parameters().items()}
-
-    def parameters(self) -> dict[str, Tensor]:
-        """`<layer>.bias`, the tuned bias terms themselves."""
-        return {f"{path}.bias": bias for path, bias in self.biases.items()}
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other bias terms."""
-        return replace(self, biases={path: parameters[f"{path}.bias"] for path in self.biases})
+        return {f"{PREFIX}{name}": value for name, value in self.values.items()}
 
     def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
         """The backbone's own bias terms."""
@@ -94,8 +112,7 @@ class BitFitModule(Module):
         del seed
         layers, _ = bias_terms(backbone.model, below=backbone.below_head)
         self.check(backbone)
-        biases = _own_biases({path: layers[path] for path in self.biases})
-        return replace(self, biases=biases, card=as_fresh(self.card), head=None)
+        return self.begun(_own_biases({path: layers[path] for path in self.biases}))
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a bias that the backbone lacks, another length, another stated backbone, or too few of its biases."""
@@ -123,47 +140,13 @@ class BitFitModule(Module):
                 "it was made for another backbone: load that one, or leave the module out"
             )
 
-    @property
-    def stack_key(self) -> Hashable:
-        """Layers and lengths."""
-        return tuple((path, len(bias)) for path, bias in sorted(self.biases.items()))
-
     @classmethod
-    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> BitFitStack:
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
         """Hold the modules' bias terms side by side on the backbone's device; in float32 unless told otherwise.
 
         What was tuned is often smaller than bfloat16's rounding of the bias term itself.
         """
-        return BitFitStack(modules, device=backbone.device, dtype=dtype or torch.float32)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers of one stack by their number; columns: the bias terms by path.
-
-        Bias terms outside of the numbered layers (embeddings, the last norm, heads) are tuned but take no part: they
-        have no counterpart in the other layers that they could be averaged with. BERT-base's rows have 8 448 numbers.
-        """
-        named = {path: self.biases[path] for path in sorted(self.biases)}
-        return rows_by_layer(named, self.name, numbered_only=True)
-
-
-class BitFitStack(ParameterStack):
-    """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
-
-    concurrent = True
-
-    def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.paths = list(modules[0].biases)
-
-    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Add to every layer's output what its bias term was changed by, module n on its own rows."""
-        layers = ((path, backbone.model.get_submodule(path)) for path in self.paths)
-        return attached(layer.register_forward_hook(partial(self._add_change, path)) for path, layer in layers)
-
-    def _add_change(self, path: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        change = self.parameters[f"{path}.bias"] - _bias(layer)
-        changed = output.reshape(self.size, -1, output.shape[-1]) + change.unsqueeze(1)
-        return changed.to(output.dtype).view(output.shape)
+        return super().stack(modules, backbone, dtype=dtype or torch.float32)
 
 
 def bias_terms(model: nn.Module, *, below: str = "") -> tuple[dict[str, nn.Module], list[str]]:
@@ -207,7 +190,7 @@ def _chosen(backbone: Backbone, targets: tuple[str, ...] | None) -> dict[str, nn
 
 
 def _own_biases(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {path: _bias(layer).detach().float().cpu().clone() for path, layer in layers.items()}
+    return {f"{path}.bias": _bias(layer).detach().float().cpu().clone() for path, layer in layers.items()}
 
 
 def _bias(layer: nn.Module) -> Tensor:

@@ -20,7 +20,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.formats import WEIGHTS_FILE, StoredModule
 from headstart.records import ModuleCard
 
-__all__ = ["Module", "ParameterStack", "Stack", "as_fresh", "card_of", "require_backbone_of", "rows_by_layer"]
+__all__ = ["Module", "ParameterStack", "Stack", "ValuesModule", "as_fresh", "card_of", "require_backbone_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +142,25 @@ class Module(ABC):
         `dtype` is that of the held tensors; `None` takes what suits the kind, mostly the backbone's.
         """
 
-    @abstractmethod
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """All tuned parameters of each layer in one row, for task embeddings (Zhou et al., 2022, §3.2).
 
-        One (L, D) for each stack of layers: one for most backbones, encoder and decoder for an encoder-decoder. Raises
-        `ModuleError` when the layers of one stack do not hold equally many parameters.
+        One (L, D) for each stack of layers: one for most backbones, encoder and decoder for an encoder-decoder. Unless
+        the kind says otherwise, `parameters` are named by a path in the backbone and a part; columns are the parts by
+        path, and what is in no numbered layer (token embeddings, the last norm, heads) takes no part: it has no
+        counterpart in the other layers. Raises `ModuleError` when no layer is numbered, or the layers of one stack do
+        not hold equally many parameters.
         """
+        found: dict[str, list[Tensor]] = {}
+        for name, value in self.parameters().items():
+            path = name.rpartition(".")[0]
+            if re.search(r"\.\d+\.", f"{path}."):
+                found.setdefault(path, []).append(value.flatten())
+        if not found:
+            raise ModuleError(
+                f"'{self.name}' tunes no numbered layer, so it has no task embedding; use another indicator"
+            )
+        return rows_by_layer({path: torch.cat(found[path]) for path in sorted(found)}, self.name)
 
     def digest(self) -> str:
         """SHA-256 over configuration and tensors: equal digest, equal function. For cache keys."""
@@ -182,6 +194,38 @@ class Module(ABC):
                     f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in "
                     f"'{other.name}'; {self.unequal_remedy}"
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class ValuesModule(Module):
+    """A module whose tuned parameters are all its tensors: `values` by name, float32 on the CPU."""
+
+    stack_family: ClassVar[type[ParameterStack]]
+    """What `stack` makes, with the backbone's dtype unless told otherwise."""
+
+    values: Mapping[str, Tensor]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The values."""
+        return dict(self.values)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
+        """The same module with other values of the same names and shapes."""
+        return replace(self, values={name: parameters[name] for name in self.values})
+
+    def begun(self, values: Mapping[str, Tensor]) -> Self:
+        """The module that is tuned from these values on, with nothing on its card that tuning has brought."""
+        return replace(self, values=values, card=as_fresh(self.card), head=None)
+
+    @property
+    def stack_key(self) -> Hashable:
+        """Names and shapes."""
+        return tuple((name, tuple(value.shape)) for name, value in sorted(self.values.items()))
+
+    @classmethod
+    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
+        """Hold the modules' values side by side on the backbone's device."""
+        return cls.stack_family(modules, device=backbone.device, dtype=dtype or backbone.dtype)
 
 
 class Stack(ABC):
@@ -294,21 +338,17 @@ def as_fresh(card: ModuleCard) -> ModuleCard:
     return ModuleCard(**own, **shape)
 
 
-def rows_by_layer(named: Mapping[str, Tensor], name: str, *, numbered_only: bool = False) -> tuple[Tensor, ...]:
+def rows_by_layer(named: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
     """Vectors by path in the backbone ("decoder.block.3.layer.0.SelfAttention.q"), gathered into rows by layer.
 
-    What stands before the first number in a path names the stack of layers, the number the layer; with `numbered_only`
-    a path without one takes no part. `name` is the module's, for the error.
+    What stands before the first number in a path names the stack of layers, the number the layer. `name` is the
+    module's, for the error.
     """
-    if numbered_only:
-        named = {path: vector for path, vector in named.items() if re.search(r"\.\d+\.", f"{path}.")}
-    if not named:
-        raise ModuleError(f"'{name}' tunes no numbered layer, so it has no task embedding; use another indicator")
     stacks: dict[str, dict[int, list[Tensor]]] = {}
     for path, vector in named.items():
         where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
-        stack, layer = (where[1], int(where[2])) if where else (path, 0)
-        stacks.setdefault(stack, {}).setdefault(layer, []).append(vector)
+        assert where is not None  # only numbered layers take part
+        stacks.setdefault(where[1], {}).setdefault(int(where[2]), []).append(vector)
     found = []
     for _, layers in sorted(stacks.items()):
         rows = [torch.cat(parts) for _, parts in sorted(layers.items())]

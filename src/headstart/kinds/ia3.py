@@ -21,7 +21,7 @@ from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
 from headstart.formats.libraries.peft_ia3 import is_feedforward
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import IA3Settings
 from headstart.kinds.targets import check_layers, chosen, ends_with, layer_widths, linear_layers, names_of, transposed
@@ -128,7 +128,7 @@ class IA3Module(Module):
             path: (len(vector), None) if feedforward else (None, len(vector))
             for path, (vector, feedforward) in self.scales.items()
         }
-        check_layers(widths, config, self.name, backbone)
+        check_layers(widths, config, name=self.name, backbone=backbone)
         for path, scale in self.scales.items():
             if self.config.get("target_modules") is None and not ends_with(path, config["target_modules"]):
                 raise ModuleError(
@@ -167,10 +167,6 @@ class IA3Module(Module):
         PEFT too keeps them in float32: rounded to bfloat16, every activation would be up to 0.4 % too large or small.
         """
         return IA3Stack(modules, device=backbone.device, dtype=dtype or torch.float32)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers of one stack by their number; columns: the factors by path."""
-        return rows_by_layer({path: self.scales[path].vector for path in sorted(self.scales)}, self.name)
 
 
 class IA3Stack(ParameterStack):

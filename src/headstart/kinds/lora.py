@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of, rows_by_layer
+from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import (
@@ -172,7 +172,7 @@ class LoraModule(Module):
         """
         require_backbone_of(self.card, backbone)
         widths = {path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}
-        check_layers(widths, self.config, self.name, backbone, embeddings=True)
+        check_layers(widths, self.config, name=self.name, backbone=backbone, embeddings=True)
         check_biases(widths, (), self.config, name=self.name, backbone=backbone)
         for path, f in self.factors.items():
             layer = backbone.model.get_submodule(path)
@@ -199,16 +199,6 @@ class LoraModule(Module):
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> LoraStack:
         """Hold the modules' factors side by side on the backbone's device."""
         return LoraStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers of one stack by their number; columns: A and B by path, flattened.
-
-        Token embeddings and heads are tuned but take no part: they are in no layer.
-        """
-        named = {
-            path: torch.cat([factor.a.flatten(), factor.b.flatten()]) for path, factor in sorted(self.factors.items())
-        }
-        return rows_by_layer(named, self.name, numbered_only=True)
 
 
 class _Ready(NamedTuple):

@@ -1,7 +1,7 @@
 """Where bottleneck adapters stand in a backbone, and how AdapterHub writes that down."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -111,19 +111,19 @@ def backbone_width(backbone: Backbone) -> int:
     return int(backbone.model.config.hidden_size)
 
 
-def require_size(down: Sequence[int], method: Mapping[str, Any], number: int, what: str) -> None:
+def require_size(size: tuple[int, int], method: Mapping[str, Any], *, number: int, what: str) -> None:
     """Raise `ModuleError` unless a bottleneck is what AdapterHub makes of a reduction factor given layer by layer.
 
-    `down` is (size, width), `number` the layer's; `what` names module and site for the error.
+    `size` is (size, width), `number` the layer's; `what` names module and site for the error.
     """
     stated = method.get("reduction_factor")
     if not isinstance(stated, Mapping):
         return
     factor = stated.get(str(number), stated.get("default"))
-    size, width = down
-    if factor is None or bottleneck_size(width, factor) != size:
+    made, width = size
+    if factor is None or bottleneck_size(width, factor) != made:
         raise ModuleError(
-            f"the bottleneck of {size} that module {what} is not what reduction_factor says for layer {number}, "
+            f"the bottleneck of {made} that module {what} is not what reduction_factor says for layer {number}, "
             f"{factor}; correct reduction_factor, or save the module again"
         )
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PrefixTuningConfig
@@ -20,7 +20,7 @@ from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.libraries.peft_prefix import PROJECTION
 from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import drawn, projected
@@ -46,8 +46,38 @@ NEAR = 1e-4
 """How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
 
 
+class PrefixStack(ParameterStack):
+    """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
+
+    concurrent = True
+
+    def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(modules, device=device, dtype=dtype)
+        self.shape = modules[0].shape
+
+    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Let every pass over an empty cache begin with module n's keys and values in its own rows."""
+        dtype = backbone.dtype
+
+        def read_prefix(inputs: dict[str, Any]) -> dict[str, Any]:
+            changed = make_room(inputs, self.shape.length)
+            if is_empty(inputs.get("past_key_values")):
+                changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
+            return changed | past_padding(changed, backbone.model.config.get_text_config(), dtype)
+
+        return hooked(Hook(backbone.decoder, read_prefix))
+
+    def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
+        shape = self.shape
+        prefix = projected(self.parameters).to(dtype)
+        prefix = prefix.view(self.size, shape.length, shape.layers, 2, shape.heads, shape.head_dim)
+        pairs = per_row(prefix, rows).permute(2, 3, 0, 4, 1, 5)
+        cache = DynamicCache([(pairs[pair, 0], pairs[pair, 1]) for pair in shape.pairs])
+        return EncoderDecoderCache(cache, DynamicCache()) if shape.seq2seq else cache
+
+
 @dataclass(frozen=True, eq=False)
-class PrefixModule(Module):
+class PrefixModule(ValuesModule):
     """A prefix, float32 on the CPU.
 
     `values` holds `prefix` (length, layers·2·dim), or the projection it is tuned through: `tokens` (length, dim),
@@ -57,8 +87,8 @@ class PrefixModule(Module):
     kind = "prefix"
     head_prefix = "base_model."
     settings = PrefixSettings
+    stack_family = PrefixStack
     shape: PrefixLayout
-    values: Mapping[str, Tensor]
 
     @classmethod
     def from_stored(cls, stored: StoredModule) -> Module:
@@ -73,14 +103,14 @@ class PrefixModule(Module):
         assert isinstance(layout, PrefixLayout)  # `load_module` chose this class by the kind on the card
         prefix = to_torch(stored.tensors[EMBEDDINGS]).float()
         if layout.bottleneck is None:
-            return cls(stored.card, {**stored.config, "prefix_projection": False}, layout, {"prefix": prefix})
+            return cls(stored.card, {**stored.config, "prefix_projection": False}, {"prefix": prefix}, layout)
         values = {key: to_torch(stored.tensors[name]).float() for key, name in PROJECTION.items()}
         if (projected(values) - prefix).abs().max() > NEAR * prefix.abs().max():
             raise ModuleError(
                 f"{stored.folder}: tensor '{EMBEDDINGS}' is not what the projection beside it gives; "
                 f"remove the {PROJECTION['tokens'].split('.')[0]} tensors, or copy the module again"
             )
-        return cls(stored.card, stored.config, layout, values)
+        return cls(stored.card, stored.config, values, layout)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> Module:
@@ -114,23 +144,15 @@ class PrefixModule(Module):
             encoder_hidden_size=bottleneck or shape.dim,
             prefix_projection=bottleneck is not None,
         )
-        return cls(card, config, shape, values)
+        return cls(card, config, values, shape)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`prompt_embeddings` (length, layers·2·dim), and the projection it comes from where there is one."""
         return _held(self.values)
 
-    def parameters(self) -> dict[str, Tensor]:
-        """`prefix`, or the tensors of the projection."""
-        return dict(self.values)
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other values."""
-        return replace(self, values={name: parameters[name] for name in self.values})
-
     def reset(self, *, seed: int) -> PrefixModule:
         """The same shape, drawn again; see `fresh`."""
-        return replace(self, values=drawn(self.shape.shapes, seed=seed), card=as_fresh(self.card), head=None)
+        return self.begun(drawn(self.shape.shapes, seed=seed))
 
     def check(self, backbone: Backbone) -> None:
         """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""
@@ -145,48 +167,13 @@ class PrefixModule(Module):
 
     @property
     def stack_key(self) -> Hashable:
-        """The shape, and the width of the projection."""
+        """The shape."""
         return self.shape
-
-    @classmethod
-    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PrefixStack:
-        """Hold the prefixes side by side on the backbone's device."""
-        return PrefixStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """Rows: the layers; columns: the keys and then the values that the layer reads, projected where that is so."""
         prefix = projected(self.values).view(self.shape.length, self.shape.layers, 2, self.shape.dim)
         return (prefix.permute(1, 2, 0, 3)[self.shape.pairs].flatten(1),)
-
-
-class PrefixStack(ParameterStack):
-    """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
-
-    concurrent = True
-
-    def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.shape = modules[0].shape
-
-    def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Let every pass over an empty cache begin with module n's keys and values in its own rows."""
-        dtype = backbone.dtype
-
-        def read_prefix(inputs: dict[str, Any]) -> dict[str, Any]:
-            changed = make_room(inputs, self.shape.length)
-            if is_empty(inputs.get("past_key_values")):
-                changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
-            return changed | past_padding(changed, backbone.model.config.get_text_config(), dtype)
-
-        return hooked(Hook(backbone.decoder, read_prefix))
-
-    def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
-        shape = self.shape
-        prefix = projected(self.parameters).to(dtype)
-        prefix = prefix.view(self.size, shape.length, shape.layers, 2, shape.heads, shape.head_dim)
-        pairs = per_row(prefix, rows).permute(2, 3, 0, 4, 1, 5)
-        cache = DynamicCache([(pairs[pair, 0], pairs[pair, 1]) for pair in shape.pairs])
-        return EncoderDecoderCache(cache, DynamicCache()) if shape.seq2seq else cache
 
 
 def _held(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

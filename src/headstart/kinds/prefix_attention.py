@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
+from headstart.kinds.contract import Module, ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.settings import PrefixSettings
@@ -27,122 +27,6 @@ from headstart.kinds.tensors import to_torch
 from headstart.kinds.virtual_tokens import Hook, hooked, require_task_type
 
 __all__ = ["AttentionPrefixModule", "AttentionPrefixStack"]
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionPrefixModule(Module):
-    """A prefix for every layer of some sites, float32 on the CPU.
-
-    `values` holds, for every site, "<site>.prefix" (length, layers·2·dim), or the projection it is tuned through:
-    "<site>.tokens" (length, width), "<site>.inner" (bottleneck, width) with "<site>.inner_bias", "<site>.outer"
-    (layers·2·dim, bottleneck) with "<site>.outer_bias".
-    """
-
-    kind = "prefix"
-    settings = PrefixSettings
-    shape: AttentionPrefixLayout
-    values: Mapping[str, Tensor]
-
-    @classmethod
-    def from_stored(cls, stored: StoredModule) -> AttentionPrefixModule:
-        """The prefix that a validated folder holds."""
-        layout = stored.layout
-        assert isinstance(layout, AttentionPrefixLayout)  # `PrefixModule.from_stored` chose this class by it
-        values = {name: to_torch(tensor).float() for name, tensor in stored.tensors.items()}
-        return cls(stored.card, stored.config, layout, values)
-
-    @classmethod
-    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
-        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every site.
-
-        Raises `ModuleError` when the backbone's attention units are not known, or none is chosen.
-        """
-        chosen = {"encoder": settings.encoder, "decoder": True, "cross_attention": settings.cross_attention}
-        layers = tuple((site, count) for site, count in _layers(backbone).items() if chosen[site])
-        if not layers:
-            raise ModuleError(f"{backbone.name} has no cross-attention; leave cross_attention out")
-        heads, head_dim = attention_heads(backbone)
-        dim = heads * head_dim
-        projection = (settings.bottleneck, dim) if settings.reparametrized else None
-        shape = AttentionPrefixLayout(None, settings.length, dim, heads, layers, projection, BIASED_TEXT)
-        values = drawn(shape.shapes, seed=seed)
-        card = card_of(cls.kind, values.values(), name=name, backbone=backbone, rank=settings.length)
-        return cls(card, shape.config(task_type=backbone.task_type, base_model=backbone.name), shape, values)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The values."""
-        return dict(self.values)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """The values."""
-        return dict(self.values)
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other values."""
-        return replace(self, values={name: parameters[name] for name in self.values})
-
-    def reset(self, *, seed: int) -> AttentionPrefixModule:
-        """The same shape, drawn again; see `fresh`."""
-        return replace(self, values=drawn(self.shape.shapes, seed=seed), card=as_fresh(self.card), head=None)
-
-    def aligned_to(self, other: Module) -> Module:
-        """Only modules that count positions alike, and with as many heads, have a common average."""
-        super().aligned_to(other)
-        if isinstance(other, AttentionPrefixModule):
-            for what in ("relative_positions", "heads"):
-                mine, theirs = getattr(self.shape, what), getattr(other.shape, what)
-                if None not in (mine, theirs) and mine != theirs:
-                    raise MergeError(
-                        f"'{self.name}' has {what} {mine!r} and '{other.name}' {theirs!r}, so an average of the two is "
-                        "neither; leave one out"
-                    )
-        return self
-
-    def check(self, backbone: Backbone) -> None:
-        """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""
-        require_backbone_of(self.card, backbone)
-        require_task_type(self.config, self.name, backbone)
-        mine = {**dict(self.shape.layers), "dim": self.shape.dim, "heads": self.shape.heads}
-        layers, (heads, head_dim) = _layers(backbone), attention_heads(backbone)
-        here = {
-            **dict.fromkeys(mine, 0),
-            **layers,
-            "dim": heads * head_dim,
-            "heads": heads if self.shape.heads is not None else None,
-        }
-        wrong = [what for what, count in mine.items() if here[what] != count]
-        if wrong:
-            said, found = mine[wrong[0]], here[wrong[0]]
-            what = {"dim": "units in its keys", "heads": "heads"}.get(wrong[0], f"layers of '{wrong[0]}'")
-            raise ModuleError(
-                f"module '{self.name}' has a prefix for {said} {what}, but {backbone.name} has {found}; "
-                "load the backbone it was tuned on, or leave it out"
-            )
-
-    @property
-    def stack_key(self) -> Hashable:
-        """The shape, and that of the projections."""
-        return self.shape
-
-    @classmethod
-    def stack(
-        cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None
-    ) -> AttentionPrefixStack:
-        """Hold the prefixes side by side on the backbone's device."""
-        return AttentionPrefixStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """For the encoder and the decoder, where they have a prefix, one row for every layer.
-
-        Columns: the keys and then the values, those of self-attention before those of cross-attention; projected where
-        that is so.
-        """
-        found: dict[str, list[Tensor]] = {}
-        for site, layers in self.shape.layers:
-            prefix = projected(_of(self.values, site)).view(self.shape.length, layers, 2, self.shape.dim)
-            half = "encoder" if site == "encoder" else "decoder"
-            found.setdefault(half, []).append(prefix.permute(1, 2, 0, 3).flatten(1))
-        return tuple(torch.cat(parts, dim=1) for parts in found.values())
 
 
 class AttentionPrefixStack(ParameterStack):
@@ -193,6 +77,107 @@ class AttentionPrefixStack(ParameterStack):
         layers = dict(self.shape.layers)[site]
         prefix = projected(_of(self.parameters, site)).to(dtype)
         return prefix.view(self.size, self.shape.length, layers, 2, heads, -1).permute(2, 3, 0, 4, 1, 5)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPrefixModule(ValuesModule):
+    """A prefix for every layer of some sites, float32 on the CPU.
+
+    `values` holds, for every site, "<site>.prefix" (length, layers·2·dim), or the projection it is tuned through:
+    "<site>.tokens" (length, width), "<site>.inner" (bottleneck, width) with "<site>.inner_bias", "<site>.outer"
+    (layers·2·dim, bottleneck) with "<site>.outer_bias".
+    """
+
+    kind = "prefix"
+    settings = PrefixSettings
+    stack_family = AttentionPrefixStack
+    shape: AttentionPrefixLayout
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> AttentionPrefixModule:
+        """The prefix that a validated folder holds."""
+        layout = stored.layout
+        assert isinstance(layout, AttentionPrefixLayout)  # `PrefixModule.from_stored` chose this class by it
+        values = {name: to_torch(tensor).float() for name, tensor in stored.tensors.items()}
+        return cls(stored.card, stored.config, values, layout)
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
+        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every site.
+
+        Raises `ModuleError` when the backbone's attention units are not known, or none is chosen.
+        """
+        chosen = {"encoder": settings.encoder, "decoder": True, "cross_attention": settings.cross_attention}
+        layers = tuple((site, count) for site, count in _layers(backbone).items() if chosen[site])
+        if not layers:
+            raise ModuleError(f"{backbone.name} has no cross-attention; leave cross_attention out")
+        heads, head_dim = attention_heads(backbone)
+        dim = heads * head_dim
+        projection = (settings.bottleneck, dim) if settings.reparametrized else None
+        shape = AttentionPrefixLayout(None, settings.length, dim, heads, layers, projection, BIASED_TEXT)
+        values = drawn(shape.shapes, seed=seed)
+        card = card_of(cls.kind, values.values(), name=name, backbone=backbone, rank=settings.length)
+        return cls(card, shape.config(task_type=backbone.task_type, base_model=backbone.name), values, shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values."""
+        return dict(self.values)
+
+    def reset(self, *, seed: int) -> AttentionPrefixModule:
+        """The same shape, drawn again; see `fresh`."""
+        return self.begun(drawn(self.shape.shapes, seed=seed))
+
+    def aligned_to(self, other: Module) -> Module:
+        """Only modules that count positions alike, and with as many heads, have a common average."""
+        super().aligned_to(other)
+        if isinstance(other, AttentionPrefixModule):
+            for what in ("relative_positions", "heads"):
+                mine, theirs = getattr(self.shape, what), getattr(other.shape, what)
+                if None not in (mine, theirs) and mine != theirs:
+                    raise MergeError(
+                        f"'{self.name}' has {what} {mine!r} and '{other.name}' {theirs!r}, so an average of the two is "
+                        "neither; leave one out"
+                    )
+        return self
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""
+        require_backbone_of(self.card, backbone)
+        require_task_type(self.config, self.name, backbone)
+        mine = {**dict(self.shape.layers), "dim": self.shape.dim, "heads": self.shape.heads}
+        layers, (heads, head_dim) = _layers(backbone), attention_heads(backbone)
+        here = {
+            **dict.fromkeys(mine, 0),
+            **layers,
+            "dim": heads * head_dim,
+            "heads": heads if self.shape.heads is not None else None,
+        }
+        wrong = [what for what, count in mine.items() if here[what] != count]
+        if wrong:
+            said, found = mine[wrong[0]], here[wrong[0]]
+            what = {"dim": "units in its keys", "heads": "heads"}.get(wrong[0], f"layers of '{wrong[0]}'")
+            raise ModuleError(
+                f"module '{self.name}' has a prefix for {said} {what}, but {backbone.name} has {found}; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+
+    @property
+    def stack_key(self) -> Hashable:
+        """The shape."""
+        return self.shape
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """For the encoder and the decoder, where they have a prefix, one row for every layer.
+
+        Columns: the keys and then the values, those of self-attention before those of cross-attention; projected where
+        that is so.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for site, layers in self.shape.layers:
+            prefix = projected(_of(self.values, site)).view(self.shape.length, layers, 2, self.shape.dim)
+            half = "encoder" if site == "encoder" else "decoder"
+            found.setdefault(half, []).append(prefix.permute(1, 2, 0, 3).flatten(1))
+        return tuple(torch.cat(parts, dim=1) for parts in found.values())
 
 
 def _biased(unit: Any, inputs: Mapping[str, Any], length: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PromptTuningConfig
@@ -16,7 +16,7 @@ from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
-from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
+from headstart.kinds.contract import ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch
@@ -33,96 +33,6 @@ from headstart.kinds.virtual_tokens import (
 __all__ = ["PromptModule", "PromptStack"]
 
 
-@dataclass(frozen=True, eq=False)
-class PromptModule(Module):
-    """A prompt; `rows` (length, dim), float32 on the CPU, stand before the input of a causal model or of an encoder."""
-
-    kind = "prompt"
-    head_prefix = "base_model."
-    settings = PromptSettings
-    rows: Tensor
-
-    @classmethod
-    def from_stored(cls, stored: StoredModule) -> PromptModule:
-        """The prompt that a validated PEFT folder holds.
-
-        For encoder-decoders PEFT saves twice the rows and uses the first half; the other is dropped.
-        """
-        layout = stored.layout
-        assert isinstance(layout, PromptLayout)  # `load_module` chose this class by the kind on the card
-        rows = to_torch(stored.tensors[EMBEDDINGS]).float()[: layout.length].clone()
-        card = stored.card.model_copy(update={"parameters": rows.numel()})
-        return cls(card, {**stored.config, "num_transformer_submodules": 1}, rows)
-
-    @classmethod
-    def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
-        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). No prompt does nothing."""
-        require_length(settings.length)
-        words = backbone.model.get_input_embeddings()
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(words.weight.shape[0], (1, settings.length), generator=generator)
-        with torch.no_grad():
-            rows = words(drawn.to(backbone.device))[0].float().cpu()
-        return cls.build(rows, name=name, backbone=backbone)
-
-    @classmethod
-    def build(cls, rows: Tensor, *, name: str, backbone: Backbone) -> PromptModule:
-        """A module out of rows (length, dim), with PEFT's configuration for them."""
-        length, dim = rows.shape
-        fields = {"num_virtual_tokens": length, "token_dim": dim, "num_transformer_submodules": 1}
-        card = card_of(cls.kind, [rows], name=name, backbone=backbone, rank=length)
-        return cls(card, peft_config(PromptTuningConfig, backbone, **fields), rows)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """`prompt_embeddings` (length, dim)."""
-        return {EMBEDDINGS: self.rows}
-
-    def parameters(self) -> dict[str, Tensor]:
-        """`prompt` (length, dim)."""
-        return {"prompt": self.rows}
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other rows."""
-        return replace(self, rows=parameters["prompt"])
-
-    def reset(self, *, seed: int) -> PromptModule:
-        """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randn(self.rows.shape, generator=generator) * self.rows.std()
-        return replace(self, rows=rows, card=as_fresh(self.card), head=None)
-
-    def untuned(self, backbone: Backbone, *, seed: int) -> PromptModule:
-        """Tokens of the vocabulary again; see `fresh`."""
-        again = self.fresh(backbone, PromptSettings(len(self.rows)), name=self.name, seed=seed)
-        return replace(self, rows=again.rows, card=as_fresh(self.card), head=None)
-
-    def check(self, backbone: Backbone) -> None:
-        """Refuse another stated backbone, another sort of backbone, or another width of its embeddings."""
-        require_backbone_of(self.card, backbone)
-        require_task_type(self.config, self.name, backbone)
-        backbone.decoder  # noqa: B018 - found, or refused with the reason
-        width = backbone.model.get_input_embeddings().weight.shape[1]
-        if self.rows.shape[1] != width:
-            raise ModuleError(
-                f"the prompt of module '{self.name}' is {self.rows.shape[1]} wide and the embeddings of "
-                f"{backbone.name} {width}; load the backbone it was tuned on, or leave it out"
-            )
-
-    @property
-    def stack_key(self) -> Hashable:
-        """Length and width."""
-        return tuple(self.rows.shape)
-
-    @classmethod
-    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> PromptStack:
-        """Hold the prompts side by side on the backbone's device."""
-        return PromptStack(modules, device=backbone.device, dtype=dtype or backbone.dtype)
-
-    def layer_vectors(self) -> tuple[Tensor, ...]:
-        """One row: a prompt lies in one layer, the embeddings."""
-        return (self.rows.reshape(1, -1),)
-
-
 class PromptStack(ParameterStack):
     """N prompts of equal shape: `prompt` (N, length, dim)."""
 
@@ -130,7 +40,7 @@ class PromptStack(ParameterStack):
 
     def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
-        self.length = modules[0].rows.shape[0]
+        self.length = modules[0].values["prompt"].shape[0]
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Put module n's rows before the embedded input of its own rows; only the text's positions reach the head."""
@@ -169,6 +79,77 @@ class PromptStack(ParameterStack):
         if backbone.seq2seq:
             return hooked(Hook(backbone.model.get_encoder(), read_prompt), Hook(backbone.decoder, see_prompt))
         return hooked(Hook(backbone.decoder, read_prompt, only_text))
+
+
+@dataclass(frozen=True, eq=False)
+class PromptModule(ValuesModule):
+    """A prompt (length, dim), whose rows stand before the input of a causal model or of an encoder."""
+
+    kind = "prompt"
+    head_prefix = "base_model."
+    settings = PromptSettings
+    stack_family = PromptStack
+
+    @classmethod
+    def from_stored(cls, stored: StoredModule) -> PromptModule:
+        """The prompt that a validated PEFT folder holds.
+
+        For encoder-decoders PEFT saves twice the rows and uses the first half; the other is dropped.
+        """
+        layout = stored.layout
+        assert isinstance(layout, PromptLayout)  # `load_module` chose this class by the kind on the card
+        rows = to_torch(stored.tensors[EMBEDDINGS]).float()[: layout.length].clone()
+        card = stored.card.model_copy(update={"parameters": rows.numel()})
+        return cls(card, {**stored.config, "num_transformer_submodules": 1}, {"prompt": rows})
+
+    @classmethod
+    def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
+        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). No prompt does nothing."""
+        require_length(settings.length)
+        words = backbone.model.get_input_embeddings()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(words.weight.shape[0], (1, settings.length), generator=generator)
+        with torch.no_grad():
+            rows = words(drawn.to(backbone.device))[0].float().cpu()
+        return cls.build(rows, name=name, backbone=backbone)
+
+    @classmethod
+    def build(cls, rows: Tensor, *, name: str, backbone: Backbone) -> PromptModule:
+        """A module out of rows (length, dim), with PEFT's configuration for them."""
+        length, dim = rows.shape
+        fields = {"num_virtual_tokens": length, "token_dim": dim, "num_transformer_submodules": 1}
+        card = card_of(cls.kind, [rows], name=name, backbone=backbone, rank=length)
+        return cls(card, peft_config(PromptTuningConfig, backbone, **fields), {"prompt": rows})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`prompt_embeddings` (length, dim)."""
+        return {EMBEDDINGS: self.values["prompt"]}
+
+    def reset(self, *, seed: int) -> PromptModule:
+        """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
+        rows, generator = self.values["prompt"], torch.Generator().manual_seed(seed)
+        return self.begun({"prompt": torch.randn(rows.shape, generator=generator) * rows.std()})
+
+    def untuned(self, backbone: Backbone, *, seed: int) -> PromptModule:
+        """Tokens of the vocabulary again; see `fresh`."""
+        settings = PromptSettings(len(self.values["prompt"]))
+        return self.begun(self.fresh(backbone, settings, name=self.name, seed=seed).values)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse another stated backbone, another sort of backbone, or another width of its embeddings."""
+        require_backbone_of(self.card, backbone)
+        require_task_type(self.config, self.name, backbone)
+        backbone.decoder  # noqa: B018 - found, or refused with the reason
+        mine, width = self.values["prompt"].shape[1], backbone.model.get_input_embeddings().weight.shape[1]
+        if mine != width:
+            raise ModuleError(
+                f"the prompt of module '{self.name}' is {mine} wide and the embeddings of "
+                f"{backbone.name} {width}; load the backbone it was tuned on, or leave it out"
+            )
+
+    def layer_vectors(self) -> tuple[Tensor, ...]:
+        """One row: a prompt lies in one layer, the embeddings."""
+        return (self.values["prompt"].reshape(1, -1),)
 
 
 def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]:

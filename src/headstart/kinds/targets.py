@@ -26,6 +26,7 @@ __all__ = [
     "layer_widths",
     "linear_layers",
     "names_of",
+    "require_widths",
     "transposed",
 ]
 
@@ -39,9 +40,9 @@ def layer_widths(layer: nn.Module) -> tuple[int, int]:
 def check_layers(
     widths: Mapping[str, tuple[int | None, int | None]],
     config: Mapping[str, Any],
+    *,
     name: str,
     backbone: Backbone,
-    *,
     embeddings: bool = False,
 ) -> None:
     """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
@@ -50,23 +51,14 @@ def check_layers(
     """
     layers = dict(linear_layers(backbone)) | (dict(embedding_layers(backbone)) if embeddings else {})
     others = {path for path, layer in backbone.named_layers() if isinstance(layer, nn.Embedding)} - layers.keys()
-    for path, (inputs, outputs) in widths.items():
-        if path in others:
-            raise ModuleError(
-                f"module '{name}' adapts {path}, which is no plain embedding of the tokens that {backbone.name} reads; "
-                "Headstart cannot use it: leave it out"
-            )
-        if path not in layers:
-            raise ModuleError(
-                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
-                "load the backbone it was tuned on, or leave it out"
-            )
-        here = layer_widths(layers[path])
-        if inputs not in (None, here[0]) or outputs not in (None, here[1]):
-            raise ModuleError(
-                f"{path} is {_arrow(inputs, outputs)} in module '{name}' but {_arrow(*here)} in {backbone.name}; "
-                "load the backbone it was tuned on, or leave it out"
-            )
+    odd = next((path for path in widths if path in others), None)
+    if odd is not None:
+        raise ModuleError(
+            f"module '{name}' adapts {odd}, which is no plain embedding of the tokens that {backbone.name} reads; "
+            "Headstart cannot use it: leave it out"
+        )
+    here = {path: layer_widths(layer) for path, layer in layers.items()}
+    require_widths(widths, here, name=name, backbone=backbone)
     fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
     try:
         matcher = LoraConfig(**{key: config.get(key) for key in fields})
@@ -88,6 +80,27 @@ def check_layers(
             f"module '{name}' names {path} in target_modules but holds no tensors for it; "
             "it was made for a smaller backbone: load that one, or leave the module out"
         )
+
+
+def require_widths(
+    widths: Mapping[str, tuple[int | None, int | None]],
+    here: Mapping[str, tuple[int, int]],
+    *,
+    name: str,
+    backbone: Backbone,
+) -> None:
+    """Raise `ModuleError` unless every layer of a module is there, as wide as the module's tensors say."""
+    for path, (inputs, outputs) in widths.items():
+        if path not in here:
+            raise ModuleError(
+                f"module '{name}' has tensors for {path}, which {backbone.name} does not have; "
+                "load the backbone it was tuned on, or leave it out"
+            )
+        if inputs not in (None, here[path][0]) or outputs not in (None, here[path][1]):
+            raise ModuleError(
+                f"{path} is {_arrow(inputs, outputs)} in module '{name}' but {_arrow(*here[path])} in {backbone.name}; "
+                "load the backbone it was tuned on, or leave it out"
+            )
 
 
 def check_biases(

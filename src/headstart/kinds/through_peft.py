@@ -88,7 +88,7 @@ class PeftModule(Module):
     def check(self, backbone: Backbone) -> None:
         """As for LoRA."""
         require_backbone_of(self.card, backbone)
-        check_layers(self.widths, self.config, self.name, backbone, embeddings=True)
+        check_layers(self.widths, self.config, name=self.name, backbone=backbone, embeddings=True)
         held = {name.removeprefix(PREFIX).removesuffix(BIAS) for name in self.values if name.endswith(BIAS)}
         check_biases(self.widths, held, self.config, name=self.name, backbone=backbone)
 

@@ -58,6 +58,6 @@ def _own(module: Module) -> dict[str, object]:
     if isinstance(module, LoraModule):
         return {"lora_r": module.config["r"], "lora_alpha": module.config["lora_alpha"], "lora_dropout": 0.0}
     if isinstance(module, AdapterModule):
-        size = next(iter(module.adapters.values())).down.shape[0]
+        size, _ = next(iter(module.sizes.values()))
         return {"bottleneck_dim": size, "non_linearity": module.computation.activation}
     return {}

@@ -19,6 +19,7 @@ from headstart.formats.libraries.peft_config import LARGEST, Fields, require_mat
 __all__ = [
     "ACTIVATIONS",
     "FIELDS",
+    "NAMES",
     "PARTS",
     "AdapterLayout",
     "AdapterSite",
@@ -63,7 +64,11 @@ PARTS: dict[SublayerName, str] = {
 }  # fmt: skip
 """AdapterHub's field that says whether a sublayer has adapters."""
 
-TENSORS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
+NAMES = {
+    "down": "adapter_down.0.weight", "down_bias": "adapter_down.0.bias", "up": "adapter_up.weight",
+    "up_bias": "adapter_up.bias",
+}  # fmt: skip
+"""AdapterHub's names of an adapter's tensors D (size, width), d, U (width, size) and u by our own."""
 
 
 class Computation(NamedTuple):
@@ -86,12 +91,9 @@ class Computation(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterSite:
-    """One adapter: names of its tensors D (size, width), d, U (width, size) and u; `None` for biases it lacks."""
+    """One adapter: the names of its tensors by our names of `NAMES`, without those of biases that it lacks."""
 
-    down: str
-    down_bias: str | None
-    up: str
-    up_bias: str | None
+    tensors: Mapping[str, str]
     size: int
     width: int
 
@@ -161,7 +163,7 @@ def _grouped(
     shapes: Mapping[str, tuple[int, ...]], name: str, architecture: Architecture
 ) -> dict[str, tuple[str, dict[str, str]]]:
     """By path: the field that fills the site, and the names of the tensors by their end."""
-    ends = "|".join(map(re.escape, TENSORS))
+    ends = "|".join(map(re.escape, NAMES.values()))
     sites = {
         blocks.path: {sublayer.adapters: sublayer for sublayer in blocks.sublayers} for blocks in architecture.blocks
     }
@@ -183,24 +185,23 @@ def _grouped(
 
 def _site(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], *, biases: bool) -> AdapterSite:
     some = next(iter(names.values()))
-    for end in TENSORS:
+    for end in NAMES.values():
         if (end in names) != (biases or end.endswith("weight")):
             wrong = "is there although field 'biases' is false" if end in names else "is missing"
             raise ModuleError(f"beside tensor '{some}' its '{end}' {wrong}; {SAVE_AGAIN}")
-    down, down_bias, up, up_bias = (names.get(end) for end in TENSORS)
-    assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
-    require_matrix(down, shapes[down], remedy=SAVE_AGAIN)
-    size, width = shapes[down]
-    for name, wanted in ((up, (width, size)), (down_bias, (size,)), (up_bias, (width,))):
-        if name is not None:
-            require_shape(name, shapes[name], wanted, remedy=SAVE_AGAIN)
-    return AdapterSite(down, down_bias, up, up_bias, size, width)
+    tensors = {part: names[end] for part, end in NAMES.items() if end in names}
+    require_matrix(tensors["down"], shapes[tensors["down"]], remedy=SAVE_AGAIN)
+    size, width = shapes[tensors["down"]]
+    for part, wanted in (("up", (width, size)), ("down_bias", (size,)), ("up_bias", (width,))):
+        if part in tensors:
+            require_shape(tensors[part], shapes[tensors[part]], wanted, remedy=SAVE_AGAIN)
+    return AdapterSite(tensors, size, width)
 
 
 def _check_size(site: AdapterSite, config: Mapping[str, object], method: Mapping[str, object]) -> None:
     if config.get("hidden_size") != site.width:
         raise ModuleError(
-            f"tensor '{site.down}' is {site.width} wide but field 'hidden_size' is "
+            f"tensor '{site.tensors['down']}' is {site.width} wide but field 'hidden_size' is "
             f"{config.get('hidden_size')!r}; {SAVE_AGAIN}"
         )
     stated = method.get("reduction_factor")
@@ -211,7 +212,7 @@ def _check_size(site: AdapterSite, config: Mapping[str, object], method: Mapping
         sizes.add(bottleneck_size(site.width, factor))
     if site.size not in sizes:
         raise ModuleError(
-            f"tensor '{site.down}' has a bottleneck of {site.size} but field 'reduction_factor' makes "
+            f"tensor '{site.tensors['down']}' has a bottleneck of {site.size} but field 'reduction_factor' makes "
             f"{' or '.join(map(str, sorted(sizes)))}; {SAVE_AGAIN}"
         )
 
