@@ -24,7 +24,7 @@ from headstart.formats import read_module
 from headstart.formats.libraries.adapterhub_adapter import ACTIVATIONS as READ
 from headstart.formats.libraries.adapterhub_adapter import bottleneck_size, reduction_factor
 from headstart.hub import Hub
-from headstart.kinds import AdapterModule, AdapterSettings, load_module, save_module
+from headstart.kinds import AdapterModule, AdapterSettings, fresh_module, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS
 from headstart.kinds.placement import PLACEMENTS
 from headstart.tuning.evaluation import evaluate
@@ -263,12 +263,12 @@ def test_the_stated_reduction_makes_the_size(width: int, size: int) -> None:
     [
         ({"placement": "lora"}, "unknown placement 'lora'; choose one of: houlsby, pfeiffer, pewe"),
         ({"activation": "sine"}, "unknown activation 'sine'; choose one of: relu, gelu, gelu_new, swish"),
-        ({"bottleneck": 0}, "bottleneck 0 must be at least 1; correct it"),
+        ({"bottleneck": 0}, "setting of kind 'adapter': bottleneck=0 must be above 0; correct it"),
     ],
 )
 def test_settings_that_are_none(llama: Backbone, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        AdapterModule.fresh(llama, AdapterSettings(**settings), name="m", seed=0)
+        fresh_module("adapter", llama, settings, name="m", seed=0)
 
 
 # Folders

@@ -292,7 +292,7 @@ def test_an_architecture_without_defaults(llama: Backbone, monkeypatch: pytest.M
             "field 'feedforward_modules' names 'up_proj', which 'target_modules' lacks; add it there or remove it here",
         ),
         ({"target_modules": 3}, None, None, "the configuration is malformed: 3 is not a list of names; correct it"),
-        ({"feedforward_modules": "["}, None, None, f"for layer '{DOWN0}' is malformed: unterminated character set"),
+        ({"feedforward_modules": "["}, None, None, "the configuration is malformed: unterminated character set"),
         ({"feedforward_modules": 3}, None, None, "is malformed: feedforward_modules 3 is not a list of names; correct"),
     ],
 )  # fmt: skip

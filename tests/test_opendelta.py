@@ -401,5 +401,5 @@ def test_what_is_read_keeps_the_tensors(tmp_path: Path) -> None:
     module = load_module(saved(tmp_path / "m", "bert adapter"))
     assert isinstance(module, AdapterModule)
     assert (module.card.rank, module.card.scaling, module.computation.reads) == (8, 1.0, "output")
-    down = module.adapters["bert.encoder.layer.0.attention.output.dense"].down
+    down = module.values["bert.encoder.layer.0.attention.output.dense.down"]
     assert torch.equal(down, tensors_of(MADE["bert adapter"])[f"{DENSE0}.down_proj.weight"])

@@ -109,21 +109,7 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     """
     if not folder.is_dir():
         raise ModuleError(f"{folder} is not a folder; name the folder that holds {CONFIG_FILE}")
-    plain = read_opendelta(folder)
-    config = _config(folder, CONFIG_FILE) if plain is None else plain.config
-    if is_adapterhub(config) and (folder / INTERFACE_FILE).exists():
-        raise ModuleError(
-            f"{folder / INTERFACE_FILE}: the module was made through AdapterHub's plugin interface, which places "
-            "adapters in another way; Headstart cannot use this module"
-        )
-    # What is not supported is said before its tensors are read.
-    with about(folder if is_adapterhub(config) else folder / CONFIG_FILE):
-        kind = method_of(config) if is_adapterhub(config) else _reader(config).kind
-    if plain is None:
-        weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
-        tensors = _read_tensors(weights)
-    else:
-        weights, tensors = folder / OPENDELTA_WEIGHTS, plain.tensors
+    kind, weights, config, tensors = _opened(folder)
     with about(weights):
         _require_floats(tensors)
     stored = dict(tensors)
@@ -142,9 +128,38 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     if check_values:
         with about(weights):
             check_finite({**tensors, **head})
-    derived = _derived_card(folder, kind=kind, config=config, tensors=tensors, layout=layout)
-    derived = derived.model_copy(update={"tensor_hash": tensor_hash(stored), "head": answers})
+    base_model = config.get("base_model_name_or_path") or config.get("model_name")
+    derived = ModuleCard(
+        name=module_name(folder),
+        kind=kind,
+        rank=layout.rank,
+        scaling=layout.scaling,
+        targets=tuple(sorted(layout.widths)),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        tensor_hash=tensor_hash(stored),
+        base_model=base_model if isinstance(base_model, str) else "",
+        variant=layout.through_peft or "",
+        head=answers,
+    )
     return StoredModule(folder, config, tensors, layout, _agreed_card(folder, derived), head)
+
+
+def _opened(folder: Path) -> tuple[str, Path, dict[str, object], dict[str, StoredTensor]]:
+    """The kind, the file of tensors, the configuration and the tensors, in PEFT's or AdapterHub's words."""
+    plain = read_opendelta(folder)
+    config = _config(folder, CONFIG_FILE) if plain is None else plain.config
+    if is_adapterhub(config) and (folder / INTERFACE_FILE).exists():
+        raise ModuleError(
+            f"{folder / INTERFACE_FILE}: the module was made through AdapterHub's plugin interface, which places "
+            "adapters in another way; Headstart cannot use this module"
+        )
+    # What is not supported is said before its tensors are read.
+    with about(folder if is_adapterhub(config) else folder / CONFIG_FILE):
+        kind = method_of(config) if is_adapterhub(config) else _reader(config).kind
+    if plain is not None:
+        return kind, folder / OPENDELTA_WEIGHTS, config, plain.tensors
+    weights = _weights(folder, ADAPTERHUB_WEIGHTS if is_adapterhub(config) else (WEIGHTS_FILE,))
+    return kind, weights, config, _read_tensors(weights)
 
 
 def read_opendelta(folder: Path) -> Plain | None:
@@ -234,28 +249,6 @@ def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
     with about(HEAD_FILE):
         _require_floats(head)
         return head, head_card(head, TASK_TYPES["span" if spans else "classification"])
-
-
-def _derived_card(
-    folder: Path,
-    *,
-    kind: str,
-    config: Mapping[str, object],
-    tensors: Mapping[str, StoredTensor],
-    layout: Layout,
-) -> ModuleCard:
-    base_model = config.get("base_model_name_or_path") or config.get("model_name")
-    return ModuleCard(
-        name=module_name(folder),
-        kind=kind,
-        rank=layout.rank,
-        scaling=layout.scaling,
-        targets=tuple(sorted(layout.widths)),
-        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        tensor_hash="",
-        base_model=base_model if isinstance(base_model, str) else "",
-        variant=layout.through_peft or "",
-    )
 
 
 def _agreed_card(folder: Path, derived: ModuleCard) -> ModuleCard:

@@ -48,16 +48,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class AdapterStack(ParameterStack):
+class AdapterStack(ParameterStack["AdapterModule"]):
     """N adapters of equal shapes: `<sublayer>.down` (N, m, d), `.down_bias` (N, m), `.up` (N, d, m), `.up_bias`."""
 
     concurrent = True
 
     def __init__(self, modules: Sequence[AdapterModule], *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(modules, device=device, dtype=dtype)
-        self._paths = tuple(modules[0].sizes)
         factors = [module.computation.factor for module in modules]
-        self._computation = modules[0].computation
         self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
         self._residual: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
 
@@ -72,16 +70,16 @@ class AdapterStack(ParameterStack):
 
     def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
         sites = adapter_sites(backbone)
-        for path in self._paths:
+        for path in self.like.sizes:
             yield self._hook(backbone.model, path, sites[path])
-            if self._computation.reads in ("sum", "residual"):
+            if self.like.computation.reads in ("sum", "residual"):
                 where, number = sites[path].stream
                 keep = partial(self._keep_residual, path, number)
                 yield backbone.model.get_submodule(where).register_forward_pre_hook(keep, with_kwargs=True)
 
     def _hook(self, model: nn.Module, path: str, site: Site) -> RemovableHandle:
         """What changes the output of the sublayer, or of the norm behind it."""
-        if self._computation.reads in ("normed", "behind"):
+        if self.like.computation.reads in ("normed", "behind"):
             return model.get_submodule(site.norm).register_forward_hook(partial(self._change_normed, path))
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
 
@@ -96,14 +94,14 @@ class AdapterStack(ParameterStack):
         del args  # attention gets its input as a keyword, and the adapter does not read it
         h = output[0] if isinstance(output, tuple) else output
         x = h
-        if self._computation.reads != "output":
+        if self.like.computation.reads != "output":
             residual = self._residual.pop((threading.get_ident(), path))
-            x = h + residual if self._computation.reads == "sum" else residual
+            x = h + residual if self.like.computation.reads == "sum" else residual
         changed = self._add_update(path, h, x)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def _change_normed(self, path: str, norm: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        if self._computation.reads == "behind":
+        if self.like.computation.reads == "behind":
             return self._add_update(path, output, output)
         again: Tensor = norm.forward(self._add_update(path, args[0], output))  # past the hook that is running
         return again
@@ -115,7 +113,7 @@ class AdapterStack(ParameterStack):
         hidden = torch.bmm(x.reshape(self.size, -1, down.shape[2]), down.transpose(1, 2))
         hidden = hidden if down_bias is None else hidden + down_bias.unsqueeze(1)
         # Scaled in float32 and where it is small: s·(U·a + u) = U·(s·a) + s·u.
-        hidden = (ACTIVATIONS[self._computation.activation](hidden) * self._factors).to(h.dtype)
+        hidden = (ACTIVATIONS[self.like.computation.activation](hidden) * self._factors).to(h.dtype)
         changed = torch.baddbmm(h.reshape(self.size, -1, up.shape[1]), hidden, up.transpose(1, 2))
         if up_bias is not None:
             changed = changed + (up_bias.unsqueeze(1) * self._factors).to(h.dtype)
@@ -248,8 +246,6 @@ def _placement(settings: AdapterSettings) -> Placement:
         raise SettingError(f"unknown placement '{settings.placement}'; choose one of: {', '.join(PLACEMENTS)}")
     if settings.activation is not None and settings.activation not in ACTIVATIONS:
         raise SettingError(f"unknown activation '{settings.activation}'; choose one of: {', '.join(ACTIVATIONS)}")
-    if settings.bottleneck < 1:
-        raise SettingError(f"bottleneck {settings.bottleneck} must be at least 1; correct it")
     placement = PLACEMENTS[settings.placement]
     return placement._replace(
         activation=settings.activation or placement.activation,

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import BitFitLayout, StoredModule
+from headstart.formats.libraries.peft_config import PREFIX
 from headstart.kinds.contract import ParameterStack, Stack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.settings import BitFitSettings
 from headstart.kinds.targets import ends_with
@@ -22,21 +23,15 @@ from headstart.kinds.tensors import to_torch
 
 __all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
 
-PREFIX = "base_model.model."
 
-
-class BitFitStack(ParameterStack):
+class BitFitStack(ParameterStack["BitFitModule"]):
     """N BitFit modules of equal shapes: `<layer>.bias` (N, out)."""
 
     concurrent = True
 
-    def __init__(self, modules: Sequence[BitFitModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.paths = list(modules[0].biases)
-
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Add to every layer's output what its bias term was changed by, module n on its own rows."""
-        layers = ((path, backbone.model.get_submodule(path)) for path in self.paths)
+        layers = ((path, backbone.model.get_submodule(path)) for path in self.like.biases)
         return attached(layer.register_forward_hook(partial(self._add_change, path)) for path, layer in layers)
 
     def _add_change(self, path: str, layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ class Module(ABC):
 class ValuesModule(Module):
     """A module whose tuned parameters are all its tensors: `values` by name, float32 on the CPU."""
 
-    stack_family: ClassVar[type[ParameterStack]]
+    stack_family: ClassVar[type[ParameterStack[Any]]]
     """What `stack` makes, with the backbone's dtype unless told otherwise."""
 
     values: Mapping[str, Tensor]
@@ -275,16 +275,23 @@ class Stack(ABC):
         }
 
 
-class ParameterStack(Stack):
-    """A stack whose parameters are the modules' `parameters`, side by side on one device and in one dtype."""
+AnyModule = TypeVar("AnyModule", bound=Module)
 
-    def __init__(self, modules: Sequence[Module], *, device: torch.device, dtype: torch.dtype) -> None:
+
+class ParameterStack(Stack, Generic[AnyModule]):
+    """A stack whose parameters are the modules' `parameters`, side by side on one device and in one dtype.
+
+    `like` is the first module: what it says of the stack's shape holds for all.
+    """
+
+    def __init__(self, modules: Sequence[AnyModule], *, device: torch.device, dtype: torch.dtype) -> None:
         self._modules = tuple(modules)
+        self.like = modules[0]
         held = [module.parameters() for module in modules]
         parameters = {name: torch.stack([own[name] for own in held]).to(device, dtype) for name in held[0]}
         super().__init__(len(modules), parameters)
 
-    def module(self, index: int) -> Module:
+    def module(self, index: int) -> AnyModule:
         """The module at `index`, in float32 on the CPU."""
         parameters = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return self._modules[index].with_parameters(parameters)

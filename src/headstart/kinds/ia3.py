@@ -20,7 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import IA3Layout, StoredModule
-from headstart.formats.libraries.peft_ia3 import is_feedforward
+from headstart.formats.libraries.peft_config import PREFIX
+from headstart.formats.libraries.peft_ia3 import input_scaled
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import IA3Settings
@@ -28,8 +29,6 @@ from headstart.kinds.targets import check_layers, chosen, ends_with, layer_width
 from headstart.kinds.tensors import to_torch
 
 __all__ = ["IA3Module", "IA3Stack", "Scale"]
-
-PREFIX = "base_model.model."
 
 
 class Scale(NamedTuple):
@@ -66,9 +65,9 @@ class IA3Module(Module):
         """
         del seed
         targets, feedforward = _names(backbone, settings)
-        scales = {}
+        scales, scales_input = {}, input_scaled(feedforward)
         for path, layer in chosen(dict(linear_layers(backbone)), targets, backbone).items():
-            scaled = is_feedforward(feedforward, path)
+            scaled = scales_input(path)
             scales[path] = Scale(torch.ones(layer_widths(layer)[0 if scaled else 1]), scaled)
         config = peft_config(
             IA3Config,
@@ -124,6 +123,7 @@ class IA3Module(Module):
         """Refuse a layer that the backbone lacks, another width or side, another stated backbone, or too few layers."""
         require_backbone_of(self.card, backbone)
         config = self._closed_config(backbone)
+        scales_input = input_scaled(config["feedforward_modules"])
         widths = {
             path: (len(vector), None) if feedforward else (None, len(vector))
             for path, (vector, feedforward) in self.scales.items()
@@ -135,7 +135,7 @@ class IA3Module(Module):
                     f"module '{self.name}' leaves target_modules open, and PEFT's default for {backbone.name} does not "
                     f"have {path}; state target_modules in its configuration"
                 )
-            if is_feedforward(config["feedforward_modules"], path) != scale.feedforward:
+            if scales_input(path) != scale.feedforward:
                 side = "input" if scale.feedforward else "output"
                 raise ModuleError(
                     f"module '{self.name}' leaves feedforward_modules open, and PEFT's default for {backbone.name} "
@@ -169,21 +169,17 @@ class IA3Module(Module):
         return IA3Stack(modules, device=backbone.device, dtype=dtype or torch.float32)
 
 
-class IA3Stack(ParameterStack):
+class IA3Stack(ParameterStack["IA3Module"]):
     """N IA3 modules of equal shapes: `<layer>.l` (N, D)."""
 
     concurrent = True
-
-    def __init__(self, modules: Sequence[IA3Module], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.sides = {path: scale.feedforward for path, scale in modules[0].scales.items()}
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Scale the output of every target layer, or the input of a feed-forward one, module n on its own rows."""
         return attached(self._hooks(backbone))
 
     def _hooks(self, backbone: Backbone) -> Iterator[RemovableHandle]:
-        for path, feedforward in self.sides.items():
+        for path, (_, feedforward) in self.like.scales.items():
             layer = backbone.model.get_submodule(path)
             if feedforward:
                 yield layer.register_forward_pre_hook(partial(self._scale_input, path))
@@ -208,10 +204,7 @@ def _defaults(backbone: Backbone) -> tuple[tuple[str, ...] | None, tuple[str, ..
     family = backbone.model.config.model_type
     targets = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(family)
     feedforward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(family)
-    return (
-        None if targets is None else tuple(targets),
-        None if feedforward is None else tuple(feedforward),
-    )
+    return targets and tuple(targets), feedforward and tuple(feedforward)
 
 
 def _names(backbone: Backbone, settings: IA3Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:

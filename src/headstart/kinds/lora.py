@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import LoraLayout, StoredModule
+from headstart.formats.libraries.peft_config import PREFIX
 from headstart.kinds.contract import Module, ParameterStack, as_fresh, card_of, require_backbone_of
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import LoraSettings
@@ -32,11 +33,8 @@ from headstart.kinds.targets import (
     transposed,
 )
 from headstart.kinds.tensors import rounded_digest, to_torch
-from headstart.records import ModuleCard
 
 __all__ = ["Factors", "LoraModule", "LoraStack"]
-
-PREFIX = "base_model.model."
 
 
 class Factors(NamedTuple):
@@ -83,7 +81,8 @@ class LoraModule(Module):
                 copy = to_torch(stored.tensors[t.copy])
                 copies[path] = {dtype: rounded_digest(copy, dtype) for dtype in (torch.bfloat16, torch.float16)}
         # What is written later is the factors alone, and the card says how many numbers they hold.
-        card = stored.card.model_copy(update={"parameters": _count(factors)}) if copies else stored.card
+        count = sum(value.numel() for value in _held(factors))
+        card = stored.card.model_copy(update={"parameters": count})
         return cls(card, stored.config, factors, copies)
 
     @classmethod
@@ -118,8 +117,13 @@ class LoraModule(Module):
         # The file keeps α, not α/r: the scaling is what α gives back, or the card would contradict the file by a bit.
         factors = {path: f._replace(scaling=_alpha(f) / f.a.shape[0]) for path, f in factors.items()}
         config = _peft_config(factors, targets=targets, backbone=backbone)
-        card = _card(factors, name=name, backbone=backbone)
-        return cls(card, config, factors)
+        scalings = {f.scaling for f in factors.values()}
+        shape = {
+            "rank": max(f.a.shape[0] for f in factors.values()),
+            "scaling": scalings.pop() if len(scalings) == 1 else None,
+            "targets": tuple(sorted(factors)),
+        }
+        return cls(card_of(cls.kind, _held(factors), name=name, backbone=backbone, **shape), config, factors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; of embeddings `….lora_embedding_A` and B."""
@@ -209,7 +213,7 @@ class _Ready(NamedTuple):
     scaling: Tensor | None
 
 
-class LoraStack(ParameterStack):
+class LoraStack(ParameterStack["LoraModule"]):
     """N LoRA modules of equal shapes: `<layer>.a` (N, r, in) and `<layer>.b` (N, out, r)."""
 
     concurrent = True
@@ -289,8 +293,8 @@ def _drawn(factors: Factors, generator: torch.Generator) -> Factors:
     return factors._replace(a=a, b=b)
 
 
-def _count(factors: Mapping[str, Factors]) -> int:
-    return sum(f.a.numel() + f.b.numel() for f in factors.values())
+def _held(factors: Mapping[str, Factors]) -> list[Tensor]:
+    return [value for f in factors.values() for value in (f.a, f.b)]
 
 
 def _default_targets(backbone: Backbone) -> tuple[str, ...]:
@@ -324,16 +328,4 @@ def _peft_config(
         alpha_pattern={path: value for path, value in alphas.items() if value != alpha},
         target_modules=sorted(targets if targets is not None else factors),
         fan_in_fan_out=transposed(backbone, [path for path, f in factors.items() if not f.embedding]),
-    )
-
-
-def _card(factors: Mapping[str, Factors], *, name: str, backbone: Backbone | None) -> ModuleCard:
-    scalings = {f.scaling for f in factors.values()}
-    shape = {
-        "rank": max(f.a.shape[0] for f in factors.values()),
-        "scaling": scalings.pop() if len(scalings) == 1 else None,
-        "targets": tuple(sorted(factors)),
-    }
-    return card_of(
-        "lora", (value for f in factors.values() for value in (f.a, f.b)), name=name, backbone=backbone, **shape
     )

@@ -5,7 +5,7 @@ A prefix may be tuned through a projection, Linear → tanh → Linear, as in Lv
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,6 @@ from headstart.kinds.virtual_tokens import (
     make_room,
     past_padding,
     per_row,
-    require_length,
     require_task_type,
 )
 
@@ -46,21 +45,17 @@ NEAR = 1e-4
 """How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
 
 
-class PrefixStack(ParameterStack):
+class PrefixStack(ParameterStack["PrefixModule"]):
     """N prefixes of equal shape: the tensors of `PrefixModule.values`, each with a leading dimension N."""
 
     concurrent = True
-
-    def __init__(self, modules: Sequence[PrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.shape = modules[0].shape
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Let every pass over an empty cache begin with module n's keys and values in its own rows."""
         dtype = backbone.dtype
 
         def read_prefix(inputs: dict[str, Any]) -> dict[str, Any]:
-            changed = make_room(inputs, self.shape.length)
+            changed = make_room(inputs, self.like.shape.length)
             if is_empty(inputs.get("past_key_values")):
                 changed["past_key_values"] = self._cache(inputs["input_ids"].shape[0], dtype)
             return changed | past_padding(changed, backbone.model.config.get_text_config(), dtype)
@@ -68,7 +63,7 @@ class PrefixStack(ParameterStack):
         return hooked(Hook(backbone.decoder, read_prefix))
 
     def _cache(self, rows: int, dtype: torch.dtype) -> DynamicCache | EncoderDecoderCache:
-        shape = self.shape
+        shape = self.like.shape
         prefix = projected(self.parameters).to(dtype)
         prefix = prefix.view(self.size, shape.length, shape.layers, 2, shape.heads, shape.head_dim)
         pairs = per_row(prefix, rows).permute(2, 3, 0, 4, 1, 5)
@@ -119,9 +114,6 @@ class PrefixModule(ValuesModule):
         No prefix does nothing. An `AttentionPrefixModule` where `settings` ask for what PEFT has not. Raises
         `SettingError` for settings that make no prefix, or a backbone that has no room for it.
         """
-        require_length(settings.length)
-        if settings.reparametrized and settings.bottleneck < 1:
-            raise SettingError(f"bottleneck is {settings.bottleneck}; a projection is at least 1 unit wide")
         try:
             if settings.encoder or settings.cross_attention:
                 return AttentionPrefixModule.fresh(backbone, settings, name=name, seed=seed)

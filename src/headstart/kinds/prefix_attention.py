@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,10 @@ from headstart.kinds.virtual_tokens import Hook, hooked, require_task_type
 __all__ = ["AttentionPrefixModule", "AttentionPrefixStack"]
 
 
-class AttentionPrefixStack(ParameterStack):
+class AttentionPrefixStack(ParameterStack["AttentionPrefixModule"]):
     """N such prefixes of equal shape: the values of `AttentionPrefixModule`, each with a leading dimension N."""
 
     concurrent = True
-
-    def __init__(self, modules: Sequence[AttentionPrefixModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.shape = modules[0].shape
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
@@ -55,16 +51,16 @@ class AttentionPrefixStack(ParameterStack):
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
                 keys, values = now[threading.get_ident(), site][number]
                 changed = inputs | {KEYWORD: (keys, values)}
-                if self.shape.relative_positions == BIASED_PREFIX and getattr(
+                if self.like.shape.relative_positions == BIASED_PREFIX and getattr(
                     unit, "has_relative_attention_bias", False
                 ):
-                    changed["position_bias"] = _biased(unit, inputs, self.shape.length)
+                    changed["position_bias"] = _biased(unit, inputs, self.like.shape.length)
                 return changed
 
             return before
 
         halves, hooks = [], []
-        for site, _ in self.shape.layers:
+        for site, _ in self.like.shape.layers:
             half = reader_of(site, backbone)
             halves.append(half)
             hooks.append(Hook(half, project(site)))
@@ -74,9 +70,9 @@ class AttentionPrefixStack(ParameterStack):
 
     def _pairs(self, site: str, heads: int, dtype: torch.dtype) -> Tensor:
         """Keys and values for every layer of a site, (layers, 2, N, heads, length, head size)."""
-        layers = dict(self.shape.layers)[site]
+        layers = dict(self.like.shape.layers)[site]
         prefix = projected(_of(self.parameters, site)).to(dtype)
-        return prefix.view(self.size, self.shape.length, layers, 2, heads, -1).permute(2, 3, 0, 4, 1, 5)
+        return prefix.view(self.size, self.like.shape.length, layers, 2, heads, -1).permute(2, 3, 0, 4, 1, 5)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -26,52 +25,47 @@ from headstart.kinds.virtual_tokens import (
     is_empty,
     make_room,
     per_row,
-    require_length,
     require_task_type,
 )
 
 __all__ = ["PromptModule", "PromptStack"]
 
 
-class PromptStack(ParameterStack):
+class PromptStack(ParameterStack["PromptModule"]):
     """N prompts of equal shape: `prompt` (N, length, dim)."""
 
     concurrent = True
 
-    def __init__(self, modules: Sequence[PromptModule], *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(modules, device=device, dtype=dtype)
-        self.length = modules[0].values["prompt"].shape[0]
-
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Put module n's rows before the embedded input of its own rows; only the text's positions reach the head."""
-        words = backbone.model.get_input_embeddings()
+        words, length = backbone.model.get_input_embeddings(), self.parameters["prompt"].shape[1]
 
         def read_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
-            changed = inputs if has_room(inputs) else make_room(inputs, self.length)
+            changed = inputs if has_room(inputs) else make_room(inputs, length)
             if is_empty(inputs.get("past_key_values")):
                 changed = dict(changed)
                 text = words(changed.pop("input_ids"))
                 prompt = per_row(self.parameters["prompt"].to(text.dtype), text.shape[0])
                 changed["inputs_embeds"] = torch.cat([prompt, text], dim=1)
-                changed |= _first_positions(changed.get("position_ids"), self.length)
-                changed |= _first_types(changed.get("token_type_ids"), self.length)
-            return _padding_first(changed, inputs.get("attention_mask"), self.length)
+                changed |= _first_positions(changed.get("position_ids"), length)
+                changed |= _first_types(changed.get("token_type_ids"), length)
+            return _padding_first(changed, inputs.get("attention_mask"), length)
 
         def only_text(inputs: dict[str, Any], output: Any) -> Any:
             # PEFT lets an encoder's head read the first position, which is then the prompt's.
             if inputs.get("inputs_embeds") is not None and not backbone.is_encoder:
-                output.last_hidden_state = output.last_hidden_state[:, self.length :]
+                output.last_hidden_state = output.last_hidden_state[:, length:]
             return output
 
         def see_prompt(inputs: dict[str, Any]) -> dict[str, Any]:
-            return make_room(inputs, self.length, mask="encoder_attention_mask")
+            return make_room(inputs, length, mask="encoder_attention_mask")
 
         def has_room(inputs: dict[str, Any]) -> bool:
             seen = inputs.get("attention_mask")
             return backbone.is_encoder and seen is not None and seen.shape[1] > inputs["input_ids"].shape[1]
 
         def see_whole(inputs: dict[str, Any]) -> dict[str, Any]:
-            return make_room(inputs, self.length)
+            return make_room(inputs, length)
 
         if backbone.is_encoder:
             # A head that averages over the tokens that the mask shows reads the prompt too, as in PEFT.
@@ -105,7 +99,6 @@ class PromptModule(ValuesModule):
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
         """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). No prompt does nothing."""
-        require_length(settings.length)
         words = backbone.model.get_input_embeddings()
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(words.weight.shape[0], (1, settings.length), generator=generator)

@@ -16,8 +16,8 @@ from torch import Tensor
 from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import StoredModule
+from headstart.formats.libraries.peft_config import PREFIX
 from headstart.kinds.contract import Module, Stack, require_backbone_of
-from headstart.kinds.lora import PREFIX
 from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import check_biases, check_layers
 from headstart.kinds.tensors import to_torch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from headstart.backbones import Backbone, attached
-from headstart.errors import ModuleError, SettingError
+from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES as HEAD_TYPES
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "named_inputs",
     "past_padding",
     "per_row",
-    "require_length",
     "require_task_type",
 ]
 
@@ -115,9 +114,3 @@ def require_task_type(config: Mapping[str, Any], name: str, backbone: Backbone) 
             f"module '{name}' is for {config.get('task_type')} and {backbone.name} is for {wanted}; "
             "load the backbone it was tuned on, or leave it out"
         )
-
-
-def require_length(length: int) -> None:
-    """Raise `SettingError` unless a fresh module has at least one virtual token."""
-    if length < 1:
-        raise SettingError(f"length is {length}; a module has at least 1 virtual token")

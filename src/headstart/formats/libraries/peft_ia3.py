@@ -6,15 +6,15 @@ which.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
 from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, SAVE_AGAIN, Fields
-from headstart.formats.libraries.peft_layers import Targets, fits, well_formed
+from headstart.formats.libraries.peft_layers import Names, Targets, well_formed
 
-__all__ = ["FIELDS", "IA3Layout", "IA3Target", "ia3_layout", "is_feedforward"]
+__all__ = ["FIELDS", "IA3Layout", "IA3Target", "ia3_layout", "input_scaled"]
 
 FIELDS = Fields(
     handled={"exclude_modules", "feedforward_modules", "target_modules"},
@@ -60,9 +60,10 @@ def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...
     """The layout of an IA3 module; see `FolderReader.layout`."""
     FIELDS.check(config)
     _check_names(config)
+    stated, targets = config.get("feedforward_modules"), {}
     with well_formed("the configuration"):
         named = Targets.of(config)
-    stated, targets = config.get("feedforward_modules"), {}
+        scales_input = None if stated is None else input_scaled(stated)
     for name in sorted(shapes):
         layer = _layer(name)
         with well_formed(f"the configuration for layer '{layer}'"):
@@ -71,7 +72,7 @@ def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...
                     f"the configuration does not target layer '{layer}', so PEFT would ignore tensor "
                     f"'{name}'; correct target_modules or exclude_modules"
                 )
-            feedforward = None if stated is None else is_feedforward(stated, layer)
+            feedforward = None if scales_input is None else scales_input(layer)
         targets[layer] = _target(name, shapes[name], feedforward)
     return IA3Layout(None, targets)
 
@@ -102,16 +103,17 @@ def _layer(name: str) -> str:
     return layer
 
 
-def is_feedforward(stated: object, layer: str) -> bool:
-    """Whether PEFT 0.21 scales the layer's input when feedforward_modules is `stated`; it compares plain endings.
+def input_scaled(feedforward: object) -> Callable[[str], bool]:
+    """Says of a layer whether PEFT 0.21 scales its input, for this feedforward_modules; it compares plain endings.
 
-    Raises `TypeError` when `stated` is neither a regular expression nor a list or tuple of names.
+    Raises `TypeError` when that is neither a regular expression nor a list or tuple of names, and as `Names.of` does.
     """
-    if isinstance(stated, str):
-        return fits(stated, layer, whole=True) is not None
-    if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
-        raise TypeError(f"feedforward_modules {stated!r} is not a list of names")
-    return layer.endswith(tuple(stated))
+    if isinstance(feedforward, str):
+        return Names.of(feedforward).__contains__
+    if not isinstance(feedforward, list | tuple) or not all(isinstance(item, str) for item in feedforward):
+        raise TypeError(f"feedforward_modules {feedforward!r} is not a list of names")
+    endings = tuple(feedforward)
+    return lambda layer: layer.endswith(endings)
 
 
 def _target(name: str, shape: tuple[int, ...], feedforward: bool | None) -> IA3Target:

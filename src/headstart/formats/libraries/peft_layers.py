@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Self
 
 import regex  # type: ignore[import-untyped]
@@ -27,7 +26,6 @@ __all__ = [
     "Names",
     "PatternTable",
     "Targets",
-    "fits",
     "well_formed",
 ]
 
@@ -66,18 +64,6 @@ def well_formed(what: str) -> Iterator[None]:
         raise ModuleError(f"{what} is malformed: {error}; correct it") from error
 
 
-def fits(pattern: str, text: str, *, whole: bool = False) -> str | None:
-    """The number that the group "index" of a regular expression finds at the beginning of `text`, or "" without one.
-
-    `None` when the text does not begin, or as a `whole` is not, as the pattern says. Raises `ValueError` when the
-    pattern exceeds a limit, matching may take too long or the pattern cannot be handled, `re.error` when it is none.
-
-    >>> fits("layers[.](?P<index>[0-9]+)", "layers.3"), fits("q|v", "q"), fits("q|v", "k")
-    ('3', '', None)
-    """
-    return _match(_compiled(pattern), text, whole=whole)
-
-
 @dataclass(frozen=True)
 class Names:
     """Layers named by a regular expression, which matches the whole path, or by a list: the path or its last parts."""
@@ -88,7 +74,11 @@ class Names:
 
     @classmethod
     def of(cls, value: object) -> Self:
-        """Raises `TypeError` for anything but a text or a list of texts, `ValueError` or `re.error` as `fits` does."""
+        """Read a text or a list of texts; anything else raises `TypeError`.
+
+        Raises `ValueError` for a pattern beyond a limit and `re.error` for one that is none; `in` raises `ValueError`
+        when matching takes too long.
+        """
         deadline = time.monotonic() + MOST_SECONDS
         if isinstance(value, str):
             return cls(_compile(value), frozenset(), deadline)
@@ -154,7 +144,7 @@ class PatternTable:
 
     @classmethod
     def of(cls, keys: Sequence[str]) -> Self:
-        """Raises `ValueError` when there are too many keys, and as `fits` does."""
+        """Raises `ValueError` when there are too many keys, and as `Names.of` does."""
         if len(keys) > MOST_NAMES:
             raise ValueError(f"{len(keys):,} keys are more than the {MOST_NAMES:,} that are read")
         plain: dict[int, dict[tuple[int, ...], dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
@@ -238,9 +228,6 @@ def _compile(pattern: str) -> Any:
         if isinstance(error, re.error):
             raise
         raise ValueError(f"the pattern {pattern[:60]!r} cannot be used ({error})") from None
-
-
-_compiled = lru_cache(maxsize=64)(_compile)
 
 
 def _explodes(tokens: Sequence[str]) -> bool:
