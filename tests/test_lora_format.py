@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from handmade import LAYER, lora_config, lora_tensors
 from headstart.errors import ModuleError
-from headstart.formats import LoraTarget, lora_layout, read_module
+from headstart.formats import lora_layout, read_module
 from headstart.formats.libraries.peft_layers import PatternTable
-from headstart.formats.libraries.peft_lora import FIELDS
+from headstart.formats.libraries.peft_lora import FIELDS, LoraTarget
 
 # PEFT 0.21 still asks transformers for the old name of a property.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

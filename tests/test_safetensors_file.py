@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from handmade import pack, tensor_file
 from headstart.errors import ModuleError
-from headstart.formats import check_finite, read_safetensors, tensor_hash
+from headstart.formats.containers.safetensors_file import check_finite, read_safetensors, tensor_hash
 
 
 def entry(dtype: str, shape: list[Any], begin: int, end: int) -> dict[str, object]:

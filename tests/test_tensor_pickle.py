@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import ModuleError
-from headstart.formats import read_torch_zip
+from headstart.formats.containers.tensor_pickle import read_torch_zip
 
 DTYPES = (
     torch.float32,

@@ -4,12 +4,10 @@ from headstart.filenames import CONFIG_FILE, HEAD_FILE, INTERFACE_FILE, WEIGHTS_
 from headstart.formats.containers.regular_file import regular_file
 from headstart.formats.containers.safetensors_file import (
     StoredTensor,
-    check_finite,
     read_safetensors,
     safetensors_bytes,
     tensor_hash,
 )
-from headstart.formats.containers.tensor_pickle import read_torch_zip
 from headstart.formats.folder import (
     PICKLES,
     READERS,
@@ -20,12 +18,12 @@ from headstart.formats.folder import (
     read_opendelta,
 )
 from headstart.formats.layout import Layout
-from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, AdapterSite, adapter_layout
+from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, adapter_layout
 from headstart.formats.libraries.own_bitfit import BitFitLayout, bitfit_layout
 from headstart.formats.libraries.own_prefix import AttentionPrefixLayout, attention_prefix_layout
 from headstart.formats.libraries.peft_head import TASK_TYPES
-from headstart.formats.libraries.peft_ia3 import IA3Layout, IA3Target, ia3_layout
-from headstart.formats.libraries.peft_lora import LoraLayout, LoraTarget, lora_layout
+from headstart.formats.libraries.peft_ia3 import IA3Layout, ia3_layout
+from headstart.formats.libraries.peft_lora import LoraLayout, lora_layout
 from headstart.formats.libraries.peft_prefix import PrefixLayout, prefix_layout
 from headstart.formats.libraries.peft_prompt import PromptLayout, prompt_layout
 
@@ -39,15 +37,12 @@ __all__ = [
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
     "AdapterLayout",
-    "AdapterSite",
     "AttentionPrefixLayout",
     "BitFitLayout",
     "FolderReader",
     "IA3Layout",
-    "IA3Target",
     "Layout",
     "LoraLayout",
-    "LoraTarget",
     "PrefixLayout",
     "PromptLayout",
     "StoredModule",
@@ -55,7 +50,6 @@ __all__ = [
     "adapter_layout",
     "attention_prefix_layout",
     "bitfit_layout",
-    "check_finite",
     "ia3_layout",
     "lora_layout",
     "module_name",
@@ -64,7 +58,6 @@ __all__ = [
     "read_module",
     "read_opendelta",
     "read_safetensors",
-    "read_torch_zip",
     "regular_file",
     "safetensors_bytes",
     "tensor_hash",

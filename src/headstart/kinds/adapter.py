@@ -74,7 +74,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
             yield self._hook(backbone.model, path, sites[path])
             if self.like.computation.reads in ("sum", "residual"):
                 where, number = sites[path].stream
-                keep = partial(self._keep_residual, path, number)
+                keep = self._keep_residual(path, number)
                 yield backbone.model.get_submodule(where).register_forward_pre_hook(keep, with_kwargs=True)
 
     def _hook(self, model: nn.Module, path: str, site: Site) -> RemovableHandle:
@@ -83,10 +83,11 @@ class AdapterStack(ParameterStack["AdapterModule"]):
             return model.get_submodule(site.norm).register_forward_hook(partial(self._change_normed, path))
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
 
-    def _keep_residual(
-        self, path: str, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._residual[threading.get_ident(), path] = list(named_inputs(layer, args, kwargs).values())[number]
+    def _keep_residual(self, path: str, number: int) -> Callable[..., None]:
+        def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._residual[threading.get_ident(), path] = list(named_inputs(layer, args, kwargs).values())[number]
+
+        return keep
 
     def _change(
         self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]

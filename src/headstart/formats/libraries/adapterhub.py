@@ -98,7 +98,7 @@ def _as_peft(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) 
         found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
         if found is None:
             raise ModuleError(f"tensor '{old}' is not part of the LoRA '{config['name']}'")
-        _check_layer(found[1], old, method, ends)
+        _check_layer(found[1], old, method=method, ends=ends)
         new = f"{PREFIX}{architecture.base}{found[1]}.{found[2]}.weight"
         if new in renamed:
             raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
@@ -126,7 +126,7 @@ def _lora_ends(family: str) -> LoraEnds:
     }
 
 
-def _check_layer(layer: str, tensor: str, method: Mapping[str, object], ends: LoraEnds) -> None:
+def _check_layer(layer: str, tensor: str, *, method: Mapping[str, object], ends: LoraEnds) -> None:
     """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
     field, matrix = ends.get(_end(layer, ends), ("", ""))
     if not field:

@@ -88,7 +88,7 @@ def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTen
     family = family_of(config)
     modified = Modified.of(config, family)
     heads = _heads(config)
-    grouped, head = _grouped(tensors, delta, modified, heads)
+    grouped, head = _grouped(tensors, delta, modified, heads=heads)
     absent = [layer for layer in heads if not any(name.startswith(f"{layer}.") for name in head)]
     if absent:
         raise ModuleError(
@@ -138,7 +138,7 @@ Group = dict[str, StoredTensor]
 
 
 def _grouped(
-    tensors: Mapping[str, StoredTensor], delta: str, modified: Modified, heads: tuple[str, ...]
+    tensors: Mapping[str, StoredTensor], delta: str, modified: Modified, *, heads: tuple[str, ...]
 ) -> tuple[dict[str, Group], dict[str, StoredTensor]]:
     """The tensors by layer, without the path of the base, and those of a task head by name."""
     groups: dict[str, Group] = {}

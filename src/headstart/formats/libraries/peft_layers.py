@@ -17,17 +17,7 @@ import regex  # type: ignore[import-untyped]
 
 from headstart.errors import ModuleError
 
-__all__ = [
-    "HIGHEST_REPEAT",
-    "LONGEST_PATTERN",
-    "LONGEST_PATTERNS",
-    "MOST_NAMES",
-    "MOST_PATTERNS",
-    "Names",
-    "PatternTable",
-    "Targets",
-    "well_formed",
-]
+__all__ = ["Names", "PatternTable", "Targets", "well_formed"]
 
 LONGEST_PATTERN = 10_000
 """The most characters of a regular expression, counts of its repeats added: compiling takes memory for each."""
