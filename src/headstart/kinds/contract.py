@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -151,16 +152,7 @@ class Module(ABC):
         counterpart in the other layers. Raises `ModuleError` when no layer is numbered, or the layers of one stack do
         not hold equally many parameters.
         """
-        found: dict[str, list[Tensor]] = {}
-        for name, value in self.parameters().items():
-            path = name.rpartition(".")[0]
-            if re.search(r"\.\d+\.", f"{path}."):
-                found.setdefault(path, []).append(value.flatten())
-        if not found:
-            raise ModuleError(
-                f"'{self.name}' tunes no numbered layer, so it has no task embedding; use another indicator"
-            )
-        return rows_by_layer({path: torch.cat(found[path]) for path in sorted(found)}, self.name)
+        return _rows_by_layer(self.parameters(), self.name)
 
     def digest(self) -> str:
         """SHA-256 over configuration and tensors: equal digest, equal function. For cache keys."""
@@ -275,23 +267,23 @@ class Stack(ABC):
         }
 
 
-AnyModule = TypeVar("AnyModule", bound=Module)
+Held = TypeVar("Held", bound=Module)
 
 
-class ParameterStack(Stack, Generic[AnyModule]):
+class ParameterStack(Stack, Generic[Held]):
     """A stack whose parameters are the modules' `parameters`, side by side on one device and in one dtype.
 
     `like` is the first module: what it says of the stack's shape holds for all.
     """
 
-    def __init__(self, modules: Sequence[AnyModule], *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, modules: Sequence[Held], *, device: torch.device, dtype: torch.dtype) -> None:
         self._modules = tuple(modules)
         self.like = modules[0]
         held = [module.parameters() for module in modules]
         parameters = {name: torch.stack([own[name] for own in held]).to(device, dtype) for name in held[0]}
         super().__init__(len(modules), parameters)
 
-    def module(self, index: int) -> AnyModule:
+    def module(self, index: int) -> Held:
         """The module at `index`, in float32 on the CPU."""
         parameters = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return self._modules[index].with_parameters(parameters)
@@ -345,17 +337,20 @@ def as_fresh(card: ModuleCard) -> ModuleCard:
     return ModuleCard(**own, **shape)
 
 
-def rows_by_layer(named: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    """Vectors by path in the backbone ("decoder.block.3.layer.0.SelfAttention.q"), gathered into rows by layer.
+def _rows_by_layer(parameters: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """Parameters such as "decoder.block.3.layer.0.SelfAttention.q.b", gathered into rows by layer.
 
     What stands before the first number in a path names the stack of layers, the number the layer. `name` is the
     module's, for the error.
     """
     stacks: dict[str, dict[int, list[Tensor]]] = {}
-    for path, vector in named.items():
+    by_path = ((key.rpartition(".")[0], value) for key, value in parameters.items())
+    for path, value in sorted(by_path, key=itemgetter(0)):  # the parts of a path stay in their order
         where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
-        assert where is not None  # only numbered layers take part
-        stacks.setdefault(where[1], {}).setdefault(int(where[2]), []).append(vector)
+        if where is not None:
+            stacks.setdefault(where[1], {}).setdefault(int(where[2]), []).append(value.flatten())
+    if not stacks:
+        raise ModuleError(f"'{name}' tunes no numbered layer, so it has no task embedding; use another indicator")
     found = []
     for _, layers in sorted(stacks.items()):
         rows = [torch.cat(parts) for _, parts in sorted(layers.items())]

@@ -123,7 +123,7 @@ class LoraModule(Module):
             "scaling": scalings.pop() if len(scalings) == 1 else None,
             "targets": tuple(sorted(factors)),
         }
-        return cls(card_of(cls.kind, _held(factors), name=name, backbone=backbone, **shape), config, factors)
+        return cls(card_of("lora", _held(factors), name=name, backbone=backbone, **shape), config, factors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; of embeddings `….lora_embedding_A` and B."""
