@@ -1,4 +1,4 @@
-"""The test room: seeded, offline, in a temporary home, with three tiny backbones that load like real ones."""
+"""The test environment: seeded, offline, in a temporary home, with three tiny backbones that load like real ones."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The test room holds what it promises: no network, no user home, and backbones that load and compute."""
+"""The test environment holds what it promises: no network, no user home, and backbones that load and compute."""
 
 import os
 import socket
