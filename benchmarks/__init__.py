@@ -1,1 +1,1 @@
-"""Benchmarks, each a script of its own; a package so that names here do not clash with the demo's."""
+"""Benchmarks: each file is a script that measures one thing. A package, so that names do not clash with the demo's."""

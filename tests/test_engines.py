@@ -134,8 +134,8 @@ def test_what_an_engine_is_told(store: Store) -> None:
     assert run([Square(1)], store=store, engine="processes=1").tally.computed == {"square": 1}
     for text, message in (
         ("serial=2", "engine 'serial' takes no argument, but it was given '2'; leave it out"),
-        ("processes=no", "given 'no', which is no number of processes; write for example processes=4"),
-        ("processes=0", "given '0', which is no number of processes"),
+        ("processes=no", "given 'no', not a number of processes; write for example processes=4"),
+        ("processes=0", "given '0', not a number of processes"),
     ):
         with pytest.raises(SettingError, match=message):
             run([Square(2)], store=store, engine=text)

@@ -240,7 +240,7 @@ def test_a_width_fills_the_budget() -> None:
     assert Width(None, budget=2048, lane_tokens=240).now == 8
     assert Width(None, budget=2048, lane_tokens=5000).now == 1
     assert Width(3, budget=2048, lane_tokens=5000).now == 3
-    with pytest.raises(SettingError, match="most=0 lanes a pass make no pass; give 1 or more"):
+    with pytest.raises(SettingError, match="most=0 lanes per pass must be at least 1; give 1 or more"):
         Width(0, budget=2048, lane_tokens=240)
 
 

@@ -1,8 +1,8 @@
-"""What is known of each architecture: where its attention, feed-forward and their layers are.
+"""What is known about each architecture: where its attention, its feed-forward and their layers are.
 
-Data only, one small file for each structure, without torch: adapters, prefixes, file formats and indicators of a part
-read it here, and nowhere else is a backbone's layer named. What a kind does with a layer belongs in `kinds/`, what
-another library calls it in `formats/`.
+This folder holds data only, one small file per structure, without torch. Adapters, prefixes, file formats and
+indicators of a part all read it; no other folder names the layers of a backbone. What a kind does with a layer belongs
+in `kinds/`, what another library calls it in `formats/`.
 """
 
 from collections.abc import Mapping

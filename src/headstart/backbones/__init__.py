@@ -1,4 +1,4 @@
-"""Backbones: loading, identity, and the forward passes that everything above shares."""
+"""Backbones: loading, identity, and the forward passes that everything above shares. Nothing here knows of kinds."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Blending a hub into a start: `rules` give weights, `spaces` take the weighted sum, `ensemble` does both."""
+"""Blending a hub into a start: `rules` give weights, `spaces` compute the weighted sum, `ensemble` does both."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The command line: parse, make one library call, print. Light commands never import torch."""
+"""The command line: each command parses, makes one library call and prints. Light commands never import torch."""
 
 import lazy_loader
 

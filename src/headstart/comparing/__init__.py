@@ -1,1 +1,1 @@
-"""Comparing ways to begin: the comparison as it runs, and its record."""
+"""Comparing ways to begin tuning: the comparison as it runs, and its record. Tables and plots belong in `reports`."""

@@ -70,7 +70,7 @@ def compare(
     """Tune from several starts on few-shot draws of a task and test each, before and after.
 
     Every seed is another draw of training and dev rows, another fresh module and another order; all methods of a seed
-    share them. The test split is used for nothing but the reported scores. Methods that begin from the very same module
+    share them. The test split is used only for the reported scores. Methods that begin from the very same module
     are tuned once, and `Comparison.starts` says so.
 
     Args:
@@ -78,20 +78,21 @@ def compare(
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
         methods: what is compared, each as "[LABEL=]NAME[:field=value,…]": a name in
-            `headstart.comparing.methods.METHODS` or a merge rule, with fields of a `Blend` that differ from `blend`
+            `headstart.comparing.methods.METHODS` or a merge rule, with the `Blend` fields that differ from `blend`
             ("mine=softmax:indicator=loss,temperature=0.1").
-        seeds: how many, from 0.
+        seeds: the number of seeds, which count from 0.
         shots: rows per class (four times as many without classes); `None` is [PEWE]'s 16 and 64.
-        blend: how "ensemble" is made, and where the other blending methods have their indicator and space from.
-        equal_rank: whether LoRA methods begin at one rank: the blend's, else the largest of the hub. A larger start is
-            cut to it by "svd", a smaller one filled up without a change of its function. Without it each keeps its own.
+        blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
+        equal_rank: whether LoRA methods begin at one rank: the blend's, else the largest in the hub. "svd" cuts a
+            larger start to that rank; a smaller one is padded, which leaves its function as it is. Otherwise each
+            start keeps its own rank.
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
-        store: where scores, tuned modules and tests are kept, from which a killed comparison continues; `None` is the
-            user's, `False` keeps nothing.
+        store: where scores, tuned modules and tests are kept, so that a killed comparison can continue; `None` is the
+            user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
-        progress: told how far the work is, and what became of every unit.
+        progress: hears how far the work has come and what became of every unit.
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`. What cannot work is
@@ -123,7 +124,7 @@ def compare(
 def _checked(
     task: Task, backbone: Backbone, methods: Sequence[Compared], *, seeds: int, decoding: str
 ) -> tuple[Compared, ...]:
-    """The methods with their blends checked; raises now what would be found wrong after minutes of work."""
+    """The methods, with their blends checked: an error that would only show after minutes of work is raised now."""
     if seeds < 1:
         raise SettingError(f"seeds {seeds} must be at least 1")
     check_decoding(decoding, backbone)
@@ -141,7 +142,7 @@ def _checked(
 def _pool_of(
     hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Listener | None
 ) -> tuple[list[AnyModule], list[Refused]]:
-    """The modules that can be merged and tuned, and those that cannot."""
+    """The modules that can be merged and tuned, and those that cannot, each with the reason."""
     modules, refused = load_modules(hub, backbone, progress=progress)
     refused += [
         Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
@@ -176,7 +177,7 @@ class _Asked:
         return [*blends, *scored, self.methods[-1]][0]
 
     def indicators(self) -> dict[str, tuple[str, ...]]:
-        """By reduction, what is asked for: the subject's indicator, the other methods', and those to show."""
+        """The indicators to compute, by reduction: the subject's, the other methods', and those to show."""
         ordered = [self.subject, *self.methods]
         blends = [method.blend for method in ordered if method.blend is not None]
         asked: dict[str, dict[str, None]] = {blend.reduction: {} for blend in (*blends, self.base)}
@@ -201,7 +202,7 @@ class _Run:
     def all(self, draws: Sequence[Task], run: Callable[..., Results]) -> None:
         """Rank on every draw, merge every start, then test, tune and test again: three graphs, each over all draws.
 
-        Weights follow from scores, and a tuning is known by what its start holds, so that equal starts are tuned once.
+        Weights depend on scores, and a tuning's key on the contents of its start; so equal starts are tuned once.
         """
         asked, run = self.asked, partial(self._timed, run)
         ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
@@ -218,13 +219,13 @@ class _Run:
             self._add_trial(trial, found)
 
     def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:
-        """Run units and note down what each took, in whichever run it was computed."""
+        """Run units and record how long each took, in whichever run it was computed."""
         found = run(units, **how)
         self.seconds |= {key: result.seconds or 0.0 for key, result in found.items()}
         return found
 
     def _record(self, ranking: Ranking, beginnings: Sequence[Beginning], seed: int) -> None:
-        """The ranking with the subject's weights, what has no value, and where every method begins."""
+        """Record the ranking with the subject's weights, the scores without a value, and where every method begins."""
         (subject,) = (begun for begun in beginnings if begun.label == self.asked.subject.label)
         if subject.start is not None:
             frame = weight_table(subject.start)
@@ -241,7 +242,7 @@ class _Run:
         self.frames["starts"] += starts_rows(beginnings)
 
     def _add_trial(self, trial: Trial, found: Results) -> None:
-        """Both tests and the curve of one method of one seed."""
+        """Record both tests and the curve of one method on one seed."""
         begun = trial.begun
         untested: dict[str, Any] = {"score": math.nan, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
         before = trial.zero_shot(found) or untested
@@ -267,7 +268,7 @@ class _Run:
         )  # fmt: skip
 
     def settings(self, *, shots: int | None) -> dict[str, Any]:
-        """Everything that a repetition needs, and what all units took together."""
+        """Everything needed to repeat the comparison, and the time that all units took together."""
         asked, backbone = self.asked, self.pool.backbone
         blends = {method.label: method.blend for method in asked.methods}
         return {

@@ -17,13 +17,13 @@ from headstart.records import TaskCard
 __all__ = ["ENSEMBLE", "FRAMES", "METHODS", "SCRATCH", "STAGES", "Comparison"]
 
 SCRATCH = "scratch"
-"""The method that starts from an untrained module; the yardstick of every gain."""
+"""The method that starts from an untrained module; every gain is measured against it."""
 
 ENSEMBLE = "ensemble"
-"""The method that starts from the weighted module; the one a verdict is about where it is compared."""
+"""The method that starts from the weighted module; the verdict is about this one whenever it takes part."""
 
 METHODS = (SCRATCH, "random", "average", "best_single", ENSEMBLE)
-"""The methods that are compared where none are named, in the order in which reports show them."""
+"""The methods compared by default, in the order in which reports show them."""
 
 STAGES = ("zero-shot", "tuned")
 
@@ -38,7 +38,7 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
     "scores": ("method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds"),
     "curves": ("method", "seed", "step", "dev_score", "dev_loss"),
 }  # fmt: skip
-"""The columns that each frame of a comparison must have. `ranking` has one more for each indicator."""
+"""The columns that each frame of a comparison must have. `ranking` also has one for each indicator."""
 
 _KEYS: Mapping[str, list[str]] = {
     "ranking": ["seed", "module"],
@@ -58,18 +58,19 @@ class Comparison:
 
     Attributes:
         task: the task that was compared on.
-        settings: everything needed to run it again; `settings["indicator"]` names the indicator that set the weights,
-            `settings["methods"]` the labels of the methods in order, `settings["subject"]` the verdict's own.
-            `settings["seconds"]` is what all its units of work took together, in whichever runs they were computed.
-        ranking: one row per (seed, module) that was scored, its `weight` in the subject and a column per indicator.
+        settings: everything needed to run it again. `settings["indicator"]` names the indicator that set the weights,
+            `settings["methods"]` lists the methods' labels in order, and `settings["subject"]` is the label that the
+            verdict is about. `settings["seconds"]` is the time that all its units of work took together, in whichever
+            runs they were computed.
+        ranking: one row per (seed, module) that was scored: its `weight` in the subject, and a column per indicator.
         refused: modules that did not take part, with the reason; may be empty.
         missing: one row per (seed, indicator, module) without a value, with the reason; may be empty.
-        starts: one row per (method, seed): `made_by` the method's name, the `rank` and number of `parameters` of its
-            start, the `effective` number of modules, `temperature`, `space` and ΔW `error` of a blend, and `same_as`,
-            the earlier method that begins from the very same module, else empty.
+        starts: one row per (method, seed): `made_by` is the method's name; `rank` and `parameters` (a count) describe
+            its start; `effective` (number of modules), `temperature`, `space` and `error` (of ΔW) describe its blend;
+            `same_as` is the earlier method that begins from the very same module, else empty.
         scores: one row per (method, seed, stage, split, metric); a missing `score` is NaN and has a `reason`.
         curves: one row per (method, seed, step) evaluated while tuning; step 0 is before tuning.
-        notes: what a reader should know besides.
+        notes: what else a reader should know.
 
     Raises:
         CardError: a frame lacks a column, or has two rows for what must be one.
@@ -96,7 +97,7 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods' labels in the order of reports: those that were asked for, then any others that have results."""
+        """The methods' labels in the order of reports: those that were requested, then any others that have results."""
         asked = [str(label) for label in self.settings.get("methods", METHODS)]
         return tuple(dict.fromkeys([*asked, *map(str, self.scores["method"]), *map(str, self.curves["method"])]))
 

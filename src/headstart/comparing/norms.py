@@ -9,13 +9,13 @@ from headstart.kinds import AnyModule, LoraModule, Module
 __all__ = ["MOST", "typical_norms"]
 
 MOST = 256
-"""Modules that are looked at; of a larger hub as many, spread evenly."""
+"""At most this many modules are read, spread evenly over a larger hub."""
 
 
 def typical_norms(modules: Sequence[AnyModule], backbone: Backbone) -> Mapping[str, tuple[float, ...]]:
-    """The medians over the modules of Frobenius norms.
+    """Median Frobenius norms over the modules.
 
-    For LoRA by layer, (‖ΔW‖, ‖A‖), over the modules that adapt it; for the other kinds by parameter, (‖θ − origin‖,).
+    For LoRA: by layer, (‖ΔW‖, ‖A‖), over the modules that adapt it. For other kinds: by parameter, (‖θ − origin‖,).
     Modules are read one at a time.
     """
     found: dict[str, list[tuple[float, ...]]] = {}

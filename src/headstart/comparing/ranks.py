@@ -1,4 +1,4 @@
-"""LoRA modules at one rank, so that methods are compared with equally many numbers to tune."""
+"""LoRA modules at one rank, so that all methods tune the same number of parameters."""
 
 from dataclasses import replace
 
@@ -17,10 +17,11 @@ ALONE = Weights(modules=(1.0,))
 
 
 def at_rank(module: Module, rank: int | None, *, seed: int) -> Module:
-    """The module with rank `rank` in every layer; itself where it has it, where `rank` is `None`, or no LoRA.
+    """The module with rank `rank` in every layer; unchanged if it has it, if `rank` is `None`, or if it is not LoRA.
 
-    A larger rank is cut to the nearest ΔW. A smaller one is filled up as a fresh module begins, so that ΔW stays: for
-    linear layers rows of A are drawn and columns of B are 0, beside embeddings the other way round.
+    A larger rank is cut to the nearest ΔW of the lower rank. A smaller one is padded as a fresh module is initialized,
+    so that ΔW does not change: for linear layers, the new rows of A are drawn and the new columns of B are 0; for
+    embeddings, it is the other way round.
     """
     if rank is None or not isinstance(module, LoraModule):
         return module
@@ -38,7 +39,7 @@ def at_rank(module: Module, rank: int | None, *, seed: int) -> Module:
 
 
 def blank_at_rank(module: Module, rank: int | None) -> Module:
-    """A module of the same layers at this rank, whose values mean nothing; itself where it has the rank already."""
+    """A module of the same layers at this rank, whose values mean nothing; the module itself if it has that rank."""
     if rank is None or not isinstance(module, LoraModule):
         return module
     if {factor.a.shape[0] for factor in module.factors.values()} == {rank}:
@@ -55,13 +56,13 @@ def _blank(module: LoraModule, rank: int) -> LoraModule:
 
 
 def _filled(factor: Factors, fresh: Factors) -> Factors:
-    """The factors with the last rows of A and columns of B of fresh ones behind theirs."""
+    """The factors, followed by the last rows of A and columns of B of fresh ones."""
     own = factor.a.shape[0]
     return factor._replace(a=torch.cat([factor.a, fresh.a[own:]]), b=torch.cat([factor.b, fresh.b[:, own:]], 1))
 
 
 def _with_factors(module: LoraModule, factors: dict[str, Factors], *, error: float | None) -> LoraModule:
-    """The module with other factors for the same layers, its card and configuration as they follow from these."""
+    """The module with other factors for the same layers, and a card and configuration that agree with them."""
     built = LoraModule.build(factors, name=module.name, backbone=None)
     shape = {"rank": built.card.rank, "scaling": built.card.scaling, "parameters": built.card.parameters}
     card = module.card.model_copy(update={**shape, "tensor_hash": "", "merge_error": error})

@@ -18,7 +18,7 @@ __all__ = ["Beginning", "at_equal_rank", "begin_all", "common_rank", "same_start
 
 @dataclass(frozen=True)
 class Beginning:
-    """One method of one seed: the module that it begins from, and how it was blended where it was.
+    """One method of one seed: the module that it begins from, and how it was blended, if it was.
 
     `same_as`: the label of an earlier method of this seed that begins from the very same module, else empty.
     """
@@ -37,16 +37,16 @@ class Beginning:
 
 
 def common_rank(modules: Sequence[AnyModule], *, asked: int | None) -> int | None:
-    """The rank that methods are compared at: the one asked for, else the largest of the hub; `None` without LoRA."""
+    """The rank that methods are compared at: the requested one, else the largest in the hub; `None` without LoRA."""
     ranks = [module.card.rank for module in modules if issubclass(module.family, LoraModule)]
     known = [rank for rank in ranks if rank is not None]
     return (asked or max(known)) if known else None
 
 
 def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
-    """The method with a blend that keeps to the rank: the sum that "exact" would keep whole is cut to it by "svd".
+    """The method with a blend of that rank: "svd", which cuts the sum to the rank, takes the place of "exact".
 
-    A method that was told a rank of its own keeps that.
+    A method that names its own rank keeps it.
     """
     blend = compared.blend
     if rank is None or blend is None or blend.space not in ("exact", "svd"):
@@ -58,12 +58,12 @@ def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
 def begin_all(
     draws: Sequence[Draw], methods: Sequence[Compared], *, run: Callable[..., Results]
 ) -> list[list[Beginning]]:
-    """The starts of every method on each draw, in order, each at the pool's rank or at the one that it was told.
+    """The starts of every method on each draw, in order, each at the pool's rank or at the rank that the method names.
 
-    `run` runs units: what is merged on any draw is one graph.
+    `run` runs units; the merges of all draws are one graph.
     """
     begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in draws]
-    # In this process, which has all that is needed: a worker would take longer to start than to merge.
+    # In this process, which has everything loaded: a worker would take longer to start than to merge.
     found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)], engine="serial")
     return [
         _at_rank([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)
@@ -78,7 +78,7 @@ def _begun(begun: Begun | PlannedStart, found: Results) -> Begun:
 
 
 def _at_rank(begun: Sequence[Begun], methods: Sequence[Compared], draw: Draw) -> list[Beginning]:
-    """The starts of one draw at their ranks; those of equal contents are named."""
+    """The starts of one draw at their ranks; `same_as` is set where two have equal contents."""
     found: list[Beginning] = []
     first: dict[str, str] = {}
     for compared, each in zip(methods, begun, strict=True):
@@ -92,7 +92,7 @@ def _at_rank(begun: Sequence[Begun], methods: Sequence[Compared], draw: Draw) ->
 
 
 def starts_rows(beginnings: Sequence[Beginning]) -> list[dict[str, Any]]:
-    """One row for each start: what it is made of and how many numbers it tunes; what is not defined is NaN or empty."""
+    """One row per start: how it was made and how many parameters it tunes; what is undefined is NaN or empty."""
     rows = []
     for begun in beginnings:
         card, start = begun.module.card, begun.start

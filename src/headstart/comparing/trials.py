@@ -28,9 +28,9 @@ def rank_draws(
     recipe: Recipe,
     run: Callable[..., Results],
 ) -> list[dict[str, Ranking]]:
-    """For every draw the pool's ranking by reduction; all are one graph, so that reference modules are tuned as lanes.
+    """The pool's rankings of every draw, by reduction; all are one graph, so that reference modules are tuned as lanes.
 
-    `indicators`: the specs that each reduction is asked for. `run` runs units.
+    `indicators`: the specs to compute, by reduction. `run` runs units.
     """
     planned: list[dict[str, Scoring]] = []
     for seed, draw in enumerate(draws):
@@ -57,7 +57,7 @@ def rank_draws(
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One start: tested (`None` where it cannot answer before it is tuned), tuned, and tested again."""
+    """One start: tested (`None` if it cannot answer before it is tuned), tuned, and tested again."""
 
     begun: Beginning
     before: EvaluateUnit | None
@@ -80,7 +80,7 @@ class Trial:
 def plan_trials(
     draw: Task, beginnings: Sequence[Beginning], pool: Pool, *, recipe: Recipe, decoding: str
 ) -> list[Trial]:
-    """The trials of one draw. Equal starts are equal units, and so are tuned once."""
+    """The trials of one draw. Equal starts give equal units, which are tuned once."""
     identity, text_format = BackboneInput.of(pool.backbone), text_format_of(recipe)
     rows = Content(draw.test, draw.fingerprint("test"))
     trials = []

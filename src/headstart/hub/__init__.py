@@ -1,4 +1,4 @@
-"""Collections of modules: a folder that holds them, and a catalogue that makes them quick to list."""
+"""Hubs: a folder that holds modules, and a catalogue of it that can be listed quickly."""
 
 from headstart.hub.hub import Admission, Hub
 from headstart.hub.ref import ModuleRef

@@ -1,7 +1,7 @@
-"""The indicators, one file each; every one is oriented so that higher means more similar.
+"""The indicators, one file each; each one is oriented so that higher means more similar.
 
-What belongs here: how a score is computed from what the engine gives, the engine, and the table that it returns. What
-never does: running the backbone inside of an indicator, and deciding what scores are used for.
+The engine that runs the backbone for them and the table of scores that it returns are here too. An indicator itself
+never runs the backbone, and what scores are used for is decided elsewhere (`ranking`, `blending`).
 """
 
 import lazy_loader

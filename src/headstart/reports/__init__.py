@@ -1,1 +1,1 @@
-"""Reports on a comparison: `tables` computes, `plots` only draws, `html` and `console` only lay out."""
+"""Reports on a comparison: `tables` computes, `plots` only draws, `html` and `console` lay out. Nothing measures."""

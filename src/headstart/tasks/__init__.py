@@ -1,4 +1,4 @@
-"""Tasks: named data sets with splits, in text-to-text form, with a metric and a family."""
+"""Tasks: named data sets with splits, in text-to-text form, with a metric and a family. Nothing here runs a model."""
 
 from headstart.tasks.example import Example
 from headstart.tasks.head import head_of

@@ -1,4 +1,4 @@
-"""For those who write a kind of their own: does it keep the contract? `check_kind(name)` says."""
+"""Checks for authors of plug-ins: `check_kind(name)` tests whether a kind keeps the contract."""
 
 import lazy_loader
 

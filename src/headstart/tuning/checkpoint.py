@@ -15,11 +15,11 @@ from headstart.errors import OutputError, SettingError
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
 ABANDONED = 3600.0
-"""Seconds after which a half-written file is somebody's who was killed."""
+"""A half-written file older than this many seconds was left by a process that was killed."""
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], *, identity: str) -> None:
-    """Write the state, tensors and plain values, under a name of its own and rename it to `path`.
+    """Write the state, which is tensors and plain values, to a file with a name of its own, then rename it to `path`.
 
     Two runs that share a checkpoint by mistake do not disturb one another: each writes whole files. Raises
     `OutputError` when the file cannot be written.
@@ -39,7 +39,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, identity: str) -> 
 def read_checkpoint(path: Path, *, identity: str) -> dict[str, Any]:
     """What `write_checkpoint` wrote, with all tensors on the CPU, wherever they were when it was written.
 
-    Raises `OutputError` for a file that is no checkpoint, `SettingError` for one of a run of another identity.
+    Raises `OutputError` for a file that is not a checkpoint, `SettingError` for the checkpoint of another run.
     """
     _remove_abandoned(path)
     try:

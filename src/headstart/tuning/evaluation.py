@@ -1,4 +1,4 @@
-"""What a module scores on a task: it chooses among options or decodes greedily, and the task's metric judges."""
+"""A module's score on a task: it chooses among options or decodes greedily, and the task's metric compares."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ MOST_LOGIT_ROWS = 4096
 class Evaluation:
     """Result of one module on one set of examples.
 
-    `score`: the metric, as a fraction of 1 (NaN where it is undefined, or where the likelihoods are not numbers).
-    `loss`: mean cross-entropy per target token, in nats; of a regression the mean squared error. `decoding`: "options",
-    "generate", or "head" on an encoder.
+    `score`: the metric, as a fraction of 1 (NaN where it is undefined, or where the likelihoods are NaN).
+    `loss`: mean cross-entropy per target token, in nats; for a regression, the mean squared error. `decoding`:
+    "options", "generate", or "head" on an encoder.
     """
 
     metric: str
@@ -53,13 +53,14 @@ def evaluate(
         backbone: the frozen model.
         metric: a name in `METRICS`.
         decoding: "options" takes the likeliest of each example's options; "generate" decodes greedily; "auto" is
-            "options" where every example lists some. On an encoder every module answers through its own head.
+            "options" if every example lists some, else "generate". On an encoder every module answers through its
+            own head.
         text_format: text layout and cut lengths.
         progress: called with (done, total) stacks.
 
     Raises:
         TaskError: no examples, or options asked for and missing.
-        SettingError: unknown metric or decoding, or a module without a head on an encoder.
+        SettingError: unknown metric or decoding, or, on an encoder, a module without a head.
     """
     results: dict[int, Evaluation] = {}
     bare = [index for index, module in enumerate(modules) if module is None]
@@ -97,7 +98,7 @@ def evaluate_attached(
     modules: int = 1,
     head: HeadCard | None = None,
 ) -> list[Evaluation]:
-    """Evaluate the stack of N = `modules` modules that is attached now, on an encoder with heads; one result each."""
+    """Evaluate the attached stack of N = `modules` modules (on an encoder, with heads); one result for each module."""
     text_format = text_format or TextFormat()
     decoding = _decoding(decoding, examples, backbone)
     compute = METRICS[metric].compute
@@ -120,7 +121,7 @@ def evaluate_attached(
 
 
 def check_decoding(decoding: str, backbone: Backbone) -> None:
-    """Raise `SettingError` for a decoding that is none, or one that an encoder has not."""
+    """Raise `SettingError` for an unknown decoding, or one that an encoder does not offer."""
     if decoding not in DECODINGS:
         raise SettingError(f"unknown decoding '{decoding}'; choose one of: {', '.join(DECODINGS)}")
     if backbone.is_encoder and decoding != "auto":
@@ -162,7 +163,7 @@ def _losses(backbone: Backbone, examples: Sequence[Example], text_format: TextFo
 def _by_head(
     backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, head: HeadCard | None
 ) -> tuple[list[list[str]], list[float]]:
-    """What each head answers to every example, and its mean loss on the gold answers."""
+    """Each head's answer to every example, and its mean loss on the gold answers."""
     pairs = [(example.text, example.target) for example in examples]
     items = backbone.encode(pairs, text_format, head=head)
     assert head is not None  # `encode` has refused to go on without
@@ -193,14 +194,14 @@ def _answer(logits: Tensor, head: HeadCard, example: Example, item: Encoded, tex
     allowed = torch.ones_like(sums, dtype=torch.bool).triu().tril(text_format.max_target - 1)
     best = int(sums.masked_fill(~allowed, -math.inf).argmax())
     first, last = divmod(best, len(real))
-    # A token of a byte-level vocabulary begins with the space before its word.
+    # In a byte-level vocabulary, a token includes the space before its word.
     return example.input[item.offsets[first][0] : item.offsets[last][1]].strip()
 
 
 def _by_options(
     backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int
 ) -> tuple[list[list[str]], list[float]]:
-    """The likeliest option of every example (of equals the first) and the loss of the gold one, per module."""
+    """The likeliest option of every example (the first of equals) and the loss of the gold one, per module."""
     prompts = [backbone.encoder.prompt(example.input, text_format) for example in examples]
     listed = [tuple(dict.fromkeys((*(example.options or ()), example.target))) for example in examples]
     ids = {text: backbone.encoder.target(text, text_format) for texts in listed for text in texts}

@@ -1,4 +1,4 @@
-"""What one tuning is and what comes of it: the records that the loop reads and returns."""
+"""One tuning and its result: the records that the loop reads and returns."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,15 @@ class Lane:
 
     Args:
         task: with train and dev splits.
-        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder its task head is
-            kept when it was tuned on this very task, and a fresh one tuned with it otherwise.
+        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder, its task head is
+            kept if it was tuned on this very task; otherwise a fresh head is tuned with it.
         recipe: how it is tuned.
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
         checkpoint: file that a killed run continues from; it is written at every evaluation and once a minute. It is
             the caller's to remove once the module is saved.
-        anew: whether to begin anew where the checkpoint cannot be read or is another run's; otherwise that is an error.
+        anew: whether to begin anew if the checkpoint cannot be read or is another run's; otherwise that is an error.
         label: what messages call this lane; `None` is "<name>, seed <seed>".
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores.
     """
@@ -42,13 +42,13 @@ class Lane:
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The name that messages use for this lane."""
         return self.label or f"{self.name or self.task.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One evaluation: after `step` updates; `train_loss` is the mean since the last evaluation (NaN at step 0)."""
+    """One evaluation, after `step` updates; `train_loss` is the mean since the last evaluation (NaN at step 0)."""
 
     step: int
     train_loss: float
@@ -60,8 +60,8 @@ class CurvePoint:
 class Tuned:
     """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went.
 
-    `seconds`: its share of the passes that it took part in and of its evaluations, over all processes that a continued
-    run had. `notes`: what the caller may not expect, each as a sentence.
+    `seconds`: its share of the passes that it took part in and of its evaluations, summed over all processes of a
+    continued run. `notes`: what the caller may not expect, each as a sentence.
     """
 
     module: Module

@@ -1,4 +1,4 @@
-"""Several tunings at once on one frozen backbone: who shares a pass, who comes next, and what becomes of each."""
+"""Several tunings at once on one frozen backbone: which lanes share a pass, which come next, and how each one ends."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ["tune_lanes"]
 def tune_lanes(
     lanes: Iterable[Lane], backbone: Backbone, *, most: int | None = None, progress: Listener | None = None
 ) -> Iterator[tuple[int, Tuned]]:
-    """Tune several modules at once; every result is that of tuning the lane alone, whoever its neighbours are.
+    """Tune several modules at once; every result is that of tuning the lane alone, whatever its neighbours are.
 
     Lanes of one kind, shape, head and optimizer share the backbone's passes; others take their turn after them. Each
-    has its own rows, loss, gradient clipping, learning rate, early stop, evaluations and optimizer state. One that
-    stops makes room for the next. Results differ from those of `tune` by the rounding of a wider product alone, and
-    with `Recipe.dropout` by other draws. A lane that fails does not stop the others.
+    has its own rows, loss, gradient clipping, learning rate, early stop, evaluations and optimizer state. A lane that
+    stops makes room for the next. Results differ from those of `tune` only by the rounding of wider products and,
+    with `Recipe.dropout`, by other random draws. A lane that fails does not stop the others.
 
     Args:
         lanes: what to tune.
         backbone: stays frozen.
-        most: how many lanes share a pass; `None` takes as many as keep the device busy.
+        most: how many lanes may share a pass; `None` takes as many as keep the device busy.
         progress: gets a `Progress` after every step, counted over all lanes, and a `Note` when a lane fails.
 
     Yields:
@@ -57,7 +57,7 @@ def tune_lanes(
 
 
 def _shared(run: Run) -> Hashable:
-    """Runs with equal keys can share a pass."""
+    """A key for a run: runs with equal keys can share a pass."""
     head = run.start.card.head
     answers = None if head is None else (head.task, head.labels, tuple(sorted(head.shapes.items())))
     return (type(run.start), run.start.stack_key, answers, run.recipe.optimizer, run.recipe.dropout)
@@ -66,7 +66,7 @@ def _shared(run: Run) -> Hashable:
 def _tune_together(
     members: dict[int, Run], backbone: Backbone, width: Width, report: _Report
 ) -> Iterator[tuple[int, Tuned]]:
-    """The loop: who waits comes in, everyone makes a step, who is due is evaluated, who is done leaves."""
+    """The loop: waiting lanes enter, every lane makes a step, lanes that are due are evaluated, finished ones leave."""
     waiting = deque(members)
     here: dict[int, Run] = {}
     packs: list[Pack] = []
@@ -85,13 +85,13 @@ def _tune_together(
             report.after_turn(here)
         for index in [index for index, run in here.items() if run.finished]:
             yield index, here.pop(index).result()
-        for index in list(here)[width.now :]:  # the width was halved: they go on later
+        for index in list(here)[width.now :]:  # the width was halved: these continue later
             here.pop(index)
             waiting.appendleft(index)
 
 
 def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list[Pack]) -> list[Pack]:
-    """The runs in packs of at most `width`: those of `before`, where nothing has changed."""
+    """The runs in packs of at most `width`; the packs of `before` are kept where nothing has changed."""
     wanted = [tuple(runs[start : start + width]) for start in range(0, len(runs), width)]
     if [pack.runs for pack in before] == wanted:
         return before
@@ -99,7 +99,7 @@ def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list
 
 
 def _take_turn(packs: Sequence[Pack], width: Width) -> None:
-    """One update of every lane; where memory runs out, those left make theirs in the next turn, in smaller packs."""
+    """One update of every lane; if memory runs out, the remaining lanes follow in the next turn, in smaller packs."""
     for pack in packs:
         try:
             pack.find_gradients()
@@ -110,7 +110,7 @@ def _take_turn(packs: Sequence[Pack], width: Width) -> None:
 
 
 def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> None:
-    """Evaluate the runs whose turn it is, save all that want to be saved, and take out those that failed."""
+    """Evaluate the runs that are due, write the checkpoints that are due, and take out the runs that failed."""
     index_of = {run: index for index, run in here.items()}
     for group in equal_dev_rows([run for run in here.values() if run.due]):
         with report.failing(*(index_of[run] for run in group)):
@@ -123,7 +123,7 @@ def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> 
 
 
 class _Report:
-    """What the listener is told, and which lanes failed."""
+    """Tells the listener how far the lanes are, and remembers which failed."""
 
     def __init__(self, lanes: tuple[Lane, ...], progress: Listener | None) -> None:
         self.lanes, self._progress = lanes, progress
@@ -132,7 +132,7 @@ class _Report:
 
     @contextlib.contextmanager
     def failing(self, *indices: int) -> Iterator[None]:
-        """Note down an error of these lanes, so that the others can go on; that of an only lane is raised."""
+        """Record an error of these lanes, so that the others can go on; the error of a single lane is raised."""
         try:
             yield
         except HeadstartError as error:
@@ -144,7 +144,7 @@ class _Report:
                     self._progress(Note(f"{self.lanes[index].title} failed, the others go on: {error}"))
 
     def after_turn(self, here: dict[int, Run]) -> None:
-        """Tell how far all lanes are; one that stopped early has all its steps behind it."""
+        """Report how far all lanes are; a lane that stopped early counts with all of its steps."""
         for index, run in here.items():
             self._steps[index] = run.recipe.max_steps if run.finished and len(self.lanes) > 1 else run.step
         if self._progress is None:

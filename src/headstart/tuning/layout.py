@@ -17,7 +17,7 @@ class Layout:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor]) -> "Layout":
-        """The layout of a stack's parameters, each (N, …)."""
+        """The layout for a stack's parameters, each (N, …)."""
         by_shape: dict[tuple[int, ...], list[str]] = {}
         for name, value in parameters.items():
             by_shape.setdefault(tuple(value.shape[1:]), []).append(name)
@@ -32,7 +32,7 @@ class Layout:
     ) -> None:
         """Let a stack's parameters be views of the blocks, and their gradients views of `gradients`.
 
-        Autograd adds to a gradient that is there, so one operation clears, measures or scales those of a block.
+        Autograd adds to an existing gradient, so one operation clears, measures or scales all gradients of a block.
         """
         for index, names in enumerate(self.groups):
             for place, name in enumerate(names):
@@ -44,8 +44,8 @@ class Layout:
 
 
 def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors (G, …) of N lanes as one (N, G, …), in memory such that each of the G is contiguous over all lanes.
+    """Tensors (G, …) of N lanes as one (N, G, …), laid out so that each of the G is contiguous over all lanes.
 
-    Autograd wants parameters and gradients to be so.
+    Autograd needs parameters and gradients in this layout.
     """
     return torch.stack(list(tensors), dim=1).transpose(0, 1)

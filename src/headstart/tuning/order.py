@@ -1,4 +1,4 @@
-"""Which rows a tuning reads at which step."""
+"""Which rows a tuning reads in each step."""
 
 import math
 import random
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 __all__ = ["RowOrder"]
 
 WINDOW = 16
-"""Batches whose rows are sorted by length together."""
+"""The rows of this many batches are sorted by length together."""
 
 
 @dataclass
 class RowOrder:
-    """Batches of like lengths, every row once an epoch; a function of lengths, size, seed and step alone.
+    """Batches of similar lengths, every row once per epoch; a function of lengths, size, seed and step only.
 
-    Which rows meet is drawn with the seed. Whether a step reads short rows or long ones is drawn without it, so that
-    lanes of one task read rows of like lengths in the same step and little is filled up with padding.
+    The seed decides which rows share a batch. It does not decide whether a step reads short or long rows, so that
+    lanes of one task read rows of similar lengths in the same step and need little padding.
     """
 
     lengths: Sequence[int]
@@ -38,7 +38,7 @@ class RowOrder:
         rng.shuffle(order)
         batches = []
         for start in range(0, len(order), self.size * WINDOW):
-            # Lengths are blurred by a third, or few rows would meet in the same batches in every epoch.
+            # Lengths are blurred by a third; otherwise each epoch would have nearly the same batches.
             blurred = {
                 index: self.lengths[index] * rng.uniform(0.75, 1.33)
                 for index in order[start : start + self.size * WINDOW]

@@ -22,9 +22,9 @@ __all__ = ["Pack", "equal_dev_rows", "evaluate_runs", "lane_losses"]
 class Pack:
     """N ≥ 1 runs of equal shape, head and optimizer, which are updated together.
 
-    Each run's tensors become views of the pack's own, so an update changes all of them in place; packing the runs
-    another way later takes their values along. Nothing of one lane enters the numbers of another: rows, loss, gradient
-    norm, learning rate and second moments are each lane's own.
+    Each run's tensors become views of the pack's own, so an update changes all of them in place; when the runs are
+    packed differently later, they keep their values. Nothing of one lane enters the numbers of another: rows, loss,
+    gradient norm, learning rate and second moments are each lane's own.
     """
 
     def __init__(self, runs: Sequence[Run], backbone: Backbone) -> None:
@@ -39,7 +39,7 @@ class Pack:
         self._clip = self._each([run.recipe.clip or float("inf") for run in runs])
 
     def find_gradients(self) -> None:
-        """The loss of every lane on the next batch of its own rows, and its gradients; changes no parameter."""
+        """Compute the loss of every lane on the next batch of its own rows, and its gradients; no parameter changes."""
         self._began = time.monotonic()
         for block in self._gradients:
             block.zero_()
@@ -50,7 +50,7 @@ class Pack:
         self._losses = losses.detach()
 
     def step(self) -> None:
-        """One optimizer step of every lane, from the gradients found."""
+        """Make one optimizer step for every lane, with the gradients just computed."""
         self._scale_gradients()
         pace = Pace(
             lr=self._each([run.learning_rate(run.step) for run in self.runs]),
@@ -76,7 +76,7 @@ class Pack:
 
     @contextlib.contextmanager
     def _dropout(self) -> Iterator[None]:
-        """The backbone's own dropout where the recipe asks for it, drawn from seeds and steps alone."""
+        """The backbone's own dropout if the recipe asks for it, drawn from seeds and steps only."""
         if not self.runs[0].recipe.dropout:
             yield
             return
@@ -94,7 +94,7 @@ class Pack:
 def lane_losses(backbone: Backbone, rows: Sequence[Sequence[Encoded]]) -> Tensor:
     """The mean loss per target token of each attached module on its own rows, (N,)."""
     most = max(len(own) for own in rows)
-    # Every module of a stack has equally many rows: those of a smaller batch are filled up, and do not count.
+    # Every module of a stack needs the same number of rows: smaller batches are padded with rows that do not count.
     filled = [item for own in rows for item in (*own, *[own[0]] * (most - len(own)))]
     batch = backbone.batch(filled, range(len(filled)))
     losses = target_loss(backbone.target_logits(batch), batch.gold.to(backbone.device)).squeeze(0)
@@ -105,7 +105,7 @@ def lane_losses(backbone: Backbone, rows: Sequence[Sequence[Encoded]]) -> Tensor
 
 
 def equal_dev_rows(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs in groups that are evaluated on the same rows in the same way."""
+    """Groups of runs that are evaluated on the same rows in the same way."""
     groups: dict[object, list[Run]] = {}
     for run in runs:
         groups.setdefault((run.dev_key, run.text_format), []).append(run)
@@ -113,10 +113,10 @@ def equal_dev_rows(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def evaluate_runs(runs: Sequence[Run], backbone: Backbone) -> None:
-    """Score the present states of runs with equal dev rows, which are read once for all of them.
+    """Score the current states of runs with equal dev rows, which are read once for all of them.
 
-    Lanes with rows of their own are evaluated one after the other, which loses little: an evaluation fills its passes
-    with as many examples as the device takes at once.
+    Lanes with different dev rows are evaluated one after the other. That costs little, because an evaluation fills
+    its passes with as many examples as the device takes at once.
     """
     began, first = time.monotonic(), runs[0]
     stack = _stack(runs, backbone)

@@ -19,7 +19,7 @@ __all__ = ["RECIPES", "SCHEDULES", "SELECTS", "Recipe"]
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
 )  # fmt: skip
-"""transformers' schedules that need no more than the steps of the warm-up and of the whole run."""
+"""The schedules of transformers that need only the steps of the warm-up and of the whole run."""
 SELECTS = ("score", "loss")
 
 Count = Annotated[int, Field(gt=0)]
@@ -28,16 +28,16 @@ Least0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(Record):
-    """Settings of one tuning run. Lengths are in tokens, everything called steps in optimizer updates.
+    """Settings of one tuning run. Lengths are in tokens; everything called steps is in optimizer updates.
 
     `patience`: evaluations without a better dev score before the run stops early. `clip`: largest gradient norm, 0 for
-    none. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
+    no limit. `select`: what makes a state the best, the dev "score" (ties: lower loss) or the dev "loss", which is the
     steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
-    `dropout`: whether the backbone drops units while it is tuned on, as much as its own configuration says, as in both
-    papers' code; without it the backbone computes as it does in use.
+    `dropout`: whether the backbone applies the dropout of its own configuration during tuning, as in both papers'
+    code; without it, the backbone computes as it does when it is used.
 
     `kind` and `shape` make a fresh module; a given start keeps its own shape. `shape` holds settings of that kind by
-    name, those that differ from the kind's own defaults or are to stay if these change; `settings` gives them all.
+    name: those that differ from the kind's defaults, or that are to stay if the defaults change; `settings` gives all.
 
     Raises `SettingError` at construction for a value that makes no sense or a setting that the kind does not have.
     """
@@ -89,15 +89,15 @@ class Recipe(Record):
 
     @cached_property
     def settings(self) -> Any:
-        """What shapes a fresh module: the kind's settings record, with its own defaults where `shape` says nothing."""
+        """What shapes a fresh module: the kind's settings, with the kind's defaults where `shape` says nothing."""
         return checked(self.kind, self.shape)
 
     def change(self, **settings: Any) -> "Recipe":
-        """The same recipe with some settings changed, its own or by name those of the kind.
+        """The same recipe with some settings changed: its own, or those of the kind, all by name.
 
-        Another `kind` begins with that kind's own shape. Where a kind has a setting of a recipe's name, "shape.NAME"
-        is the kind's. Where only `max_steps` is changed, `warmup_steps` keeps its share of them. Raises `SettingError`
-        for an unknown name, a bad value, or a setting of another kind.
+        Another `kind` begins with that kind's own shape. If a recipe and a kind both have a setting called NAME,
+        "shape.NAME" means the kind's. If only `max_steps` is changed, `warmup_steps` keeps its share of them. Raises
+        `SettingError` for an unknown name, a bad value, or a setting of another kind.
         """
         own = {name: value for name, value in settings.items() if name in type(self).model_fields}
         kind = own.get("kind", self.kind)
@@ -113,13 +113,13 @@ class Recipe(Record):
         return type(self).model_validate(changed)
 
     def _warmed_up(self, changed: "Recipe") -> "Recipe":
-        """`changed` with warm-up steps in the same ratio to all steps as here, rounded down."""
+        """`changed`, with the ratio of warm-up steps to all steps that this recipe has, rounded down."""
         return changed.model_copy(update={"warmup_steps": self.warmup_steps * changed.max_steps // self.max_steps})
 
     def canonical(self, *, fresh: bool = True) -> dict[str, Any]:
-        """What changes the result, as JSON values: no name, and nothing that is a default.
+        """The settings that change the result, as JSON values: without the name, and without defaults.
 
-        `fresh`: whether a module is made by `kind` and `shape`; a given start has its own.
+        `fresh`: whether `kind` and `shape` make the module; a given start has its own.
         """
         whole = self.model_dump(mode="json", exclude={"name", "kind", "shape"})
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
@@ -150,7 +150,7 @@ class Recipe(Record):
 
 
 def _plain(value: Any) -> Any:
-    """A value of a kind's settings as JSON has it."""
+    """A value of a kind's settings as a JSON value."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -176,7 +176,7 @@ for _recipe in (
         name="tupate", lr=5e-4, batch_size=32, max_steps=2000, eval_every=100, patience=20, optimizer="adamw",
         schedule="linear", warmup_steps=0, clip=1.0, shape={"rank": 8, "alpha": 8.0},
     ),
-    # Ours: what a laptop does in a minute or two on a small backbone.
+    # Our own: a small backbone on a laptop takes a minute or two.
     Recipe(
         name="quick", lr=1e-3, batch_size=8, max_steps=48, eval_every=8, patience=6, optimizer="adamw",
         schedule="linear", warmup_steps=4, clip=1.0, max_input=256, max_target=32, max_dev=64,

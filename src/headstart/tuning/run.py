@@ -1,4 +1,4 @@
-"""The state of one lane: its rows, its tensors, its curve and its best state; all of it survives a power cut."""
+"""The state of one lane: its rows, tensors, curve and best state, all of which survive a power cut."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CUT_OFF = "{count} of {rows} training rows were left out: their answers lie beyo
 UNMOVED = "No later state was better on the dev rows, so what is kept is the start itself, as it was."
 
 SAVE_EVERY = 60.0
-"""Seconds between two checkpoints where evaluations lie further apart."""
+"""Seconds between two checkpoints if evaluations are further apart."""
 
 
 class Run:
-    """One lane under way.
+    """One lane as it is tuned.
 
     Args:
         lane: what is to be tuned.
@@ -51,7 +51,7 @@ class Run:
         OutputError: its checkpoint cannot be read.
 
     `values` holds the parameters in the blocks (G, …) of `layout`, `state` the optimizer's tensors; while the lane
-    shares passes both are views of what the whole pack holds. `losses` are those since the last evaluation.
+    shares passes, both are views of the pack's tensors. `losses` are those since the last evaluation.
     `batch_tokens`: tokens of a typical batch.
     """
 
@@ -83,7 +83,7 @@ class Run:
         self.state: dict[str, Tensor] = {}
 
     def begin(self) -> None:
-        """Make the tensors, or continue from the checkpoint; a run that goes on after a pause keeps what it has."""
+        """Make the tensors, or continue from the checkpoint; a run that resumes after a pause keeps what it has."""
         if self.values:
             return
         if self._restored():
@@ -95,19 +95,19 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has made its last step or run out of patience, and its last state was evaluated."""
+        """Whether the last step is made or patience has run out, and the last state has been evaluated."""
         return not self.due and (self.step >= self.recipe.max_steps or self.stale >= self.recipe.patience)
 
     @property
     def due(self) -> bool:
-        """Whether its present state is to be evaluated."""
+        """Whether its current state is to be evaluated."""
         if self.curve and self.curve[-1].step == self.step:
             return False
         return self.step % self.recipe.eval_every == 0 or self.step >= self.recipe.max_steps
 
     @property
     def best_score(self) -> float:
-        """The best dev score so far, NaN where there is none."""
+        """The best dev score so far, NaN if there is none."""
         return self.best.dev_score if self.best else math.nan
 
     def next_rows(self) -> list[Encoded]:
@@ -115,7 +115,7 @@ class Run:
         return [self.items[index] for index in self.order.at(self.step)]
 
     def took_step(self, loss: float, *, seconds: float) -> None:
-        """Count an update, whose rows cost `loss` before it."""
+        """Count an update; `loss` is the loss of its rows before it."""
         self.step += 1
         self.losses.append(loss)
         self.seconds += seconds
@@ -136,13 +136,13 @@ class Run:
             self.stale += 1
 
     def save(self) -> None:
-        """Write the checkpoint, if there is to be one: after an evaluation, and when the last is a minute old."""
+        """Write the checkpoint, if one is wanted: after an evaluation, and when the last one is a minute old."""
         evaluated = self._unsaved and self.curve[-1].step == self.step
         if self.lane.checkpoint is None or not (evaluated or time.monotonic() - self._saved > SAVE_EVERY):
             return
         state = {
             "step": self.step, "stale": self.stale, "seconds": self.seconds, "losses": self.losses,
-            # Cloned, because what a view shares its memory with would be written too.
+            # Cloned, because saving a view also saves all the memory that it shares.
             "values": _cloned(self.values), "state": _cloned(self.state), "best_values": self.best_values,
             "curve": [asdict(point) for point in self.curve], "best": asdict(self.best) if self.best else None,
         }  # fmt: skip
@@ -150,7 +150,7 @@ class Run:
         self._saved, self._unsaved = time.monotonic(), False
 
     def result(self) -> Tuned:
-        """The best module with its card, and how the run went."""
+        """The best module with its card, and how tuning went."""
         assert self.best is not None
         self.tracker.close()
         self.values, self.state = {}, {}
@@ -176,7 +176,7 @@ class Run:
         return Tuned(replace(module, card=card), tuple(self.curve), self.best, self.seconds, (*self.notes, *unmoved))
 
     def _started(self) -> Module:
-        """The module to begin with, seen to fit, with the task head to begin with on an encoder."""
+        """The module to begin with, checked to fit the backbone, and on an encoder the task head to begin with."""
         lane, start = self.lane, self.lane.start
         if start is None:
             name = lane.name or lane.task.name
@@ -209,12 +209,12 @@ class Run:
         return items
 
     def _worth(self, point: CurvePoint) -> tuple[float, float]:
-        # Nothing compares with NaN: as the first state it would stay the best for ever.
+        # Every comparison with NaN is false: a first state with NaN would stay the best for ever.
         score, low_loss = (-math.inf if math.isnan(value) else value for value in (point.dev_score, -point.dev_loss))
         return (score, low_loss) if self.recipe.select == "score" else (low_loss, score)
 
     def _identity(self) -> str:
-        """A hash of all that the result depends on, beside the rounding of a device."""
+        """A hash of everything that the result depends on, except how a device rounds."""
         parts = [
             "lane 1", self.recipe.canonical(fresh=False), self.lane.seed, self.train_key, self.dev_key,
             self.backbone.fingerprint.weights, str(self.backbone.dtype), self.start.digest(),
@@ -222,7 +222,7 @@ class Run:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _restored(self) -> bool:
-        """Whether there is a checkpoint, from which the run then continues."""
+        """Load the checkpoint if there is one, and return whether there was."""
         path = self.lane.checkpoint
         if path is None or not path.exists():
             return False
@@ -250,12 +250,12 @@ def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_format_of(recipe: Recipe) -> TextFormat:
-    """The text layout that a recipe tunes with."""
+    """The text layout that a recipe uses."""
     return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
 
 
 def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head | None:
-    """The task head to begin with on an encoder: the start's own when it was tuned on this task, else a fresh one."""
+    """The task head to begin with on an encoder: the start's own if it was tuned on this task, else a fresh one."""
     if not isinstance(backbone, EncoderBackbone):
         return None
     wanted, own = head_of(task.card), start.head
@@ -265,7 +265,7 @@ def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head |
 
 
 def donors_of(start: Module) -> tuple[Donor, ...]:
-    """What a tuned module grew from: a blend's donors, or the stored module it began with; a fresh one has none."""
+    """The modules that a tuned module descends from: a blend's donors or the stored start; a fresh module has none."""
     card = start.card
     if card.donors or not card.tensor_hash:
         return card.donors

@@ -23,12 +23,12 @@ class Tracker:
             self._accelerator.init_trackers("headstart", config=recipe.model_dump(exclude={"shape"}))
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Values of one step by name."""
+        """Record the values of one step, by name."""
         if self._accelerator:
             self._accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Write what is still held."""
+        """Write everything still held in memory."""
         if self._accelerator:
             self._accelerator.end_training()
 
@@ -36,7 +36,7 @@ class Tracker:
 def _accelerator(name: str, *, on_cpu: bool) -> Accelerator:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a tracker that is not installed; said below
+            warnings.simplefilter("ignore", UserWarning)  # about a tracker that is not installed: reported below
             accelerator = Accelerator(cpu=on_cpu, log_with=name, project_dir=".")
     except ValueError as error:
         raise SettingError(f"unknown tracker '{name}' ({error}); choose another or leave it out") from error

@@ -31,7 +31,7 @@ def tune(
     engine: str = "serial",
     progress: Listener | None = None,
 ) -> Tuned:
-    """Tune a module on `task.train`, keep the state with the best score on `task.dev`.
+    """Tune a module on `task.train` and keep the state with the best score on `task.dev`.
 
     The result is kept in the store: what was tuned before is not tuned again, whatever it is called, and a killed run
     continues from its last checkpoint.
@@ -39,23 +39,23 @@ def tune(
     Args:
         task: with train and dev splits.
         backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
-        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder its task head is
-            kept when it was tuned on this very task, and a fresh one tuned with it otherwise.
+        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder, its task head is
+            kept if it was tuned on this very task; otherwise a fresh head is tuned with it.
         recipe: a `Recipe` or the name of one.
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
-        checkpoint: a file of your own that a killed run continues from, in place of the one in the store. It is written
-            at every evaluation and once a minute, and it is yours to remove.
+        checkpoint: a file that a killed run continues from, in place of the one in the store. It is written at every
+            evaluation and once a minute. You remove it yourself.
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores of what is computed.
-        store: where the result is kept; `None` is the user's, `False` keeps nothing.
+        store: where the result is kept; `None` is the user's store, `False` keeps nothing.
         engine: where it is computed: "serial", or "processes=N".
         progress: gets a `Progress` after every step.
 
     Raises:
         SettingError: unknown recipe or tracker, or a checkpoint of another run.
-        ModuleError: the start does not fit the backbone, or is a variant that only PEFT itself can tune.
-        TaskError: a split is missing or empty, or no head on an encoder can answer the task.
+        ModuleError: the start does not fit the backbone, or is a variant that only PEFT can tune.
+        TaskError: a split is missing or empty, or the backbone is an encoder and no head can answer the task.
     """
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     unit = TuneUnit.of(

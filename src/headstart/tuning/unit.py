@@ -1,4 +1,4 @@
-"""Tuning and evaluation as units of work: what counts of them, and what is kept."""
+"""Tuning and evaluation as units of work: which inputs count, and which results are kept."""
 
 import math
 import time
@@ -27,7 +27,7 @@ __all__ = ["EvaluateUnit", "TuneUnit"]
 
 @dataclass(frozen=True, eq=False)
 class TuneUnit(Unit):
-    """One tuning: from a start, on the rows of train and dev. What the module is called and licensed does not count.
+    """One tuning: from a start, on the rows of train and dev. The module's name and licence do not count.
 
     `start`: a module, a unit that makes one, or `None` for a fresh one. `own_head`: whether the start's task head was
     tuned on this very task, and is kept. `checkpoint`: a file to continue from, in place of the one in the working
@@ -74,7 +74,7 @@ class TuneUnit(Unit):
 
     @property
     def label(self) -> str:
-        """Which module on which task."""
+        """Which module is tuned on which task."""
         return f"tuning {self._title}"
 
     @property
@@ -82,16 +82,16 @@ class TuneUnit(Unit):
         return f"{self.name} on {self.rows.value.name}, seed {self.seed}"
 
     def batch_key(self) -> Hashable:
-        """All tunings on one backbone may be lanes of one run."""
+        """All tunings on one backbone can be lanes of one run."""
         return self.backbone
 
     def compute(self, context: Context) -> Result:
-        """Tune this one alone."""
+        """Tune this module alone."""
         return alone(self, context)
 
     @classmethod
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
-        """Tune as lanes, each with a checkpoint in its working folder, in which the module is saved too."""
+        """Tune as lanes, each with a checkpoint in its working folder, where its module is saved too."""
         backbone: Backbone = context.resource(RESOURCE)
         lanes = [unit.lane(context) for unit in units]
         try:
@@ -111,13 +111,13 @@ class TuneUnit(Unit):
         )  # fmt: skip
 
     def tuned(self, result: Result) -> Tuned:
-        """What `tune` would have returned, with the names and licences of this request."""
+        """What `tune` would have returned, with the name and licence of this request."""
         assert result.module is not None
         module, task = load_module(result.module), self.rows.value
         curve = tuple(CurvePoint(**row) for row in result.rows)
         best = next(point for point in curve if point.step == result.facts["best_step"])
         own: dict[str, Any] = {"license": self.license} if self.license else {}
-        if isinstance(self.start, Module):  # it may be called and licensed otherwise than when this was computed
+        if isinstance(self.start, Module):  # its name and licence may differ from those when this was computed
             own = {"license": self.license or self.start.card.license, "donors": donors_of(self.start)}
         card = module.card.model_copy(
             update={
@@ -132,7 +132,7 @@ class TuneUnit(Unit):
 
 @dataclass(frozen=True, eq=False)
 class EvaluateUnit(Unit):
-    """The score of one module, or of the bare backbone (`None`), on rows that answers are known of."""
+    """The score of one module, or of the bare backbone (`None`), on rows whose answers are known."""
 
     type: ClassVar[str] = "evaluate"
     uncounted: ClassVar[frozenset[str]] = frozenset({"name"})
@@ -148,11 +148,11 @@ class EvaluateUnit(Unit):
 
     @property
     def label(self) -> str:
-        """What is evaluated."""
+        """Which module is evaluated."""
         return f"evaluating {self.name or 'a module'}"
 
     def batch_key(self) -> Hashable:
-        """Modules are evaluated together on the same rows."""
+        """Modules on the same rows can be evaluated together."""
         return (self.backbone, self.rows.digest(), self.metric, self.decoding, self.text_format)
 
     def compute(self, context: Context) -> Result:

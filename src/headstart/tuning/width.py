@@ -10,9 +10,9 @@ __all__ = ["Width"]
 class Width:
     """The number of lanes that share a pass now.
 
-    So many that their rows are the tokens which the device computes at its best speed; beyond that a wider pass is only
-    larger. When memory runs out, the width is halved and stays. It depends on nothing that changes from run to run, so
-    that results repeat to the last bit.
+    It is just large enough that their rows have as many tokens as the device needs to compute at its best speed; a
+    wider pass would not be faster. When memory runs out, the width is halved and stays so. It depends on nothing that
+    changes from run to run, so that results repeat to the last bit.
 
     Args:
         most: the width that the caller wants, `None` to choose it.
@@ -25,7 +25,7 @@ class Width:
 
     def __init__(self, most: int | None, *, budget: int, lane_tokens: int) -> None:
         if most is not None and most < 1:
-            raise SettingError(f"most={most} lanes a pass make no pass; give 1 or more, or leave it out")
+            raise SettingError(f"most={most} lanes per pass must be at least 1; give 1 or more, or leave it out")
         self.now = most or max(1, budget // lane_tokens)
 
     def ran_out_of_memory(self) -> None:

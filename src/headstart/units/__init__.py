@@ -1,6 +1,6 @@
-"""Units of work: how work that is computed once and kept is named, stored, shared between processes and run by engines.
+"""Units of work: how work is named, computed once, stored, shared between processes, and run by engines.
 
-What a unit computes stands in the folder whose work it is, such as `tuning/`. Nothing here imports torch.
+The types of unit themselves belong in the folder whose work they do, such as `tuning/`. Nothing here imports torch.
 """
 
 from headstart.units.canonical import Content, Digested, canonical

@@ -1,4 +1,4 @@
-"""The canonical form of a unit's inputs: what counts for its key, as plain JSON values."""
+"""The canonical form of a unit's inputs: everything that counts for its key, as plain JSON values."""
 
 import dataclasses
 import hashlib
@@ -15,15 +15,15 @@ __all__ = ["Content", "Digested", "canonical", "digest_of"]
 T_co = TypeVar("T_co", covariant=True)
 
 EXACT = 2**53
-"""Up to here a float that is a whole number is the same number as an integer."""
+"""Up to this size, a float with a whole value equals exactly one integer."""
 
 
 @runtime_checkable
 class Digested(Protocol):
-    """What knows the hash of its own contents, such as a module: the hash stands for it."""
+    """An object that knows the hash of its own contents, such as a module: the hash stands for the object."""
 
     def digest(self) -> str:
-        """Equal contents, equal digest."""
+        """A hash of the contents: equal contents have equal digests."""
         ...
 
 
@@ -31,7 +31,7 @@ class Digested(Protocol):
 class Content(Generic[T_co]):
     """A large input that many units share, such as the rows of a split: its digest is computed once.
 
-    `value` is what the computation reads; `stated`: its digest.
+    `value` is what the computation reads; `stated` is its digest.
     """
 
     value: T_co = dataclasses.field(repr=False)
@@ -50,9 +50,9 @@ class Content(Generic[T_co]):
 def canonical(value: Any) -> Any:
     """`value` as JSON values, equal for equal contents.
 
-    Of records (dataclasses and pydantic models) only the fields count that differ from their default and that are not
-    named in the class attribute `uncounted`; so a new field with a default changes no key. A whole number is the same
-    as integer and as float, a list the same as a tuple; the order of mappings and sets does not count.
+    In records (dataclasses and pydantic models), a field counts only if it differs from its default and is not named
+    in the class attribute `uncounted`; so a new field with a default changes no key. A whole number is the same as an
+    integer and as a float, a list is the same as a tuple, and the order of mappings and sets does not count.
 
     Raises:
         TypeError: a value has no canonical form, such as an open file, a path or a function.
@@ -93,12 +93,12 @@ def canonical_fields(record: Any) -> dict[str, Any]:
 
 
 def digest_of(form: Any) -> str:
-    """SHA-256, in hexadecimal, over a canonical form."""
+    """SHA-256 of a canonical form, in hexadecimal."""
     return hashlib.sha256(_text(form).encode()).hexdigest()
 
 
 def _defaults(record: Any) -> Iterator[tuple[str, Any]]:
-    """Every field with its default, `MISSING` where it has none."""
+    """Every field with its default, or `MISSING` if it has none."""
     if isinstance(record, BaseModel):
         for name, info in type(record).model_fields.items():
             yield name, dataclasses.MISSING if info.is_required() else info.get_default(call_default_factory=True)

@@ -1,12 +1,12 @@
-"""One entry of the store on disk: what was computed, beside what it was computed from.
+"""One entry of the store on disk: what was computed, and what it was computed from.
 
     unit.json            type, version, key, label, inputs, needs; when, where, in how many seconds; every file's hash
     result.json          facts and rows
-    rows.parquet         the rows instead, where they are many
-    tensors.safetensors  arrays
+    rows.parquet         the rows, if there are many
+    tensors.safetensors  the tensors
     module/              a saved module
 
-What is read is checked against the hashes; `unit.json` carries one of itself.
+Every file that is read is checked against its hash; `unit.json` holds its own hash too.
 """
 
 import hashlib
@@ -31,18 +31,18 @@ TENSORS = "tensors.safetensors"
 MODULE = "module"
 
 MOST_JSON = 1 << 16
-"""Characters of rows beyond which they are written as Parquet."""
+"""Rows with more characters than this are written as Parquet."""
 
 
 class DamagedError(Exception):
-    """An entry is not what was written; its message says in what. It is computed again, so no user sees this."""
+    """An entry is not what was written; the message says what differs. It is computed again, so no user sees this."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """What the store knows of one finished unit.
 
-    `files`: path inside the entry → its SHA-256; `size`: of all files together, in bytes; `created`: ISO 8601, UTC;
+    `files`: path inside the entry → SHA-256; `size`: of all files together, in bytes; `created`: ISO 8601, UTC;
     `used`: when it was last read, in seconds since 1970.
     """
 
@@ -61,12 +61,12 @@ class Entry:
 
     @property
     def has_module(self) -> bool:
-        """Whether a saved module can be taken out."""
+        """Whether it holds a saved module that can be exported."""
         return any(name.startswith(f"{MODULE}/") for name in self.files)
 
 
 def write_entry(folder: Path, unit: Unit, result: Result, *, seconds: float) -> None:
-    """Write a unit's result into the empty `folder`. Its module's folder is moved, not copied."""
+    """Write a unit's result into the empty `folder`. The folder of its module is moved, not copied."""
     rows = [dict(row) for row in result.rows]
     facts = {"facts": _to_json(result.facts)}
     text = json.dumps(facts | {"rows": _to_json(rows)}, allow_nan=False)
@@ -90,7 +90,7 @@ def write_entry(folder: Path, unit: Unit, result: Result, *, seconds: float) -> 
 
 
 def read_entry(folder: Path) -> Entry:
-    """The record of an entry.
+    """Read the record of an entry.
 
     Raises:
         FileNotFoundError: there is none.
@@ -110,7 +110,7 @@ def read_entry(folder: Path) -> Entry:
 
 
 def read_result(folder: Path, entry: Entry) -> Result:
-    """The result of an entry, every file of it checked.
+    """Read the result of an entry and check every file of it.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -160,7 +160,7 @@ def _arrays(content: bytes) -> Mapping[str, Any]:
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> bool:
-    """Write the rows as a table; whether they are one (columns of one type each)."""
+    """Write the rows as a table if they are one (one type per column), and return whether they were."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -181,7 +181,7 @@ def _read_parquet(content: bytes) -> list[dict[str, Any]]:
 
 
 def _to_json(value: Any) -> Any:
-    """`value` with numbers that JSON has no word for as {"float": "nan"}."""
+    """`value` with numbers that JSON cannot hold written as {"float": "nan"}."""
     match value:
         case float():
             return float(value) if math.isfinite(value) else {"float": repr(float(value))}

@@ -1,13 +1,13 @@
 """Leases: two processes on one store never compute one unit twice, and never wait for a dead one.
 
-A lease is a small file `KEY.1`, made with O_EXCL, which is atomic on network filesystems too (flock is not). Who finds
-the holder dead makes `KEY.2`, and only one can; after that `KEY.3`, and so on: the highest that exists holds, and
-nothing has to be taken away from anybody. A holder is dead when its process is gone from this very machine, or when its
-pulse, a counter that one of its threads writes, has not moved for a dozen beats by the watcher's own clock. Clocks of
-two machines are never compared.
+A lease is a small file `KEY.1`, made with O_EXCL, which is atomic on network filesystems too (flock is not). A process
+that finds the holder dead makes `KEY.2`, which only one process can do; after that comes `KEY.3`, and so on. The file
+with the highest number is the valid lease, so no lease ever has to be taken away. A holder is dead when its process is
+gone from this very machine, or when its pulse, a counter that one of its threads writes, has not moved for a dozen
+beats by the watcher's own clock. The clocks of two machines are never compared.
 
-What remains: a process that was stopped for longer than that (a laptop asleep) finds on waking that its unit was
-computed by another as well. Both store the same result, so nothing is wrong, only done twice.
+One case remains: a process that was stopped for longer than that (a laptop asleep) may find on waking that another
+process computed its unit as well. Both store the same result, so the work is done twice, but nothing is wrong.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ HEARTBEAT = 5.0
 """Seconds between two beats of a process that holds leases."""
 
 BEATS = 12
-"""A pulse that missed this many beats is a dead process'."""
+"""A process whose pulse missed this many beats is dead."""
 
 FORGOTTEN = 86400.0
-"""Seconds after which what another machine left and does not touch is taken away."""
+"""Files of another machine are removed once they have not been touched for this many seconds."""
 
 WIDTH = 256
-"""Bytes of a pulse, always the same: it is written in place, which readers over a network see at once."""
+"""The fixed size of a pulse in bytes: it is overwritten in place, which readers over a network see at once."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to compute the unit `key`, as generation `generation`; `before`: the dead leases below it."""
+    """The right to compute the unit `key`; `generation` is the lease's number, `before` the dead leases below it."""
 
     key: str
     generation: int
@@ -50,7 +50,7 @@ class Lease:
 
 
 class Leases:
-    """The leases that one run holds in `folder`, and its pulse. A context manager: leaving it gives all back."""
+    """The leases that one run holds in `folder`, and its pulse. Leaving the context manager gives all of them back."""
 
     def __init__(self, folder: Path, *, heartbeat: float = HEARTBEAT) -> None:
         self.token = secrets.token_hex(8)
@@ -80,19 +80,21 @@ class Leases:
         self._pulse().unlink(missing_ok=True)
 
     def take(self, key: str) -> Lease | None:
-        """The lease of `key`, or `None` when somebody who seems alive holds it. Ask again later: the dead are noticed
-        by being asked for twice."""
+        """The lease of `key`, or `None` if another process, apparently alive, holds it.
+
+        Ask again later: it takes some time until a dead holder is noticed.
+        """
         content = json.dumps(who() | {"token": self.token, "nonce": secrets.token_hex(4)}).encode()
         if not self._create(key, 1, content):
             return self._take_over(key, content)
-        if self._generations(key)[-1:] != [1]:  # the holder of a higher one is just giving it back
+        if self._generations(key)[-1:] != [1]:  # the holder of a higher lease is giving it back right now
             self._path(key, 1).unlink(missing_ok=True)
             return None
         return self._hold(Lease(key, 1, content))
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back, with the dead ones below it."""
-        # From the lowest up: as long as this one stands, nobody else can come to hold a lower one.
+        """Give a lease back, together with the dead ones below it."""
+        # From the lowest up: as long as this one exists, nobody else can take a lower one.
         for generation, content in sorted({**lease.before, lease.generation: lease.content}.items()):
             path = self._path(lease.key, generation)
             if _read(path) == content:
@@ -100,11 +102,11 @@ class Leases:
         self._held.pop(lease.key, None)
 
     def sweep(self) -> None:
-        """Take away what dead processes of this machine left: their leases and pulses."""
+        """Remove the leases and pulses that dead processes left."""
         for path in list(self._folder.glob("??/*")):
             if gone(_facts(_read(path))) and (lease := self.take(path.name.rpartition(".")[0])):
                 self.release(lease)
-        now = self._pulse().stat().st_mtime  # by the clock of whoever keeps the files
+        now = self._pulse().stat().st_mtime  # by the file server's clock
         for path in list(pulses(self._folder).iterdir()):
             with contextlib.suppress(OSError):
                 if gone(_facts(_read(path))) or now - path.stat().st_mtime > FORGOTTEN:
@@ -116,15 +118,15 @@ class Leases:
         return lease
 
     def _take_over(self, key: str, content: bytes) -> Lease | None:
-        """The next generation above a dead holder's, if it is dead and nobody else was faster."""
+        """The lease above the current holder's, if that holder is dead and nobody else was faster."""
         known = {generation: _read(self._path(key, generation)) for generation in self._generations(key)}
         if not known:
-            return None  # given back in this very moment: the next call finds it free
+            return None  # given back at this very moment: the next call finds it free
         top = max(known)
         if not self._dead(key, top, known[top]) or not self._create(key, top + 1, content):
             return None
         lease = Lease(key, top + 1, content, known)
-        # Between look and creation another may have taken over, finished and given back, and a third begun anew.
+        # Since that look, another run may have taken over, finished and given the lease back, and a third begun anew.
         now = _read(self._path(key, top))
         if self._generations(key)[-1:] != [top + 1] or now not in (known[top], b""):
             self._path(key, top + 1).unlink(missing_ok=True)
@@ -144,7 +146,7 @@ class Leases:
         return time.monotonic() - self._seen[key][1] > BEATS * float(every)
 
     def _generations(self, key: str) -> list[int]:
-        """Which leases of `key` there are, lowest first."""
+        """The generations of the leases of `key` that exist, lowest first."""
         try:
             names = os.listdir(self._path(key, 1).parent)  # noqa: PTH208 - names alone, thousands of times
         except FileNotFoundError:
@@ -176,7 +178,7 @@ class Leases:
         beat = 0
         while not self._stopped.wait(self._heartbeat):
             beat += 1
-            with contextlib.suppress(OSError):  # a full disk or a network that is away: the next beat may succeed
+            with contextlib.suppress(OSError):  # the disk is full or the network is down: the next beat may succeed
                 self._write_pulse(beat)
 
     def _write_pulse(self, beat: int) -> None:
@@ -194,12 +196,12 @@ def pulses(folder: Path) -> Path:
 
 
 def who() -> dict[str, Any]:
-    """This process, as the holder of a lease says it."""
+    """This process, as it is named in a lease."""
     return {"host": _host(), "pid": os.getpid()}
 
 
 def gone(holder: dict[str, Any]) -> bool:
-    """Whether a holder is a process of this very machine that is no more. Of others nobody can say it so quickly."""
+    """Whether a holder is a process of this very machine that has ended. Other machines cannot be asked so fast."""
     if os.name != "posix" or holder.get("host") != _host() or not isinstance(holder.get("pid"), int):
         return False
     try:
@@ -213,7 +215,7 @@ def gone(holder: dict[str, Any]) -> bool:
 
 @functools.cache
 def _host() -> str:
-    """This machine since it was started, and the container in it: process numbers mean something within one only."""
+    """This machine since its last start, and the container: process numbers are unique only within one of these."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])

@@ -1,4 +1,4 @@
-"""Running a graph of units: what the store holds is reused, the rest is handed to an engine as its needs are met."""
+"""Running a graph of units: stored results are reused; the rest goes to an engine as soon as its needs are met."""
 
 import time
 from collections import Counter, deque
@@ -17,15 +17,15 @@ from headstart.units.unit import Result, Unit
 __all__ = ["ATTEMPTS", "Results", "Tally", "run"]
 
 ATTEMPTS = 3
-"""How often a unit is tried that ends in an unforeseen error or takes its process along."""
+"""How often a unit is tried if it fails with an unforeseen error or its process dies."""
 
 SHORTEST, LONGEST = 0.02, 1.0
-"""Seconds between two looks at units that another run is computing."""
+"""Seconds between two checks of units that another run is computing."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How many units of each type were computed, and how many were reused from the store."""
+    """How many units of each type were computed, and how many came from the store."""
 
     computed: Mapping[str, int] = field(default_factory=dict)
     reused: Mapping[str, int] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Tally:
 
 
 class Results(Mapping[str, Result]):
-    """Results by key, of the units that were asked for and of those that they needed; `tally` counts them.
+    """Results by key, of the requested units and of those that they needed; `tally` counts them.
 
-    `failed`: errors by key, where `run` was not to raise them; the cause of each is what the unit ended in.
+    `failed`: errors by key, if `run` was told not to raise them; the cause of each is the unit's own error.
     """
 
     def __init__(self, found: Mapping[str, Result], tally: Tally, failed: Mapping[str, HeadstartError]) -> None:
@@ -64,7 +64,7 @@ class Results(Mapping[str, Result]):
         return self._found[unit.key]
 
     def or_raise(self) -> Self:
-        """Itself where nothing failed; else what the first unit ended in is raised, without the unit's label."""
+        """Return self if nothing failed; else raise the first unit's own error, without the unit's label."""
         for error in self.failed.values():
             raise error.__cause__ if isinstance(error.__cause__, HeadstartError) else error
         return self
@@ -82,18 +82,18 @@ def run(
 ) -> Results:
     """The results of `units`, each computed at most once ever.
 
-    What the store holds is reused, and what only a stored unit would have needed is not even looked at. Units that
-    another run on the same store is computing are waited for, after everything else is done. Ctrl-C, an error or a kill
-    lose at most what was in hand: the same call continues.
+    Stored results are reused, and units that only a stored unit needed are not even looked up. If another run on the
+    same store is computing a unit, this run does everything else first and then waits for it. Ctrl-C, an error or a
+    kill loses at most the units being computed: the same call continues.
 
     Args:
-        units: with all that they need; a graph without a ring.
+        units: what to compute, with everything that they need; the graph must have no cycle.
         store: where results are kept.
         engine: where they are computed: a name in `ENGINES`, with an argument where it takes one ("processes=4").
         loaders: what units may ask for by name (see `Context.resource`).
-        attempts: how often a unit is tried that ends in an unforeseen error or takes its process along. An error that
-            a user can mend is final at once.
-        raising: whether a failed unit is an error; otherwise it is found in `Results.failed`.
+        attempts: how often a unit is tried if it fails with an unforeseen error or its process dies. An error that a
+            user can fix is final at once.
+        raising: whether a failed unit raises its error; otherwise the error is in `Results.failed`.
         listener: called with a `UnitEvent` for each unit, and with the events of their work.
 
     Raises:
@@ -116,7 +116,7 @@ def run(
 
 
 class _Run:
-    """The graph as it is worked off."""
+    """The graph of units while it is computed."""
 
     engine: Engine
     leases: Leases
@@ -148,7 +148,7 @@ class _Run:
                 self.pause = min(2 * self.pause, LONGEST)
 
     def results(self, *, raising: bool) -> Results:
-        """Everything that was found; what failed is raised or comes along."""
+        """All results; errors are raised, or returned with them."""
         if raising and self.failed:
             error, *others = self.failed.values()
             if others:
@@ -160,7 +160,7 @@ class _Run:
         return Results(self.found, tally, self.failed)
 
     def plan(self, units: Sequence[Unit]) -> None:
-        """Look up what there is; what is missing waits for what it needs."""
+        """Look up stored results; a missing unit waits for its needs."""
         waiting = list(reversed(units))
         while waiting:
             unit = waiting.pop()
@@ -195,14 +195,14 @@ class _Run:
                 self._queue(self.missing[key])
 
     def _queue(self, unit: Unit) -> None:
-        # A unit that was tried before goes alone: if it takes its process along, it takes no others.
+        # A unit that failed before is computed alone: if its process dies again, no other unit is lost.
         together = None if self.tried[unit.key] else unit.batch_key()
         group = (unit.type, unit.key) if together is None else (unit.type, "together", together)
         self.ready.setdefault(group, deque()).append(unit)
 
     def _hand_out(self) -> None:
-        """Give the engine as much as it takes."""
-        if self.held and not self.ready:  # everything else is in hand or done: see what became of these
+        """Give the engine as many batches as it takes."""
+        if self.held and not self.ready:  # everything else is being computed or done: check on these
             for _ in range(len(self.held)):
                 self._queue(self.held.popleft())
         while self.engine.free and self.ready:
@@ -212,7 +212,7 @@ class _Run:
                 self.engine.submit(batch)
 
     def _batch(self) -> list[Unit]:
-        """The first group's units that nobody else is computing: what may go together, evenly shared."""
+        """The next batch: units of the first group, divided evenly over the engine, that nobody else is computing."""
         group, units = next(iter(self.ready.items()))
         batches = max(-(-len(units) // units[0].together), min(len(units), self.engine.free))
         size = -(-len(units) // batches)
@@ -257,7 +257,7 @@ class _Run:
             self.leases.release(lease)
 
     def _fail(self, unit: Unit, error: Exception) -> None:
-        """What a user can mend is not tried again; where nothing can be written, nothing more is computed."""
+        """An error that a user can fix is not tried again; if nothing can be written, nothing more is computed."""
         if isinstance(error, StoreError | OutputError):
             raise error
         if isinstance(error, HeadstartError):
@@ -279,7 +279,7 @@ class _Run:
         self._tell(unit, "failed")
         del self.missing[unit.key]
         waiting = self.dependents.pop(unit.key, [])
-        while waiting:  # what needs it cannot be computed either
+        while waiting:  # the units that need it cannot be computed either
             key = waiting.pop()
             self.missing.pop(key, None)
             waiting += self.dependents.pop(key, [])
@@ -290,7 +290,7 @@ class _Run:
 
 
 def _labelled(unit: Unit, error: Exception, *, times: int) -> HeadstartError:
-    """What the user is told of a failed unit."""
+    """What the user is told about a failed unit."""
     if isinstance(error, HeadstartError) and not isinstance(error, UnitError):
         return type(error)(f"{unit.label}: {error}")
     text = str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"

@@ -25,14 +25,14 @@ VARIABLE = "HEADSTART_STORE"
 """The environment variable that names the store's folder."""
 
 DEAR = 1.0
-"""Seconds from which a result is worth a flush to the disk. One that a power cut damages is computed again."""
+"""Results that took at least this many seconds are flushed to the disk; a shorter one can be computed again."""
 
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `Store.prune` removed, least recently used first, and the bytes that are left."""
+    """The entries that `Store.prune` removed, least recently used first, and the bytes that are left."""
 
     removed: tuple[Entry, ...]
     left: int
@@ -40,10 +40,10 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Store:
-    """Finished work by its key. Thousands of small results are as welcome as saved modules.
+    """Finished work by its key, from thousands of small results to saved modules.
 
     Args:
-        folder: made when something is stored.
+        folder: where the store is; it is created when something is stored.
         heartbeat: seconds between two signs of life of a run that uses it.
     """
 
@@ -52,7 +52,7 @@ class Store:
 
     @classmethod
     def default(cls) -> "Store":
-        """The user's: the folder that `HEADSTART_STORE` names, or one in the cache folder of the system."""
+        """The user's store: the folder that `HEADSTART_STORE` names, or one in the system's cache folder."""
         if named := os.environ.get(VARIABLE):
             return cls(Path(named).expanduser())
         from platformdirs import user_cache_path
@@ -62,7 +62,7 @@ class Store:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, store: "AnyStore") -> Iterator["Store"]:
-        """What a function's argument `store` stands for: `None` the user's own, `False` one that is not kept."""
+        """The store that an argument `store` means: `None` is the user's own, `False` one that is not kept."""
         if store is False:
             with cls.temporary() as kept:
                 yield kept
@@ -74,12 +74,12 @@ class Store:
     @classmethod
     @contextlib.contextmanager
     def temporary(cls) -> Iterator["Store"]:
-        """A store that is gone at the end of the block."""
+        """A store that is removed at the end of the `with` block."""
         with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
             yield cls(Path(folder))
 
     def get(self, unit: Unit, *, listener: Listener | None = None) -> Result | None:
-        """The result of `unit`, or `None` when there is none, or one that is not what was written."""
+        """The result of `unit`, or `None` if there is none or it is damaged."""
         folder = self._home(unit.type, unit.key)
         try:
             entry = read_entry(folder)
@@ -94,12 +94,12 @@ class Store:
             return None
         except OSError as error:
             raise _unusable(self.folder, "read", error) from error
-        with contextlib.suppress(OSError):  # somebody else's store may be read-only
+        with contextlib.suppress(OSError):  # another user's store may be read-only
             os.utime(folder / RECORD)
         return result
 
     def put(self, unit: Unit, result: Result, *, seconds: float) -> None:
-        """Store what `unit` found. An entry that is there and whole stays as it is.
+        """Store the result of `unit`. An existing, undamaged entry stays as it is.
 
         Raises:
             StoreError: the store cannot be written.
@@ -139,7 +139,7 @@ class Store:
                 yield read_entry(record.parent)
 
     def find(self, beginning: str) -> Entry:
-        """The entry whose key begins so. Raises `StoreError` when there is none, or more than one."""
+        """The entry whose key begins with `beginning`. Raises `StoreError` if there is none, or more than one."""
         sound = beginning if beginning.isalnum() else "-"
         pattern = f"*/{sound[:2]}/{sound}*" if len(sound) > 1 else f"*/{sound}?/*"
         found = []
@@ -157,7 +157,7 @@ class Store:
         return found[0]
 
     def result(self, entry: Entry) -> Result:
-        """The result of an entry. Raises `StoreError` when it is damaged or gone."""
+        """The result of an entry. Raises `StoreError` if it is damaged or gone."""
         try:
             return read_result(self.home(entry), entry)
         except (DamagedError, OSError) as error:
@@ -170,7 +170,7 @@ class Store:
         return self._home(entry.type, entry.key)
 
     def export(self, entry: Entry, output: Path) -> None:
-        """Copy an entry's saved module to `output`, or all of its files where it has no module.
+        """Copy an entry's saved module to `output`, or all of its files if it has no module.
 
         Raises:
             OutputError: `output` exists or cannot be written.
@@ -181,7 +181,7 @@ class Store:
             shutil.copytree(module or self.home(entry), staging, dirs_exist_ok=True)
 
     def prune(self, *, older_than: float | None = None, keep: int | None = None, dry_run: bool = False) -> Pruned:
-        """Remove what was not used for `older_than` seconds, then the least recently used down to `keep` bytes."""
+        """Remove entries not used for `older_than` seconds, then the least recently used beyond `keep` bytes."""
         entries = sorted(self.entries(), key=lambda entry: (entry.used, entry.key))
         left, now = sum(entry.size for entry in entries), time.time()
         removed = []
@@ -197,10 +197,10 @@ class Store:
         return Pruned(tuple(removed), left)
 
     def sweep(self, *, older_than: float | None = None) -> None:
-        """Take away what killed runs left: leases, pulses, half-written results, working folders of finished units.
+        """Remove what killed runs left: leases, pulses, half-written results, working folders of finished units.
 
-        A working folder whose unit is not finished stays, for the next run continues from it; unless `older_than` is
-        given, in seconds.
+        The working folder of an unfinished unit stays, because the next run continues from it, unless it is older than
+        `older_than` seconds.
         """
         if not self.folder.is_dir():
             return
@@ -248,7 +248,7 @@ class Store:
         raise OSError(None, f"{home} cannot be replaced")
 
     def _throw_away(self, home: Path) -> None:
-        """Remove an entry in one step, so that nobody sees a part of it."""
+        """Remove an entry in one step, so that no other process sees only part of it."""
         with contextlib.suppress(OSError):
             bin_ = self._staging()
             home.rename(bin_ / home.name)
@@ -256,7 +256,7 @@ class Store:
 
 
 AnyStore = Store | Path | str | Literal[False] | None
-"""What functions take as `store`: a store or its folder, `None` for the user's own, `False` to keep nothing."""
+"""What functions accept as `store`: a store or its folder, `None` for the user's own, `False` to keep nothing."""
 
 
 def _unusable(folder: Path, verb: str, error: OSError) -> StoreError:
@@ -267,13 +267,13 @@ def _unusable(folder: Path, verb: str, error: OSError) -> StoreError:
 
 
 def _writer() -> str:
-    """This process in the name of a folder that it is writing."""
+    """This process, as it appears in the name of a folder that it is writing."""
     holder = who()
     return f"{hashlib.sha256(holder['host'].encode()).hexdigest()[:12]}-{holder['pid']}"
 
 
 def _abandoned(name: str) -> bool:
-    """Whether the process that was writing a folder is one of this machine that is no more."""
+    """Whether the process that was writing a folder ran on this machine and has ended."""
     host, _, rest = name.partition("-")
     pid = rest.partition("-")[0]
     mine = _writer().partition("-")[0]

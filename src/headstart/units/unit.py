@@ -1,4 +1,4 @@
-"""A unit of work: typed inputs, a key that hashes their contents, and a computation that gives a result."""
+"""A unit of work: typed inputs, a key that hashes their contents, and a computation that returns a result."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -19,16 +19,16 @@ __all__ = ["Context", "Found", "Result", "Unit", "alone"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What a unit found.
+    """The result of a unit.
 
     Args:
-        facts: single values by name; JSON values, and numbers that are not finite.
-        rows: a table, one mapping a row, with values as in `facts`.
+        facts: single values by name: JSON values, where numbers need not be finite.
+        rows: a table, one mapping per row, with values as in `facts`.
         tensors: NumPy arrays by name.
         module: folder of a saved module. A computation writes it inside its working folder, and the store takes it
             from there.
         device: where it was computed, for people.
-        seconds: what it cost; `None`: the engine measures it.
+        seconds: how long it took; `None`: the engine measures it.
     """
 
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -46,7 +46,7 @@ class Result:
 
 
 class Context(Protocol):
-    """What a computation may use beside its inputs."""
+    """What a computation may use besides its inputs."""
 
     @property
     def listener(self) -> Listener | None:
@@ -54,11 +54,11 @@ class Context(Protocol):
         ...
 
     def result(self, unit: "Unit") -> Result:
-        """The result of a unit that is among `needs()`."""
+        """The result of one of the units in `needs()`."""
         ...
 
     def resource(self, name: str) -> Any:
-        """What is loaded once for many units, such as the frozen backbone."""
+        """A resource that is loaded once for many units, such as the frozen backbone."""
         ...
 
     def work(self, unit: "Unit") -> Path:
@@ -70,14 +70,14 @@ class Context(Protocol):
 class Unit(ABC):
     """One piece of work. Subclasses are dataclasses with `frozen=True, eq=False` whose fields are the inputs.
 
-    The key is a hash over `type`, `version` and the contents of the inputs (see `canonical`); an input that is a unit
-    counts with its key, so that the keys of a whole graph are known before anything runs.
+    The key is a hash of `type`, `version` and the contents of the inputs (see `canonical`). An input that is a unit
+    counts with its key, so that all keys of a graph are known before anything runs.
 
     Class attributes:
-        type: of the work, as people read it: "tune", "score", "evaluate", "merge", "embed".
+        type: the type of work, as people read it: "tune", "score", "evaluate", "merge", "embed".
         version: raised by hand whenever the computation gives other results than before.
-        uncounted: fields that are no part of the key: labels, names, and objects that another field identifies.
-        together: how many units with one `batch_key` a worker is handed at most.
+        uncounted: fields that do not enter the key: labels, names, and objects that another field identifies.
+        together: how many units with the same `batch_key` a worker takes at most.
     """
 
     type: ClassVar[str]
@@ -92,7 +92,7 @@ class Unit(ABC):
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over type, version and inputs, in hexadecimal."""
+        """SHA-256 of type, version and inputs, in hexadecimal."""
         return digest_of([self.type, self.version, self.inputs])
 
     def digest(self) -> str:
@@ -101,38 +101,38 @@ class Unit(ABC):
 
     @property
     def label(self) -> str:
-        """What it is, in a few words for people; no part of the key."""
+        """What it is, in a few words for people; not part of the key."""
         return f"{self.type} {self.key[:8]}"
 
     def needs(self) -> "tuple[Unit, ...]":
-        """The units whose results this one reads: those among its inputs, also inside of tuples and records."""
+        """The units whose results this one reads: those among its inputs, including inside tuples and records."""
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         return tuple({unit.key: unit for value in values for unit in _units_in(value)}.values())
 
     def batch_key(self) -> Hashable:
-        """Units of one type and batch key may be computed together; `None`: this one alone."""
+        """Units of one type with the same batch key may be computed together; `None`: this unit alone."""
         return None
 
     @abstractmethod
     def compute(self, context: Context) -> Result:
-        """Do the work. Raises `HeadstartError` for what a user can mend; other errors are tried again."""
+        """Do the work. Raise `HeadstartError` for what a user can fix; after other errors, the unit is tried again."""
 
     @classmethod
     def compute_many(cls, units: Sequence[Self], context: Context) -> "Iterator[Found]":
-        """Do the work of many, by default one by one; yields each as soon as it is finished, so that it is kept.
+        """Do the work of many units, by default one by one; yields each as soon as it is finished, so that it is kept.
 
-        An error of one unit may be yielded in place of its result, and the others go on.
+        The error of a unit may be yielded in place of its result; then the others continue.
         """
         for unit in units:
             yield unit, unit.compute(context)
 
 
 Found = tuple[Unit, Result | Exception]
-"""A unit with its result, or with the error that it ended in."""
+"""A unit with its result, or with the error that it failed with."""
 
 
 def alone(unit: Unit, context: Context) -> Result:
-    """What `compute_many` finds for one unit: the `compute` of those that are made to be computed together."""
+    """What `compute_many` yields for one unit: the `compute` of units that are made to be computed together."""
     ((_, found),) = type(unit).compute_many([unit], context)
     if isinstance(found, Exception):
         raise found

@@ -1,4 +1,4 @@
-"""Merge rules, one file each: which weight each module gets. No rule sees a tensor or runs the backbone."""
+"""Merge rules, one file each: a rule gives each module a weight. No rule reads tensors or runs the backbone."""
 
 from headstart.blending.rules.contract import Candidate, HeldOutLoss, Request, Rule, Weighed
 from headstart.registry import Registry

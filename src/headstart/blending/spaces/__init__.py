@@ -1,4 +1,4 @@
-"""Merge spaces, one file each: what the weighted sum is taken of."""
+"""Merge spaces, one file each: a space says which tensors are summed. The weights come from `rules`."""
 
 from typing import TYPE_CHECKING
 

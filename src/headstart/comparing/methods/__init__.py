@@ -1,4 +1,4 @@
-"""Ways to begin that are compared, one file each; what they are told stands in their blend."""
+"""The methods that are compared, one file each: a method makes the module that tuning begins from; none tunes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a method is: from a draw of the task and a hub's modules to the module that tuning begins from."""
+"""What a method is: it turns a draw of the task and a hub's modules into the module that tuning begins from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
@@ -23,7 +23,7 @@ __all__ = ["Begun", "Blended", "Draw", "Method", "Pool"]
 class Pool:
     """What all seeds share: the modules that can be merged, their backbone, and the rank at which methods are compared.
 
-    `rank` is `None` where every method keeps its own, and for kinds without one.
+    `rank` is `None` where every method keeps its own rank, and for kinds that have none.
     """
 
     modules: tuple[AnyModule, ...]
@@ -32,7 +32,7 @@ class Pool:
 
     @cached_property
     def shape(self) -> Module:
-        """A module of the commonest shape, without head, at `rank`; only its shape is meant."""
+        """A module of the commonest shape, without a head, at `rank`; only its shape matters."""
         shapes: dict[Hashable, list[AnyModule]] = {}
         for module in self.modules:
             shapes.setdefault((module.kind, module.stack_key), []).append(module)
@@ -46,7 +46,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One seed: the drawn task, and `ranking`, which gives the pool's modules with the scores that a blend needs."""
+    """One seed: the drawn task, and `ranking`, which returns the pool's modules with the scores that a blend needs."""
 
     task: Task
     seed: int
@@ -56,7 +56,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Begun:
-    """Where a method begins: the module, and how it was blended where it was."""
+    """Where a method begins: the module, and how it was blended, if it was."""
 
     module: Module
     start: Start | None = None
@@ -72,10 +72,10 @@ class Method(ABC):
     source: ClassVar[str]
 
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
-        """How this method blends, `None` where it does not.
+        """How this method blends, or `None` if it does not.
 
-        `base` is the comparison's own blend, `changes` what this method is told otherwise. Raises `SettingError` for a
-        field that it would ignore.
+        `base` is the comparison's own blend, `changes` the fields that differ for this method. Raises `SettingError`
+        for a field that the method would ignore.
         """
         del base
         if changes:
@@ -87,21 +87,21 @@ class Method(ABC):
 
     @abstractmethod
     def begin(self, draw: Draw, blend: Blend | None) -> Begun | PlannedStart:
-        """The module that tuning begins from, as seeded by the draw, or the merge that makes it; without a task head.
+        """The module that tuning begins from, seeded by the draw, or the merge that makes it; without a task head.
 
-        Merges of all draws are run together, and each only once.
+        The merges of all draws are run together, and each only once.
         """
 
 
 class Blended(Method):
-    """A method that is a blend with a rule of its own; base of the blending methods."""
+    """A method that is a blend with its own rule; the base class of the blending methods."""
 
     rule: ClassVar[str]
 
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
         """The comparison's space, indicator and reduction, with this method's rule and none of another rule's options.
 
-        Of the group only a rule that is the comparison's own takes over.
+        Only the rule "manual" keeps the comparison's group.
         """
         if "rule" in changes:
             raise SettingError(

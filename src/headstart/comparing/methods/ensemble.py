@@ -10,14 +10,14 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble(Blended):
-    """The comparison's own blend, or one that is told apart from it; see `headstart.ensemble`."""
+    """The comparison's own blend, or one with some fields changed; see `headstart.ensemble`."""
 
     name = "ensemble"
     source = "Lv et al., 2023, eq. 1"
     rule = "softmax"
 
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
-        """The comparison's blend where nothing is changed; another rule takes over none of its rule's options."""
+        """The comparison's blend with the changes; another rule takes over none of the old rule's options."""
         kept = {} if changes.get("rule", base.rule) == base.rule else dict.fromkeys(OPTIONS) | {"group": ()}
         if changes.keys() & {"temperature", "effective"}:
             kept |= {"temperature": None, "effective": None}

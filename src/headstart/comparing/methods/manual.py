@@ -6,7 +6,7 @@ __all__ = ["Manual"]
 
 
 class Manual(Blended):
-    """The modules of `group` with the same weight; without one those of the task's family."""
+    """The modules of `group` with the same weight; without a group, those of the task's family."""
 
     name = "manual"
     source = "Lv et al., 2023, §3.1"

@@ -1,4 +1,4 @@
-"""Methods as they are typed: `scratch`, `best_single:indicator=loss`, `mine=softmax:indicator=loss,temperature=0.1`."""
+"""Methods as users type them: `scratch`, `best_single:indicator=loss`, `mine=softmax:temperature=0.1`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["Compared", "parse_methods"]
 
 @dataclass(frozen=True)
 class Compared:
-    """One method of a comparison: its label in tables, the method, and how it blends where it does."""
+    """One method of a comparison: its label in tables, the method, and how it blends, if it does."""
 
     label: str
     method: Method
@@ -22,15 +22,15 @@ class Compared:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether an indicator must have scored the modules."""
+        """Whether the modules must have been scored by an indicator."""
         return self.blend is not None and "scores" in RULES[self.blend.rule].needs
 
 
 def parse_methods(texts: Sequence[str], base: Blend) -> tuple[Compared, ...]:
-    """The methods that are meant by "[LABEL=]NAME[:field=value,…]", in this order.
+    """Parse the methods, each written as "[LABEL=]NAME[:field=value,…]", in the given order.
 
-    NAME is a method or a merge rule; the fields are those of a `Blend`, on top of `base`. A label that is left out is
-    the name. Raises `SettingError` for an unknown name or field, and for two methods with one label.
+    NAME is a method or a merge rule; the fields are those of a `Blend`, on top of `base`. Without a LABEL, the name is
+    the label. Raises `SettingError` for an unknown name or field, and for two methods with one label.
     """
     if not texts:
         raise SettingError(f"there is no method to compare; name some of: {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""The control: a module as large as the hub's, which knows nothing."""
+"""The control: a random module as large as the hub's modules."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ __all__ = ["Random"]
 
 
 class Random(Method):
-    """Random directions with the norms of the hub's modules, drawn anew with every seed.
+    """Random directions with the norms of the hub's modules, drawn anew for every seed.
 
-    For LoRA A and B are normal, and in every layer ‖ΔW‖ and ‖A‖ are the medians over the hub. For the other kinds every
-    parameter's change from its origin (`Module.origin`) is normal, with the median norm.
+    LoRA's A and B are drawn from a normal distribution and scaled so that ‖ΔW‖ and ‖A‖ of every layer are the medians
+    over the hub. For other kinds, every parameter's change from its origin (`Module.origin`) is drawn so and scaled to
+    the median norm.
     """
 
     name = "random"
@@ -29,7 +30,7 @@ class Random(Method):
         """See the class."""
         del blend
         blank = draw.pool.shape.untuned(draw.pool.backbone, seed=draw.seed)
-        # A seed of its own: modules that were drawn with the bare number would be met again.
+        # With the bare number as the seed, other draws of random modules would come out again.
         mark = hashlib.sha256(f"headstart random {draw.seed}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(mark[:7], "little"))
         if isinstance(blank, LoraModule):

@@ -7,7 +7,7 @@ __all__ = ["Scratch"]
 
 
 class Scratch(Method):
-    """An untuned module in the commonest shape of the hub, as its kind begins, and drawn anew with every seed."""
+    """An untuned module in the commonest shape of the hub, drawn anew for every seed as its kind initializes one."""
 
     name = "scratch"
     source = "Lv et al., 2023, §3.1"

@@ -1,4 +1,4 @@
-"""Metrics by CrossFit's names: one file each, higher is better, undefined is NaN."""
+"""Metrics, one file each, under CrossFit's names: higher is better, undefined is NaN."""
 
 from headstart.registry import Registry
 from headstart.tasks.metrics.metric import Metric

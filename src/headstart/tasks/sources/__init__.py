@@ -1,4 +1,4 @@
-"""Sources of rows: one reader per file format, and how a path or an id leads to the tables of a task."""
+"""Sources of rows: one reader per file format, and the code that finds a task's tables from a path or an id."""
 
 from headstart.tasks.sources.locate import SOURCES, SPLIT_NAMES, Located, locate
 from headstart.tasks.sources.rows import Rows

@@ -1,7 +1,7 @@
-"""What an altered folder means to readers that are not Headstart's: PEFT itself, or a plain formula.
+"""Oracles: what an altered folder means to a reader that is not Headstart: PEFT itself, or a plain formula.
 
-Every tensor that the configuration calls for must be there in the shape it has in the backbone, and no other; else
-the folder means nothing, and whoever loads it is wrong.
+Every tensor that the configuration calls for must be there, in the shape that fits the backbone, and no other tensor;
+otherwise the folder has no meaning, and loading it is an error.
 """
 
 import copy

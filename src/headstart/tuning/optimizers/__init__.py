@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name, one a file. Nothing here knows of tasks, rows or schedules."""
+"""The optimizers that a recipe can name, one per file. Nothing here knows of tasks, rows or schedules."""
 
 from headstart.registry import Registry
 from headstart.tuning.optimizers.contract import Optimizer, Pace

@@ -1,6 +1,6 @@
 """Adafactor (Shazeer and Stern, 2018) with given learning rates, as `transformers.optimization.Adafactor` computes it.
 
-Settings are those of the code of Lv et al., 2023: no relative steps, no scaling by the parameters' size.
+The settings are those in the code of Lv et al., 2023: no relative steps, no scaling by the parameters' size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ __all__ = ["Adafactor"]
 DECAY = -0.8
 EPS = 1e-30
 LARGEST = 1.0
-"""Root mean square that an update of one tensor is clipped to."""
+"""The root mean square to which an update of one tensor is clipped."""
 
 
 class Adafactor(Optimizer):
-    """Second moments as rows and columns over the last two dimensions of a tensor; those of a vector as they are."""
+    """Second moments, factored into rows and columns over the last two dimensions of a tensor; a vector's are not."""
 
     def fresh(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """For each block "row.0" and "column.0" …, or "square.0" … where its tensors are vectors."""
+        """For each block, "row.0" and "column.0" …, or "square.0" … if its tensors are vectors."""
         state = {}
         for n, block in enumerate(blocks):
             if block.dim() >= 4:
@@ -57,5 +57,5 @@ def _averaged(average: Tensor, value: Tensor, fade: Tensor) -> Tensor:
 
 
 def _beside(scalars: Tensor, tensor: Tensor) -> Tensor:
-    """The scalars, one for each lane or for each of a lane's tensors, so that they multiply `tensor`."""
+    """The scalars, one for each lane or for each of a lane's tensors, in a shape that can multiply `tensor`."""
     return scalars.to(tensor.dtype).view(*scalars.shape, *[1] * (tensor.dim() - scalars.dim()))

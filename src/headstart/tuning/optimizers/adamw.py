@@ -14,10 +14,10 @@ EPS = 1e-8
 
 
 class AdamW(Optimizer):
-    """Every number for itself, so that lanes need no more than a learning rate and a count of their own."""
+    """Every number is updated on its own, so that lanes only need their own learning rates and counts."""
 
     def fresh(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Running means of gradients ("mean.0" …) and of their squares ("square.0" …), one of each a block."""
+        """Running means of gradients ("mean.0" …) and of their squares ("square.0" …), one of each per block."""
         return {f"{part}.{n}": torch.zeros_like(block) for n, block in enumerate(blocks) for part in ("mean", "square")}
 
     def update(

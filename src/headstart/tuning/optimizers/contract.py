@@ -1,4 +1,4 @@
-"""What an optimizer of lanes does: the update of N modules at once, as if each had an optimizer of its own."""
+"""What an optimizer of lanes does: it updates N modules at once, as if each had its own optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Optimizer", "Pace"]
 class Pace:
     """What differs from lane to lane in one update, each (N,): learning rate, weight decay, number of the update ≥ 1.
 
-    In float64, as an optimizer's own scalars are.
+    All are float64, like the scalars inside an optimizer.
     """
 
     lr: Tensor
@@ -26,7 +26,7 @@ class Pace:
 
 
 class Optimizer(ABC):
-    """Updates the parameters of N lanes. It holds nothing itself: its state is tensors whose first dimension is N.
+    """Updates the parameters of N lanes. It holds no state itself: the state is tensors whose first dimension is N.
 
     Parameters and gradients come as blocks (N, G, …): G tensors of equal shape for each of N lanes. Nothing of one lane
     or of one tensor may enter another's update, or a lane's result would depend on its neighbours.

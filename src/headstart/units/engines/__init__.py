@@ -1,4 +1,4 @@
-"""Engines: the hands that compute units, one a file. They decide where a unit is computed and never what comes out."""
+"""Engines, one per file: an engine decides where units are computed, never what comes out."""
 
 from headstart.registry import Registry
 from headstart.units.engines.contract import Engine, Room
@@ -10,4 +10,4 @@ ENGINES: Registry[type[Engine]] = Registry(
     members={name: f"headstart.units.engines.{name}:{name.title()}" for name in ("serial", "processes")},
     group="headstart.engines",
 )
-"""Engines by the name that a user types."""
+"""The engines, by the name that a user types."""

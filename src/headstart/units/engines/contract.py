@@ -1,4 +1,4 @@
-"""What every engine is: hands that are given batches of units and tell what became of each."""
+"""What every engine does: it takes batches of units and reports what became of each."""
 
 import time
 from abc import ABC, abstractmethod
@@ -15,12 +15,12 @@ from headstart.units.unit import Result, Unit
 __all__ = ["BatchEnd", "Engine", "Loaders", "Outcome", "Room", "work_off"]
 
 Loaders = Mapping[str, Callable[[], Any]]
-"""What units may ask for by name, each loaded on first use and kept: the frozen backbone of a run, for example."""
+"""Resources that units may ask for by name, such as a run's backbone; each is loaded on first use and kept."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One unit is finished: its result is in the store, or it ended in `error`."""
+    """One unit is finished: its result is in the store, or it failed with `error`."""
 
     key: str
     seconds: float
@@ -29,7 +29,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchEnd:
-    """A batch has ended. `error`: why the units without an outcome have none; `died`: it took its worker along."""
+    """A batch has ended. `error`: why some of its units have no outcome; `died`: its worker died with it."""
 
     keys: tuple[str, ...]
     error: Exception | None = None
@@ -38,7 +38,7 @@ class BatchEnd:
 
 @dataclass
 class Room:
-    """Where one worker computes: the store, what it has loaded, and who listens. It is the units' `Context`."""
+    """What one worker computes with: the store, loaded resources, and a listener. It is the units' `Context`."""
 
     store: Store
     loaders: Loaders = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Room:
         return found
 
     def resource(self, name: str) -> Any:
-        """What the loader of that name gives, loaded once."""
+        """What the loader of that name returns; it is called once."""
         if name not in self.loaded:
             self.loaded[name] = self.loaders[name]()
         return self.loaded[name]
@@ -64,7 +64,7 @@ class Room:
 
 
 def work_off(batch: Sequence[Unit], room: Room) -> Iterator[Outcome | BatchEnd]:
-    """Compute a batch and store each result as it comes: an outcome for each, and the end of the batch."""
+    """Compute a batch and store each result as it comes; yields an outcome for each unit, then the batch's end."""
     error = None
     try:
         began = time.monotonic()
@@ -82,13 +82,13 @@ def work_off(batch: Sequence[Unit], room: Room) -> Iterator[Outcome | BatchEnd]:
 
 
 class Engine(ABC):
-    """Computes batches. Where, is its own affair; results go through the store alone.
+    """Computes batches, wherever it chooses to; results go through the store only.
 
     Args:
         store: where results are put.
-        loaders: what units may ask for.
+        loaders: what units may ask for, by name.
         listener: called, in the caller's process, with the events of the work.
-        argument: what the user wrote after the engine's name: "4" of "processes=4"; `None`: nothing.
+        argument: what the user wrote after the engine's name: "4" in "processes=4"; `None` if nothing.
 
     Constructors only check and store; work begins with the first batch.
     """
@@ -99,12 +99,12 @@ class Engine(ABC):
     @property
     @abstractmethod
     def free(self) -> int:
-        """How many batches it would take now."""
+        """How many more batches it would take now."""
 
     @property
     @abstractmethod
     def busy(self) -> bool:
-        """Whether it has a batch in hand."""
+        """Whether it has unfinished batches."""
 
     @abstractmethod
     def submit(self, batch: Sequence[Unit]) -> None:
@@ -112,8 +112,8 @@ class Engine(ABC):
 
     @abstractmethod
     def collect(self) -> list[Outcome | BatchEnd]:
-        """What has become of the batches in hand; waits until there is something, or for a second."""
+        """What has become of the unfinished batches; waits until there is news, or for a second."""
 
     @abstractmethod
     def close(self) -> None:
-        """End at once whatever still runs."""
+        """Stop at once everything that still runs."""

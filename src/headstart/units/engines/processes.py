@@ -1,4 +1,4 @@
-"""`processes`: worker processes on this machine, each with a backbone of its own."""
+"""`processes`: worker processes on this machine, each with its own backbone."""
 
 import contextlib
 import dataclasses
@@ -25,10 +25,10 @@ USUAL_WORKERS = 2
 MOST_WORKERS = 1024
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What tells the libraries of a worker how many cores are its own."""
+"""The environment variables that tell a worker's libraries how many cores they may use."""
 
 PATIENCE = 1.0
-"""Seconds that `collect` waits for news."""
+"""How many seconds `collect` waits for news."""
 
 
 @dataclass
@@ -39,12 +39,12 @@ class _Worker:
 
 
 class Processes(Engine):
-    """Computes in so many processes ("processes=4"; without a number two), which share this machine's cores evenly.
+    """Computes in N processes ("processes=N"; two if no number is given), which share this machine's cores evenly.
 
     They are spawned, so a script that uses them must guard its entry with `if __name__ == "__main__":`.
 
     Raises:
-        SettingError: a loader cannot be sent to another process, or the number is none.
+        SettingError: a loader cannot be sent to another process, or N is not a number of at least 1.
     """
 
     def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, argument: str | None) -> None:
@@ -61,7 +61,7 @@ class Processes(Engine):
 
     @property
     def free(self) -> int:
-        """Workers without a batch, also those that are still to be started."""
+        """The number of workers without a batch, including those not started yet."""
         return self.workers - sum(bool(worker.keys) for worker in self._workers)
 
     @property
@@ -73,11 +73,11 @@ class Processes(Engine):
         """Hand a batch to an idle worker, or to a new one."""
         worker = next((worker for worker in self._workers if not worker.keys), None) or self._start()
         worker.keys = tuple(unit.key for unit in batch)
-        with contextlib.suppress(OSError):  # it died while idle: `collect` sees that
+        with contextlib.suppress(OSError):  # it died while idle: `collect` will notice
             worker.pipe.send_bytes(pickle.dumps((worker.keys, pickle.dumps(list(batch)))))
 
     def collect(self) -> list[Outcome | BatchEnd]:
-        """What the workers said; of one that died, that its batch has ended."""
+        """What the workers reported; for a worker that died, the end of its batch."""
         found: list[Outcome | BatchEnd] = []
         ready = wait([worker.pipe for worker in self._workers if worker.keys], PATIENCE)
         for worker in [worker for worker in self._workers if worker.pipe in ready]:
@@ -94,7 +94,7 @@ class Processes(Engine):
         return found
 
     def close(self) -> None:
-        """End all workers: what they were computing continues another time."""
+        """Stop all workers; what they were computing continues another time."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -125,14 +125,14 @@ class Processes(Engine):
 def _count(argument: str) -> int:
     if not argument.isdecimal() or not 1 <= int(argument) <= MOST_WORKERS:
         raise SettingError(
-            f"engine 'processes' is given '{argument}', which is no number of processes; write for example processes=4"
+            f"engine 'processes' is given '{argument}', not a number of processes; write for example processes=4"
         )
     return int(argument)
 
 
 @contextlib.contextmanager
 def _share_of_cores(workers: int) -> Iterator[None]:
-    """Let a process that is started in this block use its share of the cores only, unless the user said otherwise."""
+    """Limit a process that starts in this block to its share of the cores, unless the user said otherwise."""
     told = [name for name in THREADS if name not in os.environ]
     os.environ.update(dict.fromkeys(told, str(max(1, (os.cpu_count() or 1) // workers))))
     try:
@@ -143,8 +143,8 @@ def _share_of_cores(workers: int) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, room: bytes) -> None:
-    """The life of a worker: batches in, outcomes and events out, until nobody sends any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started us decides
+    """What a worker does: it takes batches and sends outcomes and events, until no more batches come."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent process decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     lock = threading.Lock()
 

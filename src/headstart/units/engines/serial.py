@@ -1,4 +1,4 @@
-"""`serial`: one batch after another, in this process."""
+"""`serial`: one batch after another, in the caller's process."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["Serial"]
 
 
 class Serial(Engine):
-    """Computes where it is called."""
+    """Computes in the caller's process, one batch at a time."""
 
     def __init__(self, store: Store, *, loaders: Loaders, listener: Listener | None, argument: str | None) -> None:
         super().__init__(store, loaders=loaders, listener=listener, argument=argument)
@@ -23,12 +23,12 @@ class Serial(Engine):
 
     @property
     def free(self) -> int:
-        """One, when nothing is in hand."""
+        """1 if no batch is unfinished, else 0."""
         return int(self._running is None)
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is in hand."""
+        """Whether a batch is unfinished."""
         return self._running is not None
 
     def submit(self, batch: Sequence[Unit]) -> None:
@@ -44,5 +44,5 @@ class Serial(Engine):
         return [found]
 
     def close(self) -> None:
-        """Nothing runs beside the caller."""
+        """Nothing to stop: nothing runs outside the caller's own thread."""
         self._running = None
