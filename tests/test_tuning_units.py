@@ -15,6 +15,7 @@ from headstart.errors import SettingError, TaskError
 from headstart.events import Event, Progress, UnitEvent
 from headstart.kinds import load_module, save_module
 from headstart.tasks import Example, Task
+from headstart.testing import tiny_backbone
 from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import Lane, Tuned, text_format_of, tune, tune_lanes
 from headstart.tuning.unit import EvaluateUnit, TuneUnit
@@ -48,6 +49,27 @@ def test_what_was_tuned_is_not_tuned_again_whatever_it_is_called(task: Task, lla
     renamed = replace(task, card=task.card.model_copy(update={"name": "mine", "family": "new"}))
     again, state = tuned(renamed, llama, tmp_path)
     assert (state, again.module.card.task, again.module.card.family) == ("reused", "mine", "new")
+
+
+def test_a_backbone_with_other_settings_is_another(task: Task, tmp_path: Path) -> None:
+    backbone = tiny_backbone("llama")
+    tuned(task, backbone, tmp_path)
+    backbone.model.config.transformers_version, backbone.model.config.use_cache = "99.0", False
+    same = Backbone(backbone.model, backbone.tokenizer, name="elsewhere")
+    assert tuned(task, same, tmp_path)[1] == "reused"
+    backbone.model.config.rms_norm_eps = 0.5
+    other = Backbone(backbone.model, backbone.tokenizer, name=backbone.name)
+    assert other.fingerprint.same_as(backbone.fingerprint), "its weights are the same"
+    assert tuned(task, other, tmp_path)[1] == "computed"
+
+
+def test_where_a_start_comes_from_does_not_count(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    start = module(llama, "start", seed=4)
+    said = {"base_model_name_or_path": "elsewhere", "peft_version": "99", "revision": "main", "lora_dropout": 0.0}
+    told = replace(start, config={**start.config, **said})
+    assert told.digest() == start.digest() != replace(start, config={**start.config, "use_rslora": True}).digest()
+    tuned(task, llama, tmp_path, start=start)
+    assert tuned(task, llama, tmp_path, start=told)[1] == "reused"
 
 
 def test_it_is_what_is_tuned_without_a_store(task: Task, llama: Backbone, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from headstart.architectures import architecture_of
 from headstart.backbones import loading
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
 from headstart.backbones.hooks import HookPerThread
-from headstart.backbones.identity import fingerprint, tokenizer_digest
+from headstart.backbones.identity import config_digest, fingerprint, tokenizer_digest
 from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
 from headstart.records import Fingerprint, HeadCard
@@ -112,6 +112,11 @@ class Backbone:
     def fingerprint(self) -> Fingerprint:
         """Architecture, shapes and weights as hashes; equal for one backbone in any dtype."""
         return fingerprint(self.model, name=self.name)
+
+    @cached_property
+    def config_digest(self) -> str:
+        """A hash of the settings that it computes by."""
+        return config_digest(self.model)
 
     @cached_property
     def tokenizer_digest(self) -> str:

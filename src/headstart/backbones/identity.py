@@ -10,7 +10,13 @@ from transformers import PreTrainedModel
 
 from headstart.records import Fingerprint
 
-__all__ = ["fingerprint", "tokenizer_digest"]
+__all__ = ["config_digest", "fingerprint", "tokenizer_digest"]
+
+DESCRIPTIVE = frozenset(
+    {"architectures", "dtype", "torch_dtype", "quantization_config", "transformers_version", "use_cache", "id2label"}
+    | {"label2id", "problem_type", "num_labels", "output_attentions", "output_hidden_states", "return_dict"}
+)
+"""Settings of a model on which what it computes does not depend, or of which the caller decides."""
 
 
 def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
@@ -27,6 +33,16 @@ def fingerprint(model: PreTrainedModel, *, name: str = "") -> Fingerprint:
     return Fingerprint(
         architecture=type(model).__name__, shapes=shapes.hexdigest(), weights=weights.hexdigest(), name=name
     )
+
+
+def config_digest(model: PreTrainedModel) -> str:
+    """A hash of the settings that a model computes by, such as the base of its rotation; defaults do not count."""
+    settings = {
+        key: value
+        for key, value in model.config.to_diff_dict().items()
+        if key not in DESCRIPTIVE and not key.startswith("_")
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

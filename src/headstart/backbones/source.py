@@ -19,12 +19,14 @@ RESOURCE = "backbone"
 class BackboneInput:
     """All of a backbone that a result depends on: not its name, and not where it was loaded from.
 
-    `tokenizer`: a hash of how it makes tokens. `dtype` and `device` ("cpu", "cuda", …): what it computes in and on.
+    `config`: a hash of the settings that it computes by; `tokenizer`: of how it makes tokens. `dtype` and `device`
+    ("cpu", "cuda", …): what it computes in and on.
     """
 
     architecture: str
     shapes: str
     weights: str
+    config: str
     tokenizer: str
     dtype: str
     device: str
@@ -34,8 +36,8 @@ class BackboneInput:
         """That of a loaded backbone."""
         print_ = backbone.fingerprint
         return cls(
-            print_.architecture, print_.shapes, print_.weights, backbone.tokenizer_digest,
-            str(backbone.dtype).removeprefix("torch."), backbone.device.type,
+            print_.architecture, print_.shapes, print_.weights, backbone.config_digest,
+            backbone.tokenizer_digest, str(backbone.dtype).removeprefix("torch."), backbone.device.type,
         )  # fmt: skip
 
 

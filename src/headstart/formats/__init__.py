@@ -17,7 +17,7 @@ from headstart.formats.folder import (
     read_module,
     read_opendelta,
 )
-from headstart.formats.layout import Layout
+from headstart.formats.layout import Layout, computing_fields
 from headstart.formats.libraries.adapterhub_adapter import AdapterLayout, adapter_layout
 from headstart.formats.libraries.own_bitfit import BitFitLayout, bitfit_layout
 from headstart.formats.libraries.own_prefix import AttentionPrefixLayout, attention_prefix_layout
@@ -50,6 +50,7 @@ __all__ = [
     "adapter_layout",
     "attention_prefix_layout",
     "bitfit_layout",
+    "computing_fields",
     "ia3_layout",
     "lora_layout",
     "module_name",

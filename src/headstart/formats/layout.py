@@ -2,8 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "computing_fields"]
+
+DESCRIPTIVE = frozenset(
+    {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
+)
+"""Fields of a configuration that say where a module comes from, not what it computes."""
+
+
+def computing_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a module's configuration on which its function depends; what is empty or off counts as absent."""
+    return {key: value for key, value in config.items() if value and key not in DESCRIPTIVE}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ from pathlib import Path
 from headstart.errors import HeadstartError, ModuleError
 from headstart.events import Listener, Progress
 from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE
-from headstart.formats import StoredModule, read_module, read_opendelta, regular_file, safetensors_bytes
+from headstart.formats import (
+    StoredModule,
+    computing_fields,
+    read_module,
+    read_opendelta,
+    regular_file,
+    safetensors_bytes,
+)
 from headstart.hub.folder import KEPT, stamp
 from headstart.hub.ref import Entry
 from headstart.records import ModuleCard
@@ -21,11 +28,6 @@ __all__ = ["WORKERS", "copy_module", "copy_unchanged", "entry_of", "read_entries
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that read modules beside one another."""
-
-DESCRIPTIVE = frozenset(
-    {"base_model_name_or_path", "model_name", "revision", "peft_version", "inference_mode", "auto_mapping"}
-)
-"""Fields of a configuration that say where a module comes from, not what it computes."""
 
 COARSE_SECONDS = 2.0
 """Two writes closer to one another than this may leave a file the same times."""
@@ -43,8 +45,7 @@ def entry_of(module: StoredModule, name: str) -> Entry:
             f"{module.folder}: the card of '{name}' holds a text or a number that cannot be written back; correct it"
         )
     head = "" if card.head is None else card.head.to_json()
-    config = {key: value for key, value in module.config.items() if value and key not in DESCRIPTIVE}
-    computing = [card.kind, config, head]
+    computing = [card.kind, computing_fields(module.config), head]
     # What repeats the backbone's own weights fits no backbone but one with these values.
     tensors: object = card.tensor_hash
     if not module.layout.holds_backbone:

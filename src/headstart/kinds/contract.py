@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
-from headstart.formats import WEIGHTS_FILE, StoredModule
+from headstart.formats import WEIGHTS_FILE, StoredModule, computing_fields
 from headstart.records import ModuleCard
 
 __all__ = ["Module", "ParameterStack", "Stack", "ValuesModule", "as_fresh", "card_of", "require_backbone_of"]
@@ -155,8 +155,12 @@ class Module(ABC):
         return _rows_by_layer(self.parameters(), self.name)
 
     def digest(self) -> str:
-        """SHA-256 over configuration and tensors: equal digest, equal function. For cache keys."""
-        whole = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True, default=str).encode())
+        """SHA-256 over kind, configuration and tensors: equal digest, equal function. For cache keys.
+
+        What the configuration says of the module's origin does not count.
+        """
+        computing = [self.kind, computing_fields(self.config)]
+        whole = hashlib.sha256(json.dumps(computing, sort_keys=True, default=str).encode())
         answering = {} if self.head is None else {f"head {key}": value for key, value in self.head.tensors.items()}
         whole.update(b"" if self.head is None else self.head.card.to_json().encode())
         for name, value in sorted({**self.state_dict(), **answering}.items()):

@@ -217,7 +217,8 @@ class Run:
         """A hash of everything that the result depends on, except how a device rounds."""
         parts = [
             "lane 1", self.recipe.canonical(fresh=False), self.lane.seed, self.train_key, self.dev_key,
-            self.backbone.fingerprint.weights, str(self.backbone.dtype), self.start.digest(),
+            self.backbone.fingerprint.weights, self.backbone.config_digest, str(self.backbone.dtype),
+            self.start.digest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
