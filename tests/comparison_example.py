@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headstart.comparing.comparison import METHODS, STAGES, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, STAGES, Comparison
 from headstart.records import TaskCard
 
 SEEDS = (0, 1, 2)
@@ -96,7 +96,7 @@ def make_comparison(**changes: Any) -> Comparison:
         "curves": curves_frame(curves),
         "notes": ("Merge error (relative ΔW): 0.0412.",),
     }
-    assert {method for method, _ in values} == set(METHODS)
+    assert {method for method, _ in values} == set(DEFAULT_METHODS)
     return Comparison(**(fields | changes))
 
 
@@ -111,7 +111,7 @@ def _settings() -> dict[str, Any]:
 def _starts() -> pd.DataFrame:
     """scratch, random and best_single are modules, the others blends; in seed 2 the ensemble is the best single."""
     rows = []
-    for method in METHODS:
+    for method in DEFAULT_METHODS:
         for seed in SEEDS:
             blend, same = method in ("average", "ensemble"), method == "ensemble" and seed == 2
             row = {"method": method, "seed": seed, "made_by": method, "rank": 8.0, "parameters": 4096}

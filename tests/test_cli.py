@@ -10,7 +10,7 @@ import pytest
 
 import headstart
 from headstart.backbones import Backbone
-from headstart.comparing.comparison import METHODS, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, Comparison
 from headstart.kinds import load_module, save_module
 from program import FROM_START, NAMES, QUICK, Run, assert_mistake
 from small_hub import misfit, module, snapshot
@@ -222,7 +222,7 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     data = run(*command, "-o", tmp_path / "one", "--also", "loss", "--test-rows", "6", "--json").data
     found = Comparison.from_json(json.dumps(data["comparison"]))
     assert found.indicators == ("cosine", "loss")
-    assert (len(found.scores), found.settings["test_rows"]) == (2 * 2 * len(METHODS), 6)
+    assert (len(found.scores), found.settings["test_rows"]) == (2 * 2 * len(DEFAULT_METHODS), 6)
     assert Path(data["report"]) == tmp_path / "one" / "report.html"
     assert json.loads((tmp_path / "one" / "comparison.json").read_text()) == data["comparison"]
     # Two draws: 4 modules by 2 indicators, 5 starts. The average is one for both, and so may be the best module.
@@ -231,7 +231,7 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     assert data["units"]["reused"] == {}
     assert data["units"]["computed"] == {"score": 16, "merge": blends, "tune": 10, "evaluate": starts + 10}
     table = run(*command, "-o", tmp_path / "two")
-    assert all(method in table.out for method in METHODS)
+    assert all(method in table.out for method in DEFAULT_METHODS)
     assert table.out.rstrip().endswith(f"Report: {tmp_path / 'two' / 'report.html'}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 

@@ -14,7 +14,7 @@ from headstart.blending import Blend, softmax
 from headstart.blending.merging import MergePlan
 from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
-from headstart.comparing.comparison import FRAMES, METHODS, STAGES, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
@@ -101,7 +101,7 @@ class Stop:
 
 def test_every_method_of_every_seed_is_there_before_and_after_tuning(whole: Comparison) -> None:
     rows = whole.scores.set_index(["seed", "method", "stage"]).sort_index()
-    wanted = pd.MultiIndex.from_product([range(SEEDS), sorted(METHODS), sorted(STAGES)])
+    wanted = pd.MultiIndex.from_product([range(SEEDS), sorted(DEFAULT_METHODS), sorted(STAGES)])
     assert sorted(rows.index) == sorted(wanted)
     assert set(whole.scores["split"]) == {"test"}
     assert set(whole.scores["metric"]) == {"ACC"}
@@ -168,9 +168,9 @@ def test_nothing_is_computed_twice(
     whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
 ) -> None:
     assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
-    assert len(tunes) == len(set(tunes)) == SEEDS * len(METHODS)
+    assert len(tunes) == len(set(tunes)) == SEEDS * len(DEFAULT_METHODS)
     assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
-    assert len(tunes) == SEEDS * len(METHODS)
+    assert len(tunes) == SEEDS * len(DEFAULT_METHODS)
     assert list((tmp_path / "store" / "work").iterdir()) == [], "checkpoints are gone"
 
 
@@ -187,7 +187,7 @@ def test_its_seconds_are_those_of_its_units_in_whichever_run(
 
 def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, backbone: Backbone, tunes: list[str]) -> None:
     ranking = run(task, hub, backbone).ranking
-    for seed, start in enumerate(tunes[:: len(METHODS)]):
+    for seed, start in enumerate(tunes[:: len(DEFAULT_METHODS)]):
         rows = ranking[ranking["seed"] == seed]
         best = load_module(hub.read(rows.loc[rows["cosine"].idxmax(), "module"]))
         assert start == f"{seed}/{best.reset(seed=seed).digest()}"
@@ -224,7 +224,7 @@ def test_its_tunings_continue_from_their_checkpoints(
 
     monkeypatch.setattr(TuningRun, "took_step", counted)
     assert_same(run(task, hub, backbone, store=tmp_path), whole)
-    assert len(made) == 4 * (SEEDS * len(METHODS) - finished) - sum(kept)
+    assert len(made) == 4 * (SEEDS * len(DEFAULT_METHODS) - finished) - sum(kept)
 
 
 def test_an_interrupted_comparison_merges_nothing_again(
@@ -278,7 +278,7 @@ def test_more_test_rows_tune_nothing_anew(
     assert tunes == []
     computed = [event.type for event in heard if isinstance(event, UnitEvent) and event.state == "computed"]
     assert set(computed) == {"evaluate"}
-    assert len(computed) == 2 * len(METHODS)
+    assert len(computed) == 2 * len(DEFAULT_METHODS)
 
 
 def test_more_seeds_reuse_what_is_there(
@@ -287,7 +287,7 @@ def test_more_seeds_reuse_what_is_there(
     run(task, hub, backbone, store=tmp_path / "store", seeds=1)
     tunes.clear()
     assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
-    assert len(tunes) == len(METHODS)
+    assert len(tunes) == len(DEFAULT_METHODS)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 
 from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.errors import SettingError, TaskError
+from headstart.events import Event, Progress
 from headstart.indicators.engine import score
 from headstart.kinds import LoraModule
 from headstart.tasks import Example
@@ -138,10 +139,10 @@ def test_predictions_that_are_not_numbers_have_no_score(llama: Backbone) -> None
 
 
 def test_progress(llama: Backbone) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[Event] = []
     modules = [random_lora(llama, seed=1, rank=2), random_lora(llama, seed=1, rank=3)]
-    evaluate(modules, REVIEWS[:2], llama, metric="ACC", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
+    evaluate(modules, REVIEWS[:2], llama, metric="ACC", progress=seen.append)
+    assert seen == [Progress("evaluating", 1, 2), Progress("evaluating", 2, 2)]
 
 
 def test_errors(llama: Backbone) -> None:

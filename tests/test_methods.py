@@ -14,7 +14,7 @@ from headstart.backbones import Backbone
 from headstart.blending import Blend
 from headstart.blending.ensemble import unscored
 from headstart.comparing.compare import compare
-from headstart.comparing.comparison import METHODS as USUAL
+from headstart.comparing.comparison import DEFAULT_METHODS as USUAL
 from headstart.comparing.comparison import Comparison
 from headstart.comparing.methods import METHODS
 from headstart.comparing.methods.contract import Draw, Pool

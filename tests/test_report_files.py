@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from comparison_example import make_comparison, scores_frame
-from headstart.comparing.comparison import FRAMES, METHODS, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.errors import OutputError
 from headstart.reports import plots
 from headstart.reports.html import write_report
@@ -105,7 +105,7 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_defused(tmp_path: Path, name
 
 
 def test_missing_is_a_dash_with_its_reason(tmp_path: Path) -> None:
-    values = {(method, stage): [0.5, 0.6, 0.7] for method in METHODS for stage in ("zero-shot", "tuned")}
+    values = {(method, stage): [0.5, 0.6, 0.7] for method in DEFAULT_METHODS for stage in ("zero-shot", "tuned")}
     values["average", "tuned"] = [float("nan")] * 3
     write_report(make_comparison(scores=scores_frame(values)), tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

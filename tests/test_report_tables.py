@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from comparison_example import curves_frame, make_comparison, scores_frame
-from headstart.comparing.comparison import FRAMES, METHODS
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
 from headstart.reports.console import print_summary, print_table, table
@@ -119,7 +119,7 @@ class TestSummary:
 
     def test_methods_keep_their_order_and_absent_ones_are_shown(self) -> None:
         table_ = summary(make_comparison(scores=both_stages({"ensemble": [0.5, 0.6], "mine": [0.5, 0.7]})))
-        assert table_["method"].tolist() == [*METHODS, "mine"]
+        assert table_["method"].tolist() == [*DEFAULT_METHODS, "mine"]
         assert row_of(table_, method="average")["tuned_reason"] == "average was not run"
 
     def test_steps_to_scratch_by_hand(self) -> None:
@@ -186,7 +186,7 @@ class TestDifferencesAndVerdict:
 
     def test_one_seed_claims_nothing(self) -> None:
         text = verdict(
-            make_comparison(scores=both_stages({method: [0.1 * place] for place, method in enumerate(METHODS)}))
+            make_comparison(scores=both_stages({method: [0.1 * place] for place, method in enumerate(DEFAULT_METHODS)}))
         )
         assert text.startswith("On rte (accuracy, 1 seed):")
         assert "beats" not in text

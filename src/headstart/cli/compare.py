@@ -80,14 +80,14 @@ def compare(
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()
     from headstart.comparing.compare import compare as run
-    from headstart.comparing.comparison import METHODS
+    from headstart.comparing.comparison import DEFAULT_METHODS
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
         comparison = run(
-            data, opened, model, methods=method or METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
+            data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
             equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding,
             store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip

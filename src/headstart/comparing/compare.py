@@ -12,7 +12,7 @@ import pandas as pd
 from headstart.backbones import Backbone, backbone_loaders
 from headstart.blending import Blend
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
-from headstart.comparing.comparison import FRAMES, METHODS, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.starting import (
@@ -55,7 +55,7 @@ def compare(
     hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = DEFAULT_METHODS,
     seeds: int = 3,
     shots: int | None = None,
     blend: Blend | str | None = None,

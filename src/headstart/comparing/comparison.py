@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from headstart.errors import CardError
 from headstart.records import TaskCard
 
-__all__ = ["ENSEMBLE", "FRAMES", "METHODS", "SCRATCH", "STAGES", "Comparison"]
+__all__ = ["DEFAULT_METHODS", "ENSEMBLE", "FRAMES", "SCRATCH", "STAGES", "Comparison"]
 
 SCRATCH = "scratch"
 """The method that starts from an untrained module; every gain is measured against it."""
@@ -22,7 +22,7 @@ SCRATCH = "scratch"
 ENSEMBLE = "ensemble"
 """The method that starts from the weighted module; the verdict is about this one whenever it takes part."""
 
-METHODS = (SCRATCH, "random", "average", "best_single", ENSEMBLE)
+DEFAULT_METHODS = (SCRATCH, "random", "average", "best_single", ENSEMBLE)
 """The methods compared by default, in the order in which reports show them."""
 
 STAGES = ("zero-shot", "tuned")
@@ -98,7 +98,7 @@ class Comparison:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods' labels in the order of reports: those that were requested, then any others that have results."""
-        asked = [str(label) for label in self.settings.get("methods", METHODS)]
+        asked = [str(label) for label in self.settings.get("methods", DEFAULT_METHODS)]
         return tuple(dict.fromkeys([*asked, *map(str, self.scores["method"]), *map(str, self.curves["method"])]))
 
     @property

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from headstart.comparing.comparison import METHODS, STAGES
+from headstart.comparing.comparison import DEFAULT_METHODS, STAGES
 
 __all__ = ["TOP", "curves_figure", "ranking_figure", "scores_figure", "weights_figure"]
 
@@ -22,9 +22,9 @@ TOP = 25
 """The most modules that a bar plot shows; the tables hold the rest."""
 
 _METHOD_COLOURS: Mapping[str, str] = dict(
-    zip(METHODS, ("#6b6b6b", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2"), strict=True)
+    zip(DEFAULT_METHODS, ("#6b6b6b", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2"), strict=True)
 )
-_METHOD_MARKERS: Mapping[str, str] = dict(zip(METHODS, "sXD^o", strict=True))
+_METHOD_MARKERS: Mapping[str, str] = dict(zip(DEFAULT_METHODS, "sXD^o", strict=True))
 _OTHER_METHODS = ("#009e73", "#d55e00", "#f0e442", "#000000")
 _FAMILY_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _REST_COLOUR = "#b5b5b5"

@@ -1,7 +1,7 @@
 """A module's score on a task: it chooses among options or decodes greedily, and the task's metric compares."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headstart.backbones import PASS_COST, Backbone, Encoded, TextFormat, plan_batches, target_loss
 from headstart.errors import SettingError, TaskError
+from headstart.events import Listener, Progress
 from headstart.kinds import Module, stack_of, stacks
 from headstart.records import HeadCard
 from headstart.tasks import METRICS, Example
@@ -43,7 +44,7 @@ def evaluate(
     metric: str,
     decoding: str = "auto",
     text_format: TextFormat | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Listener | None = None,
 ) -> list[Evaluation]:
     """Evaluate modules (`None`: the bare backbone), those of equal shape together.
 
@@ -56,7 +57,7 @@ def evaluate(
             "options" if every example lists some, else "generate". On an encoder every module answers through its
             own head.
         text_format: text layout and cut lengths.
-        progress: called with (done, total) stacks.
+        progress: told how many modules are evaluated.
 
     Raises:
         TaskError: no examples, or options asked for and missing.
@@ -69,7 +70,8 @@ def evaluate(
         results.update(dict.fromkeys(bare, found))
     present = [(index, module) for index, module in enumerate(modules) if module is not None]
     groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
-    for done, members in enumerate(groups):
+    done = 0
+    for members in groups:
         chosen = [present[member][1] for member in members]
         stack, head = stack_of(chosen, backbone), chosen[0].card.head
         with torch.inference_mode(), stack.attach(backbone):
@@ -83,8 +85,9 @@ def evaluate(
                 head=head,
             )
         results.update({present[member][0]: value for member, value in zip(members, found_all, strict=True)})
+        done += len(members)
         if progress:
-            progress(done + 1, len(groups))
+            progress(Progress("evaluating", done, len(present)))
     return [results[index] for index in range(len(modules))]
 
 

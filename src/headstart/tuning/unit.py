@@ -167,7 +167,7 @@ class EvaluateUnit(Unit):
         first, began = units[0], time.monotonic()
         found = evaluate(
             modules, first.rows.value, backbone, metric=first.metric, decoding=first.decoding,
-            text_format=first.text_format,
+            text_format=first.text_format, progress=context.listener,
         )  # fmt: skip
         seconds = (time.monotonic() - began) / len(units)
         for unit, evaluation in zip(units, found, strict=True):

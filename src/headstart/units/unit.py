@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from headstart.events import Listener
-from headstart.units.canonical import canonical_fields, digest_of
+from headstart.units.canonical import Content, canonical_fields, digest_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +143,8 @@ def _units_in(value: Any) -> Iterator[Unit]:
     match value:
         case Unit():
             yield value
+        case Content():  # data, which may be long
+            return
         case tuple() | list():
             for item in value:
                 yield from _units_in(item)

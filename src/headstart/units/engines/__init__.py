@@ -1,9 +1,9 @@
 """Engines, one per file: an engine decides where units are computed, never what comes out."""
 
 from headstart.registry import Registry
-from headstart.units.engines.contract import Engine, Room
+from headstart.units.engines.contract import Engine, WorkerContext
 
-__all__ = ["ENGINES", "Engine", "Room"]
+__all__ = ["ENGINES", "Engine", "WorkerContext"]
 
 ENGINES: Registry[type[Engine]] = Registry(
     "engine",

@@ -12,7 +12,7 @@ from headstart.events import Listener
 from headstart.units.store import Store
 from headstart.units.unit import Result, Unit
 
-__all__ = ["BatchEnd", "Engine", "Loaders", "Outcome", "Room", "work_off"]
+__all__ = ["BatchEnd", "Engine", "Loaders", "Outcome", "WorkerContext", "work_off"]
 
 Loaders = Mapping[str, Callable[[], Any]]
 """Resources that units may ask for by name, such as a run's backbone; each is loaded on first use and kept."""
@@ -37,7 +37,7 @@ class BatchEnd:
 
 
 @dataclass
-class Room:
+class WorkerContext:
     """What one worker computes with: the store, loaded resources, and a listener. It is the units' `Context`."""
 
     store: Store
@@ -63,15 +63,15 @@ class Room:
         return self.store.work(unit)
 
 
-def work_off(batch: Sequence[Unit], room: Room) -> Iterator[Outcome | BatchEnd]:
+def work_off(batch: Sequence[Unit], context: WorkerContext) -> Iterator[Outcome | BatchEnd]:
     """Compute a batch and store each result as it comes; yields an outcome for each unit, then the batch's end."""
     error = None
     try:
         began = time.monotonic()
-        for unit, found in type(batch[0]).compute_many(batch, room):
+        for unit, found in type(batch[0]).compute_many(batch, context):
             seconds = time.monotonic() - began
             if isinstance(found, Result):
-                room.store.put(unit, found, seconds=seconds)
+                context.store.put(unit, found, seconds=seconds)
                 yield Outcome(unit.key, seconds if found.seconds is None else found.seconds)
             else:
                 yield Outcome(unit.key, seconds, found)

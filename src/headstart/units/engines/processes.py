@@ -15,7 +15,7 @@ from typing import Any
 
 from headstart.errors import SettingError, UnitError
 from headstart.events import Event, Listener
-from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, Room, work_off
+from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, WorkerContext, work_off
 from headstart.units.store import Store
 from headstart.units.unit import Unit
 
@@ -51,7 +51,7 @@ class Processes(Engine):
         super().__init__(store, loaders=loaders, listener=listener, argument=argument)
         self.workers = USUAL_WORKERS if argument is None else _count(argument)
         try:
-            self._room = pickle.dumps(Room(store, loaders))
+            self._context = pickle.dumps(WorkerContext(store, loaders))
         except Exception as error:
             raise SettingError(
                 f"engine 'processes' loads what it needs in each worker, and {', '.join(loaders) or 'that'} cannot be "
@@ -105,7 +105,7 @@ class Processes(Engine):
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         mine, its = context.Pipe()
-        process = context.Process(target=_serve, args=(its, self._room), name="headstart worker", daemon=True)
+        process = context.Process(target=_serve, args=(its, self._context), name="headstart worker", daemon=True)
         with _share_of_cores(self.workers):
             process.start()
         its.close()
@@ -142,7 +142,7 @@ def _share_of_cores(workers: int) -> Iterator[None]:
             del os.environ[name]
 
 
-def _serve(pipe: Connection, room: bytes) -> None:
+def _serve(pipe: Connection, context: bytes) -> None:
     """What a worker does: it takes batches and sends outcomes and events, until no more batches come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent process decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -152,12 +152,12 @@ def _serve(pipe: Connection, room: bytes) -> None:
         with lock:
             pipe.send_bytes(_sendable(what))
 
-    found: Room | None = None
+    found: WorkerContext | None = None
     with contextlib.suppress(EOFError):
         while True:
             keys, packed = pickle.loads(pipe.recv_bytes())
             try:
-                found = found or dataclasses.replace(pickle.loads(room), listener=say)
+                found = found or dataclasses.replace(pickle.loads(context), listener=say)
                 batch = pickle.loads(packed)
             except Exception as error:
                 say(BatchEnd(keys, UnitError(f"its process cannot load it ({type(error).__name__}: {error})")))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from headstart.errors import SettingError
 from headstart.events import Listener
-from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, Room, work_off
+from headstart.units.engines.contract import BatchEnd, Engine, Loaders, Outcome, WorkerContext, work_off
 from headstart.units.store import Store
 from headstart.units.unit import Unit
 
@@ -18,7 +18,7 @@ class Serial(Engine):
         super().__init__(store, loaders=loaders, listener=listener, argument=argument)
         if argument is not None:
             raise SettingError(f"engine 'serial' takes no argument, but it was given '{argument}'; leave it out")
-        self._room = Room(store, loaders, listener)
+        self._context = WorkerContext(store, loaders, listener)
         self._running: Iterator[Outcome | BatchEnd] | None = None
 
     @property
@@ -33,7 +33,7 @@ class Serial(Engine):
 
     def submit(self, batch: Sequence[Unit]) -> None:
         """Take a batch; `collect` computes it."""
-        self._running = work_off(batch, self._room)
+        self._running = work_off(batch, self._context)
 
     def collect(self) -> list[Outcome | BatchEnd]:
         """Compute until the next unit is finished."""
