@@ -163,6 +163,18 @@ def test_norms_of_a_large_hub_are_read_from_some_of_it(monkeypatch: pytest.Monke
     assert found["one"][0] == pytest.approx(sum(expected) / 2, rel=1e-6)
 
 
+def test_norms_are_those_of_the_modules_whose_shape_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headstart.comparing import norms
+
+    monkeypatch.setattr(norms, "MOST", 2)
+    # Every second module is of one shape, so that of an even sample none has the commonest.
+    shapes = ["rare", "often", "other", "often", "other", "often", "rare"]
+    modules: list[Module] = [filled({path: (5, 4, 2)}, seed=seed) for seed, path in enumerate(shapes)]
+    found = METHODS["random"].begin(draw_of(modules, tiny_backbone("llama")), None).module
+    naive = [norms_of(modules[index])["often"] for index in (1, 5)]
+    assert norms_of(found)["often"] == pytest.approx(sum(naive) / 2, rel=1e-5)
+
+
 # ---- one rank
 
 

@@ -31,17 +31,23 @@ class Pool:
     rank: int | None
 
     @cached_property
-    def shape(self) -> Module:
-        """A module of the commonest shape, without a head, at `rank`; only its shape matters."""
+    def commonest(self) -> tuple[AnyModule, ...]:
+        """The modules of the commonest shape."""
         shapes: dict[Hashable, list[AnyModule]] = {}
         for module in self.modules:
             shapes.setdefault((module.kind, module.stack_key), []).append(module)
-        return blank_at_rank(max(shapes.values(), key=len)[0].load().with_head(None), self.rank)
+        found = max(shapes.values(), key=len)
+        return tuple(found)
+
+    @cached_property
+    def shape(self) -> Module:
+        """A module of the commonest shape, without a head, at `rank`; only its shape matters."""
+        return blank_at_rank(self.commonest[0].load().with_head(None), self.rank)
 
     @cached_property
     def norms(self) -> Mapping[str, tuple[float, ...]]:
-        """How large the hub's modules are; see `typical_norms`."""
-        return typical_norms(self.modules, self.backbone)
+        """How large the modules of the commonest shape are; see `typical_norms`."""
+        return typical_norms(self.commonest, self.backbone)
 
 
 @dataclass(frozen=True, eq=False)
