@@ -318,6 +318,13 @@ def test_leftovers_of_killed_runs_are_swept(hub: Hub) -> None:
     assert there == [True, False, False, True, False], "those of running processes and of other machines stay a day"
 
 
+def test_a_module_may_be_called_like_the_list_of_a_removal(hub: Hub, tmp_path: Path) -> None:
+    before = sorted(path.name for path in hub.path.iterdir())
+    hub.add(write_module(tmp_path / "names.json", seed=9))
+    hub.remove("names.json")
+    assert sorted(path.name for path in hub.path.iterdir()) == before
+
+
 def test_processes_that_add_at_once_do_not_lose_or_double_anything(tmp_path: Path) -> None:
     folders = [write_module(tmp_path / "made" / f"m{seed}", seed=seed) for seed in range(6)]
     code = (

@@ -72,6 +72,8 @@ def found(hub: Hub, **asked: object) -> list[str]:
         ({"family": "reviews"}, ["dora", "sst2"]),
         ({"family": "Films"}, ["dora"]),
         ({"family": "grammar/acceptability"}, ["cola"]),
+        ({"family": "grammar / Acceptability"}, ["cola"]),
+        ({"family": " reviews /films/ "}, ["dora"]),
         ({"family": "film"}, []),
         ({"family": "%"}, []),
         ({"license": "mit"}, ["cola"]),
@@ -148,6 +150,7 @@ def test_filters_are_narrowed_only_by_what_can_be_true_at_once() -> None:
     assert Filter(kind="lora").narrowed(Filter(kind="LORA", text="b")) == Filter(kind="LORA", text="b")
     assert Filter(text="a").narrowed(Filter(text="b")) == Filter(text="a b")
     assert Filter(kind="lora").narrowed(Filter(kind="ia3")) is None
+    assert Filter(family="a / b").narrowed(Filter(family="A/b")) == Filter(family="A/b")
 
 
 def test_a_page_parses_its_own_cards_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,5 +147,5 @@ def test_the_log_of_a_kill_between_folder_and_row(tmp_path: Path, made: list[Pat
     odd = hub.path / ".modules.00000000-1-abcdefgh.removed"
     odd.mkdir()
     for content in ("{", "[1, null]", json.dumps({"a": 1})):
-        (odd / "names.json").write_text(content)
+        (odd / ".names.json").write_text(content)
         assert Hub.open(hub.path).names() == ["m00", "m01"]

@@ -276,8 +276,8 @@ class Hub:
     def check(self, progress: Listener | None = None) -> list[Refused]:
         """Read every module again and compare it with the catalogue; return what cannot be used, and why.
 
-        Found are broken files, tensors or configurations that changed since they were added, missing folders, and
-        folders that are no modules. A folder that became sound again, or was put into the hub by hand, is taken in.
+        This finds broken files, tensors or configurations that changed since they were added, missing folders, and
+        folders that are not modules. A folder that became sound again, or was put into the hub by hand, is taken in.
         What killed processes left in the hub is deleted.
         """
         if not self._upkeep.sound():

@@ -47,7 +47,7 @@ class Filter:
         words = " ".join(part for part in (self.text, stated.pop("text", None)) if part)
         for name, value in stated.items():
             own = getattr(self, name)
-            if own is not None and own.casefold() != value.casefold():
+            if own is not None and _comparable(name, own) != _comparable(name, value):
                 return None
         return replace(self, **stated, text=words or None)
 
@@ -60,8 +60,8 @@ class Filter:
                 terms.append(f"{column} = ?")
                 values.append(wanted)
         if self.family is not None:
-            terms.append("'/' || replace(replace(family, ' /', '/'), '/ ', '/') || '/' LIKE ? ESCAPE '\\'")
-            values.append(f"%/{_literally(self.family.strip('/'))}/%")
+            terms.append("replace(replace('/' || family || '/', ' /', '/'), '/ ', '/') LIKE ? ESCAPE '\\'")
+            values.append(f"%/{_literally(_closed_up(self.family))}/%")
         if self.variant is not None:
             terms.append("' + ' || variant || ' + ' LIKE ? ESCAPE '\\'")
             values.append(f"% + {_literally(self.variant)} + %")
@@ -87,6 +87,15 @@ def order_by(sort: str) -> str:
     if column == "name":
         return f"name{falling}"
     return f"nullif({column}, '') IS NULL, {column}{falling}, name"
+
+
+def _comparable(name: str, value: str) -> str:
+    return folded(_closed_up(value) if name == "family" else value)
+
+
+def _closed_up(family: str) -> str:
+    """The path without spaces beside its slashes and without slashes at its ends, as the condition has the column."""
+    return f"/{family}/".replace(" /", "/").replace("/ ", "/").strip("/")
 
 
 def _literally(text: str) -> str:

@@ -17,7 +17,8 @@ from headstart.errors import HubError
 __all__ = ["leaving", "remove", "sweep_removals"]
 
 REMOVED = ".removed"
-LIST = "names.json"
+LIST = ".names.json"
+"""Beside the folders of modules, whose names never begin with a dot."""
 
 
 def remove(hub: Path, names: Sequence[str], *, forget: Callable[[], None]) -> None:
