@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,24 +51,76 @@ def test_everything_is_listed_without_torch_and_a_plugin_beside_ours(tmp_path: P
     assert [row["name"] for row in found["rules"]] == [*RULES, "bad"]
 
 
-def test_a_broken_plugin_is_found_by_loading_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin(tmp_path, "lame_plugin", "[headstart.metrics]\nBLEU = lame_plugin:BLEU\n", "raise RuntimeError('no luck')")
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Installs a plug-in for the time of the test: its name, its entry points, its code."""
     monkeypatch.syspath_prepend(tmp_path)
-    registry._installed.cache_clear()
-    metrics = FAMILIES["metrics"]
-    monkeypatch.delitem(vars(metrics), "_plugins", raising=False)
-    monkeypatch.setattr(metrics, "_broken", {})
-    try:
-        quick, whole = run("list", "metrics"), run("list", "metrics", "--check")
-    finally:
-        vars(metrics).pop("_plugins", None)
+    for family in FAMILIES.values():
+        monkeypatch.setattr(family, "_broken", {})
+
+    def forget() -> None:
         registry._installed.cache_clear()
+        for family in FAMILIES.values():
+            vars(family).pop("_plugins", None)
+
+    def install(name: str, entry_points: str, code: str) -> None:
+        plugin(tmp_path, name, entry_points, code)
+        forget()
+
+    yield install
+    forget()
+
+
+def test_a_broken_plugin_is_found_by_loading_all(run: Run, installed: Callable[[str, str, str], None]) -> None:
+    installed("lame_plugin", "[headstart.metrics]\nBLEU = lame_plugin:BLEU\n", "raise RuntimeError('no luck')")
+    quick, whole = run("list", "metrics"), run("list", "metrics", "--check")
     assert (quick.code, "BLEU" in quick.out, quick.err) == (0, True, "")
     assert whole.code == 1
     assert whole.err == (
         "broken: metric 'BLEU' of the plug-in lame_plugin 2.0 cannot be loaded from lame_plugin:BLEU "
         "(RuntimeError: no luck); repair, upgrade or uninstall that package\n"
     )
+
+
+def test_a_plugin_that_ends_the_program_is_found(run: Run, installed: Callable[[str, str, str], None]) -> None:
+    installed("exit_plugin", "[headstart.metrics]\nBLEU = exit_plugin:BLEU\n", "raise SystemExit(3)")
+    whole = run("list", "metrics", "--check")
+    assert whole.code == 1
+    assert "broken: metric 'BLEU' of the plug-in exit_plugin 2.0 cannot be loaded" in whole.err
+    assert "Rouge-L" in whole.out
+
+
+WRONG = {
+    "kinds": "a class derived from headstart.kinds.Module",
+    "indicators": "a class derived from headstart.indicators.Indicator",
+    "rules": "an instance of headstart.blending.Rule",
+    "spaces": "an instance of headstart.blending.Space",
+    "methods": "an instance of headstart.comparing.methods.contract.Method",
+    "metrics": "an instance of headstart.tasks.metrics.Metric",
+    "recipes": "an instance of headstart.tuning.recipes.Recipe",
+    "optimizers": "an instance of headstart.tuning.optimizers.Optimizer",
+    "architectures": "an instance of headstart.architectures.Architecture",
+    "formats": "an instance of collections.abc.Callable",
+    "folders": "an instance of headstart.formats.FolderReader",
+    "engines": "a class derived from headstart.units.engines.Engine",
+}
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_plugin_of_the_wrong_type_is_named(family: str, run: Run, installed: Callable[[str, str, str], None]) -> None:
+    installed("odd_plugin", f"[{FAMILIES[family].group}]\nweird = odd_plugin:WEIRD\n", "WEIRD = 'nothing of use'")
+    said = (
+        f"'weird' of the plug-in odd_plugin 2.0 cannot be used: its entry point weird = odd_plugin:WEIRD must lead to "
+        f"{WRONG[family]}, and leads to a value of type str; correct the entry point, or uninstall that package"
+    )
+    assert_mistake(run("list", family, "weird"), said)
+    sys.modules.pop("odd_plugin", None)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_ours_are_of_the_type_that_is_asked_of_plugins(family: str) -> None:
+    for name in FAMILIES[family]:
+        assert FAMILIES[family]._mismatch(FAMILIES[family][name]) is None
 
 
 def test_one_family_and_one_member(run: Run) -> None:

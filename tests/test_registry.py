@@ -74,6 +74,56 @@ def test_a_broken_plugin_is_named_and_the_others_work(colours: Registry[object])
     assert colours["green"] == "as grass"
 
 
+@pytest.mark.parametrize(
+    ("instances", "name", "said"),
+    [
+        (True, "green", "must lead to an instance of test_registry.Red, and leads to a value of type str"),
+        (False, "green", "must lead to a class derived from test_registry.Red, and leads to a value of type str"),
+        (False, "red", None),
+        (False, "int", "must lead to a class derived from test_registry.Red, and leads to the class int"),
+        (True, "red", None),
+        (True, "int", "must lead to an instance of test_registry.Red, and leads to a value of type int"),
+    ],
+)
+def test_a_plugin_of_the_wrong_type_is_named(
+    instances: bool, name: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("fine_plugin")
+    vars(module).update(green="as grass", red=Red, int=int)
+    monkeypatch.setitem(sys.modules, "fine_plugin", module)
+    point = EntryPoint(name, f"fine_plugin:{name}", "tests.colours")
+    paint = point._for(distribution(tmp_path, "paint"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "points_of", lambda group: [paint])
+    colours: Registry[object] = Registry(
+        "colour", group="tests.colours", contract=f"{__name__}:Red", instances=instances
+    )
+    if said is None:
+        assert colours[name] is Red or type(colours[name]) is Red
+        return
+    with pytest.raises(SettingError) as raised:
+        colours[name]
+    assert str(raised.value) == (
+        f"colour '{name}' of the plug-in paint 1.5 cannot be used: its entry point {name} = fine_plugin:{name} {said}; "
+        "correct the entry point, or uninstall that package"
+    )
+    assert colours.declared()[0].problem == str(raised.value)
+    assert [problem.reason for problem in colours.problems()] == [str(raised.value)]
+
+
+def test_a_plugin_that_ends_the_program_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving_plugin.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "stopped_plugin.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("leaving", "stopped")
+    points = [EntryPoint(name, f"{name}_plugin:colour", "tests.colours") for name in names]
+    monkeypatch.setattr(registry, "points_of", lambda group: points)
+    colours: Registry[object] = Registry("colour", group="tests.colours")
+    with pytest.raises(SettingError, match=r"'leaving' of the plug-in .* \(SystemExit: 3\); repair, upgrade or"):
+        colours["leaving"]
+    with pytest.raises(KeyboardInterrupt):
+        colours["stopped"]
+
+
 def test_a_name_that_two_packages_claim_is_named(colours: Registry[object]) -> None:
     message = "colour 'twice' is declared by paint 1.5 and by ink 1.5; uninstall one of the packages"
     with pytest.raises(SettingError, match=message):

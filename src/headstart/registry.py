@@ -48,7 +48,9 @@ class Registry(Mapping[str, T], Generic[T]):
         members: built-ins as name → "module:object".
         group: entry-point group of the plug-ins. `None`: no plug-ins.
         instances: members are instances; where a reference or an entry point leads to a class, it is called without
-            arguments.
+            arguments. Otherwise they are classes.
+        contract: "module:class" of what every member is, an instance of it or a class derived from it; a plug-in is
+            checked when it is loaded. `None`: anything.
 
     >>> encodings = Registry("encoding", members={"json": "json:dumps"})
     >>> list(encodings)
@@ -64,11 +66,13 @@ class Registry(Mapping[str, T], Generic[T]):
         members: Mapping[str, str] | None = None,
         group: str | None = None,
         instances: bool = False,
+        contract: str | None = None,
     ) -> None:
         self.family = family
         self.group = group
         self._references = dict(members or {})
         self._instances = instances
+        self._contract = contract
         self._added: list[str] = []
         self._loaded: dict[str, T] = {}
         self._broken: dict[str, str] = {}
@@ -157,16 +161,37 @@ class Registry(Mapping[str, T], Generic[T]):
             raise SettingError(clash)
         point = points[0]
         try:
-            return self._made(point.load())
-        except Exception as error:
+            found = self._made(point.load())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plug-in that ends the program, too, is only one plug-in that is broken
             self._broken[name] = (
                 f"{self.family} '{name}' of the plug-in {_source(point)} cannot be loaded from {point.value} "
                 f"({type(error).__name__}: {error}); repair, upgrade or uninstall that package"
             )
             raise SettingError(self._broken[name]) from error
+        expected = self._mismatch(found)
+        if expected is not None:
+            self._broken[name] = (
+                f"{self.family} '{name}' of the plug-in {_source(point)} cannot be used: its entry point "
+                f"{name} = {point.value} must lead to {expected}, and leads to {_kind_of(found)}; "
+                "correct the entry point, or uninstall that package"
+            )
+            raise SettingError(self._broken[name])
+        return found
 
     def _made(self, found: Any) -> T:
         return cast("T", found() if self._instances and isinstance(found, type) else found)
+
+    def _mismatch(self, found: object) -> str | None:
+        """What a member should be, where `found` is not that."""
+        if self._contract is None:
+            return None
+        wanted, name = resolve_name(self._contract), self._contract.replace(":", ".")
+        if self._instances:
+            return None if isinstance(found, wanted) else f"an instance of {name}"
+        fits = isinstance(found, type) and issubclass(found, wanted)
+        return None if fits else f"a class derived from {name}"
 
     def _clash(self, name: str) -> str | None:
         """What to say of a plug-in's name that somebody else has too."""
@@ -216,3 +241,8 @@ def _installed() -> EntryPoints:
 
 def _source(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value.partition(":")[0]
+
+
+def _kind_of(found: object) -> str:
+    """What was found in place of a member, in words."""
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a value of type {type(found).__name__}"

@@ -26,6 +26,8 @@ __all__ = [
 ARCHITECTURES: Registry[Architecture] = Registry(
     "architecture",
     group="headstart.architectures",
+    contract="headstart.architectures:Architecture",
+    instances=True,
     members={
         "t5": "headstart.architectures.t5:T5",
         "mt5": "headstart.architectures.t5:T5",

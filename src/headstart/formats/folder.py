@@ -67,7 +67,9 @@ class FolderReader(NamedTuple):
     layout: Callable[[Mapping[str, object], Mapping[str, tuple[int, ...]]], Layout]
 
 
-READERS: Registry[FolderReader] = Registry("peft_type", group="headstart.folders")
+READERS: Registry[FolderReader] = Registry(
+    "peft_type", group="headstart.folders", contract="headstart.formats:FolderReader", instances=True
+)
 """By PEFT's `peft_type`; those of plugins come in by the entry-point group "headstart.folders"."""
 for _type, _kind, _layout in (
     ("LORA", "lora", lora_layout),

@@ -12,6 +12,7 @@ __all__ = ["INDICATORS"]
 INDICATORS: "Registry[type[Indicator]]" = Registry(
     "indicator",
     group="headstart.indicators",
+    contract="headstart.indicators:Indicator",
     members={
         "loss": "headstart.indicators.loss:Loss",
         "cosine": "headstart.indicators.cosine:Cosine",

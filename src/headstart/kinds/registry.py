@@ -12,6 +12,7 @@ __all__ = ["KINDS"]
 KINDS: "Registry[type[Module]]" = Registry(
     "kind",
     group="headstart.kinds",
+    contract="headstart.kinds:Module",
     members={
         "lora": "headstart.kinds.lora:LoraModule",
         "prefix": "headstart.kinds.prefix:PrefixModule",

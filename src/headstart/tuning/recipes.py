@@ -160,7 +160,9 @@ def _unknown(field: str, value: str, known: Collection[str]) -> str:
     return f"unknown {field} '{value}'; choose one of: {', '.join(known)}{hint}"
 
 
-RECIPES: Registry[Recipe] = Registry("recipe", group="headstart.recipes")
+RECIPES: Registry[Recipe] = Registry(
+    "recipe", group="headstart.recipes", contract="headstart.tuning.recipes:Recipe", instances=True
+)
 for _recipe in (
     # Lv et al., 2023, §3.1 and appendix; optimizer, schedule and clipping from the authors' code.
     Recipe(

@@ -8,6 +8,7 @@ __all__ = ["RULES", "Candidate", "HeldOutLoss", "Request", "Rule", "Weighed"]
 RULES: Registry[Rule] = Registry(
     "merge rule",
     group="headstart.rules",
+    contract="headstart.blending:Rule",
     members={
         "softmax": "headstart.blending.rules.softmax:Softmax",
         "uniform": "headstart.blending.rules.uniform:Uniform",

@@ -12,6 +12,7 @@ __all__ = ["SPACES"]
 SPACES: "Registry[Space]" = Registry(
     "merge space",
     group="headstart.spaces",
+    contract="headstart.blending:Space",
     members={
         "parameters": "headstart.blending.spaces.parameters:Parameters",
         "exact": "headstart.blending.spaces.exact:Exact",

@@ -12,6 +12,7 @@ __all__ = ["METHODS"]
 METHODS: "Registry[Method]" = Registry(
     "method",
     group="headstart.methods",
+    contract="headstart.comparing.methods.contract:Method",
     members={
         "scratch": "headstart.comparing.methods.scratch:Scratch",
         "random": "headstart.comparing.methods.random:Random",

@@ -8,6 +8,8 @@ __all__ = ["METRICS", "Metric"]
 METRICS: Registry[Metric] = Registry(
     "metric",
     group="headstart.metrics",
+    contract="headstart.tasks.metrics:Metric",
+    instances=True,
     members={
         "ACC": "headstart.tasks.metrics.acc:ACC",
         "Classification-F1": "headstart.tasks.metrics.classification_f1:CLASSIFICATION_F1",

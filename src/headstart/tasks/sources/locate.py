@@ -14,6 +14,8 @@ __all__ = ["SOURCES", "SPLIT_NAMES", "Located", "locate"]
 SOURCES: Registry[Callable[[Path], Rows]] = Registry(
     "file format",
     group="headstart.sources",
+    contract="collections.abc:Callable",
+    instances=True,
     members={
         "jsonl": "headstart.tasks.sources.jsonl:read",
         "csv": "headstart.tasks.sources.csv:read_csv",

@@ -12,5 +12,6 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
         "adafactor": "headstart.tuning.optimizers.adafactor:Adafactor",
     },
     group="headstart.optimizers",
+    contract="headstart.tuning.optimizers:Optimizer",
     instances=True,
 )

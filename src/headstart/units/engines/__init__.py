@@ -9,5 +9,6 @@ ENGINES: Registry[type[Engine]] = Registry(
     "engine",
     members={name: f"headstart.units.engines.{name}:{name.title()}" for name in ("serial", "processes")},
     group="headstart.engines",
+    contract="headstart.units.engines:Engine",
 )
 """The engines, by the name that a user types."""
