@@ -1,5 +1,6 @@
 """Merge spaces: weights of groups of layers, changes from an origin, and which space takes which modules."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import Backbone, TextFormat
-from headstart.blending import SPACES, LayerWeights, Weights, check_space, fitting_space, merge
+from headstart.blending import SPACES, LayerWeights, Weights, check_space, fitting_space, merge, softmax
 from headstart.errors import MergeError, SettingError
 from headstart.kinds import KINDS, LoraModule, Module, fresh_module
 from headstart.testing import tiny_backbone
@@ -219,6 +220,21 @@ def test_what_auto_cannot_be_told() -> None:
         check_space("auto", rank=0, density=None)
     with pytest.raises(SettingError, match="unknown merge space 'slerp'; choose one of: parameters, exact, svd, ties,"):
         check_space("slerp", rank=None, density=None)
+
+
+def test_modules_of_next_to_no_weight_do_not_add_to_the_rank_of_exact() -> None:
+    modules = [filled({"one": (90, 80, 1)}, seed=seed, name=f"m{seed}") for seed in range(60)]
+    weights = softmax([-0.001 * seed for seed in range(60)], temperature=0.0005)
+    found = merge(modules, weights, space="exact")
+    # w_i = e^(-2i)(1 - e^-2): from the sixth on they sum to e^-10 = 4.5e-5, from the fifth on to 3.4e-4.
+    assert found.module.card.rank == len(found.module.card.donors) == 5
+    assert found.weights == pytest.approx([weight / math.fsum(weights[:5]) for weight in weights[:5]] + [0.0] * 55)
+    assert found.error == pytest.approx(0, abs=1e-6)
+    assert found.module.card.notes == (
+        "Merged in space 'exact'. Left out, with at most 0.0001 of the weight together: 55 modules "
+        "(m5, m6, m7, m8, m9 and 50 more)."
+    )
+    assert len(merge(modules, weights, space="svd").module.card.donors) == 60
 
 
 def test_a_name_on_the_card_says_which_space_was_used() -> None:

@@ -153,6 +153,19 @@ def test_the_longest_path_that_holds_a_layer_counts() -> None:
     assert weights.taking_part() == (0, 1)
 
 
+def test_the_tail_is_the_smallest_that_have_at_most_a_ten_thousandth_together() -> None:
+    weights = Weights(modules=(4e-5, 0.6, 5e-5, 0.0, 0.39985, 6e-5))
+    assert weights.taking_part() == (0, 1, 2, 4, 5)
+    assert weights.above_tail() == (1, 4, 5), "4e-5 + 5e-5 + 6e-5 would be too much"
+    assert weights.only((1, 4, 5)).rescaled().modules == pytest.approx(
+        [w / 0.99991 for w in (0.6, 0.39985, 6e-5)], rel=1e-12
+    )
+    alike = Weights(modules=(1 / 30_000,) * 30_000)
+    assert len(alike.above_tail()) == 30_000
+    grouped = Weights(modules=(1 - 1e-5, 1e-5), groups=(LayerWeights(layers=("a",), modules=(0.5, 0.5)),))
+    assert grouped.above_tail() == (0, 1)
+
+
 @pytest.mark.parametrize("shares", [(0.5,), (0.5, 0.6), (1.5, -0.5), (math.nan, 1.0)])
 def test_the_weights_of_every_group_are_checked(shares: tuple[float, ...]) -> None:
     bad = Weights(modules=(0.5, 0.5), groups=(LayerWeights(layers=("a",), modules=shares),))

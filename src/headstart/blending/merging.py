@@ -11,12 +11,15 @@ from headstart.blending.fitting import check_space, fitting_space
 from headstart.blending.low_rank import combination, relative_error
 from headstart.blending.spaces import SPACES
 from headstart.blending.spaces.contract import Options
-from headstart.blending.weights import Weights, effective_number
+from headstart.blending.weights import TAIL, Weights, effective_number
 from headstart.errors import MergeError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
 
 __all__ = ["MergePlan", "Merged", "Summed", "merge", "require_one_kind"]
+
+SHOWN = 5
+"""How many of the modules that were left out the card names."""
 
 Home = TypeVar("Home", bound=AnyModule)
 
@@ -28,7 +31,8 @@ class Merged:
     `weights` follow the given modules; where groups of layers have weights of their own, they are the mean over the
     module's numbers. `effective` is 1/Σw². `space` is the one that was used.
 
-    `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers, or `None` for kinds that have no ΔW.
+    `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers and the modules with a weight in `weights`, or `None`
+    for kinds that have no ΔW.
     """
 
     module: Module
@@ -54,8 +58,9 @@ def merge(
     Args:
         modules: at least one; those of weight 0 take no part and need not fit.
         weights: one per module, non-negative, summing to 1; or `Weights`, with others for groups of layers.
-        space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i), "svd" (cut to `rank`),
-            for comparison "ties" and "dare", and "auto", the first of them where shapes are equal, else "svd".
+        space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i, without modules that
+            together have at most 1e-4 of the weight), "svd" (cut to `rank`), for comparison "ties" and "dare", and
+            "auto", the first of them where shapes are equal, else "svd".
         rank: for "svd"; see `Options` for this and the next two.
         density: for "ties" and "dare"; `None` is a half.
         seed: for "dare".
@@ -84,10 +89,10 @@ class MergePlan:
     """A merge as far as it is known before tensors are read: who takes part, how much, and in which space.
 
     What the space does not read is left at its default, for it changes nothing. `positions` are those of `modules`
-    among the `count` that were given. Made by `of`.
+    among the `count` that were given; `tail` names those that were left out for their small weight. Made by `of`.
     """
 
-    uncounted: ClassVar[frozenset[str]] = frozenset({"positions", "count"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"positions", "count", "tail"})
 
     modules: tuple[AnyModule, ...]
     weights: Weights
@@ -97,6 +102,7 @@ class MergePlan:
     seed: int
     positions: tuple[int, ...]
     count: int
+    tail: tuple[str, ...]
 
     @classmethod
     def of(
@@ -115,16 +121,18 @@ class MergePlan:
         weights = weights if isinstance(weights, Weights) else Weights(modules=tuple(weights))
         weights.check(len(modules))
         check_space(space, rank=rank, density=density)
-        kept = weights.taking_part()
+        given = weights.taking_part()
+        kept = weights.above_tail() if SPACES[space].grows else given
         taking = tuple(modules[index] for index in kept)
         require_one_kind(taking)
         chosen = fitting_space(space, taking, rank=rank)
         _home(taking)
+        own = weights.only(kept) if kept == given else weights.only(kept).rescaled()
         usual = Options(density=density).kept == Options().kept
         return cls(
-            taking, weights.only(kept), chosen.name, rank if "rank" in chosen.reads else None,
+            taking, own, chosen.name, rank if "rank" in chosen.reads else None,
             None if usual or "density" not in chosen.reads else density, seed if "seed" in chosen.reads else 0,
-            kept, len(modules),
+            kept, len(modules), tuple(modules[index].name for index in given if index not in set(kept)),
         )  # fmt: skip
 
     @property
@@ -241,8 +249,17 @@ def _with_donors(plan: MergePlan, summed: Summed, *, name: str) -> Module:
                 for d, w in zip(donors, summed.weights, strict=True)
             ),
             "merge_error": error if error is not None and math.isfinite(error) else None,
-            "notes": f"Merged in space '{plan.space}'.{infinite}",
+            "notes": f"Merged in space '{plan.space}'.{_tail_note(plan.tail)}{infinite}",
         }
     )  # fmt: skip
     config = {**module.config, "base_model_name_or_path": home.card.base_model or None}
     return replace(module, card=card, config=config)
+
+
+def _tail_note(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    several = f"{len(names)} modules" if len(names) > 1 else "1 module"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    listed = ", ".join(names[:SHOWN])
+    return f" Left out, with at most {TAIL:g} of the weight together: {several} ({listed}{more})."

@@ -25,6 +25,9 @@ __all__ = [
 USUAL_EFFECTIVE = 4.0
 """The effective number of modules of a blend that states none, in a hub of 16 and more."""
 
+TAIL = 1e-4
+"""Modules that together have no more than this share of the weight are left out where each would add to the rank."""
+
 
 class LayerWeights(Record):
     """Weights of their own for a group of layers: those whose paths are, or begin with, one of `layers`.
@@ -70,6 +73,21 @@ class Weights(Record):
         whole = (self.modules, *(group.modules for group in self.groups))
         return tuple(index for index in range(len(self.modules)) if any(shares[index] > 0 for shares in whole))
 
+    def above_tail(self) -> tuple[int, ...]:
+        """Positions of the modules that take part without the tail: the smallest, which together have at most `TAIL`.
+
+        The tail has no more than that in any group of layers, and of equal modules none is in it unless all are.
+        """
+        whole = (self.modules, *(group.modules for group in self.groups))
+        largest = {index: max(shares[index] for shares in whole) for index in self.taking_part()}
+        sums, least = [0.0] * len(whole), 0.0
+        for index in sorted(largest, key=largest.__getitem__):
+            sums = [total + shares[index] for total, shares in zip(sums, whole, strict=True)]
+            if max(sums) > TAIL:
+                least = largest[index]
+                break
+        return tuple(index for index, weight in largest.items() if weight >= least)
+
     def only(self, positions: Sequence[int]) -> "Weights":
         """The weights of the modules at these positions."""
         groups = tuple(
@@ -77,6 +95,16 @@ class Weights(Record):
             for group in self.groups
         )
         return Weights(modules=tuple(self.modules[index] for index in positions), groups=groups)
+
+    def rescaled(self) -> "Weights":
+        """The weights, made to sum to 1 in every group."""
+        groups = tuple(LayerWeights(layers=group.layers, modules=_rescaled(group.modules)) for group in self.groups)
+        return Weights(modules=_rescaled(self.modules), groups=groups)
+
+
+def _rescaled(shares: Sequence[float]) -> tuple[float, ...]:
+    total = math.fsum(shares)
+    return tuple(share / total for share in shares)
 
 
 def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = None) -> tuple[float, ...]:

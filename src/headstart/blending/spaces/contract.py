@@ -41,13 +41,15 @@ class Space(ABC):
     """One way to take Σ w_i O_i.
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
-    `reads`, which of "rank", "density" and "seed" it heeds. What cannot work is refused by `fitting`, before any pass.
+    `reads`, which of "rank", "density" and "seed" it heeds; `grows`, whether every module adds to the rank of the
+    result, so that those of next to no weight are left out. What cannot work is refused by `fitting`, before any pass.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
+    grows: ClassVar[bool] = False
 
     def check(self, options: Options) -> None:
         """Raise `SettingError` for an option that is out of range. Those that are not read are refused elsewhere."""

@@ -20,6 +20,7 @@ class Exact(Space):
     name = "exact"
     source = "ours"
     needs = frozenset({"lora"})
+    grows = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """A layer in which no module has both a weight and factors is left as the backbone has it."""
