@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handmade import lora_tensors, write_module
-from headstart.errors import ModuleError
+from headstart.errors import HubError, ModuleError
 from headstart.formats import read_module
 from headstart.hub import Hub
 from headstart.hub.catalogue import CATALOGUE_FILE, SCHEMA, Catalogue
@@ -124,6 +124,17 @@ def test_a_catalogue_that_was_written_to_is_built_again(
     assert Hub.open(hub.path).cards() == cards
     Hub.open(hub.path).add(write_module(tmp_path / "new", seed=9))
     assert Hub.open(hub.path).check() == []
+
+
+@pytest.mark.parametrize("query", ["SELECT nothing", "SELECT 1 LIMIT 1e30", "SELECT zeroblob(2000000000)"])
+def test_a_query_that_fails_on_a_sound_catalogue_is_no_damage(hub: Hub, query: str) -> None:
+    catalogue = Catalogue(hub.path / CATALOGUE_FILE)
+    with (
+        pytest.raises(HubError, match=r"the hub cannot be asked this; ask for less$") as refused,
+        catalogue.reading() as connection,
+    ):
+        connection.execute(query).fetchall()
+    assert type(refused.value) is HubError
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop", "foreign"])

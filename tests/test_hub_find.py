@@ -10,6 +10,7 @@ from handmade import LAYER, lora_config, lora_tensors, write_module
 from headstart.errors import HubError, SettingError
 from headstart.formats import read_module
 from headstart.hub import Hub
+from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.hub.query import SORTS, Filter
 from headstart.records import ModuleCard
 from program import Run
@@ -113,6 +114,38 @@ def test_every_order_keeps_every_module(hub: Hub) -> None:
 def test_what_cannot_be_asked_is_refused(hub: Hub, settings: dict[str, object]) -> None:
     with pytest.raises(SettingError, match=r"cannot be sorted by .*; choose one of: name, kind|must be at least 0"):
         found(hub, **settings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"limit": 10**30}, r"at most 9,223,372,036,854,775,807; choose another limit or page"),
+        ({"offset": 2**63}, r"at most 9,223,372,036,854,775,807; choose another limit or page"),
+        ({"text": "a" * 60_000}, "the text to look for has more than 1,000 characters; shorten it"),
+        ({"family": "a" * 60_000}, "the family to look for has more than 1,000 characters; shorten it"),
+        ({"variant": "a" * 60_000}, "the variant to look for has more than 1,000 characters; shorten it"),
+        ({"text": "a " * 33}, "the text to look for has more than 32 words; look for fewer"),
+        ({"text": "\ufdfa" * 1000}, "the text to look for has more than 32 words; look for fewer"),
+    ],
+)
+def test_what_is_too_much_to_ask_is_no_damage(path: Path, asked: dict[str, object], message: str) -> None:
+    before = (path / CATALOGUE_FILE).stat()
+    hub = Hub.open(path)
+    with pytest.raises(SettingError, match=f"{message}$"):
+        found(hub, **asked)
+    assert (path / CATALOGUE_FILE).stat() == before
+
+
+def test_what_may_just_be_asked_is_answered(hub: Hub) -> None:
+    assert found(hub, limit=2**63 - 1, offset=1) == ["dora", "mnli", "sst2"]
+    assert found(hub, limit=2**63 - 1, offset=2**63 - 1) == []
+    assert found(hub, text="a " * 32, family="%" * 1000, variant="\U0001f600" * 1000) == []
+    assert found(hub, family="\ufdfa" * 1000) == []
+
+
+def test_the_command_refuses_a_page_beyond_every_number(run: Run, path: Path) -> None:
+    shown = run("hub", "list", path, "--page", "99999999999999999999")
+    assert (shown.code, shown.err.strip().endswith("choose another limit or page")) == (2, True)
 
 
 def test_a_view_holds_for_every_method(hub: Hub, tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ WAIT_SECONDS = 120.0
 DAMAGE = {
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_FORMAT,
     sqlite3.SQLITE_INTERNAL,
-    sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_TOOBIG,
 }
+REFUSED = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG}
+"""What says that tables are missing or foreign; once the checksum was found right, it is the query that is wrong."""
+
 WAITING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -57,9 +57,12 @@ class Catalogue:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for queries. Raises `DamageError`, `UnusableError`, or `HubError` when a writer never ends."""
-        with self._errors_named(), contextlib.closing(self._connect()) as connection:
-            self._check(connection)
-            yield connection
+        with contextlib.ExitStack() as stack:
+            with self._errors_named(checked=False):
+                connection = stack.enter_context(contextlib.closing(self._connect()))
+                self._check(connection)
+            with self._errors_named(checked=True):
+                yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -136,14 +139,16 @@ class Catalogue:
         return all(os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, Path(self.path).parent))
 
     @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def _errors_named(self, *, checked: bool) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             # What Python's own layer finds, such as text or a message that is none, has no code of SQLite's.
             code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT) & 0xFF
             kind: type[HubError]
-            if code in DAMAGE or (code == sqlite3.SQLITE_READONLY and self._writable()):
+            if checked and code in REFUSED:
+                remedy, kind = "the hub cannot be asked this; ask for less", HubError
+            elif code in DAMAGE | REFUSED or (code == sqlite3.SQLITE_READONLY and self._writable()):
                 remedy, kind = "delete the file; it is built again from the hub's folders", DamageError
             elif code in WAITING:
                 remedy, kind = "another process is writing to the hub; try again when it has finished", HubError

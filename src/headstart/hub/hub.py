@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from headstart.atomic import sweep
-from headstart.errors import HeadstartError, HubError, Refused, SettingError
+from headstart.errors import HeadstartError, HubError, Refused
 from headstart.events import Listener, Progress
 from headstart.filenames import CONFIG_FILE
 from headstart.hub import removing
 from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.hub.folder import is_hub
-from headstart.hub.query import Asked, Filter, order_by
+from headstart.hub.query import Asked, Filter, order_by, page_of
 from headstart.hub.ref import ModuleRef
 from headstart.hub.reference import is_reference
 from headstart.hub.rows import Known, forget_gone, known_row, known_rows, stated_backbone
@@ -134,15 +134,14 @@ class Hub:
                 longer ones, in name, kind, task, family, base model, notes or origin.
 
         Raises:
-            SettingError: an unknown order, or a negative limit or offset.
+            SettingError: an unknown order, a limit or offset below 0 or beyond 2**63 - 1, a family, variant or text of
+                more than 1,000 characters, or a text of more than 32 words.
         """
-        if offset < 0 or (limit is not None and limit < 0):
-            raise SettingError(f"limit {limit} and offset {offset} must be at least 0")
+        order = f"{order_by(sort)} {page_of(limit, offset)}"
         narrowed = self._view.narrowed(Filter(**asked))
         if narrowed is None:
             return []
         condition, values = narrowed.condition()
-        order = f"{order_by(sort)} LIMIT {-1 if limit is None else limit} OFFSET {offset}"
         rows = self._upkeep.ask(lambda c: known_rows(c, f"{USABLE} AND {condition}", values, order=order))
         return [self._ref(known) for known in rows]
 

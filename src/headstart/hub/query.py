@@ -6,10 +6,19 @@ from typing import Self, TypedDict
 from headstart.errors import SettingError
 from headstart.hub.names import folded
 
-__all__ = ["SORTS", "Asked", "Filter", "order_by"]
+__all__ = ["SORTS", "Asked", "Filter", "order_by", "page_of"]
 
 SORTS = ("name", "kind", "variant", "family", "task", "metric", "license", "rank", "parameters", "score", "added")
 """What modules can be sorted by; a "-" before it turns the order round."""
+
+MAX_CHARACTERS = 1_000
+"""Of what is looked for inside a column; SQLite takes patterns of 50,000 bytes, and a letter may fold to 18."""
+
+MAX_WORDS = 32
+"""Each is a condition of its own; SQLite nests them 1,000 deep."""
+
+LAST = 2**63 - 1
+"""The largest number that SQLite counts to."""
 
 
 class Asked(TypedDict, total=False):
@@ -52,8 +61,9 @@ class Filter:
         return replace(self, **stated, text=words or None)
 
     def condition(self) -> tuple[str, list[str]]:
-        """An SQL condition over the catalogue's columns, and its values."""
+        """An SQL condition over the catalogue's columns, and its values. Raises `SettingError` for too long ones."""
         terms, values = ["1"], []
+        self._refuse_long()
         for column in ("kind", "license", "task", "metric"):
             wanted = getattr(self, column)
             if wanted is not None:
@@ -65,10 +75,20 @@ class Filter:
         if self.variant is not None:
             terms.append("' + ' || variant || ' + ' LIKE ? ESCAPE '\\'")
             values.append(f"% + {_literally(self.variant)} + %")
-        for word in folded(self.text or "").split():
+        for word in self._words():
             terms.append("text LIKE ? ESCAPE '\\'")
             values.append(f"%{_literally(word)}%")
         return " AND ".join(terms), [value.encode(errors="replace").decode() for value in values]
+
+    def _words(self) -> list[str]:
+        return folded(self.text or "").split()
+
+    def _refuse_long(self) -> None:
+        for name in ("family", "variant", "text"):
+            if len(getattr(self, name) or "") > MAX_CHARACTERS:
+                raise SettingError(f"the {name} to look for has more than {MAX_CHARACTERS:,} characters; shorten it")
+        if len(self._words()) > MAX_WORDS:
+            raise SettingError(f"the text to look for has more than {MAX_WORDS} words; look for fewer")
 
     def __str__(self) -> str:
         """For people: "of kind 'lora' and family 'reviews'"."""
@@ -87,6 +107,16 @@ def order_by(sort: str) -> str:
     if column == "name":
         return f"name{falling}"
     return f"nullif({column}, '') IS NULL, {column}{falling}, name"
+
+
+def page_of(limit: int | None, offset: int) -> str:
+    """SQL for `limit` rows, or all of them, after the first `offset`. Raises `SettingError`."""
+    if not (0 <= offset <= LAST and (limit is None or 0 <= limit <= LAST)):
+        raise SettingError(
+            "the limit of a page and the offset, the modules before it, "
+            f"must be at least 0 and at most {LAST:,}; choose another limit or page"
+        )
+    return f"LIMIT {-1 if limit is None else limit} OFFSET {offset}"
 
 
 def _comparable(name: str, value: str) -> str:
