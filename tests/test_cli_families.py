@@ -135,7 +135,19 @@ def test_one_family_and_one_member(run: Run) -> None:
     table = run("list", "recipes", "quick").out
     assert "rank=8,alpha=16.0" in table
     assert "max_steps" in table
-    assert "block" in run("list", "indicators", "grand").out
+    rows = {row["setting"]: row["default"] for row in run("list", "recipes", "quick", "--json").data["settings"]}
+    assert rows["settings"] == "rank=8,alpha=16.0,targets=its own"
+
+
+def test_types_are_told_in_words(run: Run) -> None:
+    def types(family: str, name: str) -> dict[str, str]:
+        return {row["setting"]: row["type"] for row in run("list", family, name, "--json").data["settings"]}
+
+    assert types("indicators", "grand") == {
+        "stack": "encoder or decoder", "block": "int", "sublayer": "attention, cross_attention or feed_forward",
+    }  # fmt: skip
+    assert types("kinds", "lora") == {"rank": "int", "alpha": "float", "targets": "str, several separated by commas"}
+    assert types("kinds", "adapter")["biases"] == "bool"
 
 
 def test_mistakes(run: Run) -> None:

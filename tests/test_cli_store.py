@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from headstart.blending.unit import MergeUnit
+from headstart.cli.store import TYPES
+from headstart.embeddings.unit import EmbedUnit
+from headstart.indicators.unit import ScoreUnit
+from headstart.tuning.unit import EvaluateUnit, TuneUnit
 from headstart.units import Store
 from headstart.units import run as run_units
 from program import Run, assert_mistake
@@ -39,6 +44,23 @@ def test_list(run: Run, store: Store) -> None:
         row["type"]
         for row in run("store", "list", "--type", "saved", "--store", store.folder, "--json").data["entries"]
     ] == ["saved"]
+
+
+def test_list_says_what_is_not_there(run: Run, store: Store, tmp_path: Path) -> None:
+    assert_mistake(
+        run("store", "list", "--type", "nosuch", "--store", store.folder),
+        "no unit is of type 'nosuch'; choose one of: tune, score, evaluate, merge, embed, saved, square, total",
+    )
+    assert run("store", "list", "--type", "tune", "--store", store.folder, "--json").data["entries"] == []
+    missing = tmp_path / "missing"
+    ended = run("store", "list", "--store", missing)
+    assert (ended.code, ended.out) == (0, f"There is no store at {missing} yet; it is made when something is stored.\n")
+    assert not missing.exists()
+
+
+def test_every_type_of_unit_can_be_listed() -> None:
+    own = [TuneUnit, ScoreUnit, EvaluateUnit, MergeUnit, EmbedUnit]
+    assert tuple(unit.type for unit in own) == TYPES
 
 
 def test_the_folder_comes_from_the_environment(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

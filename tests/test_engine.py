@@ -204,6 +204,11 @@ def test_weights_alone_need_no_forward_pass(
     assert score(modules, REVIEWS, llama, indicators=["tupate"], reference=modules[0]).best("tupate") == 0
 
 
+def test_a_single_text_is_one_indicator(llama: Backbone, modules: list[LoraModule]) -> None:
+    alone = score(modules, REVIEWS, llama, indicators="loss")
+    assert alone == score(modules, REVIEWS, llama, indicators=["loss"])
+
+
 def test_no_modules_no_values(llama: Backbone) -> None:
     assert score([], REVIEWS, llama, indicators=["loss"]).values == {"loss": ()}
 

@@ -204,6 +204,20 @@ def test_the_seed_decides(llama: Backbone) -> None:
     assert_same_parameters(other.reset(seed=1), first)
 
 
+def test_a_rank_that_no_update_can_have(llama: Backbone) -> None:
+    widths = dict(llama.model.named_modules())
+    layers = [layer for path, layer in widths.items() if path.endswith(("q_proj", "v_proj"))]
+    most = max(min(layer.in_features, layer.out_features) for layer in layers)
+    assert LoraModule.fresh(llama, LoraSettings(rank=most), name="m", seed=0).card.rank == most
+    said = (
+        f"^LoRA rank {{}} is above {most}, the largest that an update of the layers that are adapted in tiny-llama can "
+        f"have; lower it to {most} or less$"
+    )
+    for rank in (most + 1, 10**9):
+        with pytest.raises(SettingError, match=said.format(rank)):
+            LoraModule.fresh(llama, LoraSettings(rank=rank), name="m", seed=0)
+
+
 def test_fresh_targets(backbone: Backbone) -> None:
     default = LoraModule.fresh(backbone, LoraSettings(), name="m", seed=0)
     ends = {path.rpartition(".")[2] for path in default.factors}

@@ -42,6 +42,7 @@ BASE = Blend(indicator="loss", temperature=0.5, space="svd", rank=3)
     [
         ("scratch", "scratch", "scratch", None),
         ("control=random", "control", "random", None),
+        ("Größe 2.b_c-d=scratch", "Größe 2.b_c-d", "scratch", None),
         ("ensemble", "ensemble", "ensemble", BASE),
         ("average", "average", "average", BASE.change(rule="uniform", temperature=None)),
         ("manual:group=ada,bob", "manual", "manual",
@@ -74,6 +75,13 @@ def test_a_method_as_it_is_typed(text: str, label: str, name: str, blend: Blend 
         ),
         (["average:rank="], "rank='' of a blend: .*; correct it"),
         (["=scratch"], "method '=scratch' has an empty label; write LABEL=NAME, or NAME alone"),
+        (
+            ["a=b=scratch"],
+            "method 'a=b=scratch' has the label 'a=b'; write a label of letters, digits, '_', '-', '.' and ",
+        ),
+        (["a\nb=scratch"], r"method 'a\\nb=scratch' has the label 'a\\nb'; write a label of letters"),
+        (["<b>=scratch"], "has the label '<b>'; write a label of letters, digits, '_', '-', '.' and spaces$"),
+        (["manual:group="], "^'manual:group=' has a group without modules; write group=NAME,NAME or leave group out$"),
         (["ensemble:tau=3"], "'ensemble:tau=3' has the unknown field 'tau'; choose one of: rule, indicator"),
     ],
 )

@@ -76,6 +76,10 @@ def test_every_module_of_the_hub_is_scored(hub: Hub, task: Task, backbone: Backb
     assert (ranking.refused, ranking.reference) == ((), None)
 
 
+def test_a_single_text_is_one_indicator(hub: Hub, task: Task, backbone: Backbone) -> None:
+    assert rank(task, hub, backbone, indicators="loss", recipe=RECIPE).scores.values.keys() == {"loss"}
+
+
 def test_the_frame_has_the_best_first(hub: Hub, task: Task, backbone: Backbone) -> None:
     frame = rank(task, hub, backbone, indicators=("el2n", "cosine"), recipe=RECIPE).frame()
     assert list(frame.columns) == ["module", "task", "family", "license", "el2n", "cosine"]

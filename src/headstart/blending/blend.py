@@ -85,6 +85,8 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
         if separator and name in Blend.model_fields:
             if name in found:
                 raise SettingError(f"'{source}' gives {name} twice; keep one of them")
+            if name == "group" and not value:
+                raise SettingError(f"'{source}' has a group without modules; write group=NAME,NAME or leave group out")
             found[name], last = value, name
         elif (last == "group" and not separator) or (last == "indicator" and ":" in found[last]):
             found[last] += f",{part.strip()}"

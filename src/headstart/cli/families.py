@@ -1,11 +1,12 @@
 """`headstart list`: what can be named on the command line, plug-ins included, without importing any of it."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -39,8 +40,7 @@ FamilyArgument = Annotated[str | None, typer.Argument(help="Family to list: kind
 
 def names_of_family(family: str) -> str:
     """The names of a family's members in one text, for the help of an option."""
-    *first, last = FAMILIES[family]
-    return f"{', '.join(first)} or {last}" if first else last
+    return _either(FAMILIES[family])
 
 
 def list_families(
@@ -128,11 +128,12 @@ def _settings(family: str, name: str, member: Any) -> list[dict[str, Any]]:
         member = settings_of(name)
     if not (isinstance(member, type) and is_dataclass(member)):
         return []
+    types = get_type_hints(member)
     return [
         {
             "setting": field.name,
             "default": "" if field.default is MISSING else _text(field.default),
-            "type": _type(field.type),
+            "type": _type(types[field.name]),
         }
         for field in fields(member)
         if field.init
@@ -149,6 +150,8 @@ def _text(value: object) -> str:
             return _joined(value)
         case dict():
             return _joined([f"{key}={_text(each)}" for key, each in value.items()])
+    if is_dataclass(value):
+        return _text({field.name: getattr(value, field.name) for field in fields(value)})
     return str(value)
 
 
@@ -156,7 +159,19 @@ def _joined(values: Sequence[object]) -> str:
     return ",".join(map(str, values))
 
 
+def _either(names: Iterable[str]) -> str:
+    """The names in one text, "a, b or c"."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def _type(annotation: object) -> str:
-    """The type as a reader of the table needs it: without pydantic's bounds."""
-    base = getattr(annotation, "__origin__", annotation)
-    return base.__name__ if isinstance(base, type) else str(annotation).replace("typing.", "")
+    """The type in words; that a setting may be left out is told by its default."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return _either(map(str, members))
+    if origin in (Union, UnionType):
+        return _either(_type(member) for member in members if member is not NoneType)
+    if origin is tuple and members[1:] == (...,):
+        return f"{_type(members[0])}, several separated by commas"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

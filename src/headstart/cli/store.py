@@ -22,6 +22,8 @@ KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or how it beg
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+TYPES = ("tune", "score", "evaluate", "merge", "embed")
+"""Headstart's own types of unit."""
 SHORT = 12
 """Letters of a key that tables show."""
 
@@ -43,7 +45,11 @@ def list_(
 ) -> None:
     """Show what is in the store, most recently used first."""
     opened = open_store(store)
-    entries = sorted(opened.entries(type=type), key=lambda entry: -entry.used)
+    everything = list(opened.entries())
+    known = dict.fromkeys((*TYPES, *(entry.type for entry in everything)))
+    if type is not None and type not in known:
+        raise SettingError(f"no unit is of type '{type}'; choose one of: {', '.join(known)}")
+    entries = sorted((each for each in everything if type in (None, each.type)), key=lambda entry: -entry.used)
     if as_json:
         rows = [_facts(opened, entry) for entry in entries]
         print_json({"store": str(opened.folder), "size": sum(entry.size for entry in entries), "entries": rows})
@@ -52,6 +58,9 @@ def list_(
         rows = [_facts(opened, entry) | _shown(entry) for entry in entries]
         columns = ("key", "type", "label", "size", "seconds", "used")
         print_rows(rows, columns, whole=("key", "type", "size", "seconds", "used"))
+    if not opened.folder.is_dir():
+        print_line(f"There is no store at {opened.folder} yet; it is made when something is stored.")
+        return
     amount = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
     print_line(f"{amount}, {size_text(sum(entry.size for entry in entries))}, in {opened.folder}.")
 

@@ -42,7 +42,7 @@ def score_table(
             reason says why.
         examples: labelled examples of the new task; the first acceptable target is the gold one.
         backbone: the frozen model.
-        indicators: specs, as in `make_indicator`.
+        indicators: specs, as in `make_indicator`, or a single one as text.
         reference: a module tuned on the new task, for indicators that need one.
         text_format: text layout and cut lengths.
         budget: tokens per forward pass; `None` takes what suits the device.
@@ -101,8 +101,12 @@ def score(
 
 
 def chosen_indicators(asked: Iterable[str | Spec | Indicator]) -> list[Indicator]:
-    """The indicators that are asked for, each once. Raises `SettingError`: see `make_indicator`."""
-    return list(dict.fromkeys(make_indicator(one) for one in asked))
+    """The indicators that are asked for, each once; a single text is one.
+
+    Raises `SettingError`: see `make_indicator`.
+    """
+    several = [asked] if isinstance(asked, str) else asked
+    return list(dict.fromkeys(make_indicator(one) for one in several))
 
 
 def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> None:

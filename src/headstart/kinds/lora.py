@@ -91,13 +91,21 @@ class LoraModule(Module):
 
         Beside an embedding A is zero and B standard normal.
 
-        Raises `SettingError` when no layer of the backbone matches the targets.
+        Raises `SettingError` when no layer of the backbone matches the targets, or the rank is larger than the rank
+        that ΔW can have in any of them.
         """
         targets = settings.targets or _default_targets(backbone)
         every: dict[str, nn.Module] = {**dict(linear_layers(backbone)), **dict(embedding_layers(backbone))}
         generator = torch.Generator().manual_seed(seed)
+        layers = chosen(every, targets, backbone)
+        most = max(min(layer_widths(layer)) for layer in layers.values())
+        if settings.rank > most:
+            raise SettingError(
+                f"LoRA rank {settings.rank} is above {most}, the largest that an update of the layers that are adapted "
+                f"in {backbone.name} can have; lower it to {most} or less"
+            )
         factors = {}
-        for path, layer in chosen(every, targets, backbone).items():
+        for path, layer in layers.items():
             inputs, outputs = layer_widths(layer)
             a, b = torch.empty(settings.rank, inputs), torch.empty(outputs, settings.rank)
             blank = Factors(a, b, settings.alpha / settings.rank, isinstance(layer, nn.Embedding))

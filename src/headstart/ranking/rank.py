@@ -150,7 +150,8 @@ def rank(
         task: with a dev split; a train split too where an indicator needs the reference module.
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
-        indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3").
+        indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3"); or a
+            single one as text.
         reduction: "mean" or "sum" over target tokens.
         rows: dev examples to score on; `None` is 30 for a classification task and 50 for others, as in [PEWE].
         recipe: what the reference module is tuned with, cut to 200 steps.
@@ -169,7 +170,7 @@ def rank(
     """
     chosen = chosen_indicators(indicators)
     check_reduction(reduction)
-    require_defined(indicators, task, backbone)
+    require_defined([str(indicator.spec) for indicator in chosen], task, backbone)
     check_request(chosen, scoring_examples(task, rows=rows, seed=seed))
     modules, refused = load_modules(hub, backbone, progress=progress)
     scoring = Scoring.plan(

@@ -1,5 +1,6 @@
 """Methods as users type them: `scratch`, `best_single:indicator=loss`, `mine=softmax:temperature=0.1`."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,10 @@ def _parse(text: str, base: Blend) -> Compared:
     label, separator, name = (part.strip() for part in head.rpartition("="))
     if separator and not label:
         raise SettingError(f"method '{text}' has an empty label; write LABEL=NAME, or NAME alone")
+    if re.search(r"[^\w.\- ]", label):
+        raise SettingError(
+            f"method {text!r} has the label {label!r}; write a label of letters, digits, '_', '-', '.' and spaces"
+        )
     changes = dict(fields_of(rest, source=text))
     if name in METHODS:
         method = METHODS[name]
