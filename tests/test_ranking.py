@@ -12,7 +12,7 @@ import torch
 from headstart.backbones import Backbone, TextFormat
 from headstart.blending import Blend, merge
 from headstart.blending import ensemble as blending
-from headstart.blending.ensemble import blend_note, ensemble, weight_table
+from headstart.blending.ensemble import blend_note, ensemble, unscored, weight_table
 from headstart.errors import HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
@@ -257,6 +257,19 @@ def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, back
     )
     note = blend_note(start)
     assert note.startswith("cosine at τ = 1: effective number of modules 2.00 of 4, space 'exact', ΔW error ")
+
+
+def test_a_ranking_by_another_indicator_is_refused(hub: Hub, task: Task, backbone: Backbone) -> None:
+    ranking = rank(task, hub, backbone, indicators=("loss", "el2n"), recipe=RECIPE)
+    with pytest.raises(SettingError) as caught:
+        ensemble(task, hub, backbone, ranking=ranking)
+    assert str(caught.value) == (
+        "the ranking holds no scores by 'cosine', but by loss, el2n; rank by it too, or name one of these in the blend "
+        "(softmax:indicator=loss)"
+    )
+    none = unscored(ranking.modules, "mean")
+    with pytest.raises(SettingError, match="no scores by 'cosine', nor by another indicator; rank by it first"):
+        ensemble(task, hub, backbone, ranking=none)
 
 
 def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, backbone: Backbone) -> None:

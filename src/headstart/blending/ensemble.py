@@ -57,7 +57,7 @@ def ensemble(
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
         blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"); `None`: `Blend()`.
-        ranking: a ranking made before, instead of scoring again.
+        ranking: a ranking made before, by the blend's indicator among others, instead of scoring again.
         name: of the start; `None` is "<task>-start".
         recipe: of the reference module, where the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.

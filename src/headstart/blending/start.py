@@ -9,6 +9,7 @@ from headstart.backbones import Backbone, BackboneInput
 from headstart.blending import RULES, Blend, Candidate, Merged, Request, Weighed, Weights
 from headstart.blending.merging import MergePlan
 from headstart.blending.unit import MergeUnit
+from headstart.errors import SettingError
 from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import Ranking
 from headstart.records import Refused, TaskCard
@@ -73,7 +74,7 @@ def plan_start(
     seed: int = 0,
     held_out: Callable[[Module], float] | None = None,
 ) -> PlannedStart:
-    """The start that a blend makes of a ranking which holds its indicator; see `ensemble`."""
+    """The start that a blend makes of a ranking; see `ensemble`. Raises `SettingError` if it lacks the indicator."""
     planned = partial(
         MergePlan.of, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed
     )  # fmt: skip
@@ -84,7 +85,7 @@ def plan_start(
         return held_out(plan.merged(plan.summed(backbone), name=name).module)
 
     rule = RULES[blend.rule]
-    scores = ranking.scores.values[blend.indicator] if "scores" in rule.needs else None
+    scores = _scores(ranking, blend) if "scores" in rule.needs else None
     candidates = candidates_of(ranking.modules, scores)
     found: Weighed = rule.weigh(Request(blend, candidates, card.family, loss if held_out else None))
     unit = MergeUnit.of(planned(found.weights), backbone=BackboneInput.of(backbone), name=name)
@@ -99,6 +100,19 @@ def candidates_of(modules: Sequence[AnyModule], scores: Sequence[float] | None) 
         merges = not module.only_ranked
         candidates.append(Candidate(module.name, module.card.family, value if merges else math.nan, merges))
     return candidates
+
+
+def _scores(ranking: Ranking, blend: Blend) -> Sequence[float]:
+    known = ranking.scores.values
+    if blend.indicator in known:
+        return known[blend.indicator]
+    wanted = f"the ranking holds no scores by '{blend.indicator}'"
+    if not known:
+        raise SettingError(f"{wanted}, nor by another indicator; rank by it first")
+    raise SettingError(
+        f"{wanted}, but by {', '.join(known)}; rank by it too, or name one of these in the blend "
+        f"({blend.rule}:indicator={next(iter(known))})"
+    )
 
 
 def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -> tuple[Refused, ...]:
