@@ -97,11 +97,22 @@ def test_prune(run: Run, store: Store) -> None:
     trial = run("store", "prune", "--older-than", "9d", "--dry-run", "--store", store.folder)
     assert trial.out.startswith(f"Would remove 1 entry, {saved.size} B; ")
     data = run("store", "prune", "--older-than", "9d", "--store", store.folder, "--json").data
-    assert data == {"removed": [saved.key], "freed": saved.size, "left": size - saved.size, "dry_run": False}
+    assert data == {
+        "removed": [saved.key], "damaged": 0, "freed": saved.size, "left": size - saved.size, "dry_run": False
+    }  # fmt: skip
     kept = run("store", "prune", "--keep", "1kB", "--store", store.folder)
     assert kept.out.startswith("Removed ")
     assert sum(entry.size for entry in store.entries()) <= 1000
     assert {entry.type for entry in store.entries()} == {"total"}
+
+
+def test_prune_removes_what_cannot_be_read(run: Run, store: Store) -> None:
+    (store.home(next(store.entries(type="saved"))) / "unit.json").write_text("{")
+    trial = run("store", "prune", "--older-than", "30d", "--dry-run", "--store", store.folder)
+    assert trial.out.startswith("Would remove 0 entries and 1 that cannot be read, ")
+    data = run("store", "prune", "--keep", "0B", "--store", store.folder, "--json").data
+    assert (len(data["removed"]), data["damaged"], data["left"]) == (4, 1, 0)
+    assert [path for path in store.folder.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,24 @@ def test_the_least_recently_used_go_first(store: Store) -> None:
     assert list(store.entries()) == []
 
 
+def test_entries_that_cannot_be_read_are_pruned(store: Store) -> None:
+    units = [Square(n) for n in range(4)]
+    run(units, store=store)
+    homes = [store.home(store.find(unit.key)) for unit in units]
+    (homes[0] / "unit.json").write_text('{"check": 1}')
+    (homes[1] / "unit.json").unlink()
+    other = store.folder / "notes" / "ab" / "about"
+    other.mkdir(parents=True)
+    size = sum(path.stat().st_size for home in homes[:2] for path in home.iterdir())
+    foreseen = store.prune(older_than=86400, dry_run=True)
+    assert homes[0].exists()
+    assert (foreseen.removed, foreseen.damaged, foreseen.freed) == ((), 2, size)
+    assert store.prune(older_than=86400) == foreseen
+    assert [home.exists() for home in homes] == [False, False, True, True]
+    assert other.exists(), "it is no entry"
+    assert store.prune(keep=0).damaged == 0
+
+
 def test_leftovers_are_swept(store: Store) -> None:
     import subprocess
     import sys

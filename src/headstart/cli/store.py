@@ -122,14 +122,20 @@ def prune(
     most = None if keep is None else _amount(keep, BYTES, option="--keep", example="20GB")
     opened = open_store(store)
     pruned = opened.prune(older_than=seconds, keep=None if most is None else int(most), dry_run=dry_run)
-    freed = sum(entry.size for entry in pruned.removed)
     if as_json:
         removed = [entry.key for entry in pruned.removed]
-        print_json({"removed": removed, "freed": freed, "left": pruned.left, "dry_run": dry_run})
+        print_json(
+            {
+                "removed": removed, "damaged": pruned.damaged, "freed": pruned.freed, "left": pruned.left,
+                "dry_run": dry_run,
+            }
+        )  # fmt: skip
         return
     amount = "1 entry" if len(pruned.removed) == 1 else f"{len(pruned.removed)} entries"
+    if pruned.damaged:
+        amount += f" and {pruned.damaged} that cannot be read"
     did, left = ("Would remove", "would be left") if dry_run else ("Removed", "is left")
-    print_line(f"{did} {amount}, {size_text(freed)}; {size_text(pruned.left)} {left} in {opened.folder}.")
+    print_line(f"{did} {amount}, {size_text(pruned.freed)}; {size_text(pruned.left)} {left} in {opened.folder}.")
 
 
 def size_text(size: int) -> str:

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,15 +28,23 @@ VARIABLE = "HEADSTART_STORE"
 DEAR = 1.0
 """Results that took at least this many seconds are flushed to the disk; a shorter one can be computed again."""
 
+KEY = re.compile("[0-9a-f]{64}")
+"""What the folder of an entry is called; a store may lie in a folder with other things."""
+
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The entries that `Store.prune` removed, least recently used first, and the bytes that are left."""
+    """The entries that `Store.prune` removed, least recently used first, and the bytes that are left.
+
+    `damaged`: how many more it removed because their records cannot be read; `freed`: the bytes of both.
+    """
 
     removed: tuple[Entry, ...]
     left: int
+    damaged: int
+    freed: int
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,10 @@ class Store:
             shutil.copytree(module or self.home(entry), staging, dirs_exist_ok=True)
 
     def prune(self, *, older_than: float | None = None, keep: int | None = None, dry_run: bool = False) -> Pruned:
-        """Remove entries not used for `older_than` seconds, then the least recently used beyond `keep` bytes."""
+        """Remove entries not used for `older_than` seconds, then the least recently used beyond `keep` bytes.
+
+        Those whose records cannot be read serve nobody, and are always removed.
+        """
         entries = sorted(self.entries(), key=lambda entry: (entry.used, entry.key))
         left, now = sum(entry.size for entry in entries), time.time()
         removed = []
@@ -190,11 +202,13 @@ class Store:
             if old or (keep is not None and left > keep):
                 left -= entry.size
                 removed.append(entry)
+        damaged = self._damaged({self.home(entry) for entry in entries})
+        freed = sum(entry.size for entry in removed) + sum(_size(folder) for folder in damaged)
         if not dry_run:
-            for entry in removed:
-                self._throw_away(self.home(entry))
+            for folder in [*(self.home(entry) for entry in removed), *damaged]:
+                self._throw_away(folder)
             self.sweep(older_than=older_than)
-        return Pruned(tuple(removed), left)
+        return Pruned(tuple(removed), left, len(damaged), freed)
 
     def sweep(self, *, older_than: float | None = None) -> None:
         """Remove what killed runs left: leases, pulses, half-written results, working folders of finished units.
@@ -216,6 +230,21 @@ class Store:
                 if (finished or old) and (lease := leases.take(folder.name)):
                     shutil.rmtree(folder, ignore_errors=True)
                     leases.release(lease)
+
+    def _damaged(self, sound: Collection[Path]) -> list[Path]:
+        """The folders of entries, other than the `sound` ones, whose records are missing or not what was written."""
+        found = []
+        for folder in sorted(self.folder.glob("*/??/*")):
+            is_entry = KEY.fullmatch(folder.name) and folder.name.startswith(folder.parent.name) and folder.is_dir()
+            if is_entry and folder not in sound:
+                try:
+                    read_entry(folder)
+                except (DamagedError, FileNotFoundError):
+                    if folder.exists():  # otherwise another process has just removed it
+                        found.append(folder)
+                except OSError:
+                    continue
+        return found
 
     def _home(self, type: str, key: str) -> Path:  # noqa: A002 - the record's own word
         return self.folder / type / key[:2] / key
@@ -278,6 +307,13 @@ def _abandoned(name: str) -> bool:
     pid = rest.partition("-")[0]
     mine = _writer().partition("-")[0]
     return host == mine and pid.isdigit() and gone(who() | {"pid": int(pid)})
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in `folder`."""
+    with contextlib.suppress(OSError):
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return 0
 
 
 def _inside(folder: Path) -> list[Path]:
