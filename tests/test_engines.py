@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from headstart.errors import HeadstartError, SettingError, UnitError
-from headstart.events import Event, Progress, UnitEvent
-from headstart.units import ENGINES, Store, run
+from headstart.errors import HeadstartError, LanesError, SettingError, UnitError
+from headstart.events import Event, Note, Progress, UnitEvent
+from headstart.units import ENGINES, Context, Result, Store, Unit, run
 from test_store import files_of
 from toy_units import Bad, Saved, Square, Steps, Together, Total, weights
 
@@ -147,6 +150,54 @@ def test_errors_can_be_had_as_values(store: Store, tmp_path: Path) -> None:
     assert str(found.failed[bad.key]) == "the bad one: a setting is wrong; mend it"
     assert str(found.failed[bad.key].__cause__) == "a setting is wrong; mend it"
     assert list(found) == [Square(1).key]
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes(Unit):
+    """A unit whose error takes more than a message."""
+
+    type: ClassVar[str] = "lanes"
+    number: int
+
+    @property
+    def label(self) -> str:
+        return f"lanes {self.number}"
+
+    def compute(self, context: Context) -> Result:
+        raise LanesError("a tuning failed; mend it", {self.number: SettingError("mend it")})
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes=1"])
+def test_an_error_with_attributes_is_raised_with_them(engine: str, store: Store) -> None:
+    with pytest.raises(LanesError, match="lanes 1: a tuning failed; mend it") as caught:
+        run([Lanes(1)], store=store, engine=engine)
+    assert str(caught.value.failures[1]) == "mend it"
+    with pytest.raises(LanesError, match=r"lanes 1: a tuning failed; mend it \(1 more failed; what is done is stored"):
+        run([Lanes(1), Lanes(2)], store=store, engine=engine)
+
+
+def test_a_run_that_waits_for_another_says_so_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["headstart.units.run"], "LONGEST", 0.04)
+    notes: list[str] = []
+    with store.leases() as other:
+        leases = [lease for unit in (Square(3), Square(4)) if (lease := other.take(unit.key))]
+
+        def release() -> None:
+            for lease in leases:
+                other.release(lease)
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Note):
+                notes.append(event.text)
+                timer.start()
+
+        timer = threading.Timer(0.2, release)
+        too_late = threading.Timer(20, release)
+        too_late.start()
+        found = run([Square(3), Square(4), Square(5)], store=store, listener=listen)
+        too_late.cancel()
+    assert found.tally.computed == {"square": 3}
+    assert notes == ["waiting for 2 units that another process computes, first for 3 squared"]
 
 
 def test_an_unknown_engine_is_named(store: Store) -> None:

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 __all__ = [
     "BackboneError",
@@ -30,6 +31,25 @@ __all__ = [
 
 class HeadstartError(Exception):
     """Root of all errors that a user can mend; the message states what is wrong and the remedy."""
+
+    def saying(self, message: str) -> Self:
+        """The same error, of its class and with its attributes, with another message."""
+        return _remade(type(self), (message,), self.__dict__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whatever arguments a class takes, its errors come back from a worker process."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+_Kind = TypeVar("_Kind", bound=HeadstartError)
+
+
+def _remade(kind: type[_Kind], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> _Kind:
+    """An error without a call of its `__init__`, whose arguments are not known."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class BackboneError(HeadstartError):
@@ -92,7 +112,7 @@ def about(subject: str | Path) -> Iterator[None]:
     try:
         yield
     except HeadstartError as error:
-        raise type(error)(f"{subject}: {error}") from error
+        raise error.saying(f"{subject}: {error}") from error
 
 
 class PluginWarning(UserWarning):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from headstart.errors import HeadstartError, OutputError, StoreError, UnitError
-from headstart.events import Listener, UnitEvent
+from headstart.events import Listener, Note, UnitEvent
 from headstart.units.engines import ENGINES, Engine
 from headstart.units.engines.contract import BatchEnd, Loaders, Outcome
 from headstart.units.lease import Lease, Leases
@@ -83,8 +83,8 @@ def run(
     """The results of `units`, each computed at most once ever.
 
     Stored results are reused, and units that only a stored unit needed are not even looked up. If another run on the
-    same store is computing a unit, this run does everything else first and then waits for it. Ctrl-C, an error or a
-    kill loses at most the units being computed: the same call continues.
+    same store is computing a unit, this run does everything else first, then waits for it and says so. Ctrl-C, an error
+    or a kill loses at most the units being computed: the same call continues.
 
     Args:
         units: what to compute, with everything that they need; the graph must have no cycle.
@@ -134,6 +134,7 @@ class _Run:
         self.in_hand: dict[str, Lease] = {}
         self.tried: Counter[str] = Counter()
         self.pause = SHORTEST
+        self.waited = False
 
     def work_off(self, engine: Engine, leases: Leases) -> None:
         """Compute what is missing."""
@@ -144,15 +145,29 @@ class _Run:
                 for news in self.engine.collect():
                     self._ended(news) if isinstance(news, BatchEnd) else self._finished(news)
             elif self.held and not self.ready:
-                time.sleep(self.pause)
-                self.pause = min(2 * self.pause, LONGEST)
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait a moment for units of other runs; if that takes longer than a moment, say so once."""
+        if self.pause >= LONGEST and not self.waited:
+            self.waited = True
+            if self.listener:
+                count = len(self.held)
+                self.listener(
+                    Note(
+                        f"waiting for {count} unit{'s' * (count > 1)} that another process computes, "
+                        f"first for {self.held[0].label}"
+                    )
+                )
+        time.sleep(self.pause)
+        self.pause = min(2 * self.pause, LONGEST)
 
     def results(self, *, raising: bool) -> Results:
         """All results; errors are raised, or returned with them."""
         if raising and self.failed:
             error, *others = self.failed.values()
             if others:
-                raise type(error)(
+                raise error.saying(
                     f"{error} ({len(others)} more failed; what is done is stored, and the same command continues)"
                 ) from error
             raise error
@@ -292,6 +307,6 @@ class _Run:
 def _labelled(unit: Unit, error: Exception, *, times: int) -> HeadstartError:
     """What the user is told about a failed unit."""
     if isinstance(error, HeadstartError) and not isinstance(error, UnitError):
-        return type(error)(f"{unit.label}: {error}")
+        return error.saying(f"{unit.label}: {error}")
     text = str(error) if isinstance(error, UnitError) else f"{type(error).__name__}: {error}"
     return UnitError(f"{unit.label} failed {times} times: {text}; the same command tries it again")
