@@ -68,7 +68,7 @@ def test_references_are_read_and_written(text: str, repo: str, revision: str | N
 )
 def test_malformed_references_are_refused(text: str) -> None:
     with pytest.raises(
-        HubError, match=r"is no reference to a remote module; write hf://owner/name or hf://owner/name@rev"
+        HubError, match=r"is not a reference to a remote module; write hf://owner/name or hf://owner/name@rev"
     ):
         parse_reference(text)
 

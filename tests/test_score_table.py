@@ -151,9 +151,7 @@ def test_an_unknown_architecture_has_no_parts(
     found = score_table(modules[:1], REVIEWS, llama, indicators=["grand", "grand:sublayer=attention"])
     assert math.isfinite(found.reduce().values["grand"][0])
     assert found.reasons() == {
-        "grand:sublayer=attention": {
-            modules[0].name: "where the parts of this backbone's architecture are is not known"
-        }
+        "grand:sublayer=attention": {modules[0].name: "the parts of this backbone's architecture are not known"}
     }
 
 

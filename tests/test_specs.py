@@ -25,7 +25,7 @@ def test_a_spec_is_its_text(name: str, parameters: dict[str, str]) -> None:
     "text", ["", "grand:", "grand:block", "grand:block=", "grand:=3", "grand:block=3,", "a b", ":x=1"]
 )
 def test_what_is_no_spec_is_refused(text: str) -> None:
-    with pytest.raises(SettingError, match=r"is no indicator; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE$"):
+    with pytest.raises(SettingError, match=r"is not a spec; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE$"):
         Spec.parse(text)
 
 

@@ -1,4 +1,4 @@
-"""Writing so that nothing on disk is lost or half-written: stage beside the target, fsync, rename."""
+"""Writing files so that nothing on disk is lost or half-written: stage beside the target, fsync, rename."""
 
 import contextlib
 import ctypes
@@ -30,26 +30,26 @@ __all__ = [
 
 STAGING = ".staging"
 OLD_SECONDS = 86_400
-"""After so long a hidden folder of another machine, whose processes nobody here can see, is left behind for sure."""
+"""A hidden folder of another machine, whose processes cannot be seen here, is abandoned after this many seconds."""
 
 MANY = 16
-"""From so many folders on, flushing the whole file system at once is faster than flushing file by file."""
+"""From this many folders on, flushing the whole file system at once is faster than flushing file by file."""
 
 OWNED = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+(?P<suffix>\.\w+)", re.DOTALL)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `OutputError` when `path` exists: results are never written over."""
+    """Raise `OutputError` if `path` exists: results are never overwritten."""
     if path.exists() or path.is_symlink():
         raise OutputError(f"{path} already exists; choose another output or remove it first")
 
 
 @contextlib.contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; when the block ends well it is synced and becomes `target`.
+    """Yield an empty folder beside `target`; if the block succeeds, the folder is synced and becomes `target`.
 
-    On any exception (a full disk, Ctrl-C) the staging folder is removed and `target` does not come to be. What killed
-    processes left beside `target` is removed too. Raises `OutputError` when `target` exists or its parent cannot be
+    On any exception (a full disk, Ctrl-C), the staging folder is removed and `target` is not created. What killed
+    processes left beside `target` is removed too. Raises `OutputError` if `target` exists or its parent cannot be
     written.
     """
     refuse_existing(target)
@@ -74,7 +74,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 def hidden_folder(target: Path, suffix: str = STAGING) -> Path:
     """Make an empty hidden folder beside `target` whose name says which process it belongs to."""
-    # Beginnings will do, and file systems end names at 255 bytes.
+    # The beginning of the name is enough, and file systems limit names to 255 bytes.
     prefix = f".{target.name[:40]}.{_machine()}-{os.getpid()}-"
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=target.parent))
     folder.chmod(0o755)
@@ -102,7 +102,7 @@ def sweep(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the content of `path` in one step: readers see the old text or the new, never a part."""
+    """Replace the content of `path` in one step: readers see the old text or the new one, never a part."""
     staging: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_trees(folders: Sequence[Path]) -> None:
-    """Flush every file and folder below each of `folders`, which lie on one file system, to the disk."""
+    """Flush every file and folder below each of `folders`, which are on one file system, to the disk."""
     if len(folders) >= MANY and _sync_file_system(folders[0]):
         return
     for folder in folders:
@@ -139,7 +139,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush one folder, its list of names, or one file to the disk."""
+    """Flush one folder (its list of names) or one file to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -148,7 +148,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _sync_file_system(path: Path) -> bool:
-    """Flush the file system that `path` lies on, where the system can do that for one alone; whether it did."""
+    """Flush the file system that holds `path`, if the system can flush a single one; return whether it did."""
     if not sys.platform.startswith("linux"):
         return False
     descriptor = os.open(path, os.O_RDONLY)
@@ -161,7 +161,7 @@ def _sync_file_system(path: Path) -> bool:
 
 
 def _runs(process: int) -> bool:
-    if os.name == "nt":  # where asking would end the process
+    if os.name == "nt":  # where asking would terminate the process
         return True
     try:
         os.kill(process, 0)
@@ -174,7 +174,7 @@ def _runs(process: int) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """Equal for processes that see one another by their numbers: one machine, one start of it, one container."""
+    """A key that is equal for processes that see each other's numbers: same machine, same boot, same container."""
     parts = [platform.node()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""Everything Headstart raises on purpose: one root class, one class per thing a user can mend.
+"""Everything Headstart raises on purpose: one root class, and one class per thing that a user can fix.
 
 Every message names the path, tensor or field it is about and ends with the remedy. The command line
 prints it without a traceback and exits with code 2.
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class HeadstartError(Exception):
-    """Root of all errors that a user can mend; the message states what is wrong and the remedy."""
+    """Root of all errors that a user can fix; the message states what is wrong and the remedy."""
 
     def saying(self, message: str) -> Self:
         """The same error, of its class and with its attributes, with another message."""
@@ -65,7 +65,7 @@ class HubError(HeadstartError):
 
 
 class LanesError(HeadstartError):
-    """Some of several tunings failed; `failures` holds the error of each by its position."""
+    """Some of several tunings failed; `failures` holds their errors, each under the position of its tuning."""
 
     def __init__(self, message: str, failures: Mapping[int, HeadstartError]) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class LanesError(HeadstartError):
 
 
 class MergeError(HeadstartError):
-    """Modules cannot be merged as asked: none given, shapes unlike, or a variant without an exact merge."""
+    """Modules cannot be merged as asked: none given, different shapes, or a variant without an exact merge."""
 
 
 class ModuleError(HeadstartError):
@@ -97,12 +97,12 @@ class TaskError(HeadstartError):
 
 
 class UnitError(HeadstartError):
-    """A piece of work failed: every attempt ended in an error, or in the death of its process."""
+    """A unit of work failed: every attempt ended in an error, or its process died."""
 
 
 @contextlib.contextmanager
 def about(subject: str | Path) -> Iterator[None]:
-    """Put "<subject>: " before the message of a `HeadstartError` raised inside: inner code raises facts.
+    """Put "<subject>: " before the message of a `HeadstartError` raised inside; inner code only raises facts.
 
     >>> with about("my-module"):
     ...     raise ModuleError("field 'r' is missing; add it")
@@ -121,7 +121,7 @@ class PluginWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that takes no part, by name, and why: a module of a hub, a plug-in."""
+    """The name of something that takes no part, such as a module or a plug-in, and the reason."""
 
     name: str
     reason: str

@@ -1,4 +1,4 @@
-"""What running work tells: typed events that the terminal, `--json` and a web page consume alike."""
+"""What running work reports: typed events that the terminal, `--json` and a web page all consume."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ __all__ = ["Event", "Listener", "Note", "Progress", "UnitEvent"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a piece of work is: `done` of `total` (`None`: not known yet); `what` is for people, `note` beside it."""
+    """How far a piece of work has come: `done` of `total` (`None`: not yet known); `what` and `note` are for people."""
 
     what: str
     done: int

@@ -1,4 +1,4 @@
-"""Optional packages: what needs one that is not installed says so, and how it is installed."""
+"""Optional packages: if one is needed and not installed, the error says how to install it."""
 
 from importlib.util import find_spec
 
@@ -7,11 +7,11 @@ from headstart.errors import SettingError
 __all__ = ["missing", "require"]
 
 EXTRAS = {"gguf": "gguf", "datasets": "datasets", "sentencepiece": "sentencepiece"}
-"""Package → the extra of Headstart's that brings it; pyproject.toml names the same."""
+"""Package → the extra of Headstart that installs it; pyproject.toml names the same."""
 
 
 def missing(package: str) -> str | None:
-    """How to install an optional package that is not there; `None` where it is."""
+    """How to install an optional package that is missing; `None` if it is installed."""
     return None if find_spec(package) else f"install it with pip install 'headstart[{EXTRAS[package]}]'"
 
 

@@ -1,4 +1,4 @@
-"""Names of the files that lie in a module's folder; what looks at hubs needs them without the readers of the files."""
+"""Names of the files in a module's folder; code that only looks at hubs needs them without the files' readers."""
 
 __all__ = [
     "ADAPTERHUB_WEIGHTS",
@@ -24,9 +24,9 @@ WEIGHTS_FILES = (WEIGHTS_FILE, *ADAPTERHUB_WEIGHTS)
 """Every name that the file of tensors may have: PEFT's, and AdapterHub's."""
 
 INTERFACE_FILE = "adapter_interface.json"
-"""What lies beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
+"""A file beside modules of backbones that AdapterHub reaches through hooks, where layer norms count differently."""
 
 HEAD_FILE = "headstart_head.safetensors"
-"""Where the task head lies when the module's own file has no room for it."""
+"""The file of the task head if it cannot be stored in the module's own file."""
 
 OPENDELTA_CONFIG, OPENDELTA_WEIGHTS = "config.json", "pytorch_model.bin"

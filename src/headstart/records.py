@@ -1,4 +1,4 @@
-"""Frozen cards: what Headstart writes beside its results, as JSON with a schema version."""
+"""Frozen cards, which Headstart writes beside its results as JSON with a schema version."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ class Record(BaseModel):
             )
         try:
             record = cls.model_validate(data)
-            record.to_json().encode()  # JSON can spell letters that no text file can hold
+            record.to_json().encode()  # JSON can write characters that no text file can hold
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the record"
@@ -56,7 +56,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the record from `path`. Raises `CardError` when it is missing or malformed."""
+        """Read the record from `path`. Raises `CardError` if it is missing or malformed."""
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -86,7 +86,7 @@ def fault(error: ValidationError) -> str:
 
 
 class Fingerprint(Record):
-    """Identity of a backbone, independent of the dtype it is computed in.
+    """Identity of a backbone, independent of the dtype in which it computes.
 
     `architecture`: the model class name ("LlamaForCausalLM"). `shapes`: hash over all parameter names and shapes.
     `weights`: hash over all parameter values rounded to bfloat16. `name`: where it came from, for the reader only.
@@ -98,15 +98,15 @@ class Fingerprint(Record):
     name: str = ""
 
     def same_as(self, other: "Fingerprint") -> bool:
-        """Whether both describe one backbone; `name` does not count."""
+        """Whether both describe the same backbone; `name` does not count."""
         return (self.architecture, self.shapes, self.weights) == (other.architecture, other.shapes, other.weights)
 
 
 class Template(Record):
     """How one row becomes text: Python format strings over the row's fields.
 
-    `separator`: what stands between two texts that encoders read as a pair, in the input's template or, where that has
-    none, in each row's input: "[SEP]" in "{premise} [SEP] {hypothesis}". Language models read it as it stands.
+    `separator`: the text between two texts that encoders read as a pair, in the input's template or, if it has none, in
+    each row's input: "[SEP]" in "{premise} [SEP] {hypothesis}". Language models read it as it is.
 
     >>> Template(input="{question} yes or no?", target="{answer}").input.format(question="Is it?")
     'Is it? yes or no?'
@@ -148,7 +148,7 @@ class HeadCard(Record):
 
     `task`: "classification" among `labels`, "regression" to one number, or an extractive "span" of the input (the
     logits of its first and of its last token). `outputs`: how many numbers it gives. `labels` are in the order of the
-    outputs, and empty where nobody stated them. `shapes` are those of its tensors by their names in the backbone.
+    outputs, and empty if they are unknown. `shapes` are those of its tensors, by their names in the backbone.
     """
 
     task: Literal["classification", "regression", "span"]
@@ -158,7 +158,7 @@ class HeadCard(Record):
 
     @property
     def words(self) -> str:
-        """What it answers, for people.
+        """A description of its answers, for people.
 
         >>> HeadCard(task="classification", outputs=2, labels=("no", "yes")).words
         'classification among no, yes'
@@ -166,12 +166,12 @@ class HeadCard(Record):
         return f"{self.task} among {', '.join(self.labels)}" if self.labels else self.task
 
     def answers_as(self, other: "HeadCard") -> bool:
-        """Whether both answer the same in the same order, whatever they are made of."""
+        """Whether both give the same answers in the same order, whatever their tensors."""
         return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)
 
 
 class TextFormat(Record):
-    """How a text-to-text example is laid out for a causal backbone, and where texts are cut.
+    """How a text-to-text example is laid out for a causal backbone, and at which lengths texts are cut.
 
     The prompt is the input, cut on the right to leave room, followed by `suffix`; the target follows after one space.
     Lengths are in tokens; [PEWE] uses 512 and 64. Encoder-decoder backbones take input and target as they are.
@@ -194,16 +194,16 @@ class TextFormat(Record):
 
 
 class ModuleCard(Record):
-    """What a module is: read from its tensors and configuration, plus what its maker states about the training.
+    """What a module is: facts read from its tensors and configuration, and what its maker states about the training.
 
-    `rank` is the largest over the targets; `scaling` the common factor of the update (LoRA: α/r or α/√r), or `None`
-    where patterns give unequal ones. `targets` are backbone layer names. `tensor_hash` is a hash over all tensor names,
-    dtypes, shapes and bytes: equal hash, equal module. `origin` is the remote reference that these tensors were fetched
-    from, pinned to the commit ("hf://owner/name@commit"). `head` is the task head that was tuned with the module on an
-    encoder; `parameters` does not count it. `merge_error`: how far the sum of `donors` that the module is, or was tuned
-    from, lies from their exact weighted ΔW, relative to its norm. `text_format`: the layout of the texts that it was
-    tuned on, which prompts should have too. `variant` names what only PEFT itself computes ("DoRA"), and is empty
-    otherwise. What is not known is `None` or empty, never 0.
+    `rank` is the largest over the targets; `scaling` is the common factor of the update (LoRA: α/r or α/√r), or `None`
+    if patterns give different ones. `targets` are names of backbone layers. `tensor_hash` is a hash of tensor names,
+    dtypes, shapes and bytes: equal hashes mean equal modules. `origin` is the remote reference from which these tensors
+    were fetched, pinned to the commit ("hf://owner/name@commit"). `head` is the task head that was tuned with the
+    module on an encoder; `parameters` does not count it. `merge_error`: if the module is a sum of `donors`, or was
+    tuned from one, the distance of that sum from their exact weighted ΔW, relative to its norm. `text_format`: the
+    layout of the texts that it was tuned on, which prompts should have too. `variant` names a variant that only PEFT
+    computes ("DoRA"), and is empty otherwise. What is unknown is `None` or empty, never 0.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

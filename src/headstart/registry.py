@@ -1,6 +1,6 @@
-"""A registry maps the name a user types to one implementation; built-ins and plug-ins enter the same way.
+"""A registry maps the name that a user types to one implementation; built-ins and plug-ins enter the same way.
 
-Names are known without importing what they stand for: built-ins are declared as references, plug-ins as entry points.
+Names are known before anything is imported: built-ins are declared as references, plug-ins as entry points.
 """
 
 import difflib
@@ -23,11 +23,10 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Declared:
-    """What is known of a member before it is loaded.
+    """What is known about a member before it is loaded.
 
-    `source`: "headstart" or the name and version of the plug-in's distribution. `reference`: "module:object", empty for
-    a member that was added as an object. `problem`: why it cannot be used, `None` as long as nothing is known to be
-    wrong with it.
+    `source`: "headstart", or the name and version of the plug-in's distribution. `reference`: "module:object", empty
+    for a member that was added as an object. `problem`: why it cannot be used, `None` if no problem is known.
     """
 
     name: str
@@ -78,7 +77,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._broken: dict[str, str] = {}
 
     def add(self, name: str, member: T) -> None:
-        """Register `member` under `name`. Raises `SettingError` when another member has the name."""
+        """Register `member` under `name`. Raises `SettingError` if another member has that name."""
         taken = name in self._references or (name in self._loaded and self._loaded[name] is not member)
         if taken:
             raise SettingError(f"two members of family '{self.family}' are named '{name}'; rename one of them")
@@ -102,7 +101,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def problems(self) -> list[Refused]:
-        """Load every member; what cannot be used, and why."""
+        """Load every member; returns those that cannot be used, and why."""
         for name in self:
             self._try(name)
         clashes = {name: clash for name in self._plugins if (clash := self._clash(name))}
@@ -113,7 +112,7 @@ class Registry(Mapping[str, T], Generic[T]):
     @overload
     def get(self, key: str, /, default: D) -> T | D: ...
     def get(self, key: str, /, default: Any = None) -> Any:
-        """The member, or `default` for a name that nobody declared."""
+        """The member, or `default` for a name that is not declared."""
         return self[key] if key in self else default  # noqa: SIM401 - it is `get`
 
     def values(self) -> ValuesView[T]:
@@ -140,14 +139,14 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @cached_property
     def _plugins(self) -> dict[str, list[EntryPoint]]:
-        """Entry points by name; more than one where distributions claim the same name."""
+        """Entry points by name; more than one if several distributions declare the same name."""
         found: dict[str, list[EntryPoint]] = {}
         for point in points_of(self.group) if self.group else ():
             found.setdefault(point.name, []).append(point)
         return found
 
     def _own(self) -> list[str]:
-        """The names of built-ins and of what was added, in order."""
+        """The names of built-in and added members, in order."""
         return list(dict.fromkeys((*self._references, *self._added)))
 
     def _load(self, name: str) -> T:
@@ -194,7 +193,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return None if fits else f"a class derived from {name}"
 
     def _clash(self, name: str) -> str | None:
-        """What to say of a plug-in's name that somebody else has too."""
+        """The message for a plug-in's name that is already taken."""
         points = self._plugins.get(name, [])
         own = ["headstart"] if name in self._own() else []
         sources = [*own, *(_source(point) for point in points)]
@@ -229,13 +228,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def points_of(group: str) -> list[EntryPoint]:
-    """The entry points of a group, of everything that is installed."""
+    """The entry points of a group, from all installed packages."""
     return list(_installed().select(group=group))
 
 
 @cache
 def _installed() -> EntryPoints:
-    """Read once for all groups: it opens a file of every installed distribution."""
+    """All entry points, read only once, because that opens a file of every installed distribution."""
     return cast("EntryPoints", entry_points())  # mypy still reads it as what it was before Python 3.12
 
 

@@ -56,7 +56,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 def architecture_of(model_type: object, config: Mapping[str, object] | None = None) -> Architecture | None:
     """The architecture of a `model_type`, or `None` for one that is not known.
 
-    Also `None` where `config`, the model's configuration as a mapping, says that the model departs from it.
+    Also `None` if `config`, the model's configuration as a mapping, says that the model differs from it.
     """
     found = ARCHITECTURES[model_type] if isinstance(model_type, str) and model_type in ARCHITECTURES else None
     if found is None or config is None:

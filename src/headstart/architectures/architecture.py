@@ -1,4 +1,4 @@
-"""The words that an architecture is described in: stacks of blocks, their sublayers, and the layers of those."""
+"""The terms in which an architecture is described: stacks of blocks, their sublayers, and the sublayers' layers."""
 
 import re
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ Role = Literal[
     "query", "key", "value", "query_key_value", "position_query", "position_key", "attention_output",
     "gate", "up", "gate_up", "down",
 ]  # fmt: skip
-"""What a linear layer does. "up" widens and "down" narrows again; "query_key_value" and "gate_up" are one matrix."""
+"""What a linear layer does. "up" widens, "down" narrows again; "query_key_value" and "gate_up" are single matrices."""
 
 
 class Part(NamedTuple):
-    """Which part of a backbone a layer belongs to; `None` where it lies in no block, or in no sublayer of one.
+    """The part of a backbone that a layer belongs to; `None` for what it does not belong to.
 
     `stack`: "encoder" or "decoder", `block`: the block's number in it, from 0; `sublayer`: see `Sublayer.name`.
     """
@@ -32,17 +32,19 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Sublayer:
-    """One sublayer of a block. It computes h from the residual stream e, and h is added to e. Paths are in the block.
+    """One sublayer of a block. It computes h from the residual stream e, and h is added to e.
+
+    All paths are relative to the block.
 
     Attributes:
-        name: which of the three.
-        roots: whatever lies at or below one of these paths belongs to the sublayer.
+        name: which of the three sublayers it is.
+        roots: everything at or below one of these paths belongs to the sublayer.
         layers: its linear layers by path, with what each does.
-        output: what computes h: the sublayer itself, its last layer, or a norm between that and the addition.
-        norm: the layer norm that reads e before the sublayer or, where the model normalizes behind it, e + h.
-        stream: what is called with e, and the number of that input in its signature, from 0.
-        unit: what computes through transformers' attention interface with keys that a prefix can be put before;
-            `None` where Headstart puts none there.
+        output: the module that computes h: the sublayer itself, its last layer, or a norm between it and the addition.
+        norm: the layer norm that reads e before the sublayer or, if the model normalizes after it, e + h.
+        stream: the module that is called with e, and the position of that input in its signature, from 0.
+        unit: the module that computes through transformers' attention interface, with keys that a prefix can be put
+            before; `None` if Headstart puts no prefix there.
         adapters: the path under which AdapterHub's library keeps its bottleneck adapters.
     """
 
@@ -56,13 +58,13 @@ class Sublayer:
     unit: str | None = None
 
     def holds(self, path: str) -> bool:
-        """Whether a path in the block lies at or below one of the roots."""
+        """Whether a path in the block is at or below one of the roots."""
         return any(path == root or path.startswith(f"{root}.") for root in self.roots)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A stack of equal blocks: `stack` says which ("encoder" or "decoder"), `path` where, below the base."""
+    """A stack of equal blocks: `stack` says which one ("encoder" or "decoder"), `path` where it is, below the base."""
 
     stack: str
     path: str
@@ -74,14 +76,14 @@ class Architecture:
     """One structure of backbones, which several of transformers' `model_type`s may share. Data only.
 
     Attributes:
-        base: the path of what lies below the head, with its dot.
+        base: the path of the model below the head, with its dot.
         blocks: every stack of blocks, in the order in which they compute.
-        norm_behind: whether e + h is normalized behind each sublayer, rather than e before it.
+        norm_behind: whether e + h is normalized after each sublayer, rather than e before it.
         library: whether AdapterHub's library `adapters` 1.3 has these models itself, without an added interface.
         transposed: whether the linear layers hold their weights transposed, as transformers' Conv1D does.
         relative_bias: whether attention adds a bias for the distance between query and key.
-        shared: why modules cannot share a pass: a layer reads what all rows have in common; "" where none does.
-        requires: fields of a model's configuration without whose values this description is not true.
+        shared: why modules cannot share a pass, such as a layer with an input common to all rows; "" if they can.
+        requires: fields of a model's configuration and the values that they must have for this description to be true.
     """
 
     base: str
@@ -94,7 +96,7 @@ class Architecture:
     requires: Mapping[str, object] = field(default_factory=dict)
 
     def locate(self, path: str) -> tuple[Blocks, int, str] | None:
-        """The stack of blocks, the block's number and the path in the block; `None` for what lies in no block.
+        """The stack of blocks, the block's number and the path in the block; `None` for a path outside all blocks.
 
         `path` may be given with the base or without it.
         """
@@ -117,9 +119,9 @@ class Architecture:
 
     @cached_property
     def units(self) -> dict[str, tuple[str, str]]:
-        """The attention units that prefixes can stand before: the path of the blocks, and that in the block.
+        """The attention units that can have prefixes: the path of the blocks, and the unit's path in the block.
 
-        By "encoder" and "decoder" for self-attention there, and "cross_attention".
+        The keys are "encoder" and "decoder" for self-attention there, and "cross_attention".
         """
         return {
             blocks.stack if sublayer.name == "attention" else sublayer.name: (blocks.path, sublayer.unit)
@@ -139,10 +141,10 @@ class Architecture:
         }
 
     def names(self, *roles: Role) -> tuple[str, ...]:
-        """What names all layers of these roles in PEFT's `target_modules`: the shortest ends of paths, of no other.
+        """Names of all layers of these roles for PEFT's `target_modules`: the shortest ends of paths that fit no other.
 
-        The whole path in the block where no end is clear: BERT's "output.dense", which "attention.output.dense" ends
-        with too.
+        If no end is unambiguous, it is the whole path in the block: BERT's "output.dense" is also the end of
+        "attention.output.dense".
         """
         return tuple(dict.fromkeys(self._shortest(path) for path, role in self.roles.items() if role in roles))
 

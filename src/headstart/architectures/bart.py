@@ -1,4 +1,4 @@
-"""BART: an encoder and a decoder that normalize behind every sublayer, which adds e itself."""
+"""BART: an encoder and a decoder that normalize after every sublayer, which adds e itself."""
 
 from headstart.architectures.architecture import Architecture, Blocks, Sublayer, SublayerName
 

@@ -1,4 +1,4 @@
-"""BERT, and RoBERTa, XLM-RoBERTa and ELECTRA, which are built like it: a layer norm behind each sublayer."""
+"""BERT, and RoBERTa, XLM-RoBERTa and ELECTRA, which are built like it: a layer norm after each sublayer."""
 
 from dataclasses import replace
 

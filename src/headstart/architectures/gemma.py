@@ -1,4 +1,4 @@
-"""Gemma 2 and the language models of Gemma 3: Llama's layers, with a norm before each sublayer and one behind it."""
+"""Gemma 2 and the language models of Gemma 3: Llama's layers, with a norm before each sublayer and one after it."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from headstart.architectures.llama import ATTENTION, FEED_FORWARD
 
 __all__ = ["GEMMA"]
 
-# What is added to the residual stream comes out of the second norm.
+# The output of the second norm is added to the residual stream.
 GEMMA = Architecture(
     "model.",
     (

@@ -1,4 +1,4 @@
-"""OPT, which normalizes before each sublayer: all sizes but the one of 350 million parameters."""
+"""OPT, which normalizes before each sublayer: all sizes except the one with 350 million parameters."""
 
 from headstart.architectures.architecture import Architecture, Blocks, Sublayer
 

@@ -1,4 +1,4 @@
-"""Phi-3: built like Llama, with one projection for queries, keys and values and one for the gate and what it gates."""
+"""Phi-3: like Llama, with one projection for queries, keys and values, and one for the gate and what it gates."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""T5 and mT5: an encoder and a decoder that normalize before every sublayer, each a layer of its own in the block."""
+"""T5 and mT5: an encoder and a decoder that normalize before every sublayer; a sublayer is a layer of the block."""
 
 from headstart.architectures.architecture import Architecture, Blocks, Role, Sublayer
 
@@ -22,7 +22,7 @@ def _attention(number: int, unit: str, name: str) -> Sublayer:
 
 def _feed_forward(number: int) -> Sublayer:
     layer = f"layer.{number}"
-    # `wi` in the first version; where the activation is gated, `wi_0` goes through it and `wi_1` does not.
+    # `wi` in the first version; with a gated activation, `wi_0` goes through it and `wi_1` does not.
     roles: dict[str, Role] = {"wi": "up", "wi_0": "gate", "wi_1": "up", "wo": "down"}
     return Sublayer(
         "feed_forward",

@@ -30,9 +30,9 @@ from headstart.tasks.example import Text
 __all__ = ["Backbone"]
 
 MOST_COPIED = 2**28
-"""Bytes: what options hold at once of their prompts' keys and values, and as float32 of logits."""
+"""The most bytes that options hold at once: copies of their prompts' keys and values, and float32 logits."""
 SHORT_SEQUENCE = 192
-"""Up to here, unfused attention has the faster backward pass on a CPU in bfloat16 (3 times at 42 tokens)."""
+"""Up to this many tokens, unfused attention has the faster backward pass on a CPU in bfloat16 (3 times at 42)."""
 
 
 class Backbone:
@@ -41,7 +41,7 @@ class Backbone:
     Args:
         model: a transformers model; its parameters are frozen and it is put into evaluation mode.
         tokenizer: the tokenizer that belongs to it.
-        name: what a reader calls it: a hub id, or the name of the folder or file it was loaded from.
+        name: its name for readers: a hub id, or the name of the folder or file it was loaded from.
 
     `source` is what it was loaded from, as (place, revision); `None` for a model that was given as an object.
 
@@ -62,7 +62,7 @@ class Backbone:
 
     @classmethod
     def runs(cls, model: PreTrainedModel) -> bool:
-        """Whether this class runs models like `model`; those of no subclass are run by `Backbone` itself."""
+        """Whether this class runs models like `model`; models that no subclass runs are run by `Backbone` itself."""
         del model
         return True
 
@@ -98,13 +98,13 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The device that holds the model."""
         device: torch.device = self.model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype in which the model computes."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
@@ -131,7 +131,7 @@ class Backbone:
 
     @cached_property
     def decoder(self) -> nn.Module:
-        """What feeds the head: the model below it, in an encoder-decoder the decoder; seen to be so on one token.
+        """What feeds the head: the model below it, or the decoder of an encoder-decoder; one token is run to make sure.
 
         Raises `BackboneError` when the model computes without it.
         """
@@ -151,7 +151,7 @@ class Backbone:
 
     @cached_property
     def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
-        """(heads, head size) of the keys and values that each layer of the decoder caches, seen on one token.
+        """(heads, head size) of the keys and values that each layer of the decoder caches, found by running one token.
 
         `None` stands for a layer that caches something else.
         """
@@ -166,7 +166,7 @@ class Backbone:
 
     @property
     def below_head(self) -> str:
-        """How the paths of all layers that a module may adapt begin: "" for all, "bert." below a task head."""
+        """The beginning of the paths of all layers that a module may adapt: "" for all, "bert." below a task head."""
         return ""
 
     def named_layers(self) -> Iterator[tuple[str, nn.Module]]:
@@ -175,18 +175,18 @@ class Backbone:
 
     @cached_property
     def goes_alone(self) -> str:
-        """Why modules cannot share a pass on this backbone; "" where they can."""
+        """Why modules cannot share a pass on this backbone; "" if they can."""
         architecture = architecture_of(self.model.config.model_type)
         return "" if architecture is None else architecture.shared
 
     @property
     def task_type(self) -> str:
-        """What PEFT calls its use."""
+        """PEFT's name for its use (`task_type`)."""
         return "SEQ_2_SEQ_LM" if self.seq2seq else "CAUSAL_LM"
 
     @property
     def token_budget(self) -> int:
-        """Tokens per forward pass that keep this device busy without leaving its caches (CPU) or memory (GPU)."""
+        """Tokens per forward pass that keep this device busy and still fit its caches (CPU) or memory (GPU)."""
         return 2048 if self.device.type == "cpu" else 32768
 
     def encode(
@@ -222,7 +222,7 @@ class Backbone:
     ) -> list[list[list[float]]]:
         """Log-likelihood of every option after its prompt, end-of-sequence included; the prompt is read once.
 
-        What was read of a prompt is copied for as many options at once as `MOST_COPIED` allows.
+        The keys and values of a prompt are copied for as many options at once as `MOST_COPIED` allows.
 
         Args:
             prompts: B id lists.
@@ -247,7 +247,7 @@ class Backbone:
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, modules: int = 1) -> list[list[str]]:
         """Greedy continuations as stripped text: for each of N modules, for each prompt, one string.
 
-        Of a model's own settings of how to generate (penalties, shortest lengths, forced tokens, ...) none counts.
+        The model's own generation settings (penalties, shortest lengths, forced tokens, ...) are ignored.
         """
         ids = pad(prompts, self.pad_id, left=not self.seq2seq)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=not self.seq2seq)
@@ -314,7 +314,7 @@ class Backbone:
         hidden = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         start = torch.full_like(gold[:, :1], int(self.model.config.decoder_start_token_id))
-        # Beside its own rows of them, a layer holds the keys and values that it makes of them.
+        # Besides its own rows of them, a layer holds the keys and values that it computes from them.
         most = _most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.get_parameter("weight").shape[0])
         found = []
         for source, options, first in zip(*(torch.split(rows, most) for rows in (index, gold, start)), strict=True):
@@ -329,7 +329,7 @@ class Backbone:
 
     @contextlib.contextmanager
     def _without_settings(self) -> Iterator[None]:
-        """No generation settings of the model's own, which fill whatever a call leaves open."""
+        """Hide the model's own generation settings, which fill in whatever a call leaves open."""
         kept = self.model.generation_config
         self.model.generation_config = GenerationConfig()
         try:
@@ -370,7 +370,7 @@ def _most_rows(copied: int, logits: int) -> int:
 
 
 def _rows_of(cache: Any, index: Tensor) -> Any:
-    """Some rows of what was read before, as a cache of their own: layers replace their tensors and change none."""
+    """A separate cache of some of the rows read before; sharing is safe, because layers replace tensors in it."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     own.batch_select_indices(index)

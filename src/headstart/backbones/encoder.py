@@ -1,4 +1,4 @@
-"""Encoders such as BERT and RoBERTa: they read a text at once and answer through a task head."""
+"""Encoders such as BERT and RoBERTa: they read a whole text at once and answer through a task head."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from headstart.tasks.example import Text
 __all__ = ["EncoderBackbone"]
 
 SPAN = "qa_outputs"
-"""Where transformers keeps the layer that finds spans."""
+"""The path at which transformers keeps the layer that finds spans."""
 
 SHOWN = 60
-"""How much of a row's texts an error shows."""
+"""How many characters of a row's texts an error shows."""
 
 
 class EncoderBackbone(Backbone):
@@ -75,13 +75,13 @@ class EncoderBackbone(Backbone):
                 f"({', '.join(odd)}); "
                 "choose another encoder"
             )
-        # Its own weights are never used, since a head is always attached, and so they are not drawn either.
+        # The head's own weights are never used, because a head is always attached; so they are not drawn either.
         blank = nn.Linear(int(model.config.hidden_size), 2, device="meta", dtype=model.dtype)
         self._span = blank.to_empty(device=model.device).requires_grad_(False)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """That of the encoder without any head."""
+        """The fingerprint of the encoder without any head."""
         return fingerprint(self.model.base_model, name=self.name)
 
     @cached_property
@@ -97,7 +97,7 @@ class EncoderBackbone(Backbone):
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, int] | None, ...]:
-        """(heads, head size) of every layer's keys and values; `None` where the encoder takes none from elsewhere."""
+        """(heads, head size) of every layer's keys and values; `None` if the encoder takes none from outside."""
         config = self.model.config
         if "past_key_values" not in inspect.signature(self.decoder.forward).parameters:
             return (None,) * int(config.num_hidden_layers)
@@ -111,14 +111,14 @@ class EncoderBackbone(Backbone):
 
     @property
     def task_type(self) -> str:
-        """What PEFT calls its use, where no head says otherwise."""
+        """PEFT's name for its use (`task_type`), unless a head says otherwise."""
         return "SEQ_CLS"
 
     def head_layers(self, task: str) -> dict[str, HeadLayer]:
         """The layers of the head of a "classification", "regression" or "span" task, by path; the last one answers."""
         if task != "span":
             return self._classifier
-        with torch.inference_mode(mode=False):  # moved in there, it would be of no use to any later gradient
+        with torch.inference_mode(mode=False):  # moved inside inference mode, it could not be used for gradients
             self._span.to(self.device, self.dtype)
         return {SPAN: self._span}
 
@@ -134,7 +134,7 @@ class EncoderBackbone(Backbone):
         return shapes
 
     def fresh_head(self, card: HeadCard, *, seed: int) -> Head:
-        """A head as transformers begins one: normal weights of its `initializer_range`, norms of one, no bias."""
+        """A head as transformers initializes one: normal weights with its `initializer_range`, norms 1, biases 0."""
         generator = torch.Generator().manual_seed(seed)
         std = float(getattr(self.model.config, "initializer_range", 0.02))
         shapes = self.head_shapes(card)
@@ -151,7 +151,7 @@ class EncoderBackbone(Backbone):
     ) -> list[Encoded]:
         """Ids of the inputs, and what the head is to answer: the label's number, the value, or first and last token.
 
-        The answer of a span is looked for in the input, where it first stands; one that was cut off is the first token.
+        A span's answer is its first occurrence in the input; if that was cut off, the target is the first token.
         Raises `TaskError` for a target that the head cannot answer.
         """
         if head is None:
@@ -197,7 +197,7 @@ class EncoderBackbone(Backbone):
                 logits: Tensor = self.model(**inputs).logits
                 return logits.view(modules, rows, -1)
             hidden = self.model.base_model(**inputs).last_hidden_state
-        # A soft prompt stands before the text and is no part of it.
+        # A soft prompt comes before the text and is not part of it.
         logits = self._span(hidden[:, -length:]).transpose(1, 2)
         hidden_places = inputs["attention_mask"].unsqueeze(1) == 0
         logits = logits.masked_fill(hidden_places, torch.finfo(logits.dtype).min)
@@ -232,7 +232,7 @@ class EncoderBackbone(Backbone):
 
 
 def _positions(model: PreTrainedModel) -> int:
-    """How many tokens have a position. RoBERTa's positions begin behind the number of its padding token."""
+    """How many tokens have a position. RoBERTa's positions start after the id of its padding token."""
     most = int(getattr(model.config, "max_position_embeddings", 512))
     embedding = next((m for n, m in model.named_modules() if n.endswith("position_embeddings")), None)
     shifted = getattr(embedding, "padding_idx", None)
@@ -268,7 +268,7 @@ def _value(text: str, target: str) -> float:
 
 
 def _span(text: Text, target: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """First and last token of the answer, of two texts in the second; `None` where it was cut off."""
+    """First and last token of the answer (in the second of two texts); `None` if it was cut off."""
     looked_in = text if isinstance(text, str) else text.second
     start = text.find(target) if isinstance(text, str) else text.joined.find(target, text.start)
     if start < 0:

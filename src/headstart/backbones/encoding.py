@@ -13,20 +13,20 @@ from headstart.tasks.example import Text, TextPair
 __all__ = ["Encoded", "Encoder", "TextFormat"]
 
 USUAL_ENDS = (":", ".")
-"""What a text may end with, where a suffix does not tell how the target continues it."""
+"""What a text may end with, if no suffix tells how the target continues it."""
 
 SHOWN = 60
-"""How much of an input an error shows."""
+"""How many characters of an input an error shows."""
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one example: `prompt` is read, `target` (with end-of-sequence) is predicted.
 
-    On an encoder `target` is what its head is to answer: the label's number, or first and last token of a span, for
-    which `offsets` holds the characters (first, behind the last) of every token; or output 0, which is to be `value`.
+    On an encoder, `target` is what its head is to answer: the label's number; the first and last token of a span, for
+    which `offsets` holds the characters (first, one past the last) of every token; or output 0, wanted as `value`.
     `cut_off`: whether a span's answer lies beyond the tokens that are read; its target is then the first token.
-    `types`: which of two texts each token belongs to, where a tokenizer tells it and an encoder reads it.
+    `types`: which of two texts each token belongs to, if the tokenizer tells it and the encoder reads it.
     """
 
     prompt: tuple[int, ...]
@@ -44,7 +44,7 @@ class Encoder:
         tokenizer: a transformers tokenizer.
         whole: whether inputs are read by themselves, as encoders and encoder-decoders do, without the suffix.
         longest: the most tokens that the backbone reads at once, `None` for no limit below the text format's.
-        known: how many tokens the backbone has embeddings for, `None` for all of the tokenizer's.
+        known: how many tokens the backbone has embeddings for, `None` for all that the tokenizer has.
         typed: whether the backbone reads which of two texts each token belongs to.
 
     Every method raises `BackboneError` for a text with a token that the backbone has no embedding for.
@@ -60,15 +60,15 @@ class Encoder:
         self.known = known
 
     def layout(self, text_format: TextFormat) -> TextFormat:
-        """What this encoder makes of `text_format`, for a module's card: no suffix where it adds none."""
+        """`text_format` as this encoder uses it, for a module's card: without a suffix if it adds none."""
         return text_format.model_copy(update={"suffix": ""}) if self.whole else text_format
 
     def prompt(self, text: Text, text_format: TextFormat) -> tuple[int, ...]:
         """Ids of an input as language models read it, at most `text_format.max_input` long.
 
-        For a causal backbone they are those of input and suffix as one text, so that a module reads the same wherever
+        For a causal backbone, they are the ids of input and suffix as one text, so that a module reads the same when
         it is prompted with plain text. A long input is cut at the end of a token; the suffix is always whole. Raises
-        `TaskError` when there is nothing to read, or no token of the input fits.
+        `TaskError` if there is nothing to read, or no token of the input fits.
         """
         text = text if isinstance(text, str) else text.joined
         if self.whole:
@@ -98,17 +98,17 @@ class Encoder:
         return self._embedded((*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id)))
 
     def read(self, text: Text, text_format: TextFormat) -> Encoded:
-        """An encoder's input, with an empty target: of two texts the ids and types that the tokenizer makes of a pair.
+        """An encoder's input, with an empty target; for two texts, the ids and types that the tokenizer gives a pair.
 
-        Of texts that are too long for `text_format.max_input` together, the longer one is cut on the right.
+        If two texts are together longer than `text_format.max_input`, the longer one is cut on the right.
         """
         return self._read(text, text_format)
 
     def with_offsets(self, text: Text, text_format: TextFormat) -> Encoded:
-        """As `read`, with the characters (first, behind the last) that each token of the text stands for.
+        """As `read`, with the characters (first, one past the last) that each token of the text stands for.
 
-        Of two texts the characters of the second alone, in the joined text. Raises `BackboneError` when the tokenizer
-        does not tell them.
+        For two texts, only those of the second, as positions in the joined text. Raises `BackboneError` if the
+        tokenizer does not tell them.
         """
         if not self.tokenizer.is_fast:
             raise BackboneError(
@@ -132,7 +132,7 @@ class Encoder:
         return text_format.max_input if self.longest is None else min(text_format.max_input, self.longest)
 
     def _cut(self, text: str, suffix: str, most: int) -> str:
-        """As much of the beginning of `text` as leaves it and `suffix` at most `most` tokens long."""
+        """The longest beginning of `text` that, together with `suffix`, is at most `most` tokens long."""
         ends: Sequence[int]
         if self.tokenizer.is_fast:
             made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -147,7 +147,7 @@ class Encoder:
     def _continued(self, text: str, contexts: Sequence[str]) -> list[int]:
         """Ids of `text` as they follow the first of `contexts` that ends with a token before it.
 
-        Tokenizers differ in what they make of a leading space; after a context the ids are what the model would see.
+        Tokenizers treat a leading space differently; after a context, the ids are those that the model would see.
         """
         for context in contexts:
             before, joined = self._plain(context), self._plain(context + text)

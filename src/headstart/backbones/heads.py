@@ -1,7 +1,7 @@
-"""Task heads: what stands on an encoder where a language model has its vocabulary.
+"""Task heads: what an encoder has where a language model has its vocabulary.
 
-A head's answers take the place of tokens everywhere else: a classifier's targets are its labels, one for each example;
-those of an extractive span are two positions in the text; a regression's one number.
+Everywhere else, a head's answers take the place of tokens: a classifier's target is one label per example, that of an
+extractive span is two positions in the text, and that of a regression is one number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Head", "HeadLayer", "HeadStack", "require_head", "target_loss"]
 
 
 HeadLayer = nn.Linear | nn.LayerNorm
-"""What a task head is made of; other layers are those of no head that Headstart computes."""
+"""The layers that a task head may have; Headstart computes no head with other layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class HeadStack:
         }
 
     def head(self, index: int) -> Head:
-        """The head at `index`, with the values of now."""
+        """The head at `index`, with its current values."""
         tensors = {name: value[index].detach().float().cpu().clone() for name, value in self.parameters.items()}
         return Head(self._cards[index], tensors)
 
@@ -77,7 +77,7 @@ class HeadStack:
 def require_head(card: HeadCard, shapes: Mapping[str, tuple[int, ...]], *, name: str, backbone: str) -> None:
     """Raise `ModuleError` unless a head has exactly the tensors of `shapes`, of their shapes.
 
-    `shapes` are those of a head with as many outputs on this backbone; `name` is the module's.
+    `shapes` are those of a head with the same number of outputs on this backbone; `name` is the module's.
     """
     for tensor in sorted(card.shapes.keys() | shapes.keys()):
         here, mine = shapes.get(tensor), card.shapes.get(tensor)
@@ -91,9 +91,9 @@ def require_head(card: HeadCard, shapes: Mapping[str, tuple[int, ...]], *, name:
 
 
 def target_loss(logits: Tensor, gold: Tensor) -> Tensor:
-    """What each target costs, (N, M), in float32, from logits (N, M, V) and gold (M,).
+    """The loss of each target, (N, M), in float32, from logits (N, M, V) and gold (M,).
 
-    Cross-entropy in nats where gold are class, token or position numbers; the squared error where they are values.
+    Cross-entropy in nats if gold are class, token or position numbers; the squared error if they are values.
     """
     if gold.is_floating_point():
         return (logits.squeeze(2).float() - gold).square()

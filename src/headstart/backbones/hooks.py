@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Keep hooks for the block; none is left when it ends, however it ends, nor when making one of them fails.
+    """Keep hooks for the block. None is left when it ends, however it ends, or when making one of them fails.
 
     `handles` is a generator that makes one hook after the other.
     """
@@ -25,11 +25,11 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 class HookPerThread(Generic[T]):
-    """One hook on a layer that several threads run at once, each with a value of its own.
+    """One hook on a layer that several threads run at once, each with its own value.
 
     Args:
         register: registers a hook and returns its handle.
-        hook: called with the running thread's value and then with what the layer gives a hook.
+        hook: called with the running thread's value, followed by the arguments that the layer passes to a hook.
     """
 
     def __init__(self, register: Callable[[Callable[..., Any]], RemovableHandle], hook: Callable[..., Any]) -> None:
@@ -42,7 +42,7 @@ class HookPerThread(Generic[T]):
     def of(self, value: T) -> Iterator[None]:
         """Let this thread's passes through the layer see `value` inside the block.
 
-        The hook is there while any thread is in such a block: the layer's list of hooks does not change under one.
+        The hook stays while any thread is in such a block, so that the layer's hooks do not change during a pass.
         """
         with self._lock:
             if not self._values:

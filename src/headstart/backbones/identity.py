@@ -46,9 +46,9 @@ def config_digest(model: PreTrainedModel) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """A hash of how a tokenizer makes tokens, whatever it is called and wherever it lies."""
+    """A hash of how a tokenizer makes tokens, whatever its name and wherever it is stored."""
     if tokenizer.is_fast:
-        # How it cuts and pads is set anew by each call.
+        # Each call sets truncation and padding anew, so they do not count.
         rules = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}

@@ -70,15 +70,15 @@ def _cpu_computes_bfloat16() -> bool:
 
 
 def name_of(source: str | Path) -> str:
-    """What cards call a backbone: its hub id, or the last part of a local path, which says nothing of the machine."""
+    """A backbone's name on cards: its hub id, or the last part of a local path, to reveal nothing else."""
     path = Path(source).expanduser()
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if path.exists() else str(source)
 
 
 def is_encoder(config: Any) -> bool:
-    """BERT and its like have a causal class too, which reads both ways unless the configuration says is_decoder.
+    """BERT and similar models also have a causal class, which reads both ways unless the configuration says is_decoder.
 
-    BART and its like fill in masked words too, with an encoder and a decoder.
+    BART and similar models also fill in masked words, but with an encoder and a decoder.
     """
     decodes = getattr(config, "is_decoder", False) or config.is_encoder_decoder
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes
@@ -87,7 +87,7 @@ def is_encoder(config: Any) -> bool:
 def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer from a folder, a GGUF file or a hub id; raises `BackboneError` with the remedy.
 
-    Code that comes with a model is never run, and of pickled weights nothing but tensors is read.
+    Code that comes with a model is never run, and only tensors are read from pickled weights.
     """
     try:
         with _quiet():
@@ -101,7 +101,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
             f"cannot load the backbone {source}: its weights are a pickle with more than tensors in it, and pickles "
             "can run code; ask its owner for model.safetensors"
         ) from error
-    except Exception as error:  # whatever a broken file makes a parser raise: the remedy is the same
+    except Exception as error:  # a broken file can make a parser raise anything; the remedy is the same
         said = _first_line(error)
         if "custom code" in said:
             said = "it comes with code of its own, which Headstart never runs"
@@ -115,12 +115,12 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    # Of a configuration's field the first line says which, the second what is wrong.
+    # For a bad field of a configuration, the first line names the field and the second says what is wrong.
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, str]]:
-    """Where transformers finds the backbone, and what else it has to be told."""
+    """Where transformers finds the backbone, and the further arguments that it needs."""
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -138,11 +138,11 @@ def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, s
 
 
 MOST_FOLDERS = 200
-"""Folders of models that are looked at for a name like a mistyped one."""
+"""How many folders of models are searched for a name similar to a mistyped one."""
 
 
 def _unknown_name(source: str) -> str:
-    """Of a name that is no folder here, at once: asking the network for it would take half a minute."""
+    """The error for a name that is not a folder here, raised at once: asking the network would take half a minute."""
     folders = {
         found.parent.name: found.parent
         for pattern in ("*/config.json", "*/*/config.json", "*/*/*/config.json")
@@ -220,7 +220,7 @@ def _tokenizer(location: str, model: PreTrainedModel, extra: dict[str, str]) -> 
         )
     known = model.get_input_embeddings().weight.shape[0]
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    # Some models add special tokens that they have no embedding for; texts without them can be read.
+    # Some tokenizers add special tokens that the model has no embedding for; texts without them can be read.
     added = {number for number in tokenizer.added_tokens_decoder if number not in used}
     token, number = max(
         ((token, number) for token, number in tokenizer.get_vocab().items() if number not in added),

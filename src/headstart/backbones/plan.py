@@ -1,4 +1,4 @@
-"""Which examples share a forward pass: sorted by length, so that next to nothing is padding."""
+"""Which examples share a forward pass: sorted by length, so that there is hardly any padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from headstart.backbones.encoding import Encoded
 __all__ = ["TargetBatch", "pad", "plan_batches"]
 
 PASS_COST = 48
-"""What one more forward pass costs beside its tokens, in tokens: measured on SmolLM2-135M, 2 cores, bfloat16."""
+"""What one more forward pass costs besides its tokens, in tokens: measured on SmolLM2-135M, 2 cores, bfloat16."""
 MOST_LOGIT_ROWS = 4096
 
 
@@ -20,7 +20,7 @@ class TargetBatch:
     """One forward pass of B examples with M target tokens in all.
 
     `inputs`: the backbone's inputs, each (B, T). `rows` (M,): where, in the flattened (B·T) decoder positions, the
-    logits of each target token stand. `gold` (M,): the target tokens. `owner` (M,): which example, 0…B-1, each belongs
+    logits of each target token are. `gold` (M,): the target tokens. `owner` (M,): which example, 0…B-1, each belongs
     to. `indices`: the examples' positions in the list that was planned.
     """
 
@@ -46,10 +46,10 @@ def plan_batches(
 ) -> list[list[int]]:
     """Group positions 0…n-1 into batches of at most `budget` tokens, padding included, as cheaply as possible.
 
-    Examples that share a batch are neighbours in length. Of all such groupings this is one with the least cost, the
-    tokens computed plus `pass_cost` for each batch: what padding costs is weighed against what another pass costs.
-    `lengths` are in tokens. `targets`, the rows of logits per example, are held below `most_targets` a batch. A single
-    example beyond a limit is a batch of its own. Longest first: a batch too large for memory fails at the start.
+    Examples that share a batch are neighbours in length. Of all such groupings, this is one with the least cost: the
+    tokens computed, plus `pass_cost` for each batch, so that padding is weighed against another pass. `lengths` are in
+    tokens. `targets`, the rows of logits per example, sum to at most `most_targets` per batch. A single example beyond
+    a limit gets its own batch. The longest come first, so that a batch too large for memory fails at the start.
 
     >>> plan_batches([3, 9, 3, 9], budget=20)
     [[1, 3], [0, 2]]
@@ -77,7 +77,7 @@ def plan_batches(
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
-    """Stack id lists into one (B, T) tensor, filled up with `value` on the right or the left."""
+    """Stack id lists into one (B, T) tensor, padded with `value` on the right or the left."""
     width = max(len(row) for row in rows)
     padded = [
         [value] * (width - len(row)) + list(row) if left else list(row) + [value] * (width - len(row)) for row in rows
@@ -86,7 +86,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Ten
 
 
 def causal_batch(items: Sequence[Encoded], indices: Sequence[int], *, pad_id: int) -> TargetBatch:
-    """Prompt and target in one row, padded on the right: under a causal mask padding is never seen, so none is sent."""
+    """Prompt and target in one row, padded on the right; a causal mask hides padding, so no padding mask is sent."""
     chosen = [items[index] for index in indices]
     ids = pad([item.prompt + item.target[:-1] for item in chosen], pad_id)
     starts = [row * ids.shape[1] + len(item.prompt) - 1 for row, item in enumerate(chosen)]

@@ -1,4 +1,4 @@
-"""What identifies a backbone among the inputs of a unit of work, and how another process loads the same one."""
+"""What identifies a backbone in a unit's inputs, and how another process loads the same backbone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ RESOURCE = "backbone"
 
 @dataclass(frozen=True)
 class BackboneInput:
-    """All of a backbone that a result depends on: not its name, and not where it was loaded from.
+    """Everything about a backbone that a result depends on: not its name, and not where it was loaded from.
 
     `config`: a hash of the settings that it computes by; `tokenizer`: of how it makes tokens. `dtype` and `device`
     ("cpu", "cuda", …): what it computes in and on.
@@ -33,7 +33,7 @@ class BackboneInput:
 
     @classmethod
     def of(cls, backbone: Backbone) -> "BackboneInput":
-        """That of a loaded backbone."""
+        """The identity of a loaded backbone."""
         print_ = backbone.fingerprint
         return cls(
             print_.architecture, print_.shapes, print_.weights, backbone.config_digest,
@@ -42,12 +42,12 @@ class BackboneInput:
 
 
 def backbone_loaders(backbone: Backbone) -> Mapping[str, Callable[[], Backbone]]:
-    """The loader that gives units `backbone` itself here, and that loads the same one anew in another process."""
+    """A loader that gives units `backbone` itself in this process, and loads the same one anew in another process."""
     return {RESOURCE: _Here(backbone)}
 
 
 class _Here:
-    """Gives the backbone; sent to another process it becomes a loader of what it was loaded from."""
+    """Returns the backbone; sent to another process, it loads the backbone from the same source."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone

@@ -1,4 +1,4 @@
-"""How a start is blended, as one frozen record: it goes from the command line to the merge. No tensor is seen here."""
+"""How a start is blended, as one frozen record that goes from the command line to the merge. It holds no tensors."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -12,18 +12,18 @@ __all__ = ["Blend", "fields_of"]
 
 
 class Blend(Record):
-    """How scores become weights, and weights a module. What is `None` or empty has the default that is stated.
+    """How scores become weights, and weights become a module. A field that is `None` or empty has the default below.
 
-    `rule`: a name in `RULES`. `indicator`: whose scores are the S_i, as it is typed ("cosine", "grand:block=3").
-    `reduction`: "mean" or "sum" over target tokens. `group`: names of modules, for rule "manual"; empty: all of the
-    task's family. `top_k`: blend only the k best ("softmax", "top_k").
+    `rule`: a name in `RULES`. `indicator`: the spec of the indicator whose scores are the S_i ("cosine",
+    "grand:block=3"). `reduction`: "mean" or "sum" over target tokens. `group`: names of modules, for rule "manual";
+    default: all modules of the task's family. `top_k`: blend only the k best ("softmax", "top_k").
 
-    How concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is found such that the effective
-    number of modules 1/Σw² is `effective`. Neither: √n of n modules, at most 4 (see `usual_effective`).
+    Two fields say how concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is chosen such that
+    the effective number of modules 1/Σw² is `effective`. Default: √n of n modules, at most 4 (see `usual_effective`).
 
-    `space`: a name in `SPACES`; "auto" is "parameters" where shapes are equal, else "svd". `rank`: what "svd" cuts to;
-    none: the largest among the modules. `density`: the share of each module's numbers that "ties" and "dare" keep;
-    none: a half.
+    `space`: a name in `SPACES`; "auto" is "parameters" where shapes are equal, else "svd". `rank`: the rank that "svd"
+    cuts to; default: the largest among the modules. `density`: the share of each module's numbers that "ties" and
+    "dare" keep; default: a half.
 
     >>> Blend.parse("softmax:indicator=loss,temperature=0.1").temperature
     0.1
@@ -43,7 +43,7 @@ class Blend(Record):
     @field_validator("group", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        """Names in one text, "ada,bob", as names; a name that is given twice counts once."""
+        """Split a text "ada,bob" into names; a name that occurs twice counts once."""
         names = value.split(",") if isinstance(value, str) else value
         if isinstance(names, list | tuple):
             return tuple(dict.fromkeys(name.strip() if isinstance(name, str) else name for name in names))
@@ -75,8 +75,8 @@ class Blend(Record):
 def fields_of(text: str, *, source: str) -> Mapping[str, str]:
     """The fields in "field=value,field=value"; `source` is the whole text, for the error.
 
-    A part that begins with no field's name belongs to the value before it where that is an indicator with parameters
-    ("indicator=grand:block=3,sublayer=attention") or the group ("group=ada,bob").
+    A part that does not begin with a field's name belongs to the value before it if that value is an indicator with
+    parameters ("indicator=grand:block=3,sublayer=attention") or the group ("group=ada,bob").
     """
     found: dict[str, str] = {}
     last = ""

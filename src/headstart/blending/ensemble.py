@@ -1,4 +1,4 @@
-"""Blend a hub into a start for a task: scores become weights by a rule, and the weighted sum a module."""
+"""Blend a hub into a start for a task: a rule turns scores into weights, and the weighted sum is a module."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -48,9 +48,9 @@ def ensemble(
 ) -> Start:
     """Blend a hub into a start for a task: by default Σ softmax(S_i / τ) O_i (Lv et al., 2023, eq. 1).
 
-    Variants that only PEFT computes (DoRA, …) are ranked with the others but have no exact merge: their weight is 0,
-    and `Start.left_out` names them. Rules that need no scores, "uniform" and "manual", run no scoring pass, and need no
-    dev split.
+    Variants that only PEFT computes (DoRA, …) are ranked with the others but cannot be merged exactly: their weight is
+    0, and `Start.left_out` names them. Rules that need no scores, "uniform" and "manual", run no scoring pass and need
+    no dev split.
 
     Args:
         task: with a dev split.
@@ -59,12 +59,12 @@ def ensemble(
         blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"); `None`: `Blend()`.
         ranking: a ranking made before, by the blend's indicator among others, instead of scoring again.
         name: of the start; `None` is "<task>-start".
-        recipe: of the reference module, where the indicator needs one.
+        recipe: of the reference module, if the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.
-        held_out: the loss of a module on rows kept aside for it, for rules that need it.
-        store: where scores and the merged module are kept; `None` is the user's, `False` keeps nothing.
+        held_out: returns the loss of a module on rows kept aside for this, for rules that need it.
+        store: where scores and the merged module are kept; `None` is the user's store, `False` keeps nothing.
         engine: where scores are computed; see `rank`.
-        progress: told how far the work is, and what became of every unit.
+        progress: hears how far the work has come and what became of every unit.
 
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`. What cannot work, such
@@ -90,7 +90,7 @@ def ensemble(
         ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out
     )
     with Store.opened(store) as kept:
-        # Merged in this process, which has all that is needed: a worker would take longer to start.
+        # Merged in this process, which has everything loaded: a worker would take longer to start.
         found = run(
             [planned.unit], store=kept, loaders=backbone_loaders(backbone), raising=False, listener=progress
         )  # fmt: skip
@@ -98,9 +98,9 @@ def ensemble(
 
 
 def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Blend:
-    """The blend with its indicator as scores name it; raises `SettingError` for what is wrong with it, before any work.
+    """The blend, with its indicator as a canonical spec; raises `SettingError` for a bad blend, before any work.
 
-    `held_out`: whether a rule that needs the held-out loss of weights can have it.
+    `held_out`: whether the held-out loss of weights is available to rules that need it.
     """
     rule = RULES[blend.rule]
     rule.check(blend, family=card.family)
@@ -114,12 +114,12 @@ def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Bl
 
 
 def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> None:
-    """Raise `MergeError`, before any pass, where modules that may be blended together are of several kinds or do not
-    go together in the blend's space."""
+    """Raise `MergeError`, before any pass, if the modules that may be blended are of several kinds or cannot be
+    merged in the blend's space."""
     rule = RULES[blend.rule]
     merging = [module for module in modules if not module.only_ranked]
     if "scores" not in rule.needs and "loss" not in rule.needs:
-        # These weights are known now, and with them who takes part.
+        # These weights are known now, and so are the modules that take part.
         found = rule.weigh(Request(blend, candidates_of(modules, None), card.family))
         merging = [modules[index] for index in found.weights.taking_part()]
     elif rule.most(blend) == 1:
@@ -130,13 +130,13 @@ def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> N
 
 
 def unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
-    """A ranking of the modules without a pass over examples: it holds no scores."""
+    """A ranking of the modules made without a pass over examples: it holds no scores."""
     names = tuple(module.name for module in modules)
     return Ranking(tuple(modules), Scores(names, {}, reduction, examples=0, tokens=0), (), None)
 
 
 def weight_table(start: Start) -> pd.DataFrame:
-    """The ranking with a `weight` column after the indicators; best first, by weight where no indicator set it."""
+    """The ranking with a `weight` column after the indicators; best first, or by weight if no indicator set it."""
     weights = dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
     frame = start.ranking.frame()
     return best_first(frame.assign(weight=frame["module"].map(weights)), start.indicator or "weight")

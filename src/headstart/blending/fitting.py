@@ -1,4 +1,4 @@
-"""What a merge space cannot do, known before any pass: options that it ignores, modules that do not go together."""
+"""What a merge space cannot do, known before any pass: options that it ignores, modules that cannot be merged."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ __all__ = ["check_space", "fitting_space"]
 
 
 def check_space(space: str, *, rank: int | None, density: float | None) -> None:
-    """Raise `SettingError` for what `merge` would refuse of its space and that space's options."""
+    """Raise `SettingError` for a space, or options of that space, that `merge` would refuse."""
     chosen = SPACES[space]
     for option, value in (("rank", rank), ("density", density)):
         if value is not None and option not in chosen.reads:
@@ -25,8 +25,8 @@ def check_space(space: str, *, rank: int | None, density: float | None) -> None:
 
 
 def fitting_space(space: str, modules: Sequence[AnyModule], *, rank: int | None = None) -> Space:
-    """The space that these modules, of one kind, are merged in: the named one, or what "auto" stands for.
+    """The space in which these modules, all of one kind, are merged: the named one, or the one that "auto" chooses.
 
-    Of modules of one shape no more than one is read. Raises `MergeError` where they do not go together there.
+    At most one module of each shape is read. Raises `MergeError` if the modules cannot be merged in that space.
     """
     return SPACES[space].fitting(modules, rank=rank)

@@ -37,16 +37,16 @@ class LowRank(NamedTuple):
         return first @ u[:, :rank], values[:rank], v[:rank] @ second.T
 
     def _wide(self) -> bool:
-        """Whether the factors hold more numbers than their product, which is then the smaller thing to form."""
+        """Whether the factors hold more numbers than their product, so that the product is cheaper to form."""
         return self.left.shape[1] >= min(self.left.shape[0], self.right.shape[1])
 
     def minus(self, other: "LowRank") -> "LowRank":
-        """The difference, of rank at most the sum of both."""
+        """The difference; its rank is at most the sum of both ranks."""
         return LowRank(torch.cat([self.left, -other.left], 1), torch.cat([self.right, other.right], 0))
 
 
 def combination(modules: Sequence[LoraModule], weights: Weights) -> dict[str, LowRank]:
-    """Σ w_i ΔW_i for every layer that any of the modules adapts with a weight above 0, its factors side by side."""
+    """Σ w_i ΔW_i for every layer that a module with a weight above 0 adapts, as factors laid side by side."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for index, module in enumerate(modules):
         for path, factor in module.factors.items():

@@ -1,4 +1,4 @@
-"""Σ w_i O_i with everything that a reader needs beside it: the space, the error, the donors."""
+"""Σ w_i O_i, together with what a reader needs to know about it: the space, the error, the donors."""
 
 import math
 from collections import Counter
@@ -28,8 +28,8 @@ Home = TypeVar("Home", bound=AnyModule)
 class Merged:
     """A merged module.
 
-    `weights` follow the given modules; where groups of layers have weights of their own, they are the mean over the
-    module's numbers. `effective` is 1/Σw². `space` is the one that was used.
+    `weights` are in the order of the given modules; if groups of layers have their own weights, they are the means over
+    the module's numbers. `effective` is 1/Σw². `space` is the one that was used.
 
     `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers and the modules with a weight in `weights`, or `None`
     for kinds that have no ΔW.
@@ -64,11 +64,11 @@ def merge(
         rank: for "svd"; see `Options` for this and the next two.
         density: for "ties" and "dare"; `None` is a half.
         seed: for "dare".
-        backbone: the frozen model, where "ties" and "dare" merge BitFit: they act on changes of its bias terms.
+        backbone: the frozen model, needed when "ties" or "dare" merges BitFit: they act on changes of its biases.
         name: of the result.
 
     Raises:
-        MergeError: no modules, weights that are none, or modules that do not go together in this space.
+        MergeError: no modules, invalid weights, or modules that cannot be merged in this space.
         SettingError: unknown space or a bad rank.
     """
     plan = MergePlan.of(modules, weights, space=space, rank=rank, density=density, seed=seed)
@@ -77,7 +77,7 @@ def merge(
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """What the tensors of a merge give: the sum, the overall weights of those who take part, and the ΔW error."""
+    """What a merge computes from tensors: the sum, the overall weights of the modules that take part, the ΔW error."""
 
     module: Module
     weights: tuple[float, ...]
@@ -86,7 +86,7 @@ class Summed:
 
 @dataclass(frozen=True, eq=False)
 class MergePlan:
-    """A merge as far as it is known before tensors are read: who takes part, how much, and in which space.
+    """What is known of a merge before tensors are read: which modules take part, with which weights, in which space.
 
     What the space does not read is left at its default, for it changes nothing. `positions` are those of `modules`
     among the `count` that were given; `tail` names those that were left out for their small weight. Made by `of`.
@@ -115,7 +115,7 @@ class MergePlan:
         density: float | None = None,
         seed: int = 0,
     ) -> Self:
-        """See `merge`, which raises what is wrong with these arguments from here."""
+        """Plan a merge; the arguments and errors are those of `merge`."""
         if not modules:
             raise MergeError("there is no module to merge; add modules to the hub")
         weights = weights if isinstance(weights, Weights) else Weights(modules=tuple(weights))
@@ -137,16 +137,16 @@ class MergePlan:
 
     @property
     def alone(self) -> bool:
-        """Whether it is one module that stays as it is."""
+        """Whether it is a single module that stays as it is."""
         return len(self.modules) == 1 and "rank" not in SPACES[self.space].reads
 
     @property
     def needs_origin(self) -> bool:
-        """Whether changes are measured from where the modules change nothing, which the backbone may have to say."""
+        """Whether changes are measured from the parameters that change nothing, which may depend on the backbone."""
         return not self.alone and "origin" in SPACES[self.space].needs
 
     def summed(self, backbone: Backbone | None) -> Summed:
-        """Take the sum. Raises `MergeError` for modules that do not go together after all."""
+        """Compute the sum. Raises `MergeError` for modules that turn out not to be mergeable."""
         donors = [module.load() for module in self.modules]
         module = donors[0]
         if not self.alone:
@@ -156,7 +156,7 @@ class MergePlan:
             _require_groups(self.weights, module)
         error = _error(module, donors, self.weights)
         overall = _overall(self.weights, module)
-        # What belongs to the backbone, and a module built from factors alone cannot know.
+        # These fields are about the backbone, which a module built from factors alone cannot know.
         stated = _home(donors).config
         kept = {"task_type": stated.get("task_type")}
         if "fan_in_fan_out" in module.config:
@@ -164,7 +164,7 @@ class MergePlan:
         return Summed(replace(module, config={**module.config, **kept}, head=None), overall, error)
 
     def merged(self, summed: Summed, *, name: str) -> Merged:
-        """The sum with a card that names what it is made of, and the weights of all modules that were given."""
+        """The sum with a card that names its donors, and the weights of all given modules."""
         module = _with_donors(self, summed, name=name)
         whole = [0.0] * self.count
         for index, weight in zip(self.positions, summed.weights, strict=True):
@@ -173,7 +173,7 @@ class MergePlan:
 
 
 def _require_groups(weights: Weights, module: Module) -> None:
-    """Raise `MergeError` for a group of layers in which the module has no parameter: its weights would do nothing."""
+    """Raise `MergeError` for a group of layers in which the module has no parameters: its weights would do nothing."""
     names = list(module.parameters())
     for group in weights.groups:
         for layer in group.layers:
@@ -231,12 +231,12 @@ def _home(donors: Sequence[Home]) -> Home:
 
 
 def _with_donors(plan: MergePlan, summed: Summed, *, name: str) -> Module:
-    """The sum with a card that names what it is made of."""
+    """The sum with a card that names its donors."""
     module, error, donors, home = summed.module, summed.error, plan.modules, _home(plan.modules)
     licenses = sorted({donor.card.license for donor in donors})
     mixed = "mixed: " + "; ".join(text or "unstated" for text in licenses)
     data = sorted({donor.card.dataset_license for donor in donors if donor.card.dataset_license})
-    # JSON has no word for infinity, which is the error of something where the exact sum is nothing.
+    # JSON has no infinity, which is the error if the exact sum is 0 and the merged one is not.
     infinite = " Its ΔW error is infinite: the exact sum is 0." if error == math.inf else ""
     card = module.card.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""A start for a task: from a ranking and a blend to the weights, which are known at once, and to the merged module."""
+"""A start for a task: a ranking and a blend give the weights at once; a unit of work makes the merged module."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ __all__ = ["PlannedStart", "Start", "candidates_of", "plan_start"]
 class Start:
     """An initialization made for a task: the merged module, the ranking behind it and how it was weighed.
 
-    `temperature` is the τ that was used, `None` for a rule without one. `left_out`: modules that could not take part,
+    `temperature` is the τ that was used, `None` for rules without one. `left_out`: modules that could not take part,
     each with the reason.
     """
 
@@ -34,7 +34,7 @@ class Start:
 
     @property
     def module(self) -> Module:
-        """The module to tune from."""
+        """The module from which to tune."""
         return self.merged.module
 
     @property
@@ -50,7 +50,7 @@ class Start:
 
 @dataclass(frozen=True)
 class PlannedStart:
-    """A start whose weights are known and whose module `unit` is still to make; the rest is as in `Start`."""
+    """A start whose weights are known; `unit` will make its module. The rest is as in `Start`."""
 
     unit: MergeUnit
     ranking: Ranking
@@ -116,7 +116,7 @@ def _scores(ranking: Ranking, blend: Blend) -> Sequence[float]:
 
 
 def _left_out(ranking: Ranking, blend: Blend, candidates: Sequence[Candidate]) -> tuple[Refused, ...]:
-    """What was refused, and what can have no weight although it was ranked."""
+    """The refused modules, and ranked ones that cannot have a weight, each with the reason."""
     found = list(ranking.refused)
     needs_scores = "scores" in RULES[blend.rule].needs
     reasons = ranking.scores.reasons.get(blend.indicator, {})

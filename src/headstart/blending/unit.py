@@ -1,4 +1,4 @@
-"""Merging as a unit of work: equal modules, weights and space are merged once."""
+"""Merging as a unit of work: the same modules are merged with the same weights in the same space only once."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -15,9 +15,9 @@ __all__ = ["MergeUnit"]
 
 @dataclass(frozen=True, eq=False)
 class MergeUnit(Unit):
-    """One weighted sum of modules. What modules and sum are called, licensed and so on does not count.
+    """One weighted sum of modules. Names, licences and the like, of the modules and of the sum, do not count.
 
-    `backbone` is `None` where it does not matter, which is in most spaces. Made by `of`.
+    `backbone` is `None` if it does not matter, as in most spaces. Made by `of`.
     """
 
     type: ClassVar[str] = "merge"
@@ -29,17 +29,17 @@ class MergeUnit(Unit):
 
     @classmethod
     def of(cls, plan: MergePlan, *, backbone: BackboneInput | None = None, name: str = "merged") -> Self:
-        """The unit that takes the sum; of the backbone only where changes are measured from it."""
+        """The unit that computes the sum; the backbone counts only if changes are measured from its parameters."""
         return cls(plan, backbone if plan.needs_origin else None, name)
 
     @property
     def label(self) -> str:
-        """How many are merged into what."""
+        """How many modules are merged into which one."""
         count = len(self.plan.modules)
         return f"merging {count} module{'s' * (count > 1)} into {self.name}"
 
     def compute(self, context: Context) -> Result:
-        """Take the sum; its card, in the store, names the modules as they are called now."""
+        """Compute the sum; its card, in the store, names the modules as they are called now."""
         summed = self.plan.summed(None if self.backbone is None else context.resource(RESOURCE))
         merged = self.plan.merged(summed, name=self.name)
         facts = {
@@ -49,7 +49,7 @@ class MergeUnit(Unit):
         return Result(facts, module=kept_module(merged.module, self, context), device="cpu")
 
     def merged(self, result: Result) -> Merged:
-        """What `merge` would have returned, with the names and licences of this request."""
+        """What `merge` would have returned, with the names and licences of this request's modules."""
         assert result.module is not None
         module = load_module(result.module)
         return self.plan.merged(Summed(module, tuple(result.facts["weights"]), result.facts["error"]), name=self.name)

@@ -23,16 +23,16 @@ __all__ = [
 ]
 
 USUAL_EFFECTIVE = 4.0
-"""The effective number of modules of a blend that states none, in a hub of 16 and more."""
+"""The default effective number of modules of a blend, for hubs of 16 modules or more."""
 
 TAIL = 1e-4
 """Modules that together have no more than this share of the weight are left out where each would add to the rank."""
 
 
 class LayerWeights(Record):
-    """Weights of their own for a group of layers: those whose paths are, or begin with, one of `layers`.
+    """Separate weights for a group of layers: those whose paths are, or begin with, one of `layers`.
 
-    A path is the backbone's, of any depth: "model.layers.3", "encoder", "model.layers.0.self_attn".
+    A path is the backbone's, at any depth: "model.layers.3", "encoder", "model.layers.0.self_attn".
     """
 
     layers: tuple[str, ...]
@@ -40,9 +40,9 @@ class LayerWeights(Record):
 
 
 class Weights(Record):
-    """One weight for each module, and others for groups of layers where there are any.
+    """One weight for each module, and optionally other weights for groups of layers.
 
-    Of groups that hold a layer the one with the longest path counts; layers in no group have the weights `modules`.
+    If several groups hold a layer, the one with the longest path counts; layers in no group have the weights `modules`.
 
     >>> weights = Weights(modules=(0.5, 0.5), groups=(LayerWeights(layers=("encoder",), modules=(1.0, 0.0)),))
     >>> weights.of("encoder.block.0.q"), weights.of("decoder.block.0.q")
@@ -69,7 +69,7 @@ class Weights(Record):
                 raise MergeError(f"the weights must be {count} numbers of at least 0 that sum to 1; normalize them")
 
     def taking_part(self) -> tuple[int, ...]:
-        """Positions of the modules that have a weight above 0 in some layer."""
+        """Positions of the modules with a weight above 0 in some layer."""
         whole = (self.modules, *(group.modules for group in self.groups))
         return tuple(index for index in range(len(self.modules)) if any(shares[index] > 0 for shares in whole))
 
@@ -110,8 +110,8 @@ def _rescaled(shares: Sequence[float]) -> tuple[float, ...]:
 def softmax(scores: Sequence[float], *, temperature: float, top_k: int | None = None) -> tuple[float, ...]:
     """softmax(S_i / τ) over the `top_k` highest scores, or over all (Lv et al., 2023, eq. 1).
 
-    A missing score (NaN or infinite) gets weight 0; of equal scores at the edge of the top k the earlier stays.
-    Raises `SettingError` for τ ≤ 0 or k < 1, `MergeError` when no score is there.
+    A missing score (NaN or infinite) gets weight 0; among equal scores at the cut of the top k, earlier ones stay.
+    Raises `SettingError` for τ ≤ 0 or k < 1, `MergeError` if there is no score.
 
     >>> [round(weight, 3) for weight in softmax([1.0, 2.0, 3.0], temperature=1.0)]
     [0.09, 0.245, 0.665]
@@ -127,9 +127,9 @@ def temperature_for(effective: float, scores: Sequence[float], *, top_k: int | N
     """The τ at which softmax(S_i / τ) has the effective number `effective`, by bisection.
 
     The effective number grows with τ, from the number of modules that share the best score to the number n of modules
-    that are weighed. Where it cannot be had τ is the end of its range: infinite (equal weights) from n on, and so small
-    that the best alone have weight below that. Raises `SettingError` for an effective number below 1, `MergeError` when
-    no score is there.
+    that are weighed. An effective number outside this range gives τ at the end of its range: infinite (equal weights)
+    from n on; below the range, so small that only the best have weight. Raises `SettingError` for an effective number
+    below 1, `MergeError` if there is no score.
 
     >>> round(temperature_for(2.0, [1.0, 2.0, 3.0]), 4)
     0.9279
@@ -138,7 +138,7 @@ def temperature_for(effective: float, scores: Sequence[float], *, top_k: int | N
     known = [scores[index] for index in highest(scores, top_k)]
     if effective >= len(known) or known[0] == known[-1]:
         return math.inf
-    # At the lower end all but the best have weight exp(-700) or less, at the upper all are equal to rounding.
+    # At the lower end, all but the best have weight exp(-700) or less; at the upper end, all are equal up to rounding.
     gap = min(known[0] - score for score in known if score < known[0])
     low, high = math.log(gap / 700), math.log(1e9 * (known[0] - known[-1]))
     for _ in range(100):
@@ -151,10 +151,11 @@ def temperature_for(effective: float, scores: Sequence[float], *, top_k: int | N
 
 
 def usual_effective(count: int) -> float:
-    """The effective number for `count` modules where none is asked for: √n, at most 4.
+    """The default effective number for `count` modules: √n, at most 4.
 
-    1 would be the best module alone and n the plain average, which are methods of their own; √n lies between them by
-    the same factor. It does not depend on the scale of an indicator's values, as a fixed temperature does.
+    1 would be the best module alone and n the plain average, which are separate methods; √n is larger than 1 by the
+    same factor by which it is smaller than n. Unlike a fixed temperature, it does not depend on the scale of an
+    indicator's values.
 
     >>> usual_effective(4), usual_effective(5000)
     (2.0, 4.0)
@@ -163,9 +164,9 @@ def usual_effective(count: int) -> float:
 
 
 def highest(scores: Sequence[float], top_k: int | None = None) -> tuple[int, ...]:
-    """Positions of the `top_k` highest scores, or of all, the highest first; of equal scores the earlier comes first.
+    """Positions of the `top_k` highest scores, or of all, highest first; among equal scores, earlier ones come first.
 
-    A missing score (NaN or infinite) is left out. Raises `MergeError` when no score is there.
+    A missing score (NaN or infinite) is left out. Raises `MergeError` if there is no score.
 
     >>> highest([0.1, math.nan, 0.3, 0.3], 2)
     (2, 3)
@@ -179,7 +180,7 @@ def highest(scores: Sequence[float], top_k: int | None = None) -> tuple[int, ...
 
 
 def check_softmax(temperature: float, top_k: int | None) -> None:
-    """Raise `SettingError` for τ ≤ 0 or k < 1: what `softmax` would refuse, known before any score is."""
+    """Raise `SettingError` for τ ≤ 0 or k < 1: what `softmax` would refuse, before anything is scored."""
     if not temperature > 0:
         raise SettingError(f"temperature {temperature} must be above 0; for the best module alone use rule best_single")
     check_top_k(top_k)
@@ -205,7 +206,7 @@ def check_top_k(top_k: int | None) -> None:
 
 
 def shared(positions: Sequence[int], count: int) -> tuple[float, ...]:
-    """The same weight at each of `positions` among `count` modules, 0 elsewhere; raises `MergeError` for none."""
+    """The same weight at each of `positions` among `count` modules, 0 elsewhere; `MergeError` if there are none."""
     if not positions:
         raise MergeError("there is no module to merge; add modules to the hub")
     chosen = set(positions)
@@ -213,7 +214,7 @@ def shared(positions: Sequence[int], count: int) -> tuple[float, ...]:
 
 
 def uniform(count: int) -> tuple[float, ...]:
-    """1/n each. Raises `MergeError` for none."""
+    """1/n each. Raises `MergeError` if there are no modules."""
     return shared(range(count), count)
 
 

@@ -36,11 +36,11 @@ COMMANDS = {
 """Each command's "module:object" and the first paragraph of its help, in the order of the program's help."""
 
 MARK = re.compile(r"\{(\w+)\}")
-"""A family's plural in the help of an option, where the names of its members are to stand."""
+"""A family's plural in the help of an option, to be replaced by the names of its members."""
 
 
 class Deferred(TyperCommand):
-    """A command of which only the name and the first paragraph of the help are known; `load` imports it."""
+    """A command known only by its name and the first paragraph of its help; `load` imports it."""
 
     def __init__(self, name: str, *, reference: str, line: str) -> None:
         super().__init__(name, help=line)
@@ -65,7 +65,7 @@ class Program(TyperGroup):
             self.add_command(Deferred(name, reference=reference, line=line))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that is to run, imported now."""
+        """The command to run, imported now."""
         name, found, rest = super().resolve_command(ctx, args)
         return name, found.load() if isinstance(found, Deferred) else found, rest
 
@@ -82,7 +82,7 @@ class Explained(TyperCommand):
 
 
 def _names(mark: re.Match[str]) -> str:
-    # Seeking plug-ins reads a file of every installed package, which running a command does without.
+    # Looking for plug-ins reads a file of every installed package, which running a command does not need.
     from headstart.cli.families import names_of_family
 
     return names_of_family(mark[1])

@@ -29,7 +29,7 @@ __all__ = ["compare"]
 
 @dataclass(frozen=True)
 class ComparedTask(TaskOptions):
-    """The task of a comparison, which draws its shots itself, once a seed."""
+    """The task of a comparison, which draws its few-shot rows itself, once per seed."""
 
     seed: Annotated[
         int,

@@ -31,7 +31,7 @@ LEAST_SHOWN = 0.0001
 
 @dataclass(frozen=True)
 class BlendOptions(Options):
-    """How a hub becomes a start: whose weights, and which sum."""
+    """How a hub becomes a start: which weights, and which sum."""
 
     rule: Annotated[str, typer.Option(help="{rules}; the papers use softmax.")] = "softmax"
     indicator: Annotated[
@@ -76,7 +76,7 @@ class BlendOptions(Options):
     reduction: ReductionOption = "mean"
 
     def load(self) -> "Blend":
-        """The blend that is asked for."""
+        """The requested blend."""
         from headstart.blending import Blend
 
         return Blend(**{**vars(self), "group": tuple(self.group or ())})

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 __all__ = ["STOPPED", "main"]
 
 STOPPED = 130
-"""Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
+"""Exit code of a program that Ctrl-C ended: 128 plus the number of the signal."""
 
 SAID = "stopped; nothing was half-written, and the same command continues where it can"
 
@@ -19,26 +19,26 @@ def main() -> None:
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                # What a terminal's encoding has no letter for is shown as its number instead of ending the program.
+                # A character that the terminal's encoding lacks is shown as its number instead of ending the program.
                 stream.reconfigure(errors="backslashreplace")
-        from headstart.cli.program import run  # here: it takes the time in which somebody may press Ctrl-C
+        from headstart.cli.program import run  # here, because somebody may press Ctrl-C while this is imported
 
         try:
             run()
         finally:
             sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as end:
-        # typer turns Ctrl-C inside a command into an exit with this code, without a word.
+        # typer turns Ctrl-C inside a command into an exit with this code, without a message.
         if isinstance(end, SystemExit) and end.code != STOPPED:
             raise
         _say(SAID)
         sys.exit(STOPPED)
     except OSError as error:
-        # The reader of a pipe has gone, or the disk that output was sent to is full.
+        # The reader of a pipe is gone, or the disk that output was sent to is full.
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
         with suppress(OSError, ValueError):
-            # What is still to be printed has nowhere to go, and Python would complain of that at its end.
+            # What is still to be printed has nowhere to go, and Python would report that when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _say(f"error: cannot print the result: {error}; free some space, or send the output elsewhere")
         sys.exit(2)

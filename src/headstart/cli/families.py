@@ -33,7 +33,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
         "engines": "headstart.units.engines:ENGINES",
     },
 )
-"""Every family whose members a user can name, by the plural that `headstart list` takes."""
+"""Every family whose members a user can name, under the plural that `headstart list` takes."""
 
 FamilyArgument = Annotated[str | None, typer.Argument(help="Family to list: kinds, indicators, rules …; default: all.")]
 
@@ -77,7 +77,7 @@ def list_families(
 
 
 def described(reference: str) -> str:
-    """The docstring of what "module:object" leads to, read from the source: importing it may take seconds."""
+    """The docstring of "module:object", read from the source, because importing it may take seconds."""
     module, _, name = reference.partition(":")
     spec = find_spec(module)
     if spec is None or spec.origin is None:
@@ -95,7 +95,7 @@ def described(reference: str) -> str:
 
 
 def _row(member: Declared) -> dict[str, Any]:
-    # Only our own modules are sought: finding a plug-in's imports its packages, which may be slow or broken.
+    # Only our own modules are looked up: finding a plug-in's imports its packages, which may be slow or broken.
     own = member.source == "headstart" and member.reference
     first = described(member.reference).partition("\n")[0].partition("; ")[0] if own else ""
     return {

@@ -71,7 +71,7 @@ class FilterOptions(Options):
     ] = None
 
     def asked(self) -> "Asked":
-        """As keyword arguments of `Hub.find`."""
+        """The choices as keyword arguments of `Hub.find`."""
         return cast("Asked", asdict(self))
 
 
@@ -116,7 +116,7 @@ def list_(
 
 
 def _nothing(hub: Path, *, total: int, page: int, empty: bool) -> str:
-    """Why a page of the list has no module on it."""
+    """Why a page of the list is empty."""
     if empty:
         return f"{hub} has no modules yet; add some with `headstart hub add`"
     return f"{hub} has {total:,} such modules, none of them on page {page}" if total else "no such module"

@@ -1,4 +1,4 @@
-"""The options that several commands share, in groups: each is declared once, and a group loads what it names.
+"""The options that several commands share, in groups: each is declared once, and a group loads what its options name.
 
 A command takes groups as parameters; `command` turns each into its options on the command line.
 """
@@ -60,7 +60,7 @@ class Options:
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """The fields as parameters of a command."""
+        """The fields as the parameters of a command."""
         hints = get_type_hints(cls, include_extras=True)
         return [
             inspect.Parameter(
@@ -101,7 +101,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
-    """The task that a command is about, and how much of it."""
+    """The task that a command is about, and how much of it is used."""
 
     task: Annotated[
         str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
@@ -121,11 +121,11 @@ class TaskOptions(Options):
         return Task.load(self.task, metric=self.metric, family=family, seed=self.seed)
 
     def load(self) -> "Task":
-        """The task, drawn few-shot where that is asked for."""
+        """The task, with a few-shot draw if requested."""
         return self.drawn(self.whole())
 
     def drawn(self, task: "Task") -> "Task":
-        """The few-shot draw of `task` that is asked for, else `task` itself."""
+        """The requested few-shot draw of `task`, else `task` itself."""
         return task if self.shots is None else task.few_shot(k=self.shots, seed=self.seed)
 
 
@@ -146,7 +146,7 @@ class HubOptions(Options):
 
 @dataclass(frozen=True)
 class BackboneOptions(Options):
-    """The backbone that a command runs, and on what."""
+    """The backbone that a command runs, and its device and dtype."""
 
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")]
     device: DeviceOption = "auto"
@@ -171,7 +171,7 @@ class RecipeOptions(Options):
     ] = None
 
     def changes(self) -> dict[str, Any]:
-        """What `--set` changes; values are read as JSON where they can be."""
+        """What `--set` changes; values are read as JSON if possible."""
         changes: dict[str, Any] = {}
         for setting in self.settings or []:
             key, separator, value = setting.partition("=")

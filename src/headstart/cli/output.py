@@ -17,23 +17,23 @@ from headstart.reports.terminal import Terminal, printable
 __all__ = ["console", "error_console", "print_json", "print_line", "print_rows", "rows_table"]
 
 NUMBERS = frozenset({"rank", "parameters", "score"})
-"""Columns of `rows_table` that are set flush right."""
+"""Columns of `rows_table` that are aligned on the right."""
 
 
 def console() -> Console:
-    """For results: standard output."""
+    """Standard output, for results."""
     return Terminal(emoji=False)  # names such as ":smile:" stay; and the table of emoji is not loaded
 
 
 def error_console() -> Console:
-    """For progress and errors: standard error."""
+    """Standard error, for progress and errors."""
     return Terminal(stderr=True, emoji=False)
 
 
 def print_json(data: Any) -> None:
     """Print one strict JSON document on standard output; NaN and infinity become null.
 
-    Letters stand as they are; what a terminal would obey is written as JSON's escape.
+    Characters are printed as they are, except those that control a terminal, which become JSON escapes.
     """
     text = json.dumps(_finite(data), indent=1, ensure_ascii=not _any_letter(), allow_nan=False)
     sys.stdout.write(printable(text, spell=lambda letter: json.dumps(letter)[1:-1]) + "\n")
@@ -56,12 +56,12 @@ def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
-    """Print a plain table, as several that begin with the first column where the terminal is too narrow for one."""
+    """Print a plain table or, if the terminal is too narrow, several that all begin with the first column."""
     print_fitting(console(), columns, lambda some: rows_table(rows, some, whole=whole))
 
 
 def _finite(data: Any) -> Any:
-    """`data` with null for every number that JSON has no word for."""
+    """`data` with null for every number that JSON cannot hold."""
     if isinstance(data, Mapping):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -70,5 +70,5 @@ def _finite(data: Any) -> Any:
 
 
 def _any_letter() -> bool:
-    """Whether standard output can print all of Unicode; where it cannot, JSON has its own way to write letters."""
+    """Whether standard output can print all of Unicode; if not, JSON is printed with escapes."""
     return (sys.stdout.encoding or "utf-8").lower().startswith("utf")

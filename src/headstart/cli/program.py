@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version  # brings the library for e-mail, which commands do without
+        from importlib.metadata import version  # imports the library for e-mail, which commands do not need
 
         print_line(f"headstart {version('headstart')}")
         raise typer.Exit
@@ -43,10 +43,10 @@ def _program(
 
 def run() -> None:
     """Run the program; a user's mistake prints one paragraph and exits with 2."""
-    # GNU's OpenMP lets idle threads spin for long, which makes two programs on one machine many times slower; not
-    # spinning at all makes one alone 1.6 times slower. This is a spin of some microseconds, as fast as the longest.
+    # GNU's OpenMP lets idle threads spin for long, which makes two programs on one machine many times slower; without
+    # any spinning, a single program is 1.6 times slower. A spin of some microseconds is as fast as the longest.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # pydantic, which parses options and cards, would look for plug-ins of its own in every installed package.
+    # pydantic, which parses options and cards, would look for its own plug-ins in every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()

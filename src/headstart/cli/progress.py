@@ -1,4 +1,4 @@
-"""How running work shows on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""How running work is shown on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LINE_SECONDS", "UnitCount", "listening"]
 
 LINE_SECONDS = 10.0
-"""Off a terminal, a line of progress at most this often."""
+"""Seconds between two lines of progress, if standard error is not a terminal."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def listening(what: str) -> Iterator[Listener]:
 
 
 class UnitCount:
-    """Counts how many units were computed and how many reused, each once, and passes every event on."""
+    """Counts computed and reused units, each once, and passes every event on."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -59,7 +59,7 @@ class UnitCount:
         return {state: dict(self._count(state)) for state in ("computed", "reused")}
 
     def say(self) -> None:
-        """Say on standard error what was reused; nothing where nothing was."""
+        """Say on standard error what was reused, if anything was."""
         found = self._count("reused")
         if found:
             parts = [f"{count} {kind} unit{'s' * (count > 1)}" for kind, count in found.items()]
@@ -70,7 +70,7 @@ class UnitCount:
 
 
 class _Lines:
-    """Prints notes at once and the progress every `LINE_SECONDS`, so that a log shows that the work goes on."""
+    """Prints notes at once and progress every `LINE_SECONDS`, so that a log shows that the work continues."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()

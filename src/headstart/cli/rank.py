@@ -76,14 +76,14 @@ def rank(
 
 
 def reference_note(card: "ModuleCard", *, through_head: bool) -> str:
-    """One line on the reference module: how good it is, which is what its comparisons are worth."""
+    """One line on the reference module: how good it is, which limits what comparisons with it are worth."""
     score = "no score" if card.score is None else f"{card.score:.4f}"
     what = "Every module answered through the task head of" if through_head else "Compared with"
     return f"{what} a reference module tuned on the task: dev {card.metric} {score}."
 
 
 def print_gaps(ranking: "Ranking") -> None:
-    """Say on standard error which modules took no part or have no value, and why."""
+    """Report on standard error which modules took no part or have no value, and why."""
     for module in ranking.refused:
         print_line(f"refused {module.name}: {module.reason}", error=True)
     for indicator, reasons in ranking.scores.reasons.items():

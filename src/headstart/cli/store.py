@@ -1,4 +1,4 @@
-"""`headstart store …`: what is kept of finished work. None of these imports torch."""
+"""`headstart store …`: commands for finished work. None of them imports torch."""
 
 import re
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 TYPES = ("tune", "score", "evaluate", "merge", "embed")
 """Headstart's own types of unit."""
 SHORT = 12
-"""Letters of a key that tables show."""
+"""How many letters of a key tables show."""
 
 
 def open_store(folder: Path | None) -> "Store":
@@ -67,7 +67,7 @@ def list_(
 
 @app.command()
 def show(key: KeyArgument, store: StoreOption = None, as_json: AsJson = False) -> None:
-    """Show one entry: what it was computed from, and what was found."""
+    """Show one entry: its inputs and its result."""
     opened = open_store(store)
     entry = opened.find(key)
     result = opened.result(entry)
@@ -93,7 +93,7 @@ def export(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy an entry's module, as a PEFT folder, to OUTPUT; of an entry without a module, its files."""
+    """Copy an entry's module, as a PEFT folder, to OUTPUT, or the entry's files if it has no module."""
     opened = open_store(store)
     entry = opened.find(key)
     opened.export(entry, output)
@@ -115,7 +115,7 @@ def prune(
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove entries, least recently used first, and what killed runs left behind. Everything can be computed again."""
+    """Remove entries, least recently used first, and what killed runs left behind. All of it can be computed again."""
     if older_than is None and keep is None:
         raise SettingError("nothing says what to remove; give --older-than 30d, --keep 20GB or both")
     seconds = None if older_than is None else _amount(older_than, SECONDS, option="--older-than", example="30d")
@@ -158,7 +158,7 @@ def _facts(store: "Store", entry: "Entry") -> dict[str, Any]:
 
 
 def _shown(entry: "Entry") -> dict[str, str]:
-    """The columns that a table shows otherwise than JSON does."""
+    """The columns that a table shows differently from JSON."""
     return {
         "key": entry.key[:SHORT],
         "size": size_text(entry.size),

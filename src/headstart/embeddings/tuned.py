@@ -9,10 +9,10 @@ __all__ = ["tuned_parameters"]
 
 
 def tuned_parameters(module: Module) -> Tensor:
-    """e(O) = (1/L) Σ_l concat(θ_l), (D,), float64 (Zhou et al., 2022, §3.2); heads are not part of it.
+    """e(O) = (1/L) Σ_l concat(θ_l), (D,), float64 (Zhou et al., 2022, §3.2); heads are left out.
 
-    Averaging over the layers first is what makes the cosine meaningful. The papers' encoders have one stack of layers;
-    for an encoder-decoder the average is taken in each stack and the two stand side by side. Raises `ModuleError` when
-    the layers of a stack do not hold equally many parameters.
+    The average over layers comes first, because it makes the cosine meaningful. The papers' encoders have one stack of
+    layers; for an encoder-decoder, each stack is averaged and the two averages are joined. Raises `ModuleError` if the
+    layers of a stack do not have equal numbers of parameters.
     """
     return torch.cat([layers.double().mean(0) for layers in module.layer_vectors()])

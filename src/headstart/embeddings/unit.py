@@ -18,7 +18,7 @@ __all__ = ["EmbedUnit", "embed"]
 
 @dataclass(frozen=True, eq=False)
 class EmbedUnit(Unit):
-    """The embedding e(O) of one module, or of the one that a unit makes. What the module is called does not count."""
+    """The embedding e(O) of one module, or of the module that a unit makes. The module's name does not count."""
 
     type: ClassVar[str] = "embed"
     together: ClassVar[int] = 64
@@ -27,12 +27,12 @@ class EmbedUnit(Unit):
 
     @property
     def label(self) -> str:
-        """What is embedded."""
+        """Which module is embedded."""
         given = self.module
         return f"embedding {f'what comes of {given.label}' if isinstance(given, Unit) else given.name}"
 
     def batch_key(self) -> Hashable:
-        """Many go to one worker, which takes longer to be handed a module than to embed it."""
+        """Many modules go to one worker, because handing over a module takes longer than embedding it."""
         return ()
 
     def compute(self, context: Context) -> Result:
@@ -48,15 +48,16 @@ class EmbedUnit(Unit):
 
 
 def embed(module: AnyModule, *, store: AnyStore = None, progress: Listener | None = None) -> Tensor:
-    """The embedding of a module, (D,), float64; see `tuned_parameters`. One that is in the store reads no module.
+    """The embedding of a module, (D,), float64; see `tuned_parameters`.
 
     Args:
-        module: what stands for its task; of a hub's only its digest is read where the store has the embedding.
-        store: where it is kept; `None` is the user's, `False` keeps nothing.
-        progress: told whether it was computed or reused.
+        module: the module whose task is embedded. If the store has the embedding, the tensors of a hub's module are not
+            read, only its digest.
+        store: where it is kept; `None` is the user's store, `False` keeps nothing.
+        progress: hears whether it was computed or reused.
 
     Raises:
-        ModuleError: the layers of a stack do not hold equally many parameters.
+        ModuleError: the layers of a stack do not have equal numbers of parameters.
         StoreError: the store cannot be written.
     """
     unit = EmbedUnit(module)

@@ -1,4 +1,4 @@
-"""Taking modules into a hub: many are read and copied beside one another, then entered in one short transaction."""
+"""Adding modules to a hub: many are read and copied in parallel, then entered in one short transaction."""
 
 import contextlib
 import shutil
@@ -26,30 +26,30 @@ from headstart.records import ModuleCard
 __all__ = ["Intake", "Staged", "name_of"]
 
 BATCH = 128
-"""Modules that are flushed to the disk and entered together."""
+"""How many modules are flushed to the disk and entered together."""
 
 Check = Callable[[StoredModule], None]
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A module that was read, and lies in a hidden folder of the hub; `None` where it is in the hub already."""
+    """A module that was read and copied to a hidden folder of the hub; `None` if it is in the hub already."""
 
     entry: Entry
     staging: Path | None
 
 
 def name_of(source: Path | str) -> str:
-    """What a hub calls a module unless told otherwise; raises `HubError` where that cannot be a name."""
+    """The default name of a module in a hub; raises `HubError` if it cannot be a name."""
     name = parse_reference(source).name if is_reference(source) else module_name(Path(source))
     check_name(name)
     return name
 
 
 class Intake:
-    """Takes modules into the hub at `path`.
+    """Adds modules to the hub at `path`.
 
-    `check` raises `ModuleError` for a module that does not fit; `report` is called after each that was read.
+    `check` raises `ModuleError` for a module that does not fit; `report` is called after each module that was read.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Intake:
         self._checking = threading.Lock()
 
     def results(self, sources: Sequence[tuple[Path | str, str]]) -> Iterator[ModuleCard | HeadstartError]:
-        """For each (folder or reference, name), in order, its card in the hub or why it was refused."""
+        """For each (folder or reference, name), in order: its card in the hub, or why it was refused."""
         for batch in _batches(sources):
             yield from self._admitted(self._staged(batch))
 
@@ -94,7 +94,7 @@ class Intake:
         if not is_reference(source):
             return self._stage_folder(Path(source), name)
         self._upkeep.ask(lambda c: self._refuse_taken(c, name))  # rather than after the download
-        # Brings the network library, which a hub of local folders does without.
+        # This imports the network library, which a hub of local folders does not need.
         from headstart.hub.remote import fetch
 
         with _disk_errors_named(self.path), _removed_at_end(hidden_folder(self.path / "fetched")) as staging:
@@ -103,7 +103,7 @@ class Intake:
                 fetch(source, folder)
                 return self._stage_folder(folder, name)
             except ModuleError as error:
-                # The folder will be gone when the message is read.
+                # The temporary folder will be gone when the message is read.
                 raise ModuleError(str(error).replace(str(folder), source)) from error
 
     def _stage_folder(self, folder: Path, name: str) -> Staged:
@@ -124,7 +124,7 @@ class Intake:
         return Staged(entry, staging)
 
     def _admitted(self, batch: Sequence[Staged | HeadstartError]) -> list[ModuleCard | HeadstartError]:
-        """Enter what was staged; the folders are on the disk before they have their names, and before their rows."""
+        """Enter what was staged; folders are flushed to the disk before they get their names and their rows."""
         staged = [one for one in batch if isinstance(one, Staged)]
         try:
             with _disk_errors_named(self.path):
@@ -170,7 +170,7 @@ class Intake:
 
 
 def _same(connection: sqlite3.Connection, entry: Entry) -> ModuleCard | None:
-    """The card of the very module, where it is in the hub under this name."""
+    """The card of this very module if it is in the hub under this name."""
     known = known_row(connection, entry.card.name)
     card = None if known is None or known.reason else known.card
     return card if card is not None and not changed(card, entry.card) else None

@@ -1,10 +1,10 @@
-"""The catalogue: an SQLite cache of what the hub's folders hold. Losing it costs one reading of the hub.
+"""The catalogue: an SQLite cache of what the hub's folders hold. If it is lost, the hub has to be read once more.
 
-It keeps a rollback journal and no write-ahead log: that works on network file systems, where a log's shared memory does
-not, and a folder that cannot be written can still be read.
+It uses a rollback journal instead of a write-ahead log: a journal works on network file systems, where the log's shared
+memory does not, and it lets a hub in a read-only folder be read.
 
-Every transaction ends by writing a checksum of the whole file into its header. SQLite notices damage to its own
-structure only; a flipped bit in an index or in a width would otherwise be an answer that nobody doubts.
+Every transaction ends by writing a checksum of the whole file into its header. SQLite only notices damage to its own
+structure; without the checksum, a flipped bit in an index or a width would give a wrong answer that nobody doubts.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SCHEMA = 5
 """The number of the newest migration."""
 
 WAIT_SECONDS = 120.0
-"""How long a writer waits for another one; a batch of modules takes well under a second."""
+"""How many seconds a writer waits for another one; a batch of modules takes well under a second."""
 
 DAMAGE = {
     sqlite3.SQLITE_CONSTRAINT,
@@ -39,11 +39,11 @@ WAITING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class DamageError(HubError):
-    """The file is no catalogue that can be read: cut short, overwritten, or foreign."""
+    """The file is not a readable catalogue: it was cut short or overwritten, or it is something else."""
 
 
 class UnusableError(HubError):
-    """The file cannot be used where it lies: read-only, on a full disk, without locks, or of a newer Headstart."""
+    """The file cannot be used where it is: it is read-only, on a full disk, without locks, or of a newer Headstart."""
 
 
 class Catalogue:
@@ -66,7 +66,7 @@ class Catalogue:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction of the one writer at a time: committed when the block ends well, else rolled back."""
+        """A transaction, one writer at a time: committed if the block succeeds, else rolled back."""
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -79,7 +79,7 @@ class Catalogue:
                     connection.execute("ROLLBACK")
 
     def sound(self) -> bool:
-        """Whether every page of the file is."""
+        """Whether every page of the file is sound."""
         self._checked = None
         try:
             with self.reading() as connection:
@@ -100,7 +100,7 @@ class Catalogue:
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cell_size_check = ON")
-            # Otherwise pages that fell free differ between the memory, where the checksum is made, and the disk.
+            # Otherwise freed pages differ between memory, where the checksum is computed, and the disk.
             connection.execute("PRAGMA secure_delete = ON")
             version = _version(connection)
             if version > SCHEMA:
@@ -113,7 +113,7 @@ class Catalogue:
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Raise `DamageError` unless the file is as it was written; one that was checked and is the same is trusted."""
+        """Raise `DamageError` unless the file is as it was written; a file that was checked before is trusted."""
         if self.uri:
             return
         connection.execute("BEGIN")
@@ -126,7 +126,7 @@ class Catalogue:
         connection.execute("COMMIT")
 
     def _mark(self, checksum: int) -> tuple[int, ...] | None:
-        """What changes with every change of the file; `None` where there is no file, or not any more."""
+        """A value that changes with every change of the file; `None` if there is no file."""
         try:
             status = Path(self.path).stat()
         except OSError:
@@ -134,7 +134,7 @@ class Catalogue:
         return (status.st_mtime_ns, status.st_size, status.st_ino, checksum)
 
     def _writable(self) -> bool:
-        """Whether the system lets the file be written, so that it is the file itself that says otherwise."""
+        """Whether the system allows the file to be written; if so, the file's own content caused the error."""
         effective = os.access in os.supports_effective_ids
         return all(os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, Path(self.path).parent))
 
@@ -143,7 +143,7 @@ class Catalogue:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            # What Python's own layer finds, such as text or a message that is none, has no code of SQLite's.
+            # Errors that Python's own layer raises, such as for text that is not UTF-8, have no SQLite code.
             code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT) & 0xFF
             kind: type[HubError]
             if checked and code in REFUSED:
@@ -158,7 +158,7 @@ class Catalogue:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    """The schema's number; raises `DamageError` where the file states two."""
+    """The schema's number; raises `DamageError` if the file states two."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version >= 3 and (version,) != connection.execute("SELECT version FROM schema").fetchone():
         raise DamageError("the catalogue states two schemas; delete the file, it is built again from the hub's folders")
@@ -166,11 +166,11 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    from importlib import resources  # brings much that a catalogue of today does without
+    from importlib import resources  # imports much that an up-to-date catalogue does not need
 
     folder = resources.files("headstart.hub.migrations")
     scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    # Catalogues of before kept a write-ahead log.
+    # Older catalogues used a write-ahead log.
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -188,12 +188,12 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def _stated_checksum(connection: sqlite3.Connection) -> int:
-    # The header has a number that is the application's to choose, written within a transaction like the rest.
+    # The header has a number that the application may choose, written within a transaction like the rest.
     return int(connection.execute("PRAGMA application_id").fetchone()[0]) & 0xFFFFFFFF
 
 
 def _checksum(connection: sqlite3.Connection) -> int:
-    """Of the file as the transaction sees it, but for its own place and what SQLite counts up when it commits."""
+    """The checksum of the file as the transaction sees it, without its own bytes and SQLite's change counters."""
     content = memoryview(connection.serialize())
     kept = (content[:24], content[28:68], content[72:92], content[100:])
     found = 0

@@ -1,4 +1,4 @@
-"""The hub's folder on disk: which modules lie in it, and whether they changed since they were read."""
+"""The hub's folder on disk: which modules it holds, and whether they changed since they were read."""
 
 import os
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ __all__ = ["KEPT", "is_hub", "stamp", "stamps"]
 
 WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, HEAD_FILE, CARD_FILE)
 KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
-"""The files of a module that a hub keeps, and takes from a remote one."""
+"""The files of a module that a hub keeps, and downloads from a remote one."""
 
 STAMPED = ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS)
 ABSENT = "-"
@@ -28,12 +28,12 @@ ABSENT = "-"
 def stamps(hub: Path, known: Mapping[str, str]) -> dict[str, str]:
     """Every module folder's stamp by name: times and sizes, without opening a file.
 
-    Equal stamps mean that nothing was written since the `known` ones were taken. What is a link that leads to no folder
-    has a stamp too: it is to be named as a problem. Raises `HubError` when the hub cannot be listed.
+    Equal stamps mean that nothing was written since the `known` ones were taken. A link that leads to no folder has a
+    stamp too, so that it is named as a problem. Raises `HubError` if the hub cannot be listed.
     """
     try:
         with os.scandir(hub) as entries:
-            # A name that is no valid text cannot be shown, typed or catalogued.
+            # A name that is not valid text cannot be shown, typed or catalogued.
             folders = sorted(
                 entry.name
                 for entry in entries
@@ -48,7 +48,7 @@ def stamps(hub: Path, known: Mapping[str, str]) -> dict[str, str]:
 def stamp(folder: Path | str, known: str = "") -> str:
     """Times and sizes of the folder and of the files that make the module; "-" for a file that is not there.
 
-    A file that was not there when the `known` stamp was taken is looked for only if the folder's own time changed.
+    A file that was missing when the `known` stamp was taken is looked for only if the folder's own time changed.
     """
     before = known.split(" ")
     found = [_part(folder, "")]
@@ -76,4 +76,4 @@ def _may_be_module(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
     except OSError:
-        return True  # a link in a circle
+        return True  # a circular link

@@ -34,7 +34,7 @@ USABLE = "reason IS NULL"
 
 @dataclass(frozen=True)
 class Admission:
-    """What became of one folder or reference that was offered to a hub: its card, or the reason for refusing it."""
+    """What became of one folder or reference that was to be added: its card, or the reason for refusing it."""
 
     path: Path | str
     name: str
@@ -46,8 +46,8 @@ class Hub:
     """Modules by name, in alphabetical order. Use `Hub.open` or `Hub.create`; the constructor only stores.
 
     Everything but `read` answers from the catalogue and opens no module. Folders that cannot be used are in `problems`
-    instead. A view (`where`, `of_kind`) is the same hub without the other modules: they are not in it for any method;
-    folders of which nobody could tell what they are stay among its problems.
+    instead. A view (`where`, `of_kind`) is the same hub without the other modules, for all of its methods; folders
+    whose content could not be read stay among its problems.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -59,8 +59,8 @@ class Hub:
     def open(cls, path: Path | str, *, progress: Listener | None = None) -> Self:
         """The hub at `path`, its catalogue brought in step with the folders (only what changed is read).
 
-        A catalogue that is missing or damaged is built again; where none can be written, as in a read-only folder, one
-        in the user's cache folder is used. Raises `HubError` when `path` is no hub.
+        A missing or damaged catalogue is built again; if it cannot be written, as in a read-only folder, one in the
+        user's cache folder is used. Raises `HubError` if `path` is not a hub.
         """
         hub = cls(path)
         if not hub.path.is_dir():
@@ -74,7 +74,7 @@ class Hub:
 
     @classmethod
     def create(cls, path: Path | str) -> Self:
-        """The hub at `path`, made when nothing is there yet. Raises `HubError` when it cannot be made."""
+        """The hub at `path`, which is made if nothing is there yet. Raises `HubError` if it cannot be made."""
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -92,9 +92,9 @@ class Hub:
         return f"Hub({str(self.path)!r}{view})"
 
     def where(self, **asked: Unpack[Asked]) -> Hub:
-        """The same hub seen without the modules that are something else; see `find`.
+        """A view of the hub with only the matching modules; see `find`.
 
-        Raises `HubError` when no module is left.
+        Raises `HubError` if no module is left.
         """
         wanted = Filter(**asked)
         narrowed = self._view.narrowed(wanted)
@@ -105,9 +105,9 @@ class Hub:
         return view
 
     def of_kind(self, kind: str) -> Hub:
-        """The same hub seen without the modules of other kinds ("lora").
+        """A view of the hub with only the modules of one kind ("lora").
 
-        Raises `HubError` when it has none, with the kinds that it has.
+        Raises `HubError` if there are none; it names the kinds that the hub has.
         """
         try:
             return self.where(kind=kind)
@@ -121,17 +121,17 @@ class Hub:
     def find(
         self, *, sort: str = "name", limit: int | None = None, offset: int = 0, **asked: Unpack[Asked]
     ) -> list[ModuleRef]:
-        """The usable modules that are all of what is asked for, one page of them.
+        """The usable modules that match all conditions, one page of them.
 
         Args:
             sort: "name", "kind", "variant", "family", "task", "metric", "license", "rank", "parameters", "score" or
-                "added"; "-score" has the highest first. What is not known comes last, equals in order of name.
+                "added"; "-score" puts the highest first. Unknown values come last, equal ones in order of name.
             limit: how many at most; `None` is all.
-            offset: how many to leave out first.
-            asked: what each must be; capital letters do not matter. `kind`, `license`, `task` and `metric` as on the
-                card; `variant`, one that the module has, such as "DoRA", or "" for none; `family`, the whole of it
-                ("reviews/films") or whole parts ("reviews", "films"); `text`, words that all stand, perhaps inside
-                longer ones, in name, kind, task, family, base model, notes or origin.
+            offset: how many to skip.
+            asked: the conditions; capital letters do not matter. `kind`, `license`, `task` and `metric` as on the
+                card; `variant`, one that the module has, such as "DoRA", or "" for none; `family`, the whole path
+                ("reviews/films") or whole parts of it ("reviews", "films"); `text`, words that must all occur, perhaps
+                inside longer ones, in name, kind, task, family, base model, notes or origin.
 
         Raises:
             SettingError: an unknown order, a limit or offset below 0 or beyond 2**63 - 1, a family, variant or text of
@@ -146,7 +146,7 @@ class Hub:
         return [self._ref(known) for known in rows]
 
     def count(self, **asked: Unpack[Asked]) -> int:
-        """How many usable modules are all of what is asked for; see `find`."""
+        """How many usable modules match all conditions; see `find`."""
         narrowed = self._view.narrowed(Filter(**asked))
         if narrowed is None:
             return 0
@@ -155,7 +155,7 @@ class Hub:
         return self._upkeep.ask(lambda c: int(c.execute(query, values).fetchone()[0]))
 
     def refs(self) -> list[ModuleRef]:
-        """The usable modules without their tensors, which are read when they are needed."""
+        """The usable modules; their tensors are read when they are needed."""
         return self.find()
 
     def names(self) -> list[str]:
@@ -176,7 +176,7 @@ class Hub:
         return [Refused(known.name, known.reason or "") for known in rows]
 
     def ref(self, name: str) -> ModuleRef:
-        """Module `name` without its tensors. Raises `HubError` when the hub has none or cannot use it."""
+        """Module `name` without its tensors. Raises `HubError` if the hub lacks it or cannot use it."""
         known = self._seen(name)
         if known is None:
             raise self._unknown(name)
@@ -185,35 +185,35 @@ class Hub:
         return self._ref(known)
 
     def card(self, name: str) -> ModuleCard:
-        """The card of module `name`. Raises `HubError` when the hub has none or cannot use it."""
+        """The card of module `name`. Raises `HubError` if the hub lacks it or cannot use it."""
         return self.ref(name).card
 
     def folder(self, name: str) -> Path:
-        """The folder of module `name`. Raises `HubError` when the hub has none or cannot use it."""
+        """The folder of module `name`. Raises `HubError` if the hub lacks it or cannot use it."""
         return self.ref(name).path
 
     def read(self, name: str) -> StoredModule:
         """Read and validate module `name`.
 
-        Raises `HubError` when the hub has none, `ModuleError` when it is broken or not what was catalogued.
+        Raises `HubError` if the hub lacks it, `ModuleError` if it is broken or not what was catalogued.
         """
         return self.ref(name).read()
 
     def backbone(self) -> Fingerprint | None:
-        """The one backbone that the modules state, or `None` when none states any."""
+        """The backbone that the modules state, or `None` if no module states one."""
         stated = self._upkeep.ask(stated_backbone)
         return None if stated is None else stated[1]
 
     def add(
         self, source: Path | str, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
     ) -> ModuleCard:
-        """Validate a module and copy it into the hub; the very module that is there under this name stays as it is.
+        """Validate a module and copy it into the hub; the same module under the same name stays as it is.
 
         Args:
             source: a PEFT folder, which stays as it is, or a remote module, "hf://owner/name[@revision]", whose commit
-                will stand on the card as its `origin`.
-            name: what the hub calls it; by default the folder's name, or the last part of the remote one.
-            check: raises `ModuleError` when the module does not fit, for instance a backbone at hand.
+                is noted on the card as its `origin`.
+            name: its name in the hub; by default the folder's name, or the last part of the remote one.
+            check: raises `ModuleError` if the module does not fit, for instance, a given backbone.
 
         Raises:
             HubError: the name is taken or impossible, or the remote module cannot be fetched.
@@ -237,7 +237,7 @@ class Hub:
     ) -> list[Admission]:
         """Add every folder or remote module, as `add` does; one that is refused does not stop the rest.
 
-        Many are read and copied beside one another, then entered together. One `Admission` each, in the given order.
+        Many are read and copied in parallel, then entered together. Returns one `Admission` each, in the given order.
         """
         from headstart.hub.adding import Intake, name_of  # NumPy, which looking at a hub does without
 
@@ -260,9 +260,9 @@ class Hub:
         return [found[index] for index in range(len(offered))]
 
     def remove(self, *names: str) -> None:
-        """Delete modules, usable or not. What a killed removal of the same modules left is completed.
+        """Delete modules, usable or not. If a removal of the same modules was killed, it is completed.
 
-        Raises `HubError` when the hub lacks one, and then removes none, or when one cannot be deleted.
+        Raises `HubError` if the hub lacks one, and then removes none, or if one cannot be deleted.
         """
         under_way = removing.leaving(self.path)
         for name in names:

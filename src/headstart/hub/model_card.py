@@ -1,4 +1,4 @@
-"""A module's README.md, which remote hubs call its model card: written from our card, and its licence read back."""
+"""A module's README.md, which remote hubs call its model card: written from our card; its licence can be read back."""
 
 import json
 import re
@@ -12,9 +12,9 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*$", re.DOTALL | re.MULTILINE)
 LICENSE_LINE = re.compile(rf"""^(license|license_name):[ \t]*["']?({IDENTIFIER.pattern})["']?[ \t]*$""", re.MULTILINE)
 ACTIVE = re.compile(r"[\\`*\[\]<>&|~$]")
-"""What Markdown may act on within a line."""
+"""Characters that have a meaning in Markdown within a line."""
 LONGEST_METADATA = 1 << 20
-"""Characters at the beginning of a README.md among which its metadata are looked for."""
+"""How many characters at the beginning of a README.md are searched for its metadata."""
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
@@ -47,7 +47,7 @@ def readme(card: ModuleCard) -> str:
 
 
 def stated_license(folder: Path) -> str:
-    """The licence in the metadata block of the folder's README.md; empty when none is stated there."""
+    """The licence in the metadata block of the folder's README.md; empty if none is stated there."""
     try:
         with (folder / "README.md").open(encoding="utf-8-sig", errors="replace") as stream:
             text = stream.read(LONGEST_METADATA)
@@ -62,20 +62,20 @@ def stated_license(folder: Path) -> str:
 def _metadata(card: ModuleCard) -> list[str]:
     """The lines of the YAML block. JSON strings are YAML strings, whatever is in them."""
     lines = [f"library_name: {'adapters' if card.kind == 'adapter' else 'peft'}"]
-    # A path on somebody's machine is no model that a hub could link to.
+    # A path on somebody's machine is not a model that a hub could link to.
     if MODEL_ID.fullmatch(card.base_model):
         lines.append(f"base_model: {json.dumps(card.base_model)}")
     if IDENTIFIER.fullmatch(card.license.lower()):
         lines.append(f"license: {json.dumps(card.license.lower())}")
     elif card.license:
-        # Hubs take identifiers only; other terms, such as those of a blend, go by a name of their own.
+        # Hubs only accept identifiers; other terms, such as those of a blend, go into a separate field.
         name = re.sub(r"[^a-z0-9.]+", "-", card.license.lower()).strip("-")
         lines += ["license: other", f"license_name: {json.dumps(name)}"]
     return [*lines, f"tags: [headstart, {card.kind}]"]
 
 
 def _cell(value: object) -> str:
-    """The value on one line, with nothing in it that Markdown or HTML would act on or that ends a table's column."""
+    """The value on one line, without anything that Markdown or HTML would interpret or that ends a table's column."""
     return ACTIVE.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 

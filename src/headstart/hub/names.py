@@ -1,4 +1,4 @@
-"""What a module may be called in a hub, so that its folder can be copied to every file system and told from others."""
+"""Names that a module may have in a hub: its folder can be copied to every file system and told from others."""
 
 import unicodedata
 
@@ -7,29 +7,29 @@ from headstart.errors import HubError
 __all__ = ["check_name", "folded", "twin_key"]
 
 MAX_NAME_BYTES = 200
-"""Staging puts a prefix and a suffix round the name, and file systems end at 255 bytes."""
+"""Staging adds a prefix and a suffix to the name, and file systems allow 255 bytes."""
 
 RESERVED = frozenset(
     {"con", "prn", "aux", "nul", "conin$", "conout$"}
     | {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
 )
-"""Devices of Windows, which no file there can be called, whatever its suffix."""
+"""Names of Windows devices, which no file there can have, with any suffix."""
 
 LOOKALIKES = str.maketrans(
     "авеѕіјкмнорсԁтухһӏԛԝ" + "αβεηικμνορτυχγ",
     "abesijkmhopcdtyxhlqw" + "abenikmvoptuxy",
 )
-"""Cyrillic and Greek small letters that are drawn like Latin ones, or whose capitals are."""
+"""Cyrillic and Greek small letters that look like Latin ones, or whose capitals do."""
 
 SAME_SHAPE = frozenset("аеѕіјорсԁухһӏԛԝοАВЕЅІЈКМНОРСТУХԚԜΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")
-"""Those that nobody can tell from Latin ones: beside Latin letters they are a mistake or a trick."""
+"""The letters that nobody can tell from Latin ones: next to Latin letters, they are a mistake or a trick."""
 
 
 def check_name(name: str) -> None:
     """Raise `HubError` unless `name` can be a module's folder on every file system.
 
-    Refused too are letters that are written in two ways (decomposed "é"), which file systems hold for one name or for
-    two, and Cyrillic or Greek letters that look like Latin ones beside Latin ones.
+    It also refuses letters that can be written in two ways (decomposed "é"), which some file systems treat as the same
+    name and others do not, and Cyrillic or Greek letters that look like Latin ones next to Latin ones.
     """
     if (
         not name
@@ -56,12 +56,12 @@ def check_name(name: str) -> None:
 
 
 def twin_key(name: str) -> str:
-    """Equal for names that some file system, or a reader's eye, takes for one."""
+    """A key that is equal for names that some file system, or a reader, takes for the same."""
     return folded(name).translate(LOOKALIKES)
 
 
 def folded(text: str) -> str:
-    """The text as a search compares it: without the differences of case and of composed and decomposed letters."""
+    """The text as a search compares it: case, and composed or decomposed letters, make no difference."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 

@@ -1,4 +1,4 @@
-"""A catalogue of the user's own, for a hub whose own cannot be used."""
+"""A private catalogue of the user, for a hub whose own catalogue cannot be used."""
 
 import contextlib
 import hashlib
@@ -17,9 +17,9 @@ __all__ = ["own_catalogue"]
 
 
 def own_catalogue(hub: Path) -> Catalogue:
-    """A catalogue for this user alone, for a hub whose own cannot be used: in the user's cache folder, else in memory.
+    """A catalogue for this user only, for a hub whose own cannot be used: in the user's cache folder, else in memory.
 
-    It begins as a copy of the hub's where that can be read.
+    It begins as a copy of the hub's catalogue if that can be read.
     """
     name = hashlib.sha256(str(hub.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
     folder = platformdirs.user_cache_path("headstart") / "hubs"
@@ -40,11 +40,11 @@ def own_catalogue(hub: Path) -> Catalogue:
 
 def _try_writing(catalogue: Catalogue) -> None:
     with catalogue.writing() as connection:
-        connection.execute("DELETE FROM modules WHERE 0")  # a transaction alone may begin in what cannot be written
+        connection.execute("DELETE FROM modules WHERE 0")  # a bare BEGIN can succeed in a read-only file
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the file as it is: if a writer is at work, the copy is damaged, and is built again like any such."""
+    """Copy the file as it is; if someone is writing it, the copy is damaged and is built again like any damaged one."""
     with tempfile.TemporaryDirectory(dir=target.parent) as staging, contextlib.suppress(OSError, HubError):
         copied = Path(staging) / target.name
         shutil.copyfile(source, copied)
@@ -53,7 +53,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _in_memory(name: str) -> Catalogue:
-    """A catalogue that lasts as long as the object."""
+    """A catalogue that exists as long as the object."""
     address = f"file:headstart-{name}?mode=memory&cache=shared"
     keeper = sqlite3.connect(address, uri=True, check_same_thread=False)
     found = Catalogue(address, uri=True)

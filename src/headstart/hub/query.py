@@ -1,4 +1,4 @@
-"""Which modules of a hub are asked for, and in which order, as SQL."""
+"""Which modules of a hub are wanted, and in which order, as SQL."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Self, TypedDict
@@ -9,7 +9,7 @@ from headstart.hub.names import folded
 __all__ = ["SORTS", "Asked", "Filter", "order_by", "page_of"]
 
 SORTS = ("name", "kind", "variant", "family", "task", "metric", "license", "rank", "parameters", "score", "added")
-"""What modules can be sorted by; a "-" before it turns the order round."""
+"""What modules can be sorted by; a "-" in front reverses the order."""
 
 MAX_CHARACTERS = 1_000
 """Of what is looked for inside a column; SQLite takes patterns of 50,000 bytes, and a letter may fold to 18."""
@@ -22,7 +22,7 @@ LAST = 2**63 - 1
 
 
 class Asked(TypedDict, total=False):
-    """What a module must be, as keyword arguments; see `Filter`."""
+    """The conditions on a module, as keyword arguments; see `Filter`."""
 
     kind: str | None
     variant: str | None
@@ -35,11 +35,11 @@ class Asked(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Filter:
-    """What a module must be; `None` asks for nothing. Small and capital letters count as one.
+    """The conditions on a module; `None` is no condition. Upper and lower case make no difference.
 
-    `family` is the whole path ("reviews/films") or whole parts of it; `variant` one of those that a module has, or ""
-    for none. Every word of `text` stands, perhaps inside a longer one, in the name, kind, task, family,
-    base model, notes or origin.
+    `family` is the whole path ("reviews/films") or whole parts of it; `variant` is one that a module has, or "" for
+    none. Every word of `text` must occur, perhaps inside a longer one, in the name, kind, task, family, base model,
+    notes or origin.
     """
 
     kind: str | None = None
@@ -51,7 +51,7 @@ class Filter:
     text: str | None = None
 
     def narrowed(self, other: Self) -> Self | None:
-        """Both at once, or `None` where no module can be both."""
+        """Both filters at once, or `None` if no module can match both."""
         stated = {f.name: getattr(other, f.name) for f in fields(other) if getattr(other, f.name) is not None}
         words = " ".join(part for part in (self.text, stated.pop("text", None)) if part)
         for name, value in stated.items():
@@ -97,7 +97,7 @@ class Filter:
 
 
 def order_by(sort: str) -> str:
-    """SQL for one of `SORTS`; what is not known comes last, equals are in order of name. Raises `SettingError`."""
+    """SQL for one of `SORTS`; unknown values come last, equal ones in order of name. Raises `SettingError`."""
     column = sort.removeprefix("-")
     if column not in SORTS:
         raise SettingError(

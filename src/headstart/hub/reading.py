@@ -1,4 +1,4 @@
-"""Reading and copying module folders for a hub; the one part of it that brings NumPy, imported when it is needed."""
+"""Reading and copying module folders for a hub; the one part that needs NumPy, so it is imported when needed."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ from headstart.records import ModuleCard
 __all__ = ["WORKERS", "copy_module", "copy_unchanged", "entry_of", "read_entries", "read_entry", "read_stamped"]
 
 WORKERS = min(8, os.cpu_count() or 1)
-"""Threads that read modules beside one another."""
+"""How many threads read modules in parallel."""
 
 COARSE_SECONDS = 2.0
-"""Two writes closer to one another than this may leave a file the same times."""
+"""Two writes that are closer together than this may leave a file with the same times."""
 
 
 def entry_of(module: StoredModule, name: str) -> Entry:
-    """The entry of `module` under the hub's name for it; raises `ModuleError` when its card cannot be written back."""
+    """The entry of `module` under the hub's name for it; raises `ModuleError` if its card cannot be written back."""
     card = module.card.model_copy(update={"name": name})
     try:
         kept = ModuleCard.model_validate_json(card.model_dump_json()) == card
@@ -46,7 +46,7 @@ def entry_of(module: StoredModule, name: str) -> Entry:
         )
     head = "" if card.head is None else card.head.to_json()
     computing = [card.kind, computing_fields(module.config), head]
-    # What repeats the backbone's own weights fits no backbone but one with these values.
+    # A module that repeats the backbone's own weights only fits a backbone with these values.
     tensors: object = card.tensor_hash
     if not module.layout.holds_backbone:
         tensors = sorted((name, t.dtype, t.shape) for name, t in {**module.tensors, **module.head}.items())
@@ -54,7 +54,7 @@ def entry_of(module: StoredModule, name: str) -> Entry:
 
 
 def read_entry(hub: Path, name: str) -> Entry | str | None:
-    """The entry of the module in folder `name` of a hub, or why there is none, or `None` when the folder is gone."""
+    """The entry of the module in folder `name` of a hub, or why there is none, or `None` if the folder is gone."""
     folder = hub / name
     try:
         return entry_of(read_module(folder), name)
@@ -68,7 +68,7 @@ def read_entry(hub: Path, name: str) -> Entry | str | None:
 def read_entries(
     hub: Path, names: Sequence[str], progress: Listener | None
 ) -> Iterator[tuple[str, Entry | str | None]]:
-    """`read_entry` of each name; hashing and file access run beside one another in threads."""
+    """`read_entry` of each name; hashing and file access run in parallel threads."""
     with ThreadPoolExecutor(max_workers=WORKERS) as pool:
         found = pool.map(lambda name: read_entry(hub, name), names)
         for done, (name, reading) in enumerate(zip(names, found, strict=True), start=1):
@@ -89,7 +89,7 @@ def read_stamped(folder: Path) -> tuple[StoredModule, str]:
 def copy_unchanged(module: StoredModule, read_at: str, target: Path) -> None:
     """Copy the folder of a module that was read when its stamp was `read_at`.
 
-    Raises `ModuleError` when it is another one by now.
+    Raises `ModuleError` if it has changed since.
     """
     copy_module(module.folder, target)
     same = stamp(module.folder) == read_at
@@ -103,8 +103,8 @@ def copy_unchanged(module: StoredModule, read_at: str, target: Path) -> None:
 def copy_module(source: Path, target: Path) -> None:
     """Copy the files that make a module from `source` into the folder `target`, and nothing else.
 
-    A module of OpenDelta becomes one of PEFT or AdapterHub, so that its two files, which have the names that those of
-    a whole model have, stay behind.
+    A module of OpenDelta becomes one of PEFT or AdapterHub; its own two files, which have the same names as those of a
+    whole model, are not copied.
     """
     for name in KEPT:
         path = regular_file(source, name)
@@ -118,7 +118,7 @@ def copy_module(source: Path, target: Path) -> None:
 
 
 def _written_lately(mark: str) -> bool:
-    """Whether a file of a stamp is so new that a later write need not show in its times."""
+    """Whether a file of a stamp is so new that a later write might not change its times."""
     times = [int(time) for time, _, _ in (part.partition("+") for part in mark.split(" ")[1:]) if time.isdigit()]
     return any(one / 1e9 > time.time() - COARSE_SECONDS for one in times)
 

@@ -1,4 +1,4 @@
-"""What a hub knows of a module without reading its tensors."""
+"""What a hub knows about a module without reading its tensors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["CHANGED", "Entry", "ModuleRef", "Widths", "changed", "parsed"]
 
 Widths = Mapping[str, tuple[int | None, int | None]]
-"""Each target layer's (in, out) widths; `None` is one that no tensor shows."""
+"""Each target layer's (in, out) widths; `None` is a width that no tensor shows."""
 
 SAME = ("tensor_hash", "rank", "scaling", "targets")
-"""Fields of a card that differ when the module computes something else."""
+"""Fields of a card that differ if the module computes something else."""
 
 CHANGED = (
     "its tensors or configuration changed since it was added; put the old files back, "
@@ -35,8 +35,8 @@ CHANGED = (
 class ModuleRef:
     """A module of a hub, as its catalogue knows it; the tensors stay on the disk until `read`.
 
-    `written`: the card as JSON, parsed when `card` is asked for. `digest`: equal digest, equal function, whatever the
-    module is called. `shape`: equal for modules whose configuration and tensors' names, types and shapes are equal;
+    `written`: the card as JSON, parsed when `card` is read. `digest`: equal digests mean equal functions, whatever the
+    modules are called. `shape`: equal for modules whose configuration and tensors' names, types and shapes are equal;
     such modules fit the same backbones.
     """
 
@@ -52,12 +52,12 @@ class ModuleRef:
         return parsed(self.written)
 
     def facts(self) -> dict[str, Any]:
-        """The card's fields as JSON has them."""
+        """The card's fields as JSON values."""
         found: dict[str, Any] = json.loads(self.written)
         return found
 
     def read(self) -> StoredModule:
-        """Read and validate the folder. Raises `ModuleError` when it is broken or not what was catalogued."""
+        """Read and validate the folder. Raises `ModuleError` if it is broken or not what was catalogued."""
         from headstart.formats import read_module  # NumPy, which looking at a hub does without
 
         try:
@@ -74,7 +74,7 @@ class ModuleRef:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the catalogue keeps of a module. `digest` and `shape` as in `ModuleRef`."""
+    """What the catalogue keeps about a module. `digest` and `shape` are as in `ModuleRef`."""
 
     card: ModuleCard
     widths: Widths
@@ -83,8 +83,8 @@ class Entry:
 
 
 def parsed(written: str) -> ModuleCard:
-    """A card as the catalogue keeps it. Raises `DamageError` when another version wrote it."""
-    # pydantic's models take longer to import than a list of thousands of modules to make.
+    """A card as the catalogue keeps it. Raises `DamageError` if another version wrote it."""
+    # Importing pydantic's models takes longer than listing thousands of modules.
     from headstart.records import ModuleCard
 
     try:

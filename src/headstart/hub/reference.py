@@ -27,7 +27,7 @@ class RemoteModule:
 
     @property
     def name(self) -> str:
-        """What a local hub calls the module unless told otherwise: the last part of the repository's name."""
+        """The module's default name in a local hub: the last part of the repository's name."""
         return self.repo.rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -52,6 +52,6 @@ def parse_reference(text: str) -> RemoteModule:
     match = REFERENCE.fullmatch(text)
     if match is None or ".." in text or "--" in match[1]:
         raise HubError(
-            f"'{text}' is no reference to a remote module; write {SCHEME}owner/name or {SCHEME}owner/name@revision"
+            f"'{text}' is not a reference to a remote module; write {SCHEME}owner/name or {SCHEME}owner/name@revision"
         )
     return RemoteModule(match[1], match[2])

@@ -36,14 +36,14 @@ README_FILE = "README.md"
 def fetch(reference: str, folder: Path, *, cache: Path | None = None) -> RemoteModule:
     """Download a module into `folder`, with a card that says where it came from.
 
-    Only the files of a module are downloaded, into huggingface_hub's cache first: what an interrupted download
-    completed is not fetched again, and without a network a copy in the cache will do. The card's `origin` is the
-    reference pinned to the commit; its `license`, where the module has no card, is the one in the README's metadata.
+    Only the files of a module are downloaded, first into huggingface_hub's cache: files that an interrupted download
+    completed are not fetched again, and without a network, a copy in the cache is enough. The card's `origin` is the
+    reference pinned to the commit; if the module has no card, its `license` is the one in the README's metadata.
 
     Args:
         reference: "hf://owner/name", or "hf://owner/name@revision" with a branch, tag or commit.
-        folder: is made, and must not exist.
-        cache: where downloads are kept instead of huggingface_hub's own place.
+        folder: where to put the module; it is created and must not exist.
+        cache: where downloads are kept instead of in huggingface_hub's own cache.
 
     Returns:
         The reference, pinned to the commit.
@@ -65,7 +65,7 @@ def fetch(reference: str, folder: Path, *, cache: Path | None = None) -> RemoteM
             _refuse(pinned, missing[0], HfApi().list_repo_files(pinned.repo, revision=pinned.revision))
         folder.mkdir()
         for name in KEPT:
-            # The cache is of links to its own store; a module's folder holds plain files.
+            # The cache consists of links to its own store; a module's folder holds plain files.
             if (snapshot / name).is_file():
                 shutil.copyfile(snapshot / name, folder / name)
     card = read_module(folder, check_values=False).card
@@ -79,14 +79,14 @@ def push(
 ) -> RemoteModule:
     """Upload a module in one commit: its files, its card, and a README.md written from the card.
 
-    The repository and the branch are made when they do not exist; what else lies there stays.
+    The repository and the branch are created if they do not exist; other files there stay.
 
     Args:
         module: as read by `read_module` or `Hub.read`, so validated.
         repo: "owner/name".
         license_id: the licence for a module whose card states none.
-        private: make the repository private; one that exists already and is public is refused.
-        branch: the default branch unless given.
+        private: make the repository private; an existing public repository is refused.
+        branch: the branch to push to; `None` is the default branch.
 
     Returns:
         The reference of what was uploaded, pinned to the commit.
@@ -120,13 +120,13 @@ def push(
 
 
 def _files(folder: Path, card: ModuleCard) -> dict[str, Path | bytes]:
-    """What a module consists of on a remote hub: its files, and the card and README as they are to be."""
+    """What a module consists of on a remote hub: its files, and its card and README as they should be there."""
     files: dict[str, Path | bytes] = {name: path for name in KEPT if (path := regular_file(folder, name)) is not None}
     return files | {CARD_FILE: card.to_json().encode(), README_FILE: readme(card).encode()}
 
 
 def _licensed(card: ModuleCard, license_id: str) -> ModuleCard:
-    """The card with a licence on it; raises `HubError` when none is known, or two are."""
+    """The card with a licence on it; raises `HubError` if no licence is known, or two are."""
     if card.license and license_id and license_id != card.license:
         raise HubError(
             f"the card of module '{card.name}' states the licence '{card.license}', not '{license_id}'; "
@@ -141,7 +141,7 @@ def _licensed(card: ModuleCard, license_id: str) -> ModuleCard:
 
 
 def _refuse(module: RemoteModule, missing: str, files: list[str]) -> None:
-    """Raise `HubError` that says why `files` are no module."""
+    """Raise `HubError` that says why `files` are not a module."""
     pickle = next((name for name in sorted(files) if "/" not in name and name.endswith(PICKLES)), None)
     if missing == WEIGHTS_FILE and pickle is not None:
         raise HubError(
@@ -157,7 +157,7 @@ def _errors_named(module: RemoteModule, doing: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, ValueError) as error:
-        # The cache's own complaint says less than the failed request that led to it.
+        # The cache's own error says less than the failed request that caused it.
         hidden = isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, (HTTPError, OSError))
         raise HubError(f"cannot {doing} {module}: {_reason(error.__cause__ if hidden else error, module)}") from error
 

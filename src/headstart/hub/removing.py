@@ -1,7 +1,7 @@
-"""Taking modules out of a hub's folder, in steps of which each leaves the hub whole, and so that a killed run goes on.
+"""Removing modules from a hub's folder, in steps that each leave the hub whole, so that a killed removal can continue.
 
-A removal is a hidden folder that holds a list of the names to be removed and the folders that were moved into it. What
-stands on such a list and is no longer in the hub was removed, not lost.
+A removal is a hidden folder that holds a list of the names to be removed and the folders that were moved into it. A
+module that is on such a list and no longer in the hub was removed, not lost.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ LIST = ".names.json"
 
 
 def remove(hub: Path, names: Sequence[str], *, forget: Callable[[], None]) -> None:
-    """Delete the folders of `names`, and let `forget` delete their rows; raises `HubError` when that cannot be done."""
+    """Delete the folders of `names`, and let `forget` delete their rows; raises `HubError` if that fails."""
     hidden, known = _begin(hub, names), False
     try:
         for name in names:
             _take_out(hub, name, hidden)
         if hidden is not None:
-            _finish(hidden, known=False)  # on a full disk the catalogue can be written only now
+            _finish(hidden, known=False)  # on a full disk, the catalogue can only be written now
         forget()
         known = True
     finally:
@@ -38,7 +38,7 @@ def remove(hub: Path, names: Sequence[str], *, forget: Callable[[], None]) -> No
 
 
 def _begin(hub: Path, names: Sequence[str]) -> Path | None:
-    """Note that `names` are to be removed; `None` where nothing can be written, as on a full disk."""
+    """Note that `names` are to be removed; `None` if nothing can be written, as on a full disk."""
     hidden = None
     try:
         hidden = hidden_folder(hub / "modules", REMOVED)
@@ -52,7 +52,7 @@ def _begin(hub: Path, names: Sequence[str]) -> Path | None:
 
 
 def _take_out(hub: Path, name: str, hidden: Path | None) -> None:
-    """Move module `name` out of sight in one step, or delete it where it lies; raises `HubError`."""
+    """Move module `name` out of sight in one step, or delete it where it is; raises `HubError`."""
     path = hub / name
     try:
         if path.is_symlink() or path.is_file():
@@ -68,7 +68,7 @@ def _take_out(hub: Path, name: str, hidden: Path | None) -> None:
 
 
 def leaving(hub: Path) -> set[str]:
-    """Names on the lists of removals that have begun."""
+    """The names on the lists of removals that have begun."""
     return {name for hidden in _removals(hub) for name in _listed(hidden)}
 
 
@@ -82,7 +82,7 @@ def _finish(hidden: Path, *, known: bool) -> None:
 
 
 def sweep_removals(hub: Path) -> None:
-    """Delete what killed removals left, except for the lists of those that did not come to their end."""
+    """Delete what killed removals left, except the lists of unfinished ones."""
     for hidden in _removals(hub):
         if left_behind(hidden, REMOVED):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The catalogue's rows: what a module must agree on with the others, and how it enters and leaves."""
+"""The catalogue's rows: what modules must agree on, and how they enter and leave."""
 
 import os
 import sqlite3
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 GONE = ""
-"""Stamp of a folder that is not there."""
+"""The stamp of a folder that does not exist."""
 
 STATED = (
     "tensor_hash", "kind", "variant", "family", "task", "metric", "license", "base_model", "rank", "parameters", "score"
@@ -46,7 +46,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Known:
-    """One row as it stands; `written`, `digest` and `shape` are missing where the folder could never be read."""
+    """One row; `written`, `digest` and `shape` are missing if the folder could never be read."""
 
     name: str
     stamp: str
@@ -87,7 +87,7 @@ def stated_backbone(connection: sqlite3.Connection) -> "tuple[str, Fingerprint] 
 
 
 def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
-    """Raise `ModuleError` when the module is in the hub already, or made for another backbone than the others."""
+    """Raise `ModuleError` if the module is in the hub already, or was made for another backbone than the others."""
     card = entry.card
     query = "SELECT name FROM modules WHERE tensor_hash = ? AND reason IS NULL"
     twin = connection.execute(query, (card.tensor_hash,)).fetchone()
@@ -104,7 +104,7 @@ def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
 
 
 def refuse_twin(connection: sqlite3.Connection, name: str) -> None:
-    """Raise `HubError` when some file system, or a reader, would take `name` for another module's."""
+    """Raise `HubError` if some file system, or a reader, would take `name` for another module's."""
     query = "SELECT name FROM modules WHERE twin = ? AND name <> ?"
     twin = connection.execute(query, (twin_key(name), name)).fetchone()
     if twin is not None:
@@ -160,7 +160,7 @@ def _facts(card: "ModuleCard") -> dict[str, Value]:
     words = (card.name, card.kind, card.variant, card.task, card.family, card.base_model, card.notes, card.origin)
     return facts | {
         "name": card.name,
-        # SQLite keeps whole numbers as such, and so has no -0.0.
+        # SQLite stores whole numbers as integers, so it has no -0.0.
         "score": None if card.score is None else card.score + 0.0,
         "text": folded("\n".join(words)),
         "backbone": None if card.backbone is None else card.backbone.model_dump_json(),
@@ -185,7 +185,7 @@ def _known(row: tuple[Value, ...]) -> Known:
 
 
 def _text(value: Value) -> str | None:
-    """The text as the catalogue can be asked for it: what is no valid text is nowhere in it."""
+    """The text as it can be searched for in the catalogue, which never holds invalid text."""
     return None if value is None else str(value).encode(errors="replace").decode()
 
 

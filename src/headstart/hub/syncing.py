@@ -1,4 +1,4 @@
-"""Bringing a catalogue in step with the folders: what changed is read before the lock is taken, then written."""
+"""Bringing a catalogue up to date with the folders: changes are read before the lock is taken, then written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ from headstart.hub.rows import GONE, forget, known_stamps, recount_layers, settl
 __all__ = ["sync"]
 
 ROUNDS = 3
-"""A folder that is being written to while it is read is tried again so often; the next opening reads it anyway."""
+"""How often a folder that changes while it is read is tried again; the next opening reads it anyway."""
 
 Readings = Mapping[str, Entry | str | None]
 
 
 def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress: Listener | None = None) -> None:
-    """Bring the catalogue in step with the folders whose stamps changed, or with all of them.
+    """Bring the catalogue up to date with the folders whose stamps changed, or with all of them.
 
-    Raises what `Catalogue.writing` raises; where nothing changed, nothing is written.
+    Raises what `Catalogue.writing` raises; if nothing changed, nothing is written.
     """
     for turn in range(ROUNDS):
         with catalogue.reading() as connection:
@@ -36,7 +36,7 @@ def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress:
             # Another process may have written meanwhile: only what is stale now counts.
             known = known_stamps(connection)
             now, gone = stamps(hub, {} if everything else known), leaving(hub)
-            # What is gone first: a folder that was renamed is no twin of itself.
+            # Missing folders first: otherwise a renamed folder would be a duplicate of itself.
             for name in sorted(_stale(now, known, every=every), key=lambda name: name in now):
                 mark = now.get(name, GONE)
                 if mark == GONE and name in gone:

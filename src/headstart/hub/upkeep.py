@@ -1,4 +1,4 @@
-"""Using a hub's catalogue, whatever becomes of the file: a damaged one is built again, an unusable one is replaced."""
+"""Using a hub's catalogue, whatever state the file is in: a damaged one is built again, an unusable one is replaced."""
 
 import sqlite3
 from collections.abc import Callable
@@ -14,14 +14,14 @@ __all__ = ["Upkeep"]
 Answer = TypeVar("Answer")
 
 ATTEMPTS = 4
-"""As it is; read again, for somebody else may have built it anew; built anew; in another place."""
+"""The attempts: as it is; read again, because another process may have rebuilt it; rebuilt; in another place."""
 
 
 class Upkeep:
-    """The catalogue of the hub at `path`, asked and changed through functions that may be called again.
+    """The catalogue of the hub at `path`, queried and changed through functions that may be called again.
 
-    Where the hub's own file cannot be used (a folder that is read-only, a full disk, a file system without locks, a
-    file of a newer Headstart), it stays as it is, and a catalogue of the user's own stands in for it.
+    If the hub's own file cannot be used (a read-only folder, a full disk, a file system without locks, a file of a
+    newer Headstart), it stays as it is, and a private catalogue of the user takes its place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class Upkeep:
         self._own = False
 
     def ask(self, query: Callable[[sqlite3.Connection], Answer]) -> Answer:
-        """What a query answers. Raises `HubError` when another process never ends writing."""
+        """The result of a query. Raises `HubError` if another process never finishes writing."""
 
         def asked() -> Answer:
             with self.catalogue.reading() as connection:
@@ -39,7 +39,7 @@ class Upkeep:
         return self._mended(asked, then_sync=True)
 
     def change(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
-        """What a transaction returns; it may be run again after a rollback."""
+        """The result of a transaction; it may be run again after a rollback."""
 
         def changed() -> Answer:
             with self.catalogue.writing() as connection:
@@ -48,7 +48,7 @@ class Upkeep:
         return self._mended(changed, then_sync=True)
 
     def sync(self, *, everything: bool = False, progress: Listener | None = None) -> None:
-        """Bring the catalogue in step with the folders: those whose stamps changed, or all of them."""
+        """Bring the catalogue up to date with the folders: those whose stamps changed, or all of them."""
         self._mended(lambda: sync(self.path, self.catalogue, everything=everything, progress=progress), then_sync=False)
 
     def rebuild(self) -> None:
@@ -83,6 +83,6 @@ class Upkeep:
             self._take_own()
 
     def _take_own(self) -> None:
-        from headstart.hub.own_catalogue import own_catalogue  # what seeks a folder of the user's; hardly ever needed
+        from headstart.hub.own_catalogue import own_catalogue  # this finds the user's cache folder; hardly ever needed
 
         self.catalogue, self._own = own_catalogue(self.path), True

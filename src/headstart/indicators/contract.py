@@ -1,4 +1,4 @@
-"""What an indicator may ask of the engine. No indicator runs the backbone itself."""
+"""What an indicator may ask for from the engine. No indicator runs the backbone itself."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ __all__ = [
 
 
 class Need(StrEnum):
-    """What the engine computes for an indicator, once for all of them."""
+    """What an indicator may need; the engine computes each need once for all indicators."""
 
     PREDICTIONS = "predictions"
     """Logits at the target tokens."""
     GRADIENTS = "gradients"
-    """Of the cross-entropy, with respect to every module's own parameters."""
+    """Gradients of the cross-entropy with respect to every module's own parameters."""
     HIDDEN_STATES = "hidden_states"
     """Outputs of the backbone's parts."""
     PARAMETERS = "parameters"
@@ -48,9 +48,9 @@ class Need(StrEnum):
 class Indicator(ABC):
     """A score of one module for one task; higher = more similar. A frozen dataclass: its fields are its parameters.
 
-    A field has a default, and its type says which values there are (`int | None`, a `Literal`, ...). Class attributes:
-    `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute; `distribution`,
-    whether it is defined for probabilities of answers only, and so not for a regression.
+    A field has a default, and its type says which values are allowed (`int | None`, a `Literal`, ...). Class
+    attributes: `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute;
+    `distribution`, whether it is defined only for probabilities of answers, and so not for a regression.
     """
 
     name: ClassVar[str]
@@ -60,7 +60,7 @@ class Indicator(ABC):
 
     @property
     def spec(self) -> Spec:
-        """The canonical spec: what differs from the defaults, sorted. Equal specs score equally."""
+        """The canonical spec: parameters that differ from their defaults, sorted. Equal specs give equal scores."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {field.name for field in fields(self) if given[field.name] != field.default}
         return Spec(self.name, tuple(sorted((name, str(given[name])) for name in changed)))
@@ -71,7 +71,7 @@ class TokenStatistics:
     """What N modules predict at M target tokens.
 
     `logits` (N, M, V); `gold` (M,) token ids; `reference_log_p` (M, V) of the reference module, or `None`. On an
-    encoder its labels, or the positions of its text, stand for tokens; for a regression V is 1 and gold are values.
+    encoder, labels or positions in the text take the place of tokens; for a regression, V is 1 and `gold` are values.
     """
 
     logits: Tensor
@@ -85,7 +85,7 @@ class TokenStatistics:
 
     @cached_property
     def gold_log_p(self) -> Tensor:
-        """log p of the gold token, (N, M); for a regression the negative squared error."""
+        """log p of the gold token, (N, M); for a regression, the negative squared error."""
         if self.gold.is_floating_point():
             return -target_loss(self.logits, self.gold)
         index = self.gold.view(1, -1, 1).expand(self.log_p.shape[0], -1, 1)
@@ -114,10 +114,10 @@ class GradientIndicator(Indicator):
 
     @abstractmethod
     def by_part(self, squared: Mapping[str, Tensor], parts: Mapping[str, Part]) -> Mapping[str, Tensor]:
-        """From the squared gradient norm of each parameter, (N,) each, the values by part, (N,) each.
+        """The values by part, (N,) each, from the squared gradient norm of each parameter, (N,) each.
 
-        `parts`: where in the backbone each parameter is. The part `WHOLE` is the score; further ones are parts of it,
-        and nothing is computed for them again. Without `WHOLE` the modules have no value.
+        `parts`: where in the backbone each parameter is. The part `WHOLE` is the score; the others are parts of it,
+        for which nothing is computed again. Without `WHOLE`, the modules have no value.
         """
 
 
@@ -132,5 +132,5 @@ class WeightIndicator(Indicator):
 
 
 def part_name(part: Part) -> str:
-    """What a part of the backbone is called in a score table: `decoder.3.attention`; `other` outside of the blocks."""
+    """The name of a part of the backbone in a score table: `decoder.3.attention`; `other` outside the blocks."""
     return "other" if part.block is None else ".".join(str(word) for word in part if word is not None)

@@ -1,4 +1,4 @@
-"""Angle between prediction and label."""
+"""The angle between prediction and label."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Distance between prediction and label."""
+"""The distance between prediction and label."""
 
 from torch import Tensor
 

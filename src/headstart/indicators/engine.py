@@ -1,4 +1,4 @@
-"""Scoring: every module, every example, once; whatever the asked indicators need is computed from it."""
+"""Scoring: every module reads every example once, and all requested indicators are computed from that."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from headstart.tasks import Example
 __all__ = ["NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
 
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
-NO_PARAMETERS = "none of its parameters lies in the part that was asked for"
-NO_PARTS = "where the parts of this backbone's architecture are is not known"
+NO_PARAMETERS = "none of its parameters is in the requested part"
+NO_PARTS = "the parts of this backbone's architecture are not known"
 SERVED = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
 
 
@@ -34,22 +34,21 @@ def score_table(
     budget: int | None = None,
     progress: Listener | None = None,
 ) -> ScoreTable:
-    """Score every module on every example by every asked indicator, in one pass.
+    """Score every module on every example by every requested indicator, in one pass.
 
     Args:
-        modules: modules that fit the backbone (see `Module.check`), of any mix of shapes and of distinct names. Those
-            that are still to be read are held a stack at a time; one that cannot be read then has no value, and the
-            reason says why.
+        modules: modules that fit the backbone (see `Module.check`), of any shapes, with distinct names. Modules on the
+            disk are read one stack at a time; one that cannot be read has no value, and the reason says why.
         examples: labelled examples of the new task; the first acceptable target is the gold one.
         backbone: the frozen model.
         indicators: specs, as in `make_indicator`, or a single one as text.
         reference: a module tuned on the new task, for indicators that need one.
         text_format: text layout and cut lengths.
         budget: tokens per forward pass; `None` takes what suits the device.
-        progress: told how many of the modules' examples are done.
+        progress: hears how many examples are done, counted once for each module.
 
     Raises:
-        SettingError: an unknown indicator, two modules of one name, or a reference that is asked for and missing.
+        SettingError: an unknown indicator, two modules with one name, or a missing reference that is needed.
         TaskError: no examples.
     """
     chosen = chosen_indicators(indicators)
@@ -110,7 +109,7 @@ def chosen_indicators(asked: Iterable[str | Spec | Indicator]) -> list[Indicator
 
 
 def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> None:
-    """Raise `SettingError` or `TaskError` for what cannot be scored, before any work."""
+    """Raise `SettingError` or `TaskError`, before any work, for what cannot be scored."""
     if not chosen:
         raise SettingError(f"no indicator was asked for; choose from: {', '.join(INDICATORS)}")
     if not examples:
@@ -126,7 +125,7 @@ def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> N
 def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Module | None) -> Head | None:
     """The head through which every module answers on an encoder: the reference module's, tuned on the new task.
 
-    Raises `SettingError` where there is none although predictions are asked for.
+    Raises `SettingError` if predictions are needed and there is no such head.
     """
     answers = {Need.PREDICTIONS, Need.GRADIENTS}
     if not backbone.is_encoder or not any(indicator.needs & answers for indicator in chosen):
@@ -141,7 +140,7 @@ def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Mod
 
 @dataclass(frozen=True)
 class _Run:
-    """Everything that one run of `score_table` goes over."""
+    """Everything that one call of `score_table` works on."""
 
     work: Workload
     modules: Sequence[AnyModule]
@@ -150,7 +149,7 @@ class _Run:
     rows: RowWriter
 
     def all(self, progress: Listener | None) -> None:
-        """Run every sweep over every stack, and write down what they give."""
+        """Run every sweep over every stack, and record the results."""
         sweeps = self.work.sweeps(self.defined)
         total = len(self.modules) * sum(len(sweep.positions) for sweep in sweeps if sweep.reads)
         done = 0
@@ -175,7 +174,7 @@ class _Run:
         log_p: Mapping[int, Tensor],
         report: Callable[[int], None],
     ) -> None:
-        """Modules of one shape; those that were read for this are let go at the end."""
+        """Modules of one shape; those that were read for this are freed at the end."""
         read = self._read([index for index in members if index not in unread], unread)
         self._weights(sweep, read)
         if not sweep.reads:
@@ -186,7 +185,7 @@ class _Run:
             self._write(sweep, list(read), found)
 
     def _read(self, members: Sequence[int], unread: set[int]) -> dict[int, Module]:
-        """The modules at these positions; of those that cannot be read the reason is written down, once."""
+        """The modules at these positions; for one that cannot be read, the reason is recorded once."""
         read: dict[int, Module] = {}
         for index in members:
             try:

@@ -17,8 +17,8 @@ __all__ = ["Grand"]
 class Grand(GradientIndicator):
     """−‖∇CE‖₂ over a module's parameters: how little the module still has to change for the task.
 
-    Of all its parameters, or those in one part of the backbone (Lv et al., 2023, tables 4 and 7 to 9): a `stack` of an
-    encoder-decoder, a `block` by its number from 0, a `sublayer`. One backward pass gives every part.
+    The norm is over all its parameters, or over those in one part of the backbone (Lv et al., 2023, tables 4 and 7 to
+    9): a `stack` of an encoder-decoder, a `block` by its number from 0, a `sublayer`. One backward pass gives them all.
     """
 
     name = "grand"
@@ -30,7 +30,7 @@ class Grand(GradientIndicator):
     sublayer: SublayerName | None = None
 
     def by_part(self, squared: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
-        """−sqrt of the sum over the parameters of all that was asked for, and of each block's sublayer in it."""
+        """−sqrt of the sum over the requested parameters, and over those of each sublayer of each block among them."""
         groups: dict[str, list[Tensor]] = {}
         for name, value in squared.items():
             if self._takes(parts[name]):

@@ -19,4 +19,4 @@ class Kl(TokenIndicator):
         assert tokens.reference_log_p is not None  # the engine has checked that there is one
         reference = tokens.reference_log_p.to(tokens.logits.device)
         divergence = (reference.exp() * (reference - tokens.log_p.detach())).sum(-1)
-        return -divergence.clamp(min=0)  # which it is, but for rounding
+        return -divergence.clamp(min=0)  # at most 0 by definition, except for rounding

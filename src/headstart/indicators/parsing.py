@@ -1,4 +1,4 @@
-"""From a spec to the indicator that it asks for."""
+"""From a spec to the indicator that it names."""
 
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ __all__ = ["make_indicator"]
 
 
 def make_indicator(asked: str | Spec | Indicator) -> Indicator:
-    """The indicator that a spec asks for.
+    """The indicator that a spec names.
 
     Raises `SettingError` for an unknown name or parameter, or a value that the parameter cannot have.
 
@@ -42,7 +42,7 @@ def make_indicator(asked: str | Spec | Indicator) -> Indicator:
 
 
 def _remedy(kind: Any, error: ValidationError) -> str:
-    """What a parameter can be, for the error: its literal values, or what pydantic found wrong."""
+    """The remedy for a bad value: the literal values that a parameter can have, or what pydantic found wrong."""
     members = (kind, *get_args(kind))
     literals = [value for member in members if get_origin(member) is Literal for value in get_args(member)]
     if literals:

@@ -1,4 +1,4 @@
-"""The forward passes of one scoring run: which examples share one, and what a stack of modules gives on them."""
+"""The forward passes of one scoring run: which examples share a pass, and what a stack of modules computes on them."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ __all__ = ["Found", "Sweep", "Workload", "run_stack"]
 MOST_MODULES = 64
 MOST_LOGIT_ROWS = 1024
 MOST_LOGITS = 1024 * 49152
-"""How many rows of logits, and how many logits in all, the forward passes that run at once may give."""
+"""The most rows of logits, and the most logits in all, that the forward passes running at once may produce."""
 MOST_REFERENCE_BYTES = 2**28
-"""How much of the reference module's predictions is held at once."""
+"""The most bytes of the reference module's predictions that are held at once."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One round over all modules: by these indicators, on the examples at `positions`."""
+    """One sweep over all modules: with these indicators, on the examples at `positions`."""
 
     by_token: tuple[TokenIndicator, ...]
     by_gradient: tuple[GradientIndicator, ...]
@@ -46,11 +46,11 @@ class Sweep:
 
 
 class Workload:
-    """The examples of a run as token ids, and the batches that stacks of each width read them in.
+    """The examples of a run as token ids, and the batches in which a stack of each width reads them.
 
     Args:
         items: the examples.
-        budget: tokens per forward pass, those of all modules of a stack together; `None` is what suits the device.
+        budget: tokens per forward pass, for all modules of a stack together; `None` is what suits the device.
     """
 
     def __init__(self, backbone: Backbone, items: Sequence[Encoded], *, budget: int | None) -> None:
@@ -63,20 +63,20 @@ class Workload:
 
     @cached_property
     def tokens(self) -> int:
-        """Target tokens of all examples."""
+        """The number of target tokens of all examples."""
         return sum(len(item.target) for item in self.items)
 
     @property
     def widest(self) -> int:
-        """The most modules that compute together: as many as fill a pass over one typical example."""
+        """How many modules compute together at most: as many as fill a pass over one typical example."""
         typical = sorted(self.lengths)[len(self.lengths) // 2] if self.lengths else 1
         return max(1, min(self.budget // typical, 1 if self.backbone.goes_alone else MOST_MODULES))
 
     @cached_property
     def vocabulary(self) -> int:
-        """How many logits stand at a target token, at most."""
+        """The largest number of logits at one target token."""
         if self.backbone.is_encoder:
-            return max(self.lengths, default=1)  # the positions of a span; labels are few
+            return max(self.lengths, default=1)  # positions of a span; there are never so many labels
         return int(next(self.backbone.head.parameters()).shape[0])
 
     def _batches(self, positions: tuple[int, ...], width: int) -> list[TargetBatch]:
@@ -91,20 +91,20 @@ class Workload:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """Where the backbone's parts are, as far as that is known."""
+        """Where the backbone's parts are, if that is known."""
         config = self.backbone.model.config
         return architecture_of(config.model_type, config.to_dict())
 
     def part(self, parameter: str) -> Part:
-        """Where in the backbone a parameter of a stack is; in no part where the architecture is not known."""
+        """Where in the backbone a parameter of a stack is; in no part if the architecture is not known."""
         path = parameter.removeprefix("base_model.model.")  # PEFT's own names
         return Part(None, None, None) if self.architecture is None else self.architecture.part(path)
 
     def sweeps(self, chosen: Sequence[Indicator]) -> list[Sweep]:
         """What to run for these indicators: one sweep, unless the reference's predictions take too much memory.
 
-        They are then held for a group of examples at a time, and all modules are run on one group after the other.
-        Gradients are of all examples together, so they are taken in a sweep of their own.
+        In that case they are held for one group of examples at a time, and all modules run on one group after another.
+        Gradients are taken over all examples together, so they get a separate sweep.
         """
         every = tuple(range(len(self.items)))
         whole = Sweep(
@@ -123,7 +123,7 @@ class Workload:
         return [*first, *(Sweep(later, (), (), group) for group in groups)]
 
     def _groups(self) -> list[tuple[int, ...]]:
-        """The examples in groups whose target tokens' logits fit into `MOST_REFERENCE_BYTES`; neighbours in length."""
+        """Groups of examples of similar length, each with logits that fit into `MOST_REFERENCE_BYTES`."""
         room = MOST_REFERENCE_BYTES // (4 * self.vocabulary)
         groups: list[list[int]] = [[]]
         held = 0
@@ -152,7 +152,7 @@ class Workload:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What one stack of N modules gave in a sweep.
+    """What one stack of N modules computed in a sweep.
 
     `by_token`: sums over each example's target tokens, (N, examples of the sweep), in the order of its positions.
     `by_part`: of gradient indicators, for all examples together, (N,) each.
@@ -222,7 +222,7 @@ def _one_pass(
 
 
 def _side_by_side(log_p: Sequence[Tensor], width: int) -> Tensor:
-    """(M, `width`) from (m, V) each. Unlike a vocabulary, the positions of a span are padded as the batch is."""
+    """(M, `width`) from several (m, V). Unlike a vocabulary, the positions of a span are padded as the batch is."""
     least = torch.finfo(torch.float32).min
     return torch.cat(
         [functional.pad(rows[:, :width], (0, max(0, width - rows.shape[1])), value=least) for rows in log_p]

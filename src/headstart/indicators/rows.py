@@ -14,11 +14,11 @@ NOT_FINITE = "its predictions are not finite numbers"
 
 
 class RowWriter:
-    """Collects rows in any order; `table` puts them in order.
+    """Collects rows in any order; `table` sorts them.
 
     Args:
-        modules: the modules' names; modules are given by their position here.
-        tokens: target tokens of each example.
+        modules: the modules' names; methods take a module's position in this list.
+        tokens: the number of target tokens of each example.
     """
 
     def __init__(self, modules: Sequence[str], tokens: Sequence[int]) -> None:
@@ -29,7 +29,7 @@ class RowWriter:
     def examples(
         self, modules: Sequence[int], indicator: Indicator, positions: Sequence[int], sums: np.ndarray
     ) -> None:
-        """A value for every module and example: `sums` (modules, examples) over target tokens."""
+        """Add a value for every module and example: `sums` (modules, examples) over target tokens."""
         places = np.tile(np.array(positions, dtype=np.int64), len(modules))
         self._add(np.repeat(modules, len(positions)), indicator, WHOLE, places, sums.ravel(), self._tokens[places])
 
@@ -42,12 +42,12 @@ class RowWriter:
         part: str = WHOLE,
         tokens: int = 0,
     ) -> None:
-        """A value for every module and all examples together."""
+        """Add a value for every module, for all examples together."""
         one = np.ones(len(modules), dtype=np.int64)
         self._add(np.array(modules), indicator, part, -one, np.array(values, dtype=np.float64), tokens * one)
 
     def missing(self, modules: Sequence[int], indicator: Indicator, reason: str) -> None:
-        """No value, and why."""
+        """Add missing values, with the reason."""
         one = np.ones(len(modules), dtype=np.int64)
         self._add(np.array(modules, dtype=np.int64), indicator, WHOLE, -one, np.nan * one, 0 * one, reason)
 
@@ -69,7 +69,7 @@ class RowWriter:
         self._frames.append(frame)
 
     def table(self, indicators: Sequence[str], *, examples: int) -> ScoreTable:
-        """The rows by indicator, module, and example or part."""
+        """The rows, sorted by indicator, module, and example or part."""
         names = np.array(self._modules, dtype=object)
         if not self._frames:
             rows = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})

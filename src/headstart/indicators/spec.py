@@ -1,4 +1,4 @@
-"""How an indicator is asked for: its name, and where it has parameters, their values."""
+"""How an indicator is written: its name, and the values of its parameters if it has any."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FORM = re.compile(rf"{WORD}(?::{WORD}={WORD}(?:,{WORD}={WORD})*)?")
 class Spec:
     """An indicator by name, with parameters as text: `grand:block=3,sublayer=attention`.
 
-    `parameters` are (name, value) pairs, sorted by name. What has the same text is the same indicator only once it was
-    made: `make_indicator(text).spec` is the canonical form, without defaults and with values written in one way.
+    `parameters` are (name, value) pairs, sorted by name. Different specs can mean the same indicator; the canonical
+    form, without defaults and with values written in one way, is `make_indicator(text).spec`.
 
     >>> Spec.parse("grand:sublayer=attention,block=3")
     Spec(name='grand', parameters=(('block', '3'), ('sublayer', 'attention')))
@@ -31,11 +31,11 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """The spec that `text` writes. Raises `SettingError` for any other form, and for a parameter given twice."""
+        """Parse `text`. Raises `SettingError` for any other form, and for a parameter that is given twice."""
         if not FORM.fullmatch(text):
             several = all(FORM.fullmatch(part.strip()) for part in text.split(",")) and "," in text
             hint = ", and several one by one (on the command line, repeat the option)" if several else ""
-            raise SettingError(f"'{text}' is no indicator; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE{hint}")
+            raise SettingError(f"'{text}' is not a spec; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE{hint}")
         name, _, rest = text.partition(":")
         pairs = [(key, value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)]
         twice = next((key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1), None)
@@ -44,5 +44,5 @@ class Spec:
         return cls(name, tuple(sorted(pairs)))
 
     def __str__(self) -> str:
-        """The text that `parse` reads."""
+        """The text, as `parse` reads it."""
         return self.name + ":" * bool(self.parameters) + ",".join(f"{key}={value}" for key, value in self.parameters)

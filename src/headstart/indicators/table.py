@@ -1,4 +1,4 @@
-"""What scoring found, as one long table; means and sums over target tokens are reductions of it."""
+"""The result of scoring as one long table; means and sums over target tokens are reductions of it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS = {
 """The table's columns and their types; see `ScoreTable`."""
 
 WHOLE = "all"
-"""The part of a value that stands for everything that the indicator was asked for."""
+"""The part of a value that covers everything the indicator was asked for."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """One value per module and indicator. `values[indicator][i]` belongs to `names[i]`; NaN where `reasons` says why.
 
-    Indicators stand under the text of their canonical spec. `reduction` is over the `tokens` target tokens of the
+    The keys of indicators are their canonical specs as text. `reduction` is over the `tokens` target tokens of the
     `examples` examples.
     """
 
@@ -40,7 +40,7 @@ class Scores:
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def best(self, indicator: str) -> int:
-        """Position of the module with the highest value; raises `SettingError` when none has a value."""
+        """Position of the module with the highest value; raises `SettingError` if no module has a value."""
         known = [(value, -index) for index, value in enumerate(self.values[indicator]) if not math.isnan(value)]
         if not known:
             raise SettingError(f"no module has a value of '{indicator}'; use another indicator")
@@ -52,12 +52,12 @@ class ScoreTable:
     """Scores of modules by several indicators, a row for each (module, indicator, part, example).
 
     Columns of `rows`:
-        module, indicator: names; indicators by their canonical spec.
-        part: `WHOLE`, or a part of the backbone (`block.3.attention`) where the indicator tells parts apart.
-        example: position among the scored examples; -1 where the value belongs to all of them together.
-        value: the sum over the example's target tokens, higher is better; NaN where `reason` says why there is none.
-        tokens: how many target tokens that sum runs over; 0 where the value is of no tokens, but of parameters.
-        reason: why there is no value; missing where there is one.
+        module, indicator: names; an indicator's is its canonical spec.
+        part: `WHOLE`, or a part of the backbone (`block.3.attention`) if the indicator tells parts apart.
+        example: position among the scored examples; -1 if the value belongs to all of them together.
+        value: the sum over the example's target tokens, higher is better; NaN if there is none, for the `reason` given.
+        tokens: how many target tokens that sum runs over; 0 if the value comes from parameters, not from tokens.
+        reason: why there is no value; missing if there is one.
 
     `modules` and `indicators` give the order; `examples` and `tokens` say how many were scored in all.
     """
@@ -75,10 +75,10 @@ class ScoreTable:
         )
 
     def reduce(self, reduction: str = "mean") -> Scores:
-        """One value per module: over the target tokens of all examples the "mean", or the "sum".
+        """One value per module: the "mean" or the "sum" over the target tokens of all examples.
 
-        A sum is Σ value, a mean Σ value / Σ tokens, both over the rows of the part `WHOLE`; where a value is of no
-        tokens both are the value. Raises `SettingError` for another reduction.
+        A sum is Σ value, a mean Σ value / Σ tokens, both over the rows of the part `WHOLE`; if a value does not come
+        from tokens, both are the value itself. Raises `SettingError` for another reduction.
         """
         check_reduction(reduction)
         whole = self.rows[self.rows["part"] == WHOLE].groupby(["module", "indicator"], sort=False)
@@ -92,7 +92,7 @@ class ScoreTable:
         return Scores(self.modules, values, reduction, self.examples, self.tokens, self.reasons())
 
     def reasons(self) -> dict[str, dict[str, str]]:
-        """By indicator and module, why there is no value; the first reason where several examples have none."""
+        """By indicator and module, why there is no value; the first reason if several examples have none."""
         missing = self.rows[self.rows["reason"].notna()].drop_duplicates(["indicator", "module"])
         found: dict[str, dict[str, str]] = {name: {} for name in self.indicators if name in set(missing["indicator"])}
         for row in missing.itertuples():
@@ -100,7 +100,7 @@ class ScoreTable:
         return found
 
     def of(self, modules: Sequence[str]) -> ScoreTable:
-        """The rows of some of the modules, in this order. Raises `SettingError` for one that is not in the table."""
+        """The rows of some of the modules, in this order. Raises `SettingError` for an unknown module."""
         unknown = next((name for name in modules if name not in self.modules), None)
         if unknown is not None:
             raise SettingError(f"the table has no module '{unknown}'; choose one of: {', '.join(self.modules)}")
@@ -109,9 +109,9 @@ class ScoreTable:
 
     @classmethod
     def concat(cls, tables: Iterable[ScoreTable]) -> ScoreTable:
-        """Tables of several modules, by the same indicators on the same examples, as one.
+        """One table from several, which have the same indicators on the same examples.
 
-        Raises `SettingError` when indicators or examples differ, or a module stands in two tables.
+        Raises `SettingError` if indicators or examples differ, or if a module is in two tables.
         """
         first, *others = tables
         for other in others:
@@ -124,7 +124,7 @@ class ScoreTable:
 
 
 def require_distinct(names: Sequence[str]) -> None:
-    """Raise `SettingError` when two modules have one name."""
+    """Raise `SettingError` if two modules have the same name."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise SettingError(f"two modules are called '{twice}'; rename one of them")

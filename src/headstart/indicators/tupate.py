@@ -11,14 +11,14 @@ __all__ = ["Tupate"]
 
 
 class Tupate(WeightIndicator):
-    """cos(e(O), e(Õ)), e the layer-averaged tuned parameters and Õ the reference module."""
+    """cos(e(O), e(Õ)), where e is the layer-averaged tuned parameters and Õ the reference module."""
 
     name = "tupate"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
-        """One cosine per module; modules of another shape than the reference have none."""
+        """One cosine per module; a module whose shape differs from the reference module's has none."""
         wanted = tuned_parameters(reference)
         values: list[float | str] = []
         for module in modules:

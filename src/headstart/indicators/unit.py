@@ -23,7 +23,7 @@ from headstart.units.unit import Found, alone
 __all__ = ["ScoreUnit", "scored_rows", "table_of"]
 
 KEPT = ("part", "example", "value", "tokens", "reason")
-"""Columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
+"""The columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class ScoreUnit(Unit):
     """The values of one module by one indicator on examples, before any reduction.
 
     `indicator`: the canonical spec. `reference`: the module that was tuned on the task, or the unit that tunes it;
-    `None` where neither the indicator nor the backbone asks for one, so that the values are every reference's.
+    `None` if neither the indicator nor the backbone needs one, so that the values do not depend on the reference.
     """
 
     type: ClassVar[str] = "score"
@@ -46,7 +46,7 @@ class ScoreUnit(Unit):
 
     @property
     def label(self) -> str:
-        """Which score of which module."""
+        """Which indicator scores which module."""
         return f"{self.indicator} of {self.module.name}"
 
     def batch_key(self) -> Hashable:
@@ -60,7 +60,7 @@ class ScoreUnit(Unit):
 
     @classmethod
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
-        """Score modules that are asked for the same indicators in one pass."""
+        """Score modules in one pass; those with the same indicators go together."""
         of_module: dict[str, list[Self]] = {}
         for unit in units:
             of_module.setdefault(unit.module.digest(), []).append(unit)
@@ -72,7 +72,7 @@ class ScoreUnit(Unit):
 
 
 def scored_rows(examples: Sequence[Example]) -> Content[Sequence[Example]]:
-    """Examples as an input: what is read of them is the input and the target."""
+    """Examples as an input of a unit: only their inputs and targets are read."""
     return Content(
         examples, digest_of([[example.input, example.target, *(example.pair or ())] for example in examples])
     )
@@ -86,7 +86,7 @@ def table_of(
     modules: Sequence[str],
     indicators: Sequence[str],
 ) -> ScoreTable:
-    """The table of all `units`, which stand under (module, indicator); what failed is missing, with the reason."""
+    """The table of all `units`, whose keys are (module, indicator); failed units give missing values and reasons."""
     frames, tokens, examples = [], 0, 0
     for indicator in indicators:
         for module in modules:
@@ -103,11 +103,11 @@ def table_of(
 
 
 def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator[Found]:
-    """The results of modules that share their indicators; `groups` holds the units of each."""
+    """The results of modules with the same indicators; `groups` holds the units of each module."""
     backbone: Backbone = context.resource(RESOURCE)
     first = groups[0][0]
     unreadable: dict[str, ModuleError] = {}
-    # Names are the user's, and two modules of one name may meet here.
+    # Users choose names, so two modules with the same name may meet here.
     modules = [_called(members[0].module, str(index), unreadable) for index, members in enumerate(groups)]
     began = time.monotonic()
     table = score_table(
@@ -126,7 +126,7 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
 
 
 def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """What each unit keeps, under (module, indicator), from one sweep over the table; `None` is missing."""
+    """What each unit keeps, by (module, indicator), from one sweep over the table; `None` is missing."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     columns = [table.rows[name].tolist() for name in ("module", "indicator", *KEPT)]
     for module, indicator, *values in zip(*columns, strict=True):
@@ -136,7 +136,7 @@ def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def _called(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) -> AnyModule:
-    """The module under another name; one that cannot be read is noted down, for that is no result to keep."""
+    """The module under another name; if it cannot be read, that is recorded, because it is not a result to keep."""
     card = module.card.model_copy(update={"name": name})
     if isinstance(module, LazyModule):
         return replace(module, card=card, source=_Noted(module.source, name, unreadable))
@@ -145,7 +145,7 @@ def _called(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) ->
 
 @dataclass(frozen=True)
 class _Noted:
-    """A source of a module that notes down why it cannot be read."""
+    """A source of a module that records why the module cannot be read."""
 
     source: StoredSource
     name: str

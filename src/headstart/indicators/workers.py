@@ -1,4 +1,4 @@
-"""Forward passes in several threads of a CPU, each with a batch of its own."""
+"""Forward passes in several CPU threads, each with its own batch."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MOST_WORKERS = 16
 
 
 def usual_workers(device: torch.device) -> int:
-    """How many passes run at once: one a core, on a GPU one.
+    """How many passes run at once: one per core, or one on a GPU.
 
     While one thread normalizes, another multiplies; and no product waits until all cores have taken their share of it.
     """
@@ -21,7 +21,7 @@ def usual_workers(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def worker_threads(count: int) -> Iterator[Executor]:
-    """So many threads for the block, which share torch's cores among them; what was not begun is dropped at its end."""
+    """This many threads for the block, which share torch's cores; what has not begun is dropped at its end."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // count))
     pool = ThreadPoolExecutor(count, thread_name_prefix="headstart-pass")

@@ -1,4 +1,4 @@
-"""Rank a hub for a task: its modules are read, checked and scored on the task's examples."""
+"""Ranking a hub for a task: its modules are read, checked and scored on the task's examples."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -35,9 +35,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Ranking:
-    """The hub's modules scored for one task. `modules` and `scores.names` have one order.
+    """The hub's modules scored for one task. `modules` and `scores.names` have the same order.
 
-    The tensors of a hub's modules are still on the disk: `load()` reads them.
+    The tensors of a hub's modules are still on the disk; `load()` reads them.
     """
 
     modules: tuple[AnyModule, ...]
@@ -46,7 +46,7 @@ class Ranking:
     reference: Module | None
 
     def frame(self) -> pd.DataFrame:
-        """One row per module: module, task, family, license, then one column per indicator; best first by the first."""
+        """A row per module: module, task, family, license, a column per indicator; best first by the first of these."""
         rows = [
             {"module": m.name, "task": m.card.task, "family": m.card.family, "license": m.card.license}
             | {name: values[index] for name, values in self.scores.values.items()}
@@ -66,10 +66,10 @@ def load_modules(
 ) -> tuple[list[AnyModule], list[Refused]]:
     """The modules of a hub that fit; those that are broken or do not fit are named with the reason.
 
-    No more than one module of each shape is read: the others with it fit the same backbones, and their tensors are
-    read when a stack needs them. Modules that were loaded before are only checked, and the first that does not fit is
-    an error: who gave it meant it. Raises `HubError` when none is left or two have one name, `ModuleError` for a given
-    module that does not fit.
+    At most one module of each shape is read: others of that shape fit the same backbones, and their tensors are read
+    when a stack needs them. Modules that were loaded before are only checked, and the first that does not fit is an
+    error, because the caller chose it. Raises `HubError` if no module is left or two have the same name, `ModuleError`
+    for a given module that does not fit.
     """
     if not isinstance(hub, Hub):
         return _given(hub, backbone), []
@@ -94,7 +94,7 @@ def load_modules(
 
 
 class _Shapes:
-    """What the modules of one shape have in common, known from the first of them that fits the backbone."""
+    """What the modules of one shape have in common, learned from the first of them that fits the backbone."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -109,7 +109,7 @@ class _Shapes:
             module.check(self.backbone)
             self.known[key] = module.family, module.stack_key
         family, stack_key = self.known[key]
-        # What PEFT computes goes one by one: no other module has its key.
+        # Modules that PEFT computes go one by one: no other module has the same key.
         own = ref.digest if family.ranked_alone(card) else stack_key
         return LazyModule(ref, card, family, own, self.backbone.fingerprint)
 
@@ -142,25 +142,25 @@ def rank(
     engine: str = "serial",
     progress: Listener | None = None,
 ) -> Ranking:
-    """Score every module of a hub on a task's dev split by every asked indicator, in one pass.
+    """Score every module of a hub on a task's dev split by every requested indicator, in one pass.
 
     Values are kept in the store, one unit for each module and indicator: what was scored before is not scored again.
 
     Args:
-        task: with a dev split; a train split too where an indicator needs the reference module.
+        task: with a dev split, and a train split if an indicator needs the reference module.
         hub: a hub, or modules that were loaded before.
         backbone: the frozen model.
         indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3"); or a
             single one as text.
         reduction: "mean" or "sum" over target tokens.
         rows: dev examples to score on; `None` is 30 for a classification task and 50 for others, as in [PEWE].
-        recipe: what the reference module is tuned with, cut to 200 steps.
+        recipe: how the reference module is tuned, cut to 200 steps.
         text_format: text layout; `None` is that of the recipe.
         seed: of the draw of examples and of the reference module.
-        reference: a module tuned on the task, where there is one already.
-        store: where scores and the reference module are kept; `None` is the user's, `False` keeps nothing.
+        reference: a module already tuned on the task, to use as the reference module.
+        store: where scores and the reference module are kept; `None` is the user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
-        progress: told how far the work is, and what became of every unit.
+        progress: hears how far the work has come and what became of every unit.
 
     Raises:
         HubError: no module fits.
@@ -187,9 +187,9 @@ def rank(
 
 
 def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:
-    """Raise `SettingError` when an encoder's answers to the task have none of these scores, before any work.
+    """Raise `SettingError`, before any work, if none of these indicators suits an encoder's answers to the task.
 
-    Raises `TaskError` when no head on an encoder can answer the task.
+    Raises `TaskError` if no head on an encoder can answer the task.
     """
     values = backbone.is_encoder and head_of(task.card).task == "regression"
     if values and all(make_indicator(name).distribution for name in indicators):
@@ -200,5 +200,5 @@ def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -
 
 
 def best_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows by falling `column`; equals keep their order, and what has no value comes last."""
+    """The rows by falling `column`; equal rows keep their order, and rows without a value come last."""
     return frame.sort_values(column, ascending=False, kind="stable", ignore_index=True)

@@ -1,4 +1,4 @@
-"""The units of a ranking: every module by every indicator, and the reference module where one is needed."""
+"""The units of a ranking: every module by every indicator, and the reference module if one is needed."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from headstart.units import Results, Unit
 __all__ = ["Scoring", "reference_unit", "scoring_examples"]
 
 SCORING_ROWS = {"classification": 30, "other": 50}
-"""Examples to score on, from the dev split (Lv et al., 2023, §3.1)."""
+"""How many examples of the dev split to score on (Lv et al., 2023, §3.1)."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a ranking asks for. `units` stand under (module, indicator); `reference` is given, tuned or not needed."""
+    """What a ranking computes. `units` have the keys (module, indicator); `reference` is a module, a unit or `None`."""
 
     units: Mapping[tuple[str, str], ScoreUnit]
     modules: Sequence[AnyModule]
@@ -68,7 +68,7 @@ class Scoring:
         return [*([self.reference] if isinstance(self.reference, TuneUnit) else []), *self.units.values()]
 
     def table(self, found: Results) -> ScoreTable:
-        """The values; a module that could not be read has none, and any other failure of these units is raised."""
+        """The values; a module that could not be read has none. Any other error of these units is raised."""
         scored = {unit.key for unit in self.units.values()}
         for unit in self.all_units():
             error = found.failed.get(unit.key)
@@ -78,14 +78,14 @@ class Scoring:
         return table_of(self.units, found, found.failed, modules=names, indicators=specs)
 
     def reference_module(self, found: Results) -> Module | None:
-        """The module that the others were compared with."""
+        """The reference module that the others were compared with."""
         if isinstance(self.reference, TuneUnit):
             return self.reference.tuned(found.of(self.reference)).module
         return self.reference
 
 
 def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:
-    """The dev examples that modules are scored on: `rows` of them, by default as many as [PEWE] takes."""
+    """The dev examples that modules are scored on: `rows` of them, by default as many as in [PEWE]."""
     usual = SCORING_ROWS["classification" if task.card.labels else "other"]
     return task.take("dev", usual if rows is None else rows, seed=seed).dev
 
@@ -93,9 +93,10 @@ def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> t
 def reference_unit(
     task: Task, backbone: Backbone, *, like: Sequence[AnyModule], recipe: Recipe, seed: int = 0
 ) -> TuneUnit:
-    """The unit that tunes Õ: a fresh module of the hub's commonest shape, 200 steps on the task, the best kept.
+    """The unit that tunes Õ: a fresh module of the hub's commonest shape, tuned for 200 steps on the task.
 
-    (Lv et al., 2023, §2.2.) It is evaluated every 50 steps. A recipe with fewer steps than 200 keeps its own.
+    See Lv et al., 2023, §2.2. The module is evaluated every 50 steps and its best state is kept. A recipe with fewer
+    than 200 steps keeps its own number.
     """
     shapes: dict[Hashable, list[AnyModule]] = {}
     for module in like:

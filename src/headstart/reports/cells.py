@@ -26,7 +26,7 @@ _PLAIN_BELOW = 1e6
 
 
 class Footnotes:
-    """Numbers the reasons of a table in the order in which they are first marked; one reason has one number."""
+    """Numbers the reasons of a table in the order in which they are first used; equal reasons share a number."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -43,7 +43,7 @@ class Footnotes:
 
 
 def number_text(value: float, *, digits: int = 4) -> str:
-    """`value` to so many significant digits, with a true minus sign; a dash for NaN.
+    """`value` with `digits` significant digits and a true minus sign; a dash for NaN.
 
     >>> number_text(0.5), number_text(-12.34567), number_text(float("nan"))
     ('0.5000', '−12.35', '—')
@@ -60,20 +60,20 @@ def number_text(value: float, *, digits: int = 4) -> str:
 
 
 def common_decimals(values: Iterable[float]) -> int:
-    """Decimals at which the largest of `values` has 4 digits, so that the numbers of one table line up."""
+    """The number of decimals that gives the largest of `values` 4 digits, so that the numbers of a table line up."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     return 4 if largest == 0 else min(max(0, 3 - math.floor(math.log10(largest))), 8)
 
 
 def fixed_text(value: float, decimals: int) -> str:
-    """`value` to so many decimals, but never shown as 0 when it is not."""
+    """`value` with `decimals` decimals, but never shown as 0 unless it is 0."""
     if not math.isfinite(value) or abs(value) < 0.5 * 10**-decimals:
         return number_text(value, digits=1)
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
 def interval_text(mean: float, interval: float, *, decimals: int) -> str:
-    """`mean ± interval` to so many decimals; without the ± where there is no interval."""
+    """`mean ± interval` with `decimals` decimals; without the ± if there is no interval."""
     if math.isnan(mean) or math.isnan(interval):
         return fixed_text(mean, decimals)
     return f"{fixed_text(mean, decimals)} ± {fixed_text(interval, decimals)}"
@@ -98,7 +98,7 @@ def cell_text(value: Any) -> str:
 
 
 def defused(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` for a CSV file: an apostrophe stands before a text that a spreadsheet would take for a formula.
+    """`frame` for a CSV file: an apostrophe precedes any text that a spreadsheet would take for a formula.
 
     >>> defused(pd.DataFrame({"name": ["=1+1", "rte"], "loss": [-0.5, 1.0]})).to_numpy().tolist()
     [["'=1+1", -0.5], ['rte', 1.0]]
@@ -110,7 +110,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def summary_cells(summary: pd.DataFrame, notes: Footnotes) -> pd.DataFrame:
-    """The columns of a summary as a reader wants them, as texts; reasons become marks and go to `notes`."""
+    """The columns of a summary as texts for readers; reasons become marks and go to `notes`."""
     decimals = common_decimals([*summary["zero_shot"], *summary["tuned"]])
     rows = []
     for row in summary.to_dict("records"):

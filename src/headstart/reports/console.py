@@ -24,16 +24,16 @@ __all__ = ["print_summary", "print_table", "table"]
 
 _TOP = 10
 LEAST = 24
-"""Characters of the first column that are kept together where there is room."""
+"""Characters of the first column that are kept together if there is room."""
 WIDE = 110
-"""Columns of the terminal that the scores need with a row for each method."""
+"""How many columns of the terminal the scores need with a row for each method."""
 
 
 def table(frame: pd.DataFrame, *, title: str | None = None, least: int = LEAST) -> Table:
     """`frame` as a rich table: floats to 4 significant digits, a dash for what is missing, numbers on the right.
 
-    The index is not shown; of a family "Classification / Nli" the last part is. Texts are shown as they are: `[` in a
-    module's name is not markup. The first column is folded where it must be, but not below `least` characters.
+    The index is not shown; a family "Classification / Nli" is shown as its last part. Texts are shown as they are: `[`
+    in a module's name is not markup. The first column is folded if necessary, but not below `least` characters.
     """
     result = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold")
     columns = [
@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame, *, title: str | None = None, least: int = LEAST) 
 
 
 def print_table(frame: pd.DataFrame, console: Console, *, title: str | None = None) -> None:
-    """Print `frame` as one table, or as several that all begin with its first column where the terminal is too narrow.
+    """Print `frame` as one table or, if the terminal is too narrow, as several that all begin with its first column.
 
     No number is ever cut off.
     """

@@ -1,4 +1,4 @@
-"""Tables in terminals of any width, without losing a column: rich alone, so that light commands can use it."""
+"""Tables in terminals of any width, without losing a column; it only needs rich, so light commands can use it."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,9 @@ __all__ = ["needed", "print_fitting"]
 
 
 def print_fitting(console: Console, columns: Sequence[str], draw: Callable[[list[str]], Table]) -> None:
-    """Print the columns as one table, or as several that all begin with the first one where there is too little room.
+    """Print the columns as one table or, if there is too little room, as several that all begin with the first one.
 
-    `draw` makes the table of some of the columns.
+    `draw` makes a table from some of the columns.
     """
     first, *rest = columns
     while True:
@@ -26,5 +26,5 @@ def print_fitting(console: Console, columns: Sequence[str], draw: Callable[[list
 
 
 def needed(table: Table, console: Console) -> int:
-    """Columns of the terminal that a table takes up at least."""
+    """The smallest number of terminal columns that a table takes up."""
     return Measurement.get(console, console.options.update(width=10_000), table).minimum

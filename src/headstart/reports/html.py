@@ -46,12 +46,12 @@ _DPI = 160
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write the report to the new `folder`, whole or not at all.
+    """Write the report to the new `folder`, completely or not at all.
 
-    It holds report.html (opens anywhere, loads nothing), the plots ranking.png, weights.png, scores.png and curves.png
-    (a plot without data is left out), the tables summary.csv, ranking.csv, scores.csv, curves.csv and refused.csv, in
-    which an apostrophe stands before texts that a spreadsheet would take for formulas, and comparison.json, from which
-    `Comparison.from_json` restores everything.
+    The folder holds report.html (opens anywhere, loads nothing); the plots ranking.png, weights.png, scores.png and
+    curves.png (a plot without data is left out); the tables summary.csv, ranking.csv, scores.csv, curves.csv and
+    refused.csv, where an apostrophe precedes any text that a spreadsheet would take for a formula; and comparison.json,
+    from which `Comparison.from_json` restores everything.
 
     Raises:
         OutputError: `folder` exists or cannot be written.
@@ -86,7 +86,7 @@ def _figures(comparison: Comparison, *, summary: pd.DataFrame, ranking: pd.DataF
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # A module named in a script that the font lacks gets boxes in the plot; the tables show the name.
+        # A name in a script that the font lacks becomes boxes in the plot; the tables show the name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
@@ -135,7 +135,7 @@ def _rows(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _exact(settings: pd.DataFrame) -> pd.DataFrame:
-    """Settings with all their digits: they are to be typed again, not compared."""
+    """Settings with all their digits: readers type them again rather than compare them."""
     return settings.assign(value=[value if cell_text(value) == DASH else str(value) for value in settings["value"]])
 
 

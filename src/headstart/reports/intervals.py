@@ -20,7 +20,7 @@ _RELATIVE_ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds. `interval` is the half-width of its interval; what is unknown is NaN and has a `reason`."""
+    """A mean over seeds. `interval` is the half-width of its 95 % interval; unknown values are NaN, with a `reason`."""
 
     mean: float
     interval: float
@@ -29,12 +29,12 @@ class Estimate:
 
     @property
     def low(self) -> float:
-        """Lower end of the interval; NaN without one."""
+        """Lower end of the interval; NaN if there is none."""
         return self.mean - self.interval
 
     @property
     def high(self) -> float:
-        """Upper end of the interval; NaN without one."""
+        """Upper end of the interval; NaN if there is none."""
         return self.mean + self.interval
 
 
@@ -42,8 +42,8 @@ def estimate(values: Sequence[float], *, missing: str = "no value") -> Estimate:
     """Mean of `values` over seeds, with the half-width of the two-sided 95 % interval of Student's t.
 
     The half-width is t(0.975, n - 1) · s / √n, with s the sample standard deviation (n - 1 in the denominator).
-    NaN values do not count. With one seed, or when all seeds agree to the last digit, the seeds say nothing about the
-    spread: the half-width is NaN then, not 0. `missing` is the reason given when no value is left.
+    NaN values do not count. With one seed, or if all seeds agree to the last digit, nothing is known about the spread,
+    so the half-width is NaN, not 0. `missing` is the reason given if no value is left.
 
     >>> round(estimate([1.0, 2.0, 3.0]).interval, 4)
     2.4841

@@ -19,7 +19,7 @@ from headstart.comparing.comparison import DEFAULT_METHODS, STAGES
 __all__ = ["TOP", "curves_figure", "ranking_figure", "scores_figure", "weights_figure"]
 
 TOP = 25
-"""The most modules that a bar plot shows; the tables hold the rest."""
+"""The largest number of modules in a bar plot; the tables hold the rest."""
 
 _METHOD_COLOURS: Mapping[str, str] = dict(
     zip(DEFAULT_METHODS, ("#6b6b6b", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2"), strict=True)
@@ -37,8 +37,8 @@ _DOTS_ASIDE = 0.16
 def ranking_figure(ranking: pd.DataFrame, indicator: str) -> Figure:
     """The best modules by `indicator`, coloured by family.
 
-    Bars start at 0 when no value is below it. Otherwise (a negative loss, a log-likelihood) 0 is not a floor, and dots
-    are drawn instead, so that length says nothing wrong.
+    Bars start at 0 if no value is below 0. Otherwise (a negative loss, a log-likelihood) the length of a bar would
+    mislead, so dots are drawn instead.
     """
     shown = ranking.dropna(subset=[indicator]).head(TOP)
     colours = _family_colours(ranking["family"])
@@ -46,7 +46,7 @@ def ranking_figure(ranking: pd.DataFrame, indicator: str) -> Figure:
 
 
 def weights_figure(ranking: pd.DataFrame) -> Figure:
-    """The weights of the ensemble, largest first, coloured as in `ranking_figure`; without those of no weight."""
+    """The weights of the ensemble, largest first, coloured as in `ranking_figure`; weights of 0 are left out."""
     shown = ranking[ranking["weight"] > 0].sort_values("weight", ascending=False, kind="stable").head(TOP)
     return _modules_figure(shown, "weight", colours=_family_colours(ranking["family"]), label="weight, mean over seeds")
 
@@ -75,9 +75,9 @@ def scores_figure(summary: pd.DataFrame, seed_scores: pd.DataFrame, *, metric: s
 
 
 def curves_figure(curves: pd.DataFrame, *, metric: str) -> Figure:
-    """Dev score, and dev loss where there is one, against the tuning step: means with bands of the 95 % interval.
+    """Dev score, and dev loss if there is one, against the tuning step: means with bands of the 95 % interval.
 
-    A line is dotted where a seed has stopped, for there it is a mean over fewer seeds.
+    A line is dotted after a seed has stopped, because it is then a mean over fewer seeds.
     """
     panels = [("dev_score", f"dev {metric} (higher is better)")]
     if curves["dev_loss"].notna().any():
@@ -157,7 +157,7 @@ def _plain(axes: Axes, *, grid: str) -> None:
 def _legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
     if not names:
         return
-    # A label that begins with "_" would be dropped as matplotlib's own; the space keeps it.
+    # matplotlib drops labels that begin with "_" as its own; the space prevents that.
     labels = [f" {_short_name(name)}" for name in names]
     columns = max(1, min(len(labels), _LEGEND_LETTERS // (max(map(len, labels)) + 5)))
     legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
@@ -165,7 +165,7 @@ def _legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> 
 
 
 def _no_math(texts: Iterable[object]) -> None:
-    """Show `$` in a name as it is."""
+    """Show any `$` in a name as it is."""
     for text in texts:
         text.set_parse_math(False)  # type: ignore[attr-defined]
 
@@ -178,7 +178,7 @@ def _method_colour(method: str, methods: Sequence[str]) -> str:
 
 
 def _short_name(name: str) -> str:
-    """`name` on one line, its middle left out when it is long: both ends tell modules apart."""
+    """`name` on one line; the middle of a long name is left out, because both ends tell modules apart."""
     name = " ".join(str(name).split())
     if len(name) <= _NAME_LENGTH:
         return name

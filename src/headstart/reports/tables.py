@@ -27,9 +27,9 @@ __all__ = [
 
 
 def main_metric(comparison: Comparison) -> str:
-    """The metric a report is about: the task's own where it was measured, else the only one.
+    """The metric that a report is about: the task's own if it was measured, else the only one.
 
-    Raises `CardError` when several were measured and none is the task's.
+    Raises `CardError` if several were measured and none is the task's.
     """
     measured = list(dict.fromkeys(comparison.scores["metric"]))
     if comparison.task.metric in measured or not measured:
@@ -43,7 +43,7 @@ def main_metric(comparison: Comparison) -> str:
 
 
 def chosen_indicator(comparison: Comparison) -> str | None:
-    """The indicator that set the weights, or `None` when the ranking has no column for it."""
+    """The indicator that set the weights, or `None` if the ranking has no column for it."""
     name = comparison.settings.get("indicator")
     return str(name) if name in comparison.indicators else None
 
@@ -62,11 +62,11 @@ def seed_scores(comparison: Comparison) -> pd.DataFrame:
 def summary(comparison: Comparison) -> pd.DataFrame:
     """One row per method.
 
-    For `zero_shot` and `tuned` (mean test score) and for `zero_shot_gain` and `tuned_gain` (mean difference to scratch
-    on the same seeds), four columns: the mean, `_interval` (half-width of the 95 % interval), `_seeds`, `_reason` (why
-    something is missing). `steps_to_scratch`: how soon the method's dev score is at least the best that scratch reaches
-    on that seed: the median over seeds of the first such step, a seed that never gets there counting as later than any
-    step; `steps_to_scratch_seeds`: how many seeds get there, of `curve_seeds`.
+    `zero_shot` and `tuned` (mean test score) and `zero_shot_gain` and `tuned_gain` (mean difference to scratch on the
+    same seeds) have four columns each: the mean, `_interval` (half-width of the 95 % interval), `_seeds`, and `_reason`
+    (why something is missing). `steps_to_scratch` is the first step at which the method's dev score is at least the
+    best that scratch reaches on that seed: the median over seeds, where a seed that never gets there counts as later
+    than any step. `steps_to_scratch_seeds` is how many seeds get there, of `curve_seeds`.
     """
     scores = seed_scores(comparison)
     arrival = _arrival_steps(comparison)
@@ -82,11 +82,11 @@ def summary(comparison: Comparison) -> pd.DataFrame:
 
 
 def differences(comparison: Comparison) -> pd.DataFrame:
-    """The verdict's own method against each other one, before and after tuning, on the same seeds.
+    """The method that the verdict is about against each other one, before and after tuning, on the same seeds.
 
     Columns: stage, other, difference (own - other), interval, low, high, seeds, reason, and outcome: "better" or
-    "worse" only where the 95 % interval excludes 0, "no difference shown" where it does not, or where there is none;
-    "not measured" where there is no pair of scores.
+    "worse" only if the 95 % interval excludes 0; "no difference shown" if it does not, or if there is no interval;
+    "not measured" if there is no pair of scores.
     """
     scores = seed_scores(comparison)
     rows = []
@@ -104,7 +104,7 @@ def differences(comparison: Comparison) -> pd.DataFrame:
 def ranking_table(comparison: Comparison) -> pd.DataFrame:
     """One row per module: task, family, license, mean weight, the mean of each indicator, and in how many seeds.
 
-    Sorted by the chosen indicator, highest first (by weight where there is none), then by name; missing values last.
+    Sorted by the chosen indicator, highest first (by weight if there is none), then by name; missing values last.
     """
     ranking = comparison.ranking
     numbers = ["weight", *comparison.indicators]
@@ -118,7 +118,7 @@ def ranking_table(comparison: Comparison) -> pd.DataFrame:
 def starts_table(comparison: Comparison) -> pd.DataFrame:
     """What every method begins from, one row each, over the seeds.
 
-    Columns: method; rank and parameters ("4", or "4 to 8" where seeds differ; missing for kinds without a rank);
+    Columns: method; rank and parameters ("4", or "4 to 8" if seeds differ; rank is missing for kinds without one);
     modules, the mean effective number of a blend; space; error, the mean ΔW error; and same_as, the methods that begin
     from the very same module, with the number of seeds ("best_single (2 of 3 seeds)").
     """
@@ -145,7 +145,7 @@ def missing_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def effective_modules(comparison: Comparison) -> pd.DataFrame:
-    """1/Σw², the effective number of modules, of the verdict's own method in each seed, NaN without weights.
+    """1/Σw², the effective number of modules, of the method that the verdict is about, by seed; NaN without weights.
 
     Columns: seed, effective.
     """
@@ -157,8 +157,8 @@ def effective_modules(comparison: Comparison) -> pd.DataFrame:
 def curve_table(comparison: Comparison) -> pd.DataFrame:
     """Mean dev score and dev loss of each method at each evaluated step, with `_interval`, `_seeds` and `_reason`.
 
-    `complete` says whether all of the method's seeds are in the row's dev score; where one stopped earlier, the mean
-    is over fewer seeds and does not continue the line before it.
+    `complete` says whether all of the method's seeds are in the row's dev score; if one stopped earlier, the mean is
+    over fewer seeds and does not continue the line before it.
     """
     rows = []
     for method in comparison.methods:
@@ -205,7 +205,7 @@ def _score(scores: pd.DataFrame, method: str, stage: str) -> Estimate:
 
 
 def _difference(scores: pd.DataFrame, method: str, other: str, *, stage: str) -> Estimate:
-    """The mean of method - other over the seeds that have both, with its paired interval."""
+    """The mean of method minus other over the seeds that have both, with its paired interval."""
     if method == other:
         return Estimate(math.nan, math.nan, 0, f"{other} is what the others are compared with")
     mine, theirs = _by_seed(scores, method, stage), _by_seed(scores, other, stage)
@@ -219,7 +219,7 @@ def _difference(scores: pd.DataFrame, method: str, other: str, *, stage: str) ->
 
 
 def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> tuple[Any, str]:
-    """The seed, and why the method has no score there; "" where it has one."""
+    """The seed, and why the method has no score there; "" if it has one."""
     if seed not in own.index:
         return seed, f"{method} was not run"
     if not math.isnan(own["score"].loc[seed]):
@@ -228,7 +228,7 @@ def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> tuple[Any, str]:
 
 
 def _with_reasons(found: Estimate, reasons: Iterable[tuple[Any, str]]) -> Estimate:
-    """The estimate with every reason said once, for all of its seeds."""
+    """The estimate, with each reason given once for all of its seeds."""
     seeds: dict[str, list[str]] = {}
     for seed, reason in dict.fromkeys(reasons):
         seeds.setdefault(reason, []).append(str(seed))

@@ -1,4 +1,4 @@
-"""The terminal: what prints text from files of strangers, made printable."""
+"""The terminal: text from other people's files, made safe to print."""
 
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -10,18 +10,18 @@ from rich.text import Text
 __all__ = ["Terminal", "printable"]
 
 OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Categories of letters that a terminal would obey, or that hide the order of other letters."""
+"""Unicode categories of characters that control a terminal, or that change the visible order of other characters."""
 HARMLESS = frozenset("\n\t\u200c\u200d")
-"""Letters of these categories that stay: line ends, tabs, and the joiners, which belong to words."""
+"""Characters of these categories that stay: line ends, tabs, and the joiners, which belong to words."""
 
 
 def _escape(letter: str) -> str:
-    """Python's way to write a letter."""
+    """The character as a Python escape."""
     return letter.encode("unicode_escape").decode("ascii")
 
 
 def printable(text: str, *, spell: Callable[[str], str] = _escape) -> str:
-    """`text` with every letter in it that a terminal would obey as `spell` writes it; line ends and tabs stay.
+    """`text` with every character that controls a terminal as `spell` writes it; line ends and tabs stay.
 
     >>> printable("\\x1b[31mred \\u202e caf\\u00e9")
     '\\\\x1b[31mred \\\\u202e café'
@@ -37,10 +37,10 @@ def _spelled(text: str, spell: Callable[[str], str]) -> str:
 
 
 class Terminal(Console):
-    """A rich console that prints texts as `printable` makes them, wherever in a table or a bar they stand."""
+    """A rich console that makes all texts printable (see `printable`), wherever they are in a table or a bar."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does, of the printable text."""
+        """What rich does, with the printable text."""
         if isinstance(renderable, Text):
             shown = printable(renderable.plain)
             if shown != renderable.plain:

@@ -24,8 +24,8 @@ _WHEN: Mapping[str, str] = {"zero-shot": "Before tuning", "tuned": "After tuning
 def verdict(comparison: Comparison) -> str:
     """One paragraph: whether the comparison's subject beat each other method, before and after tuning, and how soon.
 
-    "beats" and "is behind" are said only where the paired 95 % interval excludes 0; otherwise it says that no
-    difference is shown, with the interval or with the reason why there is none.
+    It says "beats" and "is behind" only if the paired 95 % interval excludes 0; otherwise it says that no difference is
+    shown, with the interval or the reason why there is none.
     """
     seeds = comparison.scores["seed"].nunique()
     opening = f"On {comparison.task.name} ({main_metric(comparison)}, {seeds} seed{'' if seeds == 1 else 's'}):"
@@ -37,7 +37,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def _same_sentence(comparison: Comparison) -> list[str]:
-    """That the verdict's own method is another one under its name, where they begin alike in every seed."""
+    """A sentence that names the methods that begin from the same module as the subject in every seed."""
     own = comparison.starts[comparison.starts["method"] == comparison.subject]
     others = comparison.starts[comparison.starts["method"] != comparison.subject]
     shared = others.merge(own[["seed", "digest"]], on=["seed", "digest"])["method"].value_counts()
@@ -60,7 +60,7 @@ def _stage_sentence(stage: str, rows: pd.DataFrame, *, subject: str) -> str:
 
 
 def _clauses(outcome: str, rows: pd.DataFrame) -> list[str]:
-    """One clause for each other method; those that were not measured share one for each reason."""
+    """One clause for each other method; methods that were not measured share one clause per reason."""
     if outcome != "not measured":
         return [_clause(row) for row in rows.to_dict("records")]
     alike = rows.groupby("reason", sort=False)["other"]

@@ -13,7 +13,7 @@ __all__ = ["Example", "Text", "TextPair", "seeded_order"]
 class TextPair(NamedTuple):
     """Two texts that encoders read as a pair, such as a premise and a hypothesis.
 
-    `joined` is what language models read instead: the first text up to `end`, the second one from `start`.
+    `joined` is what language models read instead: the first text ends at `end`, the second begins at `start`.
 
     >>> pair = TextPair("It rains. [SEP] It is wet.", end=9, start=16)
     >>> pair.first, pair.second
@@ -36,15 +36,15 @@ class TextPair(NamedTuple):
 
 
 Text = str | TextPair
-"""An input as a backbone gets it: one text, or two of which an encoder makes a pair."""
+"""An input as a backbone gets it: one text, or two texts that an encoder reads as a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: the text that goes in, and the texts that are right.
+    """One row: an input text, and the correct answers.
 
     Attributes:
-        input: what the model reads; of two texts both, joined as language models read them.
+        input: what the model reads; two texts are joined as language models read them.
         outputs: every acceptable answer, at least one; the first is the one to train on.
         options: the closed set of answers to choose from, or `None` when the answer is open.
         pair: where in `input` the first of two texts ends and the second begins; `None` for one text.
@@ -69,18 +69,18 @@ class Example:
         return self.outputs[0]
 
     def to_json(self) -> str:
-        """The row as one line of ASCII JSON, the same on every platform; what hashes are taken over."""
+        """The row as one line of ASCII JSON, the same on every platform; hashes are taken of it."""
         row = [self.input, self.outputs, self.options]
-        # A row of one text is written as ever, so that what was computed for it is still found.
+        # A row of one text keeps its old form, so that stored results for it are still found.
         return json.dumps(row if self.pair is None else [*row, self.pair], separators=(",", ":"))
 
 
 def seeded_order(rows: Sequence[Example], *, purpose: str, seed: int) -> list[int]:
     """Indices of `rows` in an order that looks random and depends only on their content and `seed`.
 
-    Rows are sorted by a hash of (purpose, seed, content, how often that content came before), so that neither the
-    order of the rows nor the platform plays a part, a longer draw holds every shorter one, and a row added to the
-    data changes a draw by at most itself. Draws for different `purpose`s are independent of each other.
+    Rows are sorted by a hash of (purpose, seed, content, how often that content came before). So neither the order of
+    the rows nor the platform matters, a longer draw contains every shorter one, and a row added to the data changes a
+    draw by at most itself. Draws for different `purpose`s are independent of each other.
     """
     seen: Counter[str] = Counter()
     keys = []

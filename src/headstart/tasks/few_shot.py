@@ -9,11 +9,11 @@ from headstart.tasks.example import Example, seeded_order
 __all__ = ["USUAL_SHOTS", "draw_few_shot"]
 
 USUAL_SHOTS = 16
-"""Rows per class where no number is given; a task without classes gets four times as many (Lv et al., 2023, §3.1)."""
+"""The default number of rows per class; a task without classes gets four times as many (Lv et al., 2023, §3.1)."""
 
 Rows = tuple[Example, ...]
 Content = tuple[str, tuple[str, ...], frozenset[str]]
-"""What makes two rows the same: options in another order do not make another row."""
+"""A key that equal rows share: options in another order do not make another row."""
 
 
 def draw_few_shot(

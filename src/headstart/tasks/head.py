@@ -10,7 +10,7 @@ REGRESSION = frozenset({"Pearson-Correlation"})
 
 
 def head_of(card: TaskCard) -> HeadCard:
-    """A classifier over the task's labels, a regression where its metric correlates numbers, else a span of the input.
+    """A classifier over the task's labels, a regression if its metric correlates numbers, else a span of the input.
 
     Raises `TaskError` for a task whose rows each list their own options, or with fewer than two labels.
 

@@ -1,4 +1,4 @@
-"""From a source to a card and splits: locate the rows, settle the card, make text, find the options, split."""
+"""From a source to a card and splits: locate the rows, complete the card, make text, find the options, split."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     data = _parse_settings(path)
     fields = {key: data[key] for key in _WANTED if data.get(key) is not None}
     if "options" in data:
-        fields["options"] = data["options"] or "none"  # what a card without options says when it is written
+        fields["options"] = data["options"] or "none"  # a card without options is written so
     if data.get("dataset_license") is not None:
         fields["license"] = data["dataset_license"]
     if not isinstance(fields.get("source", ""), str):

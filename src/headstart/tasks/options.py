@@ -1,4 +1,4 @@
-"""Where the closed set of answers of a row comes from."""
+"""Where a row's closed set of answers comes from."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class TextRow:
 Options = tuple[str, ...] | None
 
 OPTIONS: Registry[Callable[[TextRow, TaskCard], Options]] = Registry("source of options")
-"""By name, a function that gives a row's options, or `None` when the row has none."""
+"""By name, a function that returns a row's options, or `None` if the row has none."""
 
 MOST_OPTIONS = 10_000
 """The most options of a row."""
@@ -40,8 +40,8 @@ _MARKER = re.compile(r"\(([A-Z])\)")
 def inline_options(text: str) -> Options:
     """The answers that `text` lists as "(A) … (B) …", in order; `None` when it lists none.
 
-    The list may stand in any of the segments that "[SEP]" divides the text into; it ends with its segment, and where
-    there are several, the last one counts. A letter out of turn is part of an answer's text.
+    "[SEP]" divides the text into segments. The list may be in any of them and ends with its segment; if there are
+    several lists, the last one counts. A letter out of order is part of an answer's text.
 
     >>> inline_options("Which is red? (A) blood (B) snow [SEP] Blood (C) is red.")
     ('blood', 'snow')
@@ -121,7 +121,7 @@ def _last_list(segment: str) -> Options:
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    """A marker "(B)" and the nearest "(C)" behind it."""
+    """A marker "(B)" and the nearest "(C)" after it."""
 
     match: re.Match[str]
     next: "_Marker | None"

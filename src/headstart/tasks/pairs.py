@@ -1,4 +1,4 @@
-"""Inputs of one text or of two, made from a row's fields."""
+"""Inputs of one text or two, made from a row's fields."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from headstart.tasks.template import FieldTemplate
 __all__ = ["InputTemplate"]
 
 JOINED = "\n"
-"""What stands between the two texts of a list, as language models read them."""
+"""The separator between the two texts of a list when a language model reads them."""
 
 
 class InputTemplate:
-    """The template of an input, which may be of two texts: a pair to an encoder, joined to a language model.
+    """The template of an input, which may have two texts: an encoder reads them as a pair, a language model as one.
 
-    They are a pair where the template is one bare field that holds a list of two, or where `separator` stands once
-    between them: in the template or, where that does not have it, in every row's input. White space around a separator
-    belongs to neither text. Raises `TaskError` for a malformed template, or one that has the separator twice.
+    They are a pair if the template is one bare field that holds a list of two, or if `separator` occurs once between
+    them: in the template or, if it has none, in every row's input. White space around a separator belongs to neither
+    text. Raises `TaskError` for a malformed template, or one that has the separator twice.
 
     >>> InputTemplate("{a} [SEP] {b}", "[SEP]").text({"a": "It rains.", "b": "It is wet."}, where="line 1")
     ('It rains. [SEP] It is wet.', (9, 16))

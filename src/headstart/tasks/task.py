@@ -42,28 +42,28 @@ class Task:
         separator: str | None = None,
         seed: int = 0,
     ) -> "Task":
-        """Read a task from a file, a folder, or a `datasets` id. What is given here goes before a `task.json`.
+        """Read a task from a file, a folder, or a `datasets` id. Arguments override a `task.json`.
 
         Args:
-            source: a JSONL, CSV or TSV file (also `.gz`) or a Parquet file: rows go by their `split` field where they
-                have one, else 60/20/20 into train, dev and test; a folder with `train`, `dev` (or `validation`) and
-                `test` files of these formats and optionally a `task.json`; a folder written by
-                `datasets.save_to_disk`; or, where there is no such path, a Hugging Face id, "owner/name" or
+            source: a JSONL, CSV or TSV file (also `.gz`) or a Parquet file, whose rows are split by their `split`
+                field if they have one, else 60/20/20 into train, dev and test; a folder with `train`, `dev` (or
+                `validation`) and `test` files of these formats and optionally a `task.json`; a folder written by
+                `datasets.save_to_disk`; or, if there is no such path, a Hugging Face id, "owner/name" or
                 "owner/name:config". A split whose labels are hidden (all -1) is left out.
             name: the task's name; default: `task.json`'s, else from the source.
             metric: a name in `METRICS`; default "ACC" for a task with labels, else "EM".
             labels: the classes, as target texts; every target must be one of them.
-            family: the group of alike tasks it belongs to.
+            family: the group of similar tasks that it belongs to.
             options: where the closed set of answers comes from: "labels", "field" (each row's `options` list),
-                "inline" ("(A) … (B) …" in the input), or "none" for open answers. Default: the labels where
-                there are some; else the first of "field" and "inline" that fits every row; else "none".
+                "inline" ("(A) … (B) …" in the input), or "none" for open answers. Default: the labels if
+                there are any; else the first of "field" and "inline" that fits every row; else "none".
                 A `task.json` writes "none" as null.
             input_template: Python format string over a row's fields for the input; default "{input}".
             target_template: the same for the target; default "{output}". A template that is one bare field may name
                 a list: each element is an acceptable answer.
-            separator: what stands between two texts that encoders read as a pair, in the input's template or, where
-                that has none, in every row's input ("[SEP]" in "{premise} [SEP] {hypothesis}"). A template that is one
-                bare field may also name a list of two texts. Language models read both as one text.
+            separator: the text between two texts that encoders read as a pair, in the input's template or, if it has
+                none, in every row's input ("[SEP]" in "{premise} [SEP] {hypothesis}"). A template that is one bare
+                field may also name a list of two texts. Language models read both as one text.
             seed: seeds the 60/20/20 split.
 
         Raises:
@@ -90,21 +90,21 @@ class Task:
 
     @property
     def train(self) -> tuple[Example, ...]:
-        """The rows to tune on. Raises `TaskError` when there is no such split."""
+        """The rows to tune on. Raises `TaskError` if there is no such split."""
         return self.rows("train")
 
     @property
     def dev(self) -> tuple[Example, ...]:
-        """The rows to choose by. Raises `TaskError` when there is no such split."""
+        """The rows by which states are chosen. Raises `TaskError` if there is no such split."""
         return self.rows("dev")
 
     @property
     def test(self) -> tuple[Example, ...]:
-        """The rows to report on. Raises `TaskError` when there is no such split."""
+        """The rows whose score is reported. Raises `TaskError` if there is no such split."""
         return self.rows("test")
 
     def rows(self, split: str) -> tuple[Example, ...]:
-        """The rows of `split`. Raises `TaskError` naming the splits there are when it is missing."""
+        """The rows of `split`. If it is missing, raises `TaskError`, which names the existing splits."""
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
             raise TaskError(
@@ -114,9 +114,9 @@ class Task:
         return self.splits[split]
 
     def fingerprint(self, split: str) -> str:
-        """SHA-256 over all that a score on `split` depends on: metric, labels, source of options, and the rows.
+        """SHA-256 of everything that a score on `split` depends on: metric, labels, source of options, and the rows.
 
-        The name, licence and template do not count: what the template makes of a row is in the row already.
+        Name, licence and template do not count: the rows already hold the text that the template made.
         """
         format_ = [self.card.metric, self.card.labels, self.card.options]
         digest = hashlib.sha256(json.dumps(format_).encode())
@@ -129,10 +129,10 @@ class Task:
 
         A task with labels gets `k` rows per class (default 16), any other one 4·`k` (default 64), for train and dev
         alike. Both hold distinct rows, and no row is in both. Dev is drawn from the dev split, or from the rest of
-        train where there is none. The draw depends on the rows' content and `seed` alone, not on their order.
+        train if there is none. The draw depends only on the rows' content and `seed`, not on their order.
 
         Raises:
-            TaskError: too few distinct rows, for a class or in all; states how many there are.
+            TaskError: too few distinct rows, for a class or in total; it states how many there are.
             SettingError: `k` below 1.
         """
         k = USUAL_SHOTS if k is None else k
@@ -142,7 +142,7 @@ class Task:
         return replace(self, splits={**self.splits, "train": train, "dev": dev})
 
     def take(self, split: str, n: int, *, seed: int = 0) -> "Task":
-        """The same task with `n` seeded rows of `split`, in their old order; all of them when there are no more.
+        """The same task with `n` randomly drawn rows of `split`, in their old order; all of them if there are no more.
 
         Raises `TaskError` for a missing split, `SettingError` for `n` below 1.
         """

@@ -1,4 +1,4 @@
-"""Templates: Python format strings that make text of a row's fields."""
+"""Templates: Python format strings that turn a row's fields into text."""
 
 import math
 import re
@@ -10,10 +10,10 @@ from headstart.errors import TaskError
 __all__ = ["LONGEST_TEMPLATE", "LONGEST_TEXT", "FieldTemplate"]
 
 LONGEST_TEMPLATE = 10_000
-"""The most characters of a template."""
+"""The most characters in a template."""
 
 LONGEST_TEXT = 16 * 2**20
-"""The most characters of the text that a template makes of a row."""
+"""The most characters in the text that a template makes from a row."""
 
 _FORMATTER = Formatter()
 _FIELD = re.compile(r"(?P<name>[^\[\]]+)(?P<keys>(?:\[[^\[\]]+\])*)")
@@ -24,9 +24,9 @@ _KEY = re.compile(r"\[([^\[\]]+)\]")
 class FieldTemplate:
     """A format string over the fields of a row.
 
-    Unlike `str.format`, it reaches fields and their elements only ("{answers[text]}", "{choices[0]}"), never
-    attributes, so that a template from somebody else's `task.json` cannot reach into Python. A format after a colon is
-    one of Python's for numbers and texts, of a width and a precision below 100 ("{price:.2f}", "{rank:>3}").
+    Unlike `str.format`, it only reads fields and their elements ("{answers[text]}", "{choices[0]}"), never attributes,
+    so that a template from somebody else's `task.json` cannot reach into Python. A format after a colon is one of
+    Python's formats for numbers and texts, with width and precision below 100 ("{price:.2f}", "{rank:>3}").
 
     Raises `TaskError` for malformed braces, a nameless field, another format, or more than `LONGEST_TEMPLATE`
     characters.
@@ -53,7 +53,7 @@ class FieldTemplate:
         self._template = template
 
     def text(self, row: Mapping[str, object], *, where: str) -> str:
-        """What the template makes of `row`. Raises `TaskError` naming `where` and the field that does not fit."""
+        """The text made from `row`. Raises `TaskError` naming `where` and the field that does not fit."""
         texts, length = [], 0
         for literal, field, spec, conversion in self._parts:
             texts.append(literal)
@@ -66,12 +66,12 @@ class FieldTemplate:
         return "".join(texts)
 
     def texts(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...]:
-        """Like `text`, but one bare field that holds a list gives one text per element."""
+        """Like `text`, but a single bare field that holds a list gives one text per element."""
         listed = self.listed(row, where=where)
         return (self.text(row, where=where),) if listed is None else listed
 
     def listed(self, row: Mapping[str, object], *, where: str) -> tuple[str, ...] | None:
-        """The elements as texts where the template is one bare field that holds a list, else `None`."""
+        """The elements as texts if the template is one bare field that holds a list, else `None`."""
         match self._parts:
             case [("", str() as field, "", None)]:
                 value = _look_up(row, field, where=where)
@@ -87,7 +87,7 @@ class FieldTemplate:
 
 
 def _look_up(row: Mapping[str, object], field: str, *, where: str) -> object:
-    if field in row:  # a name with brackets or dots in it is a name before it is a path
+    if field in row:  # a field whose name has brackets or dots counts as that field before it is read as a path
         return row[field]
     match = _FIELD.fullmatch(field)
     value: object = row

@@ -1,4 +1,4 @@
-"""A prefix as AdapterHub's library saves it: the whole pool under the base model and again under every layer."""
+"""A prefix as AdapterHub's library saves it: the whole pool under the base model, and again under every layer."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ __all__ = ["write_adapterhub_prefix"]
 def write_adapterhub_prefix(case: Case, folder: Path) -> Module:
     """Write the folder of a random prefix for all of a backbone's attention, and return that prefix.
 
-    For backbones that AdapterHub's prefixes are read for.
+    It works for the backbones whose AdapterHub prefixes Headstart reads.
     """
     family = units_of(case.backbone.model.config.model_type)
     locations = {site: location for units in family for site, location in units.locations.items()}

@@ -1,4 +1,4 @@
-"""Tiny random backbones, built in a moment and without a network: what plugins can be tried on."""
+"""Tiny random backbones on which plug-ins can be tried; they are built in a moment and without a network."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -60,8 +60,8 @@ END, START, PAD = "</s>", "<s>", "<pad>"
 def tiny_backbone(family: str, *, layers: int = 2, seed: int = 0) -> Backbone:
     """A random float32 backbone on the CPU, 32 units wide, whose tokenizer reads any text byte by byte.
 
-    Every parameter is drawn anew: transformers' own initial values are so small, and biases so exactly zero, that a
-    module put in the wrong place would hardly change the output.
+    Every parameter is drawn anew: transformers' own initial values are so small, with biases of exactly zero, that a
+    module attached to the wrong layer would hardly change the output.
 
     Args:
         family: a name in `BACKBONES` or `MORE_BACKBONES`.
@@ -69,7 +69,7 @@ def tiny_backbone(family: str, *, layers: int = 2, seed: int = 0) -> Backbone:
         seed: of the weights.
 
     Raises:
-        SettingError: `family` is none of these.
+        SettingError: `family` is unknown.
     """
     every = BACKBONES | MORE_BACKBONES
     if family not in every:
@@ -90,11 +90,10 @@ def tiny_backbone(family: str, *, layers: int = 2, seed: int = 0) -> Backbone:
 
 
 class Tiny(NamedTuple):
-    """How a family is made tiny: transformers' classes, how its configuration calls the sizes, and what it adds.
+    """How a family is made tiny: transformers' classes, the names of sizes in its configuration, and what it adds.
 
-    `sizes`: by the configuration's name for it, what it is. `starts` and `ends`: whether the tokenizer puts a token
-    before each text, and one behind it; `types`: whether
-    it tells the first of two texts from the second.
+    `sizes`: the meaning of each size, by its name in the configuration. `starts` and `ends`: whether the tokenizer
+    puts a token before each text, and one after it; `types`: whether it tells the first of two texts from the second.
     """
 
     model: type[PreTrainedModel]
@@ -142,7 +141,7 @@ BART = {
     "dropout": 0.0, "decoder_start_token_id": lambda _, ids: ids["eos_token_id"], "forced_eos_token_id": None,
 }  # fmt: skip
 CLASSES = {"num_labels": 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-# RoBERTa counts positions from behind the number of its padding token.
+# RoBERTa counts positions from the one after its padding token's id.
 ROBERTA = {**CLASSES, "max_position_embeddings": lambda _, ids: POSITIONS + ids["pad_token_id"] + 1}
 ROBERTA_SIZES = {name: what for name, what in SIZES.items() if what != "positions"}
 DEBERTA = {

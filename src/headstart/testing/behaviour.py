@@ -26,9 +26,9 @@ __all__ = [
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 STEPS = (1e-2, 3e-3, 1e-3)
-"""Of finite differences: where the loss bends much the first is too wide, where it is flat float32 rounds the last."""
+"""Steps of finite differences: the first is too wide where the loss curves, the last too small where it is flat."""
 NEAR = 0.01
-"""How far the nearest of the finite differences may lie from the gradient, of the largest gradient."""
+"""How far the nearest finite difference may be from the gradient, as a fraction of the largest gradient."""
 
 
 class _Interruption(Exception):  # noqa: N818 - it only stands for any error of a user's
@@ -36,7 +36,7 @@ class _Interruption(Exception):  # noqa: N818 - it only stands for any error of 
 
 
 def attach_leaves_no_trace(case: Case) -> None:
-    """After a stack was attached, bit-identical weights and output, and no hook; also after an exception."""
+    """After a stack is detached, weights and output are bit-identical and no hook is left; also after an exception."""
     backbone, stack = case.backbone, case.stack(case.several(1, 2))
     plain = _plain_logits(case)
     before = _photograph(backbone)
@@ -56,7 +56,7 @@ def attach_leaves_no_trace(case: Case) -> None:
 
 
 def stack_is_single_runs(case: Case) -> None:
-    """A stack of three computes, scores and generates what each of its modules does alone; `module` gives it back."""
+    """A stack of three computes, scores and generates what each module does alone; `module` returns that module."""
     modules = _three(case)
     require(len({module.stack_key for module in modules}) == 1, "modules of one shape have unequal stack_keys")
     together, alone = case.logits(modules), [case.logits([module])[0] for module in modules]
@@ -73,7 +73,7 @@ def stack_is_single_runs(case: Case) -> None:
 
 
 def threads_compute_as_one_does(case: Case) -> None:
-    """Threads that run at once, each with its own texts, compute what one alone does; where the stack allows it."""
+    """Threads that run at once, each with its own texts, compute what one does alone, if the stack allows it."""
     backbone, stack = case.backbone, case.stack(case.several(1, 2))
     if not stack.concurrent:
         raise Aside("skipped", "its passes run one after the other")
@@ -102,7 +102,7 @@ def _require_same_texts(case: Case, modules: Sequence[Module]) -> None:
 
 
 def options_score_as_targets_do(case: Case) -> None:
-    """Options that are scored from a cache of the prompt have the log-likelihood of the same target in one pass."""
+    """Options scored from a cache of the prompt have the same log-likelihood as that target in one pass."""
     if case.backbone.is_encoder:
         raise Aside("skipped", "an encoder answers through its head")
     modules = [case.module(1), case.module(2)]
@@ -118,7 +118,7 @@ def options_score_as_targets_do(case: Case) -> None:
 
 
 def gradient_is_that_of_finite_differences(case: Case) -> None:
-    """The gradient at the steepest coordinate of six parameters, evenly spread, against differences of fourth order."""
+    """The gradient at the steepest coordinate of six evenly spread parameters, against fourth-order differences."""
     stack = case.stack(case.several(1, 2))
     gradients = _gradients(case, stack.parameters, stack)
     largest = max(gradient[-1].abs().max().item() for gradient in gradients.values())
@@ -147,7 +147,7 @@ def gradients_together_are_those_alone(case: Case) -> None:
 
 
 def merge_of_one_or_equals_is_itself(case: Case) -> None:
-    """In `parameters`: weight 1 is the module itself, equal modules average to it, others to Σ w·θ."""
+    """In space "parameters": weight 1 is the module itself, equal modules average to it, others to Σ w·θ."""
     one, two = case.module(1), case.module(2)
     try:
         alone = merge([one], [1.0]).module
@@ -167,7 +167,7 @@ def merge_of_one_or_equals_is_itself(case: Case) -> None:
 
 
 def _three(case: Case) -> list[Module]:
-    """Modules for a stack of three. Ends the check where the backbone has no pass for several."""
+    """Modules for a stack of three. Ends the check if the backbone has no pass for several modules."""
     if case.backbone.goes_alone:
         raise Aside("skipped", f"modules go one by one here: {case.backbone.goes_alone}")
     return case.several(1, 2, 3)
@@ -179,7 +179,7 @@ def _plain_logits(case: Case) -> Tensor:
 
 
 def _photograph(backbone: Backbone) -> dict[str, Any]:
-    """Everything of a backbone that must be as before: weights by value and identity, layers, attributes, flags."""
+    """Everything about a backbone that must stay the same: weights by value and identity, layers, attributes, flags."""
     model = backbone.model
     return {
         "weights": {name: value.clone() for name, value in model.state_dict().items()},
@@ -236,7 +236,7 @@ def _difference(case: Case, stack: Any, name: str, *, position: int, step: float
 
 
 def _some(names: Sequence[str], *, most: int) -> list[str]:
-    """At most `most` of them, evenly spread, the first among them."""
+    """At most `most` of them, evenly spread, including the first."""
     return list(names[:: -(-len(names) // most)])
 
 

@@ -1,4 +1,4 @@
-"""What every check of the conformance suite works with: one kind on one backbone, and how results are told."""
+"""What every check of the conformance suite works with: one kind on one backbone, and how results are reported."""
 
 import copy
 import math
@@ -33,27 +33,27 @@ __all__ = [
 Result = Literal["passed", "refused", "failed", "skipped"]
 
 Reference = Callable[[Module, Backbone, Encoded], Tensor]
-"""What a module makes of an example on a float64 copy of the backbone: logits at its target positions, (targets, V)."""
+"""Computes a module on a float64 backbone for one example: logits at its target positions, (targets, V)."""
 
 TOLERANCE = 1e-5
-"""How far float32 results may lie apart, of the largest of them."""
+"""How far apart float32 results may be, as a fraction of the largest of them."""
 
 TEXTS = (("a warm film", "yes"), ("dull", "no"), ("it never comes to life", "maybe so"))
 """Inputs and targets of unequal lengths."""
 
 LABELS = HeadCard(task="classification", outputs=len(TEXTS), labels=tuple(target for _, target in TEXTS))
-"""On an encoder the targets are labels."""
+"""The targets on an encoder, which are labels."""
 
 SPREAD = 0.2
-"""Standard deviation of what is added to a fresh module's parameters, so that none is zero."""
+"""Standard deviation of the noise added to a fresh module's parameters, so that none is zero."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one check found for one kind on one backbone.
 
-    `result`: "passed"; "refused", where the kind says by name that it does not do this; "skipped", where the check has
-    nothing to look at; "failed". `detail`: the reason of the last three.
+    `result`: "passed"; "refused" if the kind refuses this by name; "skipped" if there is nothing to check; "failed".
+    `detail`: the reason for the last three.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Violation(Exception):  # noqa: N818 - it is a finding, which becomes an ou
 
 
 class Aside(Exception):  # noqa: N818 - it is a finding, which becomes an outcome
-    """A check ends early with another result than "passed"."""
+    """A check ends early with a result other than "passed"."""
 
     def __init__(self, result: Result, reason: str) -> None:
         super().__init__(reason)
@@ -82,7 +82,7 @@ def require(holds: bool, otherwise: str) -> None:
 
 
 def close(actual: Tensor, expected: Tensor, what: str, *, within: float = TOLERANCE) -> None:
-    """Raise `Violation` unless two tensors are nowhere further apart than `within` of the largest expected value."""
+    """Raise `Violation` if two tensors differ anywhere by more than `within` times the largest expected value."""
     require(actual.shape == expected.shape, f"{what}: shapes {tuple(actual.shape)} and {tuple(expected.shape)}")
     distance = (actual.detach().double() - expected.detach().double()).abs().max().item()
     largest = expected.detach().abs().max().item()
@@ -91,21 +91,21 @@ def close(actual: Tensor, expected: Tensor, what: str, *, within: float = TOLERA
 
 
 def same_head(found: Module, expected: Module) -> None:
-    """Raise `Violation` unless both have bit for bit the same task head, or none."""
+    """Raise `Violation` unless both have the same task head, bit for bit, or none."""
     mine, theirs = (module.head.tensors if module.head is not None else {} for module in (found, expected))
     same = mine.keys() == theirs.keys() and all(torch.equal(mine[name], value) for name, value in theirs.items())
     require(same and found.card.head == expected.card.head, "the task head is another one")
 
 
 class Case:
-    """One kind on one backbone, untouched by other checks, with a folder to write in.
+    """One kind on one backbone, untouched by other checks, with a folder to write to.
 
     Args:
         kind: a name in `KINDS`.
         pristine: the backbone that every case begins from; it is copied.
         folder: an empty folder.
-        shape: the kind's settings by name; its defaults where there are none.
-        reference: a slow and plain computation of the kind's own.
+        shape: the kind's settings by name; its defaults if there are none.
+        reference: a slow and plain computation of the kind.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class Case:
         return self.backbone.batch(self.items, range(len(self.items)))
 
     def fresh(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
-        """A module as before any tuning."""
+        """An untuned module."""
         return fresh_module(self.kind, backbone or self.backbone, self.shape, name=f"random-{seed}", seed=seed)
 
     def module(self, seed: int = 1, *, backbone: Backbone | None = None) -> Module:
-        """A module whose every parameter was moved at random, on an encoder with a head of such values."""
+        """A module with random noise added to every parameter; on an encoder, with such a head."""
         fresh, generator = self.fresh(seed, backbone=backbone), torch.Generator().manual_seed(seed)
         moved = {
             name: value + SPREAD * torch.randn(value.shape, generator=generator)
@@ -152,7 +152,7 @@ class Case:
         return fresh.with_parameters(moved).with_head(_head(backbone or self.backbone, generator))
 
     def several(self, *seeds: int) -> list[Module]:
-        """Modules of these seeds, or the first alone where the backbone has no pass for several."""
+        """Modules of these seeds, or only the first if the backbone has no pass for several modules."""
         return [self.module(seed) for seed in (seeds[:1] if self.backbone.goes_alone else seeds)]
 
     def stack(self, modules: Sequence[Module]) -> Stack:
@@ -172,7 +172,7 @@ class Case:
         return -log_p.gather(2, gold).sum((1, 2))
 
     def saved(self, module: Module, name: str = "saved") -> Path:
-        """The module's folder without Headstart's card, as a stranger would hand it over."""
+        """The module's folder without Headstart's card, as other people would share it."""
         folder = self.folder / name
         save_module(module, folder)
         (folder / CARD_FILE).unlink()
@@ -186,7 +186,7 @@ class Case:
 
 
 def copied(backbone: Backbone) -> Backbone:
-    """A backbone of its own with the same weights."""
+    """A separate backbone with the same weights."""
     return type(backbone)(copy.deepcopy(backbone.model), backbone.tokenizer, name=backbone.name)
 
 

@@ -1,7 +1,7 @@
-"""The conformance suite: does a kind keep the contract? For the kinds of Headstart's own and for those of plugins.
+"""The conformance suite: does a kind keep the contract? It is for Headstart's own kinds and for those of plug-ins.
 
-`python -m headstart.testing.conformance [--json] [KIND ...]` prints kinds × backbones and exits with 1 when a check
-fails, with 2 when a kind is unknown.
+`python -m headstart.testing.conformance [--json] [KIND ...]` prints kinds × backbones and exits with 1 if a check
+fails, with 2 if a kind is unknown.
 """
 
 import argparse
@@ -74,7 +74,7 @@ for _name, _check in {
 
 REFUSALS = (ModuleError, SettingError, BackboneError)
 FIRST = "fresh"
-"""The name of what comes before all checks: a fresh module, and that it fits the backbone."""
+"""The name of the step before all checks: a fresh module is drawn, and it must fit the backbone."""
 
 
 def check_kind(
@@ -87,17 +87,17 @@ def check_kind(
 ) -> list[Outcome]:
     """Run every check on a kind, on tiny random backbones, without a network.
 
-    A backbone that the kind refuses by name, when a fresh module is drawn or checked, has one outcome, "refused".
-    Nothing that a kind does wrong is raised: it becomes an outcome "failed".
+    If the kind refuses a backbone by name when a fresh module is drawn or checked, there is one outcome, "refused".
+    A kind's mistakes are not raised: each becomes an outcome "failed".
 
     Args:
         kind: a name in `KINDS`: one of Headstart's, or a plugin's in the entry-point group "headstart.kinds".
         backbones: names in `headstart.testing.BACKBONES` or `MORE_BACKBONES`.
-        checks: names in `CHECKS`; all where there are none.
-        shape: the kind's settings by name (`{"rank": 4}`), as in a recipe; its defaults where there are none.
-        reference: a slow and plain computation of the kind, called with a module, a float64 copy of the backbone and
-            one example, which returns the logits at its target positions, (targets, V). Headstart's own kinds are
-            compared with PEFT in float64 or with plain formulas where there is none.
+        checks: names in `CHECKS`; all if there are none.
+        shape: the kind's settings by name (`{"rank": 4}`), as in a recipe; its defaults if there are none.
+        reference: a slow and plain computation of the kind. It is called with a module, a float64 copy of the backbone
+            and one example, and returns the logits at its target positions, (targets, V). Without one, Headstart's own
+            kinds are compared with PEFT in float64 or with plain formulas.
 
     Returns:
         One outcome for every backbone and check, in the order of `CHECKS`.
@@ -147,7 +147,7 @@ def _run(check: Check, case: Case) -> tuple[Result, str]:
 
 
 def _plain(text: str, folder: Path) -> str:
-    """A message without the passing folder that the case lies in, on one line."""
+    """A message on one line, without the path of the case's temporary folder."""
     return " ".join(text.replace(f"{folder}/", "").split())
 
 
@@ -157,7 +157,7 @@ def short(outcome: Outcome) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Kinds × backbones as text: how many checks passed, and the reason of every refusal and failure."""
+    """Kinds × backbones as text: how many checks passed, and the reason for every refusal and failure."""
     cells: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         cells.setdefault((outcome.kind, outcome.backbone), []).append(outcome)

@@ -1,4 +1,4 @@
-"""Checks of folders that are sound: saved and loaded, shared with PEFT, read from AdapterHub."""
+"""Checks of sound folders: saved and loaded, shared with PEFT, read from AdapterHub and OpenDelta."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, object]] = {
     "prefix": {"architecture": "prefix_tuning"},
     "prompt": {"architecture": "prompt_tuning"},
 }
-"""How AdapterHub names the kinds that it has beside bottleneck adapters."""
+"""AdapterHub's names for the kinds that it has besides bottleneck adapters."""
 
 WHOLE = {"q": "query", "k": "key", "v": "value"}
 INTERMEDIATE, OUTPUT = {"wi", "wi_1", "c_fc", "down_proj", "fc1"}, {"wo", "c_proj", "up_proj", "fc2"}
@@ -68,10 +68,10 @@ def peft_computes_the_same(case: Case) -> None:
 
 
 def peft_saves_the_same(case: Case) -> None:
-    """The folder that PEFT saves of the module it loaded is read here and computes the same."""
+    """The folder in which PEFT saves the loaded module is read here and computes the same."""
     module = case.module()
     require_peft(module)
-    # Of layers of embeddings PEFT would ask the network.
+    # For embedding layers, PEFT would ask the network.
     _in_peft(case, case.saved(module)).save_pretrained(case.folder / "by-peft", save_embedding_layers=False)
     loaded = case.take(case.folder / "by-peft")
     close(case.logits([loaded]), case.logits([module]), "the module that PEFT saved", within=TOLERANCE)
@@ -132,9 +132,9 @@ def _in_peft(case: Case, folder: Path) -> Any:
 
 
 def _peft_logits(model: Any, item: Encoded) -> Tensor:
-    """Logits at the target positions, (targets, vocabulary); PEFT's prompts and prefixes stand before them.
+    """Logits at the target positions, (targets, vocabulary); PEFT's prompts and prefixes come before them.
 
-    Of an encoder those of its head, (1, labels).
+    For an encoder, those of its head, (1, labels).
     """
     config, ids = model.get_base_model().config, torch.tensor([item.prompt])
     with warnings.catch_warnings():
@@ -151,7 +151,7 @@ def _peft_logits(model: Any, item: Encoded) -> Tensor:
 
 
 def _write_adapterhub(case: Case, module: Module, folder: Path) -> None:
-    """The folder that `adapters` would save of this module; LoRA's tensors renamed, of other kinds as they are."""
+    """The folder in which `adapters` would save this module; LoRA's tensors are renamed, others are not."""
     method, tensors = dict(METHODS[case.kind]), dict(module.state_dict())
     if case.kind == "lora":
         base = f"{case.backbone.model.base_model_prefix}."

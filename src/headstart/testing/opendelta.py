@@ -1,4 +1,4 @@
-"""A module as the library OpenDelta 0.3 saves it: its tensors under the backbone's own names, and what they are."""
+"""A module as the library OpenDelta 0.3 saves it: its tensors under the backbone's own names, and a description."""
 
 import json
 from pathlib import Path
@@ -18,18 +18,18 @@ ENDS = {
     "down_bias": "adapter.modulelist.down_proj.bias", "up": "adapter.modulelist.up_proj.weight",
     "up_bias": "adapter.modulelist.up_proj.bias",
 }  # fmt: skip
-"""OpenDelta's ends of names, by those of `Module.parameters`."""
+"""The ends of OpenDelta's names, by the ends of the names in `Module.parameters`."""
 
 
 def in_opendelta(module: Module) -> bool:
-    """Whether OpenDelta has such modules; its adapters read the output that they are added to and nothing else."""
+    """Whether OpenDelta has such modules; its adapters only read the output that they are added to."""
     if isinstance(module, AdapterModule):
         return module.computation.reads == "output"
     return type(module) in (LoraModule, BitFitModule)
 
 
 def write_opendelta(case: Case, module: Module, folder: Path) -> None:
-    """Write config.json and pytorch_model.bin of a module that OpenDelta has too."""
+    """Write config.json and pytorch_model.bin for a module that OpenDelta has too."""
     layers, tensors = set(), {}
     for name, value in module.parameters().items():
         path, _, part = name.rpartition(".")
@@ -49,7 +49,7 @@ def write_opendelta(case: Case, module: Module, folder: Path) -> None:
 
 
 def _layer(case: Case, path: str) -> str:
-    """The layer that OpenDelta works on: of a sublayer, which an adapter stands behind, the last linear one."""
+    """The layer that OpenDelta adapts: for a sublayer that an adapter follows, its last linear layer."""
     layers = {name for name, _ in case.backbone.named_layers()}
     return next((f"{path}{end}" for end in LINEAR if f"{path}{end}" in layers), path)
 

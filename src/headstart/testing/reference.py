@@ -9,12 +9,12 @@ from headstart.testing.oracles import OWN, by_oracle, computed
 __all__ = ["float64_reference_agrees"]
 
 NEAR = 3e-5
-"""How far float32 may lie from float64, of the largest value: logits, and the hidden states of an encoder."""
+"""How far float32 may be from float64, as a fraction of the largest value: logits, and an encoder's hidden states."""
 
 
 def float64_reference_agrees(case: Case) -> None:
-    """The stack's float32 results are those of float64: of the given reference, of PEFT itself, or of a plain formula
-    over the saved files.
+    """The stack's float32 results are those in float64 of the given reference, of PEFT, or of a plain formula on the
+    saved files.
     """
     module, double = case.module(), copied(case.backbone)
     double.model.double()

@@ -1,4 +1,4 @@
-"""Checks of folders that are broken or made for another backbone: each is refused, and the message says what it is."""
+"""Checks of folders that are broken or made for another backbone: each is refused, and the message says why."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def extra_tensor_is_refused(case: Case) -> None:
 
 
 def wrong_shape_is_refused(case: Case) -> None:
-    """A tensor that lacks the last entry of its longest dimension."""
+    """A tensor without the last entry of its longest dimension."""
 
     def cut(tensors: Tensors, name: str) -> Tensors:
         longest = max(range(tensors[name].ndim), key=lambda dim: tensors[name].shape[dim])
@@ -58,7 +58,7 @@ def wrong_shape_is_refused(case: Case) -> None:
 
 
 def another_layer_count_is_refused(case: Case) -> None:
-    """A module of a backbone with fewer or with more layers, with its card and, unless no tensor tells, without."""
+    """A module of a backbone with fewer or more layers, with its card, and without it if its tensors differ."""
     shallow, deep = case.module(), case.module(backbone=case.deeper)
     for name, module, backbone in (("shallow", shallow, case.deeper), ("deep", deep, case.backbone)):
         save_module(module, case.folder / f"{name}-with-card")
@@ -80,14 +80,14 @@ def truncated_file_is_refused(case: Case) -> None:
 
 
 def _each_is_refused(case: Case, change: Callable[[Tensors, str], Tensors]) -> None:
-    """For every tensor of a saved module, the folder with that one changed is refused and the message names it."""
+    """If any tensor of a saved module is changed, the folder is refused and the message names that tensor."""
     folder = case.saved(case.module())
     whole = _tensors(case, folder)
     for name in whole:
         _write(case, folder, change({key: value.clone() for key, value in whole.items()}, name))
         _require_refusal(case, folder, name)
     _write(case, folder, whole)
-    case.take(folder)  # or the refusals would say nothing
+    case.take(folder)  # otherwise the refusals would prove nothing
 
 
 def _require_refusal(case: Case, folder: Path, named: str, *, backbone: Backbone | None = None) -> None:

@@ -8,7 +8,7 @@ __all__ = ["BestSingle"]
 
 
 class BestSingle(Rule):
-    """All weight on the module with the highest score; of equal scores the earlier."""
+    """All weight on the module with the highest score; the first one if scores are equal."""
 
     name = "best_single"
     source = "Lv et al., 2023, appendix D"

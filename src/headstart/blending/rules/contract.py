@@ -1,4 +1,4 @@
-"""What a rule may know of the modules that it weighs. Pure Python: no rule sees a tensor."""
+"""What a rule may know about the modules that it weighs. Pure Python: no rule reads tensors."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,15 +16,15 @@ NEEDS = frozenset({"scores", "loss"})
 """What a rule may need: an indicator's scores, and the held-out loss of given weights."""
 
 OPTIONS = ("temperature", "effective", "top_k", "group")
-"""The fields of a `Blend` that are for some rules only."""
+"""The fields of a `Blend` that only some rules use."""
 
 HeldOutLoss = Callable[[Weights], float]
-"""The mean loss, on rows kept aside for it, of the module that these weights make; lower is better."""
+"""The mean loss of the module blended with these weights, on rows kept aside for this; lower is better."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One module as a rule sees it: its name, its task's family, and its score, NaN where there is none.
+    """One module as a rule sees it: its name, its task's family, and its score (NaN if there is none).
 
     `merges` is false for a module that can only stand alone (a LoRA variant that PEFT computes).
     """
@@ -37,8 +37,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule is given: the blend that is asked for, the modules, the family of the new task and, where the rule
-    needs it, the held-out loss of weights."""
+    """What a rule is given: the blend, the modules, the family of the new task and, if the rule needs it, the
+    held-out loss of weights."""
 
     blend: Blend
     candidates: Sequence[Candidate]
@@ -48,17 +48,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What a rule found: the weights, and the temperature where it used one."""
+    """What a rule returns: the weights, and the temperature if it used one."""
 
     weights: Weights
     temperature: float | None = None
 
 
 class Rule(ABC):
-    """How much weight every module gets.
+    """A rule says how much weight every module gets.
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
-    `reads`, which of `OPTIONS` it heeds.
+    `reads`, the `OPTIONS` that it uses.
     """
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class Rule(ABC):
     reads: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, blend: Blend, *, family: str = "") -> None:
-        """Raise `SettingError` for an option that this rule would ignore or cannot use: known before any score is.
+        """Raise `SettingError` for an option that this rule would ignore or cannot use, before anything is scored.
 
         `family` is that of the new task.
         """
@@ -79,13 +79,13 @@ class Rule(ABC):
                 raise SettingError(f"{option} {shown} is not for rule '{self.name}'; leave it out, or choose its rule")
 
     def most(self, blend: Blend) -> int | None:
-        """How many modules may get a weight, `None` for all: where it is not 1, all must go together."""
+        """How many modules may get a weight, `None` for all; unless it is 1, all modules must be mergeable."""
         del blend
         return None
 
     @abstractmethod
     def weigh(self, request: Request) -> Weighed:
-        """One weight per candidate, non-negative, summing to 1; and others for groups of layers where the rule has any.
+        """One weight per candidate, non-negative, summing to 1; a rule may also give weights by group of layers.
 
-        Raises `MergeError` when there is nothing to weigh or a named module is not there.
+        Raises `MergeError` if there is nothing to weigh or a named module is missing.
         """

@@ -11,14 +11,14 @@ __all__ = ["Manual"]
 
 
 class Manual(Rule):
-    """The same weight for every module of a group: those named, or those whose family is the new task's."""
+    """The same weight for every module of a group: the named modules, or those of the new task's family."""
 
     name = "manual"
     source = "Lv et al., 2023, §3.1"
     reads = frozenset({"group"})
 
     def check(self, blend: Blend, *, family: str = "") -> None:
-        """As for every rule; there must be a group or a family."""
+        """As for every rule; besides, there must be a group or a family."""
         super().check(blend, family=family)
         if not blend.group and not family:
             raise SettingError(

@@ -20,7 +20,7 @@ __all__ = ["Softmax"]
 
 
 class Softmax(Rule):
-    """softmax(S_i / τ) over all modules, or over the `top_k` best; τ given, or found for an effective number."""
+    """softmax(S_i / τ) over all modules, or over the `top_k` best; τ is given, or follows from an effective number."""
 
     name = "softmax"
     source = "Lv et al., 2023, eq. 1"
@@ -28,7 +28,7 @@ class Softmax(Rule):
     reads = frozenset({"temperature", "effective", "top_k"})
 
     def check(self, blend: Blend, *, family: str = "") -> None:
-        """As for every rule; τ must be above 0, k and the effective number at least 1."""
+        """As for every rule; besides, τ must be above 0, and k and the effective number at least 1."""
         super().check(blend, family=family)
         if blend.temperature is not None and blend.effective is not None:
             raise SettingError(

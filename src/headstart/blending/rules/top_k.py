@@ -9,7 +9,7 @@ __all__ = ["TopK"]
 
 
 class TopK(Rule):
-    """The same weight for the k modules with the highest scores; of equal scores at the edge the earlier stays."""
+    """The same weight for the k modules with the highest scores; among equal scores at the cut, earlier ones stay."""
 
     name = "top_k"
     source = "for comparison"
@@ -17,7 +17,7 @@ class TopK(Rule):
     reads = frozenset({"top_k"})
 
     def check(self, blend: Blend, *, family: str = "") -> None:
-        """As for every rule; k must be there and at least 1."""
+        """As for every rule; besides, k must be given and at least 1."""
         super().check(blend, family=family)
         if blend.top_k is None:
             raise SettingError("rule 'top_k' needs top_k, the number of modules to average; give it")
@@ -28,6 +28,6 @@ class TopK(Rule):
         return blend.top_k
 
     def weigh(self, request: Request) -> Weighed:
-        """1/k each, or 1/n where only n < k have a score."""
+        """1/k each, or 1/n if only n < k modules have a score."""
         best = highest([candidate.score for candidate in request.candidates], request.blend.top_k)
         return Weighed(Weights(modules=shared(best, len(request.candidates))))

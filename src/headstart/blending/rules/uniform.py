@@ -13,6 +13,6 @@ class Uniform(Rule):
     source = "Lv et al., 2023, §3.1"
 
     def weigh(self, request: Request) -> Weighed:
-        """1/n for the n that can be merged."""
+        """1/n for each of the n modules that can be merged."""
         merging = [index for index, candidate in enumerate(request.candidates) if candidate.merges]
         return Weighed(Weights(modules=shared(merging, len(request.candidates))))

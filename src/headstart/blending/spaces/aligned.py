@@ -13,5 +13,5 @@ def aligned_parameters(modules: Sequence[Module]) -> list[dict[str, Tensor]]:
     """`parameters` of every module in the first one's terms; raises `MergeError` when shapes or layers differ."""
     first = modules[0]
     if first.only_ranked and len(modules) > 1:
-        first.aligned_to(modules[1])  # raises, and with the true reason: the others would only see unlike names
+        first.aligned_to(modules[1])  # raises with the true reason: the others would only see different names
     return [module.aligned_to(first).parameters() for module in modules]

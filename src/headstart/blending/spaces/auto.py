@@ -1,4 +1,4 @@
-"""The space that fits: the papers' own where it can be, otherwise the nearest module of the largest rank."""
+"""The space that fits: the papers' own if possible, otherwise the nearest module of the largest rank."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ __all__ = ["Auto"]
 
 
 class Auto(Space):
-    """ "parameters" where shapes are equal and no `rank` is asked for, otherwise, for LoRA, "svd"."""
+    """Uses "parameters" if shapes are equal and no `rank` is given; otherwise, for LoRA, "svd"."""
 
     name = "auto"
     source = "ours"
     reads = frozenset({"rank"})
 
     def fitting(self, modules: Sequence[AnyModule], *, rank: int | None = None) -> Space:
-        """The one of the two that takes these modules."""
+        """The one of the two that can merge these modules."""
         if rank is None:
             try:
                 return Parameters().fitting(modules)
@@ -30,5 +30,5 @@ class Auto(Space):
         return Svd().fitting(modules, rank=rank)
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
-        """In the space that fits."""
+        """The sum in the space that fits."""
         return self.fitting(modules, rank=options.rank).merge(modules, weights, options)

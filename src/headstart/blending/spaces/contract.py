@@ -1,4 +1,4 @@
-"""What a merge space is: how the weighted sum of modules is taken, and what it needs of them."""
+"""What a merge space is: how the weighted sum of modules is computed, and what it needs from them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from headstart.kinds import AnyModule, LoraModule, Module
 __all__ = ["NEEDS", "Options", "Space", "loras"]
 
 NEEDS = frozenset({"equal shapes", "lora", "origin"})
-"""What a space may need: modules of the same names and shapes; plain LoRA; the value that changes are measured from."""
+"""What a space may need: modules of the same names and shapes; plain LoRA; the origin that changes start from."""
 
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """What a space can be told; each reads what concerns it.
+    """The options of spaces; each space reads those that concern it.
 
-    `rank`: what "svd" cuts to, `None` for the modules' largest. `density`: the share of each module's numbers that
-    "ties" and "dare" keep, above 0 and at most 1, `None` for a half. `seed`: of the draw of "dare". `origin`: where a
-    module changes nothing, by parameter (`Module.origin`); only for spaces that need it.
+    `rank`: the rank that "svd" cuts to, `None` for the modules' largest. `density`: the share of each module's numbers
+    that "ties" and "dare" keep, above 0 and at most 1, `None` for a half. `seed`: of the draw of "dare". `origin`: the
+    values at which a module changes nothing, by parameter (`Module.origin`); only for spaces that need it.
     """
 
     rank: int | None = None
@@ -38,7 +38,7 @@ class Options:
 
 
 class Space(ABC):
-    """One way to take Σ w_i O_i.
+    """One way to compute Σ w_i O_i.
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
     `reads`, which of "rank", "density" and "seed" it heeds; `grows`, whether every module adds to the rank of the
@@ -52,7 +52,7 @@ class Space(ABC):
     grows: ClassVar[bool] = False
 
     def check(self, options: Options) -> None:
-        """Raise `SettingError` for an option that is out of range. Those that are not read are refused elsewhere."""
+        """Raise `SettingError` for an option that is out of range. Options that are not read are refused elsewhere."""
         if options.rank is not None and options.rank < 1:
             raise SettingError(
                 f"rank {options.rank} must be at least 1; leave it out to keep the largest rank among the modules"
@@ -61,9 +61,9 @@ class Space(ABC):
             raise SettingError(f"density {options.density} must be above 0 and at most 1; correct it")
 
     def fitting(self, modules: Sequence[AnyModule], *, rank: int | None = None) -> "Space":
-        """This space, or for "auto" the one that is meant, for modules of one kind; one alone always goes, as itself.
+        """This space, or the one that "auto" chooses, for modules of one kind; a single module always fits, as itself.
 
-        Raises `MergeError` unless they go together here.
+        Raises `MergeError` if the modules cannot be merged here.
         """
         del rank
         if "lora" in self.needs:
@@ -74,9 +74,9 @@ class Space(ABC):
 
     @abstractmethod
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
-        """The sum over two modules or more, each of which has a weight above 0 somewhere.
+        """The sum over two or more modules, each of which has a weight above 0 somewhere.
 
-        Raises `MergeError` for modules that do not go together after all (unlike designs of one shape).
+        Raises `MergeError` for modules that turn out not to be mergeable (different designs of the same shape).
         """
 
 
@@ -89,7 +89,7 @@ def _require_lora(modules: Sequence[AnyModule], *, space: str) -> None:
 
 
 def _require_equal_shapes(modules: Sequence[AnyModule]) -> None:
-    """Modules of one stack have equal shapes, so that one of each stack is looked at."""
+    """One module of each stack is checked, because the modules of a stack have equal shapes."""
     firsts = list({module.stack_key: module for module in reversed(modules)}.values())[::-1]
     if len(firsts) > 1:
         first = firsts[0].load()
@@ -97,7 +97,7 @@ def _require_equal_shapes(modules: Sequence[AnyModule]) -> None:
             other = module.load()
             for own, its in ((first, other), (other, first)):
                 if own.only_ranked:
-                    own.aligned_to(its)  # raises, and with the true reason: the parameters would only be unlike names
+                    own.aligned_to(its)  # raises with the true reason: the parameters would only differ in names
             other.require_shapes_of(first)
 
 

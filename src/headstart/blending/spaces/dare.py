@@ -14,7 +14,7 @@ __all__ = ["Dare"]
 
 class Dare(Space):
     """θ₀ + Σ w_i m_i (θ_i − θ₀) / d, θ₀ the origin: each number of each module's change is kept with probability
-    d = `density` (Yu et al., 2024, §3). The mean over draws is that of space "parameters". For comparison.
+    d = `density` (Yu et al., 2024, §3). The mean over draws equals the result of space "parameters". For comparison.
     """
 
     name = "dare"
@@ -30,7 +30,7 @@ class Dare(Space):
         summed = {name: options.origin[name].double() for name in held[0]}
         for index, parameters in enumerate(held):
             for name, value in sorted(parameters.items()):
-                alone = shares[name][index] == 1  # where one module alone has a weight it keeps its change
+                alone = shares[name][index] == 1  # where only one module has a weight, it keeps its change
                 kept = 1.0 if alone else options.kept
                 drawn = torch.rand(value.shape, generator=generator) < kept
                 change = value.double() - options.origin[name].double()

@@ -23,7 +23,7 @@ class Exact(Space):
     grows = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
-        """A layer in which no module has both a weight and factors is left as the backbone has it."""
+        """The exact sum; a layer in which no module has both a weight and factors is not adapted."""
         del options  # the rank follows from the modules
         own = loras(modules, space=self.name)
         merged: dict[str, Factors] = {}

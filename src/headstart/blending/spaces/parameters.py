@@ -13,7 +13,7 @@ __all__ = ["Parameters"]
 
 
 class Parameters(Space):
-    """Σ w_i θ_i, tensor by tensor (Lv et al., 2023, eq. 1). For LoRA this averages A and B apart: not Σ w_i ΔW_i."""
+    """Σ w_i θ_i, tensor by tensor (Lv et al., 2023, eq. 1). For LoRA, A and B are averaged apart: not Σ w_i ΔW_i."""
 
     name = "parameters"
     source = "Lv et al., 2023, eq. 1"

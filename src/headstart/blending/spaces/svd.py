@@ -14,7 +14,7 @@ __all__ = ["Svd"]
 class Svd(Space):
     """The rank-r module nearest to Σ w_i ΔW_i in the Frobenius norm (Eckart and Young, 1936).
 
-    r is `rank`, else the largest among the modules. Singular values are shared evenly between A and B.
+    r is `rank`, else the largest rank of the modules. Singular values are shared evenly between A and B.
     """
 
     name = "svd"
@@ -23,7 +23,7 @@ class Svd(Space):
     reads = frozenset({"rank"})
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
-        """Of one module too: at its own rank that is the same function from other factors."""
+        """The nearest module; for a single module at its own rank, the same function with other factors."""
         own = loras(modules, space=self.name)
         largest = max(factor.a.shape[0] for module in own for factor in module.factors.values())
         firsts = {path: factor for module in reversed(own) for path, factor in module.factors.items()}
@@ -35,7 +35,7 @@ class Svd(Space):
 
 def _cut(update: LowRank, rank: int, *, like: Factors) -> Factors:
     u, values, v = update.truncated(rank)
-    # What a root is taken of must be positive, and PEFT allows any α; singular values carry no sign.
+    # The argument of a root must be positive, but PEFT allows any α; singular values carry no sign.
     scaling = abs(like.scaling) or 1.0
     root = (values / scaling).sqrt()
     a, b = root.unsqueeze(1) * v, u * root

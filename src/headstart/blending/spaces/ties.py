@@ -14,9 +14,9 @@ __all__ = ["Ties"]
 
 
 class Ties(Space):
-    """Of each tensor's change from its origin the numbers of largest magnitude stay, a share `density` of them; each
-    position takes the sign with the larger weighted sum; the weighted mean is over the modules that have it (Yadav et
-    al., 2023, §4). The paper's mean has equal weights. For comparison.
+    """Each tensor's change from its origin keeps its numbers of largest magnitude, a share `density` of them. Each
+    position takes the sign with the larger weighted sum, and the weighted mean is over the modules with that sign
+    (Yadav et al., 2023, §4). The paper's mean has equal weights. For comparison.
     """
 
     name = "ties"
@@ -37,7 +37,7 @@ class Ties(Space):
 
 
 def _agreed(changes: Tensor, weights: Tensor, density: float) -> Tensor:
-    """One merged change, flat, from N stacked ones (N, …); one module alone keeps its own."""
+    """One merged change, flat, from N stacked ones (N, …); a single module keeps its own."""
     present = weights > 0
     flat, shares = changes[present].flatten(1), weights[present].unsqueeze(1)
     if len(flat) == 1:

@@ -16,4 +16,4 @@ def _accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 ACC = Metric("ACC", _accuracy)
-"""Accuracy: the same text as any reference, space around it apart; case and punctuation count. In 0 … 1."""
+"""Accuracy: the same text as any reference, apart from space around it; case and punctuation count. In 0 … 1."""

@@ -17,4 +17,4 @@ def _exact_match(predictions: Sequence[str], references: Sequence[Sequence[str]]
 
 
 EM = Metric("EM", _exact_match)
-"""Exact match with any reference; case, punctuation, articles and surplus space do not count. In 0 … 1."""
+"""Exact match with any reference; case, punctuation, articles and extra space do not count. In 0 … 1."""

@@ -16,7 +16,7 @@ class Metric:
 
     Attributes:
         name: CrossFit's name for it, as the user types it.
-        formula: what `compute` calls once the arguments are known to fit.
+        formula: what `compute` calls after it has checked the arguments.
     """
 
     name: str
@@ -25,8 +25,8 @@ class Metric:
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.
 
-        NaN when the metric is undefined for them. Raises `TaskError` for no predictions, for lengths that differ, or
-        for a row without a reference: none of them is a score of 0.
+        NaN if the metric is undefined for them. Raises `TaskError` if there are no predictions, if lengths differ, or
+        if a row has no reference: none of these is a score of 0.
         """
         if len(predictions) != len(references):
             raise TaskError(

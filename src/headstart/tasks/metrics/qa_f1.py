@@ -26,8 +26,8 @@ def _best_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 QA_F1 = Metric("QA-F1", _best_f1)
-"""F1 over the words of prediction and reference after SQuAD's normalisation, the best reference a row. In 0 … 1.
+"""F1 over the words of prediction and reference after SQuAD's normalisation; each row's best reference. In 0 … 1.
 
-Where normalisation leaves no word, the score is 1 if it leaves none on either side and else 0, as in SQuAD 2.0's
+If normalisation leaves no words on either side, the score is 1; if on only one side, 0, as in SQuAD 2.0's
 evaluation script.
 """

@@ -35,4 +35,4 @@ def _rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 ROUGE_L = Metric("Rouge-L", _rouge_l)
-"""F-measure of ROUGE-L (Lin, 2004) without stemming, the best reference a row. In 0 … 1."""
+"""F-measure of ROUGE-L (Lin, 2004) without stemming, with each row's best reference. In 0 … 1."""

@@ -10,7 +10,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """`text` in lower case, without ASCII punctuation, English articles and surplus space.
+    """`text` in lower case, without ASCII punctuation, English articles or extra space.
 
     >>> normalize_answer("The  Eiffel-Tower!")
     'eiffeltower'

@@ -21,7 +21,7 @@ def read_tsv(path: Path) -> Rows:
 
 
 def _read(path: Path, *, separator: str) -> Rows:
-    # strict: a stray quote would otherwise swallow the lines up to the next one without a word
+    # strict: otherwise a stray quote would silently swallow all lines up to the next one
     table = csv.reader((line for _, line in numbered_lines(path)), delimiter=separator, strict=True)
     records = _records(path, table)
     _, header = next(records, ("", []))

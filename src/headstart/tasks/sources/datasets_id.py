@@ -11,7 +11,7 @@ from headstart.tasks.sources.rows import Rows
 __all__ = ["SAVED_FILES", "is_id", "read_id", "read_saved"]
 
 SAVED_FILES = ("dataset_dict.json", "state.json")
-"""Either one inside a folder says that `save_to_disk` wrote it."""
+"""A folder that holds either of these was written by `save_to_disk`."""
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 
@@ -22,14 +22,14 @@ def is_id(text: str) -> bool:
 
 
 def read_id(text: str) -> dict[str | None, Rows]:
-    """The rows of each split of the data set with this id; downloads it where it is not in the cache.
+    """The rows of each split of the data set with this id; downloads it if it is not in the cache.
 
-    Raises `TaskError` when it cannot be had.
+    Raises `TaskError` if it cannot be loaded.
     """
     path, _, config = text.partition(":")
     try:
         loaded = _datasets().load_dataset(path, config or None)
-    except Exception as error:  # whatever a download, a cache or a foreign parser raises: the remedy is the same
+    except Exception as error:  # a download, a cache or a parser can raise anything; the remedy is the same
         raise TaskError(
             f"cannot load the data set '{text}': {error}; check its name, its configuration and the network"
         ) from error
@@ -43,7 +43,7 @@ def read_saved(folder: Path) -> dict[str | None, Rows]:
     """
     try:
         loaded = _datasets().load_from_disk(str(folder))
-    except Exception as error:  # whatever a damaged folder raises: the remedy is the same
+    except Exception as error:  # a damaged folder can raise anything; the remedy is the same
         raise TaskError(f"cannot load the data set saved in {folder}: {error}; save it again") from error
     return _tables(loaded, source=str(folder))
 

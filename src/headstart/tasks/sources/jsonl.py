@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line; blank lines are passed over."""
+"""JSONL: one JSON object per line; blank lines are skipped."""
 
 import json
 from pathlib import Path

@@ -34,7 +34,7 @@ _SETTINGS_FILE = "task.json"
 
 @dataclass(frozen=True)
 class Located:
-    """What a source holds: tables by split (`None`: one table, not split yet), and a name for want of a better one."""
+    """What a source holds: tables by split (`None`: one table, not split yet), and a default name."""
 
     name: str
     source: str
@@ -46,7 +46,7 @@ def locate(source: str | Path) -> Located:
     """Find the tables of `source`: a file, a folder, or a `datasets` id. Raises `TaskError` when it is none of them."""
     try:
         return _locate(source, Path(source).expanduser())
-    except (OSError, RuntimeError) as error:  # a RuntimeError is a "~name" of nobody's
+    except (OSError, RuntimeError) as error:  # a RuntimeError is a "~name" without such a user
         raise TaskError(f"cannot read the task at {source}: {error}; check the path and its permissions") from error
 
 

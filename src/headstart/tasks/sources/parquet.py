@@ -10,7 +10,7 @@ from headstart.tasks.sources.rows import MOST_BYTES, MOST_ROWS, Rows
 __all__ = ["read"]
 
 BATCH = 1024
-"""Rows that are decoded at once."""
+"""How many rows are decoded at once."""
 
 
 def read(path: Path) -> Rows:
@@ -49,7 +49,7 @@ def _check(file: Any, path: Path) -> None:
 def _rows(batch: Any, path: Path, before: int) -> Iterator[Mapping[str, object]]:
     try:
         rows: list[Mapping[str, object]] = batch.to_pylist()
-    except Exception as error:  # whatever the conversion of some type raises: the culprit is named below
+    except Exception as error:  # the conversion of a type can raise anything; the culprit is named below
         _refuse_value(batch, path, before)
         raise TaskError(f"{path}, row {before + 1} and following: {error}; write the file again") from error
     yield from rows

@@ -1,4 +1,4 @@
-"""What every source gives, and the reading of text files line by line within limits."""
+"""What every source returns, and the reading of text files line by line within limits."""
 
 import gzip
 import zlib
@@ -11,7 +11,7 @@ from headstart.errors import TaskError
 __all__ = ["LONGEST_LINE", "MOST_BYTES", "MOST_ROWS", "Rows", "numbered_lines"]
 
 Rows = Iterator[tuple[str, Mapping[str, object]]]
-"""Pairs of where a row stands ("data.jsonl, line 3") and its fields by name."""
+"""Pairs of a row's place ("data.jsonl, line 3") and its fields by name."""
 
 LONGEST_LINE = 16 * 2**20
 """The most bytes in a line of a text file."""
@@ -26,7 +26,7 @@ MOST_ROWS = 10_000_000
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 text file (also `.gz`), counted from 1.
 
-    Raises `TaskError` where it cannot be read, or when it exceeds `LONGEST_LINE`, `MOST_BYTES` or `MOST_ROWS`: a small
+    Raises `TaskError` if it cannot be read, or if it exceeds `LONGEST_LINE`, `MOST_BYTES` or `MOST_ROWS`: a small
     compressed file can hold more than any memory.
     """
     number, size = 0, 0

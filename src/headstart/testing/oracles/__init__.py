@@ -29,13 +29,13 @@ OWN = {"BITFIT": bitfit, "ATTENTION_PREFIX": attention_prefix}
 """By `peft_type`: the types that PEFT does not have."""
 
 ALWAYS_NAMED = {"classifier", "score", "qa_outputs"}
-"""What PEFT names as a head, whether the backbone has it or not."""
+"""Names that PEFT uses for a head, whether the backbone has them or not."""
 
 HEAD = re.compile(r"base_model\.(?:model\.)?((?:classifier|qa_outputs|pooler|head)\..+)")
 
 
 def by_oracle(folder: Path, original: Path, backbone: Backbone) -> Tensor:
-    """All that the folder's files compute, flat; raises anything at all where they define no function."""
+    """Everything that the folder's files compute, as one row; raises any exception if they define no function."""
     config, tensors, head = config_of(folder), load_tensors(folder), load_head(folder)
     for name, value in {**tensors, **head}.items():
         if not value.is_floating_point() or not value.isfinite().all():
@@ -60,7 +60,7 @@ def by_oracle(folder: Path, original: Path, backbone: Backbone) -> Tensor:
 
 
 def computed(module: Module, backbone: Backbone, *, dtype: torch.dtype | None = None) -> Tensor:
-    """What the oracles compute, computed by Headstart: with a task head through the backbone's own `target_logits`.
+    """What the oracles compute, but computed by Headstart; a task head answers through the backbone's `target_logits`.
 
     `dtype` is that of the stack; see `Module.stack`.
     """

@@ -20,7 +20,7 @@ BASES = {
     "deberta-v2": "deberta.", "modernbert": "model.",
 }  # fmt: skip
 ALIKE = {"mistral": "llama", "mt5": "t5", "roberta": "bert", "xlm-roberta": "bert"}
-"""Architectures of the same layers: the library looks at the names of the tensors, not at `model_type`."""
+"""Architectures with the same layers: the library looks at the names of the tensors, not at `model_type`."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -158,7 +158,7 @@ SITES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
     **dict.fromkeys(("t5", "mt5"), T5),
     **dict.fromkeys(("bert", "roberta", "electra", "deberta-v2"), ENCODER),
 }
-"""By architecture: the field that fills a site, the blocks, what computes h there, its norm, and AdapterHub's key."""
+"""By architecture: the field that enables a site, the blocks, what computes h there, its norm, and AdapterHub's key."""
 
 PARTS = ("adapter_down.0.weight", "adapter_down.0.bias", "adapter_up.weight", "adapter_up.bias")
 
@@ -201,7 +201,7 @@ def _block(
 
 
 def _before_norm(layer: nn.Module, norm: nn.Module, method: Mapping[str, Any], found: Tensors) -> None:
-    """In a model that normalizes before a sublayer, which adds e itself to what the sublayer returns."""
+    """For a model that normalizes before a sublayer and itself adds e to what the sublayer returns."""
     kept: list[Tensor] = []
     forward: Callable[..., Any] = layer.forward
     norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
@@ -216,7 +216,7 @@ def _before_norm(layer: nn.Module, norm: nn.Module, method: Mapping[str, Any], f
 
 
 def _behind_norm(layer: nn.Module, norm: nn.Module, method: Mapping[str, Any], found: Tensors) -> None:
-    """In a model that normalizes behind a sublayer the norm gets h + e."""
+    """For a model that normalizes after a sublayer: the norm gets h + e."""
     kept: list[Tensor] = []
     forward: Callable[[Tensor], Tensor] = norm.forward
     layer.register_forward_hook(lambda _, __, output: kept.append(output[0] if isinstance(output, tuple) else output))

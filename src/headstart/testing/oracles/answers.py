@@ -1,4 +1,4 @@
-"""What a model answers to the oracles' inputs, and how a oracle says that a folder means nothing."""
+"""What a model answers to the oracles' inputs, and how an oracle says that a folder has no meaning."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class MeaninglessError(Exception):
 
 
 def answers(model: Any, head: Mapping[str, Tensor] | None = None) -> Tensor:
-    """All that the model computes, flat: logits; of an encoder its hidden states, and what a task head answers.
+    """Everything that the model computes, as one row: logits, or an encoder's hidden states and task head.
 
     `head`: the head's tensors by their names in the model, which is changed.
     """

@@ -1,6 +1,6 @@
-"""A plain formula for prefixes of any attention: the units' attention written out, with the prefix before their keys.
+"""A plain formula for prefixes of any attention: each unit's attention written out, with the prefix before its keys.
 
-The oracles' inputs have no padding, so that only the decoder's self-attention hides anything.
+The oracles' inputs have no padding, so only the decoder's self-attention has a mask.
 """
 
 import math
@@ -117,7 +117,7 @@ def _owners(model: Any) -> list[str]:
 
 
 def adapterhub_prefix(model: Any, config: Mapping[str, Any], tensors: Tensors) -> None:
-    """Change the model's attention as the library `adapters` does; every copy of a tensor has to be the same."""
+    """Change the model's attention as the library `adapters` does; all copies of a tensor must be equal."""
     method, locations = config["config"], _locations(model, config["config"])
     start, pool = f"prefix_tuning.prefix_tunings.{config['name']}.", {}
     for name, value in tensors.items():

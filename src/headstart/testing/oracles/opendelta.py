@@ -14,7 +14,7 @@ __all__ = ["opendelta", "opendelta_shapes"]
 Tensors = Mapping[str, Tensor]
 ENCODERS = "(Bert|Roberta|XLMRoberta)"
 CLASSES = {"bert": ENCODERS, "roberta": ENCODERS, "t5": "M?T5", "gpt2": "GPT2", "llama": "(Llama|Mistral)"}
-"""How the names of the classes begin whose layers are the same."""
+"""The beginnings of the names of classes that have the same layers."""
 
 BASES = r"^(model|transformer|bert|roberta)\."
 A, B = "lora.lora_A", "lora.lora_B"
@@ -69,7 +69,7 @@ def opendelta(model: Any, config: Mapping[str, Any], tensors: Tensors) -> Tensor
 
 
 def _named(model: Any, config: Mapping[str, Any], *, below: bool) -> dict[str, nn.Module]:
-    """The layers that the configuration names, or that lie in those, by their paths below the head."""
+    """The layers that the configuration names, or that are inside those, by their paths below the head."""
     found: dict[str, nn.Module] = {}
     used: set[str] = set()
     for whole, layer in model.named_modules():

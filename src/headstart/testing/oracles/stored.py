@@ -1,4 +1,4 @@
-"""The files of a module's folder as a stranger's tools see them: read and written without Headstart's readers."""
+"""The files of a module's folder as other tools see them: read and written without Headstart's readers."""
 
 import io
 import json
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 CONFIGS = ("adapter_config.json", "config.json")
-"""Names of the configuration: PEFT's and AdapterHub's, and OpenDelta's."""
+"""Names of the configuration's file: PEFT's, AdapterHub's and OpenDelta's."""
 
 WEIGHTS = ("adapter_model.safetensors", "adapter.safetensors", "pytorch_adapter.bin", "pytorch_model.bin")
 HEAD = "headstart_head.safetensors"
@@ -51,7 +51,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: Any) -> None:
-    """Write the configuration, whatever it is."""
+    """Write the configuration, even a malformed one."""
     config_path(folder).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
@@ -61,12 +61,12 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def head_path(folder: Path) -> Path:
-    """The file of the task head's tensors where these have one of their own."""
+    """The file of the task head's tensors if they have a separate one."""
     return folder / HEAD
 
 
 def load_head(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the task head from its own file; none where there is none."""
+    """The tensors of the task head from its own file; none if there is no such file."""
     path = head_path(folder)
     return read_file(path) if path.exists() else {}
 
@@ -80,7 +80,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, pickle.UnpicklingError):
         if not zipfile.is_zipfile(path) or path.read_bytes()[:4] != b"PK\x03\x04":
             raise
-        # torch minds fields of the archive that say nothing of its content, which has checksums of its own.
+        # torch checks fields of the archive that have no bearing on its content, which has its own checksums.
         return dict(torch.load(_packed_again(path), map_location="cpu", weights_only=True))
 
 
@@ -94,12 +94,12 @@ def _packed_again(path: Path) -> io.BytesIO:
 
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Write the tensors in the format that the folder has."""
+    """Write the tensors in the format of the folder's file."""
     save_file_of(weights_of(folder), tensors)
 
 
 def save_file_of(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write the tensors in the format that the path's suffix says."""
+    """Write the tensors in the format that the path's suffix names."""
     if path.suffix == ".safetensors":
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, {"format": "pt"})
     else:
@@ -117,7 +117,7 @@ def raw_header(folder: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def write_raw(folder: Path, header: Any, data: bytes, *, length: int | None = None) -> None:
-    """Write a safetensors file of any header, sound or not; `length` is the one that it claims."""
+    """Write a safetensors file with any header, sound or not; `length` is the header length that it claims."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     begin = struct.pack("<Q", len(text) if length is None else length)
     weights_of(folder).write_bytes(begin + text + data)
