@@ -1,9 +1,9 @@
 """Tuning 8 modules in one pass against tuning them one by one: `python benchmarks/lanes.py`.
 
 SmolLM2-135M, LoRA on `q_proj` and `v_proj`, batches of 8 rows of SST-2 with 32 to 64 tokens, AdamW, clipping; every
-lane has a seed, and with it rows, of its own. Both sides make the same updates in turns, so that a change of the
-machine's pace meets both; the ratio is the median over the turns. `max_abs_diff` is how far, in float32, any parameter
-lies from that of the lane alone after some updates.
+lane has its own seed and rows. Both sides make the same updates in turns, so that a change of the machine's speed
+affects both; the ratio is the median over the turns. `max_abs_diff` is the largest difference, in float32, between
+any parameter and that of the lane alone after some updates.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RECIPE = RECIPES["quick"].change(warmup_steps=0, targets=("q_proj", "v_proj"))
 
 
 def task_of_like_lengths(backbone: Backbone, task: Task, *, rows: int) -> Task:
-    """The first rows whose tokens, target included, lie within the bounds."""
+    """The first rows whose number of tokens, including the target, is within the bounds."""
     pairs = [(row.input, row.target) for row in task.train[: 40 * rows]]
     items = backbone.encode(pairs, TextFormat())
     fitting = [
@@ -65,7 +65,7 @@ def seconds_of_a_turn(packs: Sequence[Pack], device: torch.device) -> float:
 
 
 def speed_ratios(backbone: Backbone, task: Task, *, lanes: int, turns: int) -> tuple[list[float], list[float]]:
-    """Of every turn: steps per second together by those one by one, and the seconds of the turn together."""
+    """For every turn: steps per second together divided by those one by one, and the seconds of the turn together."""
     sides = [packs_of(runs_of(backbone, task, lanes), width, backbone) for width in (lanes, 1)]
     ratios, seconds = [], []
     for turn in range(turns + 1):

@@ -50,7 +50,7 @@ def synchronized(device: torch.device) -> float:
 
 
 def matrix_ceiling(dtype: torch.dtype, device: torch.device) -> float:
-    """GFLOP/s of a large square matrix product, the median of repeats; what no pass through a model can exceed."""
+    """GFLOP/s of a large square matrix product, the median of repeats; no pass through a model can exceed it."""
     size = 8192 if device.type == "cuda" else 2048
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)

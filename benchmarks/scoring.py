@@ -184,7 +184,7 @@ def headstart_pass(setting: Setting) -> Found:
 
 
 def needed_flops(backbone: Backbone, items: Sequence[Encoded], modules: Sequence[Any]) -> float:
-    """Floating-point operations of the matrix products without which the scores cannot be had; no padding.
+    """Floating-point operations of the matrix products that the scores need, without padding.
 
     The layers' linear weights at every token, the lower triangle of the attention products, the low-rank updates at
     every token, and the head at the target positions. Elementwise work counts as time, not as operations.
@@ -346,7 +346,7 @@ def same_top1(ours: Found, theirs: Found) -> bool:
 
 
 def margin(values: Sequence[float]) -> float | None:
-    """How far the best lies above the second best."""
+    """How far the best is above the second best."""
     first, *rest = sorted(values, reverse=True)
     return first - rest[0] if rest else None
 

@@ -85,7 +85,7 @@ def theirs(backbone: Backbone, source: Path, folder: Path, *, targets_only: bool
 
 
 def compared(one: Step, other: Step, batches: list[TargetBatch], *, rounds: int) -> tuple[list[float], float]:
-    """Seconds of `one` by those of `other` for each round over the batches, and how far their losses lie apart."""
+    """Seconds of `one` divided by those of `other`, for each round over the batches, and their losses' difference."""
     ratios, apart = [], 0.0
     for turn in range(rounds + 1):
         seconds = [0.0, 0.0]

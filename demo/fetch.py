@@ -169,11 +169,11 @@ def load_gguf(packed: Path) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(packed.parent), "gguf_file": packed.name}
-    # Without `dequantize` the linear layers keep their packed weights, which nothing can be attached to.
+    # Without `dequantize`, the linear layers keep their packed weights, to which nothing can be attached.
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    # The model still believes to be quantized, and would refuse to be cast and saved as a plain one.
+    # The model is still marked as quantized, and would refuse to be cast and saved as a plain one.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

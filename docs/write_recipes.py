@@ -22,25 +22,25 @@ headstart tune TASK --backbone B -o module/ --set kind=prefix --set encoder=true
 headstart tune TASK --backbone B -o module/ --set targets=q_proj,v_proj,embed_tokens --set rank=16
 ```
 
-A setting that the recipe's kind does not read is refused, and so is a value that makes no sense. Lengths are in tokens,
-steps are optimizer updates; the best state on the dev rows is kept, and `patience` evaluations without a better one end
-the run. Where `max_steps` is changed and `warmup_steps` is not, the warm-up keeps its share of the steps, rounded down:
-`few-shot` with `max_steps=100` warms up for 6 steps, for it has 200 of 3000.
+A setting that the recipe's kind does not read is refused, and so is a value that makes no sense. Lengths are in
+tokens, steps are optimizer updates; the best state on the dev rows is kept, and `patience` evaluations without a
+better one end the run. If `max_steps` is changed and `warmup_steps` is not, the warm-up keeps its share of the steps,
+rounded down: `few-shot` with `max_steps=100` warms up for 6 steps, because it has 200 of 3000.
 
 ## Recipes
 
-`few-shot` and `full` are those of Lv et al., 2023, `tupate` that of Zhou et al., 2022; `quick` is what a laptop does in
-a minute or two on a small backbone. `--set select=loss` keeps the state with the lowest dev loss instead of the best
-score, and `max_dev` bounds the dev rows of an evaluation.
+`few-shot` and `full` are those of Lv et al., 2023, `tupate` that of Zhou et al., 2022; `quick` takes a laptop a
+minute or two on a small backbone. `--set select=loss` keeps the state with the lowest dev loss instead of the best
+score, and `max_dev` limits the dev rows of an evaluation.
 
 """
 
 SHAPE = """
 ## Shapes of a fresh module
 
-`--set kind=…` chooses the kind; what shapes a module is the kind's own, and `--set rank=16` or `--set shape.rank=16`
-sets it, also for the kind of a plug-in. `headstart list kinds NAME` shows them. A module given with `--start` keeps its
-own shape, so that these settings are refused beside it. Where no value is set, these are the kinds' own;
+`--set kind=…` chooses the kind. Each kind has its own settings for the shape of a module, and `--set rank=16` or
+`--set shape.rank=16` changes one, also for a plug-in's kind. `headstart list kinds NAME` shows them. A module given
+with `--start` keeps its own shape, so these settings are then refused. The table shows the kinds' defaults;
 [Methods](methods.md#kinds) says what they mean.
 
 """

@@ -27,28 +27,28 @@ INTRODUCTION = """\
 # What is supported
 
 Which kinds of modules work on which backbones, and which folders hold them. This page is written by the conformance
-suite (`python docs/write_support.py`), which runs every check below on tiny random backbones of each family; nothing
-here is claimed that was not run.
+suite (`python docs/write_support.py`), which runs every check below on tiny random backbones of each family; it
+claims nothing that was not run.
 
-* **exact**: the same function, within float32's rounding (1e-5 of the largest logit); bit for bit the same where
+* **exact**: the same function, within float32's rounding (1e-5 of the largest logit); bit for bit the same if
   Headstart wrote the folder.
-* **refused**: an error that says what is wrong and what to do; never something else instead. The numbers lead to the
+* **refused**: an error that says what is wrong and what to do; never another result instead. The numbers refer to the
   reasons below.
-* **—**: there is no such thing: the other library does not have this kind.
+* **—**: not applicable, because the other library does not have this kind.
 
-*Headstart's own* is what `tune`, `ensemble` and `save_module` write, with a card. For every kind that PEFT has it is a
-PEFT folder, for bottleneck adapters AdapterHub's; BitFit has a layout of its own in PEFT's style. *PEFT*: PEFT loads
+*Headstart's own* is what `tune`, `ensemble` and `save_module` write, with a card. For every kind that PEFT has, it is
+a PEFT folder, for bottleneck adapters AdapterHub's; BitFit has its own layout in PEFT's style. *PEFT*: PEFT loads
 what Headstart writes, Headstart loads what PEFT writes, and all compute the same. *AdapterHub*: Headstart reads the
-folder as the library `adapters` 1.3 lays it out, *OpenDelta*: as OpenDelta 0.3 does. Those two libraries take no part
-in this run; tests hold numbers that they computed, and `make slow` runs `adapters` itself in an environment of its own.
+folder as the library `adapters` 1.3 lays it out; *OpenDelta*: as OpenDelta 0.3 does. Those two libraries take no part
+in this run; tests hold numbers that they computed, and `make slow` runs `adapters` itself in a separate environment.
 
 BERT, RoBERTa, ELECTRA, DeBERTa-v2 and ModernBERT answer through task heads, which are saved and loaded with the
-modules. XLM-RoBERTa is built as RoBERTa is. On DeBERTa-v2 modules are computed one by one, since its projections also
-read embeddings of relative positions, which all rows of a pass share.
+modules. XLM-RoBERTa is built like RoBERTa. On DeBERTa-v2, modules are computed one by one, because its projections
+also read embeddings of relative positions, which all rows of a pass share.
 
-Where a family is not in the table, LoRA, (IA)³ and BitFit work on the layers that are named, prompts and prefixes where
-the model caches plain keys and values; adapters, default targets and indicators of a part need the family's
-[architecture](api.md#architectures) and are refused by name without it.
+For a family that is not in the table, LoRA, (IA)³ and BitFit work on the layers that are named, and prompts and
+prefixes work if the model caches plain keys and values; adapters, default targets and indicators of a part need the
+family's [architecture](api.md#architectures) and are refused by name without it.
 """
 
 OWN_KIND = """\
@@ -64,8 +64,8 @@ failed = [outcome for outcome in check_kind("my-kind") if outcome.result == "fai
 assert not failed, failed
 ```
 
-`check_kind("my-kind", reference=function)` also compares it with a slow and plain computation of your own in float64.
-Folders with a `peft_type` of their own are read through a `headstart.formats.FolderReader` in the entry-point group
+`check_kind("my-kind", reference=function)` also compares it with your own slow and plain computation in float64.
+Folders with their own `peft_type` are read through a `headstart.formats.FolderReader` in the entry-point group
 `headstart.folders`.
 
 ```sh

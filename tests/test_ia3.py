@@ -246,7 +246,7 @@ def test_fresh_targets(llama: Backbone) -> None:
     assert [len(scale.vector) for scale in outputs.scales.values()] == [32, 32]
     with pytest.raises(SettingError, match="that can be adapted is called nope; name some of down_proj, "):
         IA3Module.fresh(llama, IA3Settings(("nope",)), name="m", seed=0)
-    with pytest.raises(SettingError, match=r"'up_proj' is a feed-forward name but no target; add it to targets"):
+    with pytest.raises(SettingError, match=r"'up_proj' is a feed-forward name but not a target; add it to targets"):
         IA3Module.fresh(llama, IA3Settings(("q_proj",), ("up_proj",)), name="m", seed=0)
 
 

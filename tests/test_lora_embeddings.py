@@ -314,7 +314,7 @@ def test_embeddings_of_anything_but_tokens_are_refused(
     backbone = load(folder)
     module = load_module(made_by_peft.make(folder, tmp_path / "m", target_modules=[path]))
     with pytest.raises(
-        ModuleError, match=rf"adapts {path}, which is no plain embedding of the tokens that {folder.name}"
+        ModuleError, match=rf"adapts {path}, which is not a plain embedding of the tokens that {folder.name}"
     ):
         module.check(backbone)
     with pytest.raises(SettingError, match="no layer of"):

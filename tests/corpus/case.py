@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 __all__ = ["Case", "Dimensions", "Expectation", "Finding", "Mutation", "Result", "Source"]
 
 Expectation = Literal["refused", "same", "oracle"]
-"""By construction: nobody may load it; it is the original's function; or what an independent reader makes of it."""
+"""What must follow: it is refused; it is the original's function; or it is what an independent reader computes."""
 
 Result = Literal["loaded_right", "refused", "silent_wrong", "crashed"]
 
 Mutation = Callable[[Path, Random], tuple[str, Expectation] | None]
-"""Alters a copy of a module's folder and says what it did and what has to follow; `None` where it does not apply."""
+"""Alters a copy of a module's folder and says what it did and what must follow; `None` if it does not apply."""
 
 
 class Dimensions(NamedTuple):
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Case:
-    """One altered copy: where it lies, what it was made from and how, and what has to follow."""
+    """One altered copy: where it is, what it was made from and how, and what must follow."""
 
     number: int
     family: str
@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a case, and in words why."""
+    """What became of a case, and why, in words."""
 
     case: Case
     result: Result

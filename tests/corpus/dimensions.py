@@ -38,7 +38,7 @@ DIMENSIONS = {
 """The backbones that modules are made for."""
 
 LABELS = 3
-"""Of the heads that the encoders have themselves, which nothing here uses."""
+"""The number of labels in the encoders' own heads, which nothing here uses."""
 
 LARGEST = 64
 """Wider backbones are not built: a test of readers need not wait for them."""
@@ -96,7 +96,7 @@ def _bert(dims: Dimensions, vocabulary: int) -> Any:
 
 
 def _roberta(dims: Dimensions, vocabulary: int) -> Any:
-    # RoBERTa counts positions from behind the number of its padding token.
+    # RoBERTa counts positions from the one after its padding token's id.
     return RobertaForSequenceClassification(
         RobertaConfig(**_encoder(dims), vocab_size=vocabulary, max_position_embeddings=66, pad_token_id=1)
     )

@@ -1,4 +1,4 @@
-"""Alterations of the folder: links, files that are none, files missing, more than one, and the card."""
+"""Alterations of the folder: links, files that are not regular, missing or additional files, and the card."""
 
 import json
 import os

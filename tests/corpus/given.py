@@ -1,4 +1,4 @@
-"""Modules of one's own to alter: copies of those for which a tiny backbone can be built."""
+"""Modules of the user's own to alter: copies of those for which a tiny backbone can be built."""
 
 import shutil
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ __all__ = ["Given", "given_sources"]
 
 
 class Given(NamedTuple):
-    """The modules to alter, and a line about every folder that is none of them."""
+    """The modules to alter, and a line about every folder that is left out."""
 
     sources: list[Source]
     left_out: list[str]

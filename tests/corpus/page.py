@@ -14,16 +14,16 @@ INTRODUCTION = """\
 # Broken and hostile modules
 
 A module comes as a folder from somebody else. It may be cut short, edited, made for another backbone, or an attack.
-Headstart has to load it right or refuse it with a message that names the file, tensor or field; it must never crash,
-hang, run code, or load something else than the files say.
+Headstart has to load it correctly or refuse it with a message that names the file, tensor or field; it must never
+crash, hang, run code, or load anything other than what the files say.
 
-`python -m tests.corpus` alters sound modules of every kind and loads every altered copy in a process of its own. The
+`python -m tests.corpus` alters sound modules of every kind and loads every altered copy in a separate process. The
 modules are made for each run: saved by Headstart and by PEFT on language models and on encoders with task heads
 (classification, regression, span), and written as AdapterHub's library and OpenDelta write theirs. What loads is
-compared, on a tiny random backbone, with what PEFT itself or a plain formula computes from the same files as the
-library safetensors or torch's restricted load reads them: logits of a language model; of an encoder its hidden states,
-and what its task head answers. Alterations that leave the function alone have to give the original's; those that leave
-nothing to compute have to be refused.
+compared, on a tiny random backbone, with what PEFT itself or a plain formula computes from the same files, read by
+the library safetensors or by torch's restricted load: the logits of a language model, or the hidden states of an
+encoder and the answers of its task head. If an alteration does not change the function, the result must equal the
+original's; if it leaves nothing to compute, the folder must be refused.
 """
 
 

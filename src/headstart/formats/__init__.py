@@ -1,4 +1,4 @@
-"""Formats of module folders: read, validated and hashed without torch."""
+"""Formats of module folders: read, validated and hashed without torch. How a module computes belongs in `kinds`."""
 
 from headstart.filenames import CONFIG_FILE, HEAD_FILE, INTERFACE_FILE, WEIGHTS_FILE, WEIGHTS_FILES
 from headstart.formats.containers.regular_file import regular_file

@@ -1,7 +1,7 @@
-"""Reading a module folder of PEFT, AdapterHub or OpenDelta: its configuration, tensors and, where it is, our card.
+"""Reading a module folder of PEFT, AdapterHub or OpenDelta: its configuration, its tensors and, if there is one, our
+card.
 
-Nothing is unpickled and no link is followed out of the folder. What `read_module` returns is checked; what it cannot
-check it refuses.
+Nothing is unpickled and no link is followed out of the folder. `read_module` refuses everything that it cannot check.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-"""Suffixes of files that are or may be pickled; never opened, except AdapterHub's as a dictionary of tensors."""
+"""Suffixes of files that may be pickles; they are never opened, except AdapterHub's, as a dictionary of tensors."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
@@ -84,9 +84,9 @@ for _type, _kind, _layout in (
 
 @dataclass(frozen=True)
 class StoredModule:
-    """A validated module as it lies in `folder`: its configuration, tensors by name, layout and card.
+    """A validated module as it is in `folder`: its configuration, tensors by name, layout and card.
 
-    `head`: the tensors of its task head by their names in the backbone; `card.head` says what it answers.
+    `head`: the tensors of its task head, by their names in the backbone; `card.head` says what it answers.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
     Args:
         folder: holds adapter_config.json and one of `WEIGHTS_FILES`, or what `read_opendelta` reads, and perhaps
             headstart.json.
-        check_values: also look at every value and refuse NaN and infinity.
+        check_values: whether to check every value too, and refuse NaN and infinity.
 
     Raises:
         ModuleError: a file is missing, broken, a pickle or a link out of the folder; the kind or variant is not
@@ -147,7 +147,7 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
 
 
 def _opened(folder: Path) -> tuple[str, Path, dict[str, object], dict[str, StoredTensor]]:
-    """The kind, the file of tensors, the configuration and the tensors, in PEFT's or AdapterHub's words."""
+    """The kind, the file of tensors, the configuration and the tensors, in PEFT's or AdapterHub's terms."""
     plain = read_opendelta(folder)
     config = _config(folder, CONFIG_FILE) if plain is None else plain.config
     if is_adapterhub(config) and (folder / INTERFACE_FILE).exists():
@@ -155,7 +155,7 @@ def _opened(folder: Path) -> tuple[str, Path, dict[str, object], dict[str, Store
             f"{folder / INTERFACE_FILE}: the module was made through AdapterHub's plugin interface, which places "
             "adapters in another way; Headstart cannot use this module"
         )
-    # What is not supported is said before its tensors are read.
+    # Unsupported modules are refused before their tensors are read.
     with about(folder if is_adapterhub(config) else folder / CONFIG_FILE):
         kind = method_of(config) if is_adapterhub(config) else _reader(config).kind
     if plain is not None:
@@ -165,9 +165,9 @@ def _opened(folder: Path) -> tuple[str, Path, dict[str, object], dict[str, Store
 
 
 def read_opendelta(folder: Path) -> Plain | None:
-    """The module that OpenDelta saved in `folder`, in the words of PEFT or AdapterHub; `None` where it saved none.
+    """The module that OpenDelta saved in `folder`, in the terms of PEFT or AdapterHub; `None` if it saved none there.
 
-    Raises `ModuleError` when the file of tensors is missing or broken, and as `from_opendelta` does.
+    Raises `ModuleError` if the file of tensors is missing or broken, and whenever `from_opendelta` does.
     """
     if regular_file(folder, CONFIG_FILE) is not None or regular_file(folder, OPENDELTA_CONFIG) is None:
         return None
@@ -183,7 +183,7 @@ def read_opendelta(folder: Path) -> Plain | None:
 
 
 def module_name(folder: Path) -> str:
-    """The last part of the folder's path, also where the path is "." or "..".
+    """The last part of the folder's path, even if the path is "." or "..".
 
     >>> module_name(Path("modules/rte"))
     'rte'
@@ -242,7 +242,7 @@ def _require_floats(tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
-    """The head in Headstart's own file beside an AdapterHub module, which has no room for one."""
+    """The head in Headstart's own file beside an AdapterHub module, whose file cannot hold one."""
     path = regular_file(folder, HEAD_FILE)
     if path is None:
         return {}, None
@@ -254,7 +254,7 @@ def _own_head(folder: Path) -> tuple[dict[str, StoredTensor], HeadCard | None]:
 
 
 def _agreed_card(folder: Path, derived: ModuleCard) -> ModuleCard:
-    """The card in the folder, completed from `derived`; refused where it contradicts the tensors or configuration."""
+    """The card in the folder, completed from `derived`; refused if it contradicts the tensors or configuration."""
     path = regular_file(folder, CARD_FILE)
     if path is None:
         return derived
@@ -277,7 +277,7 @@ def _agreed_card(folder: Path, derived: ModuleCard) -> ModuleCard:
 
 
 def _agreed_head(stated: HeadCard | None, found: HeadCard | None, path: Path) -> HeadCard | None:
-    """The head as its tensors are, with the labels that the card states; refused where the two contradict."""
+    """The head that the tensors show, with the labels that the card states; refused if the two disagree."""
     if stated is None:
         return found
     labels = stated.labels

@@ -1,4 +1,4 @@
-"""What every kind's layout tells the layers above, whatever its tensors are called."""
+"""What every kind's layout tells its users, whatever the tensors are called."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ def computing_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 class Layout:
     """Where the tensors of one validated module belong.
 
-    `through_peft` names the variants whose function only PEFT itself computes, so that the module runs through it one
-    by one; `None` for what a stack computes.
+    `through_peft` names the variants whose function only PEFT computes, so that such modules run through it one by one;
+    `None` for modules that a stack computes.
     """
 
     through_peft: str | None
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def holds_backbone(self) -> bool:
-        """Whether weights of the backbone lie beside the module's own, so that its values say which backbone fits."""
+        """Whether weights of the backbone are stored beside the module's own, so that they say which backbone fits."""
         return False
 
     @property
@@ -44,5 +44,5 @@ class Layout:
 
     @property
     def scaling(self) -> float | None:
-        """The one factor of all updates, or `None` where there are several or none."""
+        """The common factor of all updates, or `None` if there are several or none."""
         return None

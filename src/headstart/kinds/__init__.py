@@ -1,4 +1,4 @@
-"""The kinds of modules, one file each, and the one place that turns folders into modules and back."""
+"""The kinds of modules, one file each, and their loading and saving. What files must hold belongs in `formats`."""
 
 import lazy_loader
 

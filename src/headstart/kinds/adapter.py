@@ -57,7 +57,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
         super().__init__(modules, device=device, dtype=dtype)
         factors = [module.computation.factor for module in modules]
         self._factors = torch.tensor(factors, device=device).view(-1, 1, 1)
-        self._residual: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
+        self._residual: dict[tuple[int, str], Tensor] = {}  # one for each thread that runs a pass
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
@@ -78,7 +78,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
                 yield backbone.model.get_submodule(where).register_forward_pre_hook(keep, with_kwargs=True)
 
     def _hook(self, model: nn.Module, path: str, site: Site) -> RemovableHandle:
-        """What changes the output of the sublayer, or of the norm behind it."""
+        """The hooks that change the output of the sublayer, or of the norm after it."""
         if self.like.computation.reads in ("normed", "behind"):
             return model.get_submodule(site.norm).register_forward_hook(partial(self._change_normed, path))
         return model.get_submodule(path).register_forward_hook(partial(self._change, path))
@@ -92,7 +92,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
     def _change(
         self, path: str, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]
     ) -> Tensor | tuple[Any, ...]:
-        del args  # attention gets its input as a keyword, and the adapter does not read it
+        del args  # attention gets its input as a keyword argument, and the adapter does not read it
         h = output[0] if isinstance(output, tuple) else output
         x = h
         if self.like.computation.reads != "output":
@@ -104,7 +104,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
     def _change_normed(self, path: str, norm: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         if self.like.computation.reads == "behind":
             return self._add_update(path, output, output)
-        again: Tensor = norm.forward(self._add_update(path, args[0], output))  # past the hook that is running
+        again: Tensor = norm.forward(self._add_update(path, args[0], output))  # without running this hook again
         return again
 
     def _add_update(self, path: str, h: Tensor, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
         assert down is not None and up is not None  # noqa: PT018 - one fact for the type checker
         hidden = torch.bmm(x.reshape(self.size, -1, down.shape[2]), down.transpose(1, 2))
         hidden = hidden if down_bias is None else hidden + down_bias.unsqueeze(1)
-        # Scaled in float32 and where it is small: s·(U·a + u) = U·(s·a) + s·u.
+        # Scaled in float32 and where the tensors are small: s·(U·a + u) = U·(s·a) + s·u.
         hidden = (ACTIVATIONS[self.like.computation.activation](hidden) * self._factors).to(h.dtype)
         changed = torch.baddbmm(h.reshape(self.size, -1, up.shape[1]), hidden, up.transpose(1, 2))
         if up_bias is not None:
@@ -129,8 +129,8 @@ class AdapterStack(ParameterStack["AdapterModule"]):
 class AdapterModule(ValuesModule):
     """Bottleneck adapters: `<sublayer>.down` (m, d), `.down_bias` (m,), `.up` (d, m) and `.up_bias` (d,).
 
-    Biases may be missing. `keys` gives the beginning of the tensor names of each sublayer's adapter, `computation` is
-    the same for all of them.
+    Biases may be missing. `keys` gives the beginning of each adapter's tensor names, by sublayer; `computation` is the
+    same for all of them.
     """
 
     kind = "adapter"
@@ -158,8 +158,8 @@ class AdapterModule(ValuesModule):
     def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
         """A random start: D uniform as PyTorch draws a linear layer, U and the biases zero (He et al., 2022).
 
-        Raises `SettingError` when a setting is unknown or out of range, or the backbone's architecture is not one that
-        adapters are placed in.
+        Raises `SettingError` if a setting is unknown or out of range, or if adapters have no site in the backbone's
+        architecture.
         """
         placement = _placement(settings)
         try:
@@ -177,22 +177,22 @@ class AdapterModule(ValuesModule):
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """(m, d) by sublayer."""
+        """The sizes (m, d) by sublayer."""
         downs = {name.removesuffix(".down"): d for name, d in self.values.items() if name.endswith(".down")}
         return {path: (d.shape[0], d.shape[1]) for path, d in downs.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`<block>.adapters.<name>.adapter_down.0.weight` and so on, as AdapterHub's library names them."""
+        """The tensors by AdapterHub's names, `<block>.adapters.<name>.adapter_down.0.weight` and so on."""
         named = ((*name.rpartition("."), value) for name, value in self.values.items())
         return {f"{self.keys[path]}.{NAMES[part]}": value for path, _, part, value in named}
 
     def aligned_to(self, other: Module) -> Module:
         """The same function with `other`'s scaling s: the difference moves into U and u.
 
-        Raises `MergeError` when the modules read other inputs or have another activation.
+        Raises `MergeError` if the modules read different inputs or have different activations.
         """
         super().aligned_to(other)
-        assert isinstance(other, AdapterModule)  # of one kind, says the line above
+        assert isinstance(other, AdapterModule)  # the line above has checked that they are of one kind
         mine, theirs = self.computation, other.computation
         if mine.reads != theirs.reads or ACTIVATIONS[mine.activation] != ACTIVATIONS[theirs.activation]:
             raise MergeError(
@@ -237,12 +237,12 @@ class AdapterModule(ValuesModule):
 
     @property
     def stack_key(self) -> Hashable:
-        """What is computed, sites and sizes; scalings may differ."""
+        """The computation, sites and sizes; scalings may differ."""
         return (self.computation.reads, self.computation.activation, super().stack_key)
 
 
 def _placement(settings: AdapterSettings) -> Placement:
-    """The placement with the settings' own activation and biases; raises `SettingError` on one that is none."""
+    """The placement with the settings' own activation and biases; raises `SettingError` if one of them is unknown."""
     if settings.placement not in PLACEMENTS:
         raise SettingError(f"unknown placement '{settings.placement}'; choose one of: {', '.join(PLACEMENTS)}")
     if settings.activation is not None and settings.activation not in ACTIVATIONS:

@@ -30,7 +30,7 @@ class BitFitStack(ParameterStack["BitFitModule"]):
     concurrent = True
 
     def attach(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Add to every layer's output what its bias term was changed by, module n on its own rows."""
+        """Add the change of its bias term to every layer's output, module n on its own rows."""
         layers = ((path, backbone.model.get_submodule(path)) for path in self.like.biases)
         return attached(layer.register_forward_hook(partial(self._add_change, path)) for path, layer in layers)
 
@@ -64,8 +64,8 @@ class BitFitModule(ValuesModule):
     def fresh(cls, backbone: Backbone, settings: BitFitSettings, *, name: str, seed: int) -> BitFitModule:
         """The backbone's own bias terms, so that its function stays as it is; the seed changes nothing.
 
-        Raises `SettingError` when the backbone has no bias terms, none at the targets, or some that no layer adds to
-        its output and that would stay frozen.
+        Raises `SettingError` if the backbone has no bias terms, none at the targets, or some that no layer adds to its
+        output and that would stay frozen.
         """
         del seed
         chosen = _chosen(backbone, settings.targets)
@@ -98,7 +98,7 @@ class BitFitModule(ValuesModule):
         return self.untuned(backbone, seed=0).parameters()
 
     def reset(self, *, seed: int) -> BitFitModule:
-        """Not offered: without the backbone nobody knows what its bias terms were; see `untuned`."""
+        """Not offered: without the backbone, its own bias terms are unknown; see `untuned`."""
         del seed
         raise ModuleError(f"'{self.name}' is a bitfit module, which begins from its backbone's biases; use untuned")
 
@@ -139,7 +139,7 @@ class BitFitModule(ValuesModule):
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
         """Hold the modules' bias terms side by side on the backbone's device; in float32 unless told otherwise.
 
-        What was tuned is often smaller than bfloat16's rounding of the bias term itself.
+        The tuned change is often smaller than bfloat16's rounding of the bias term itself.
         """
         return super().stack(modules, backbone, dtype=dtype or torch.float32)
 
@@ -147,7 +147,7 @@ class BitFitModule(ValuesModule):
 def bias_terms(model: nn.Module, *, below: str = "") -> tuple[dict[str, nn.Module], list[str]]:
     """The layers whose bias is added to their output, by path, and the names of all other bias parameters.
 
-    The first are linear layers (GPT-2's Conv1D among them) and LayerNorm. Only paths that begin with `below` count.
+    The former are linear layers (including GPT-2's Conv1D) and LayerNorm. Only paths that begin with `below` count.
     """
     layers = {
         path: layer

@@ -28,24 +28,24 @@ __all__ = ["Module", "ParameterStack", "Stack", "ValuesModule", "as_fresh", "car
 class Module(ABC):
     """One parameter-efficient module in memory, on the CPU. Frozen: work returns a new module.
 
-    Equal only to itself (`eq=False`, for subclasses too): whether two modules compute the same, `digest` says.
+    A module equals only itself (`eq=False`, for subclasses too); `digest` says whether two modules compute the same.
 
-    `card` says what it is and where it comes from; `config` is the configuration it is saved with, PEFT's or, for
-    adapters, AdapterHub's. `head` is the task head that was tuned with it on an encoder: it travels with the module,
-    and no merge or embedding touches it.
+    `card` says what it is and where it comes from; `config` is the configuration with which it is saved, PEFT's or, for
+    adapters, AdapterHub's. `head` is the task head that was tuned with it on an encoder: it stays with the module, but
+    is never merged or embedded.
     """
 
     kind: ClassVar[str]
     """The name users type."""
 
     weights_file: ClassVar[str] = WEIGHTS_FILE
-    """Name of the file that the tensors are saved in."""
+    """Name of the file in which the tensors are saved."""
 
     head_prefix: ClassVar[str | None] = "base_model.model."
-    """What comes before the names of a head's tensors in that file; `None` where the head has a file of its own."""
+    """The beginning of the names of a head's tensors in that file; `None` if the head has a separate file."""
 
     unequal_remedy: ClassVar[str] = "leave one out"
-    """What to do with modules of unequal shapes that were to be merged, as the error says it."""
+    """The remedy in the error for merging modules of different shapes."""
 
     card: ModuleCard
     config: Mapping[str, Any]
@@ -58,16 +58,16 @@ class Module(ABC):
 
     @property
     def family(self) -> type[Self]:
-        """The class, which a module that is still to be read knows too."""
+        """The class; a module that has not been read yet knows it too."""
         return type(self)
 
     def load(self) -> Self:
-        """Itself: it is in memory."""
+        """The module itself, because it is in memory."""
         return self
 
     @property
     def only_ranked(self) -> str | None:
-        """Why this module can be ranked but neither merged nor tuned, or `None` where it can be."""
+        """Why this module can be ranked but neither merged nor tuned, or `None` if it can be."""
         return self.ranked_alone(self.card)
 
     @classmethod
@@ -82,14 +82,14 @@ class Module(ABC):
         return replace(self, card=card, head=head)
 
     settings: ClassVar[type]
-    """Frozen dataclass of what shapes a fresh module, every field with a default and named as in recipes."""
+    """The settings that shape a fresh module: a frozen dataclass with defaults, its fields named as in recipes."""
 
     @classmethod
     @abstractmethod
     def fresh(cls, backbone: Backbone, settings: Any, *, name: str, seed: int) -> Module:
-        """A module as before any tuning, which leaves the backbone's function as it is where the kind allows that.
+        """An untuned module, which leaves the backbone's function as it is if the kind allows that.
 
-        Raises `SettingError` when the backbone has no place for one of this shape.
+        Raises `SettingError` if a module of this shape does not fit the backbone.
         """
 
     @classmethod
@@ -99,27 +99,27 @@ class Module(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors under the names that they are saved with."""
+        """The tensors under the names with which they are saved."""
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
-        """The tuned parameters by name, as `parameters` merging averages them and embeddings read them."""
+        """The tuned parameters by name, as space "parameters" averages them and embeddings read them."""
 
     @abstractmethod
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other parameter values of the same names and shapes."""
 
     def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
-        """Where each of `parameters` begins to change the backbone's function: what tuning added is measured from it.
+        """The value of each of `parameters` that leaves the backbone as it is; what tuning added is measured from it.
 
-        0 unless the kind says otherwise (1 for factors). Raises `MergeError` where only the backbone knows it.
+        0 unless the kind says otherwise (1 for factors). Raises `MergeError` if only the backbone knows it.
         """
         del backbone
         return {name: torch.zeros_like(value) for name, value in self.parameters().items()}
 
     @abstractmethod
     def reset(self, *, seed: int) -> Module:
-        """A module of the same shape with fresh random parameters, as before any tuning."""
+        """An untuned module of the same shape with fresh random parameters."""
 
     def untuned(self, backbone: Backbone, *, seed: int) -> Module:
         """The module that tuning from scratch begins from: `reset`, unless the kind starts at the backbone's values."""
@@ -128,7 +128,7 @@ class Module(ABC):
 
     @abstractmethod
     def check(self, backbone: Backbone) -> None:
-        """Raise `ModuleError` unless every part of this module has its place, of the right shape, in `backbone`."""
+        """Raise `ModuleError` unless every part of this module fits a layer of `backbone` and has the right shape."""
 
     @property
     @abstractmethod
@@ -140,24 +140,24 @@ class Module(ABC):
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
         """Hold N ≥ 1 modules of one `stack_key` as tensors with a leading dimension N on the backbone's device.
 
-        `dtype` is that of the held tensors; `None` takes what suits the kind, mostly the backbone's.
+        `dtype` is that of the held tensors; `None` takes the one that suits the kind, mostly the backbone's.
         """
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """All tuned parameters of each layer in one row, for task embeddings (Zhou et al., 2022, §3.2).
 
         One (L, D) for each stack of layers: one for most backbones, encoder and decoder for an encoder-decoder. Unless
-        the kind says otherwise, `parameters` are named by a path in the backbone and a part; columns are the parts by
-        path, and what is in no numbered layer (token embeddings, the last norm, heads) takes no part: it has no
-        counterpart in the other layers. Raises `ModuleError` when no layer is numbered, or the layers of one stack do
-        not hold equally many parameters.
+        the kind says otherwise, `parameters` are named by a path in the backbone and a part; columns are the parts in
+        order of path. What is in no numbered layer (token embeddings, the last norm, heads) is left out, because it
+        has no counterpart in the other layers. Raises `ModuleError` if no layer is numbered, or if the layers of one
+        stack do not have equal numbers of parameters.
         """
         return _rows_by_layer(self.parameters(), self.name)
 
     def digest(self) -> str:
-        """SHA-256 over kind, configuration and tensors: equal digest, equal function. For cache keys.
+        """SHA-256 of kind, configuration and tensors: equal digests mean equal functions. For cache keys.
 
-        What the configuration says of the module's origin does not count.
+        What the configuration says about the module's origin does not count.
         """
         computing = [self.kind, computing_fields(self.config)]
         whole = hashlib.sha256(json.dumps(computing, sort_keys=True, default=str).encode())
@@ -169,9 +169,9 @@ class Module(ABC):
         return whole.hexdigest()
 
     def aligned_to(self, other: Module) -> Module:
-        """The same function, written in `other`'s terms so that `parameters` can be averaged with its own.
+        """The same function, written in `other`'s terms, so that their `parameters` can be averaged.
 
-        Raises `MergeError` when kinds, names or shapes differ. Kinds with free factors (LoRA's scaling) extend this.
+        Raises `MergeError` if kinds, names or shapes differ. Kinds with free factors (LoRA's scaling) extend this.
         """
         self.require_shapes_of(other)
         return self
@@ -197,7 +197,7 @@ class ValuesModule(Module):
     """A module whose tuned parameters are all its tensors: `values` by name, float32 on the CPU."""
 
     stack_family: ClassVar[type[ParameterStack[Any]]]
-    """What `stack` makes, with the backbone's dtype unless told otherwise."""
+    """The class that `stack` makes, with the backbone's dtype by default."""
 
     values: Mapping[str, Tensor]
 
@@ -210,12 +210,12 @@ class ValuesModule(Module):
         return replace(self, values={name: parameters[name] for name in self.values})
 
     def begun(self, values: Mapping[str, Tensor]) -> Self:
-        """The module that is tuned from these values on, with nothing on its card that tuning has brought."""
+        """The untuned module with these values; its card says nothing that came from tuning."""
         return replace(self, values=values, card=as_fresh(self.card), head=None)
 
     @property
     def stack_key(self) -> Hashable:
-        """Names and shapes."""
+        """Names and shapes of the values."""
         return tuple((name, tuple(value.shape)) for name, value in sorted(self.values.items()))
 
     @classmethod
@@ -231,7 +231,7 @@ class Stack(ABC):
     """
 
     concurrent: bool = False
-    """Whether several threads may run the backbone at once while it is attached: hooks then keep nothing of a pass."""
+    """Whether several threads may run the backbone at once while it is attached; hooks then keep no state of a pass."""
 
     def __init__(self, size: int, parameters: dict[str, Tensor]) -> None:
         self.size = size
@@ -249,11 +249,11 @@ class Stack(ABC):
 
     @abstractmethod
     def module(self, index: int) -> Module:
-        """The module at `index`, with the parameters' values of now."""
+        """The module at `index`, with the parameters' current values."""
 
     @contextlib.contextmanager
     def gradients(self) -> Iterator[None]:
-        """Collect gradients of the parameters inside the block; they start at none and are dropped at its end."""
+        """Collect gradients of the parameters inside the block; there are none at its start, and its end drops them."""
         for value in self.parameters.values():
             value.requires_grad_(True)
         try:
@@ -277,7 +277,7 @@ Held = TypeVar("Held", bound=Module)
 class ParameterStack(Stack, Generic[Held]):
     """A stack whose parameters are the modules' `parameters`, side by side on one device and in one dtype.
 
-    `like` is the first module: what it says of the stack's shape holds for all.
+    `like` is the first module; all modules of the stack have its shape.
     """
 
     def __init__(self, modules: Sequence[Held], *, device: torch.device, dtype: torch.dtype) -> None:
@@ -298,9 +298,9 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
-    """Raise `ModuleError` when the card states another backbone than this one, or a task head that has no place here.
+    """Raise `ModuleError` if the card states another backbone than this one, or a task head that does not fit it.
 
-    No statement is no refusal.
+    A card that states no backbone is not refused.
     """
     if card.backbone is not None and not card.backbone.same_as(backbone.fingerprint):
         raise ModuleError(
@@ -319,9 +319,9 @@ def require_backbone_of(card: ModuleCard, backbone: Backbone) -> None:
 
 
 def card_of(kind: str, held: Iterable[Tensor], *, name: str, backbone: Backbone | None, **shape: Any) -> ModuleCard:
-    """The card of a module that was never tuned, which is saved as the tensors `held`.
+    """The card of an untuned module, which is saved as the tensors `held`.
 
-    `shape`: the card's rank, scaling and targets, where the kind has them.
+    `shape`: the card's rank, scaling and targets, if the kind has them.
     """
     return ModuleCard(
         name=name,
@@ -335,7 +335,7 @@ def card_of(kind: str, held: Iterable[Tensor], *, name: str, backbone: Backbone 
 
 
 def as_fresh(card: ModuleCard) -> ModuleCard:
-    """The card of a module of the same shape that was never tuned: without task, score, licences and donors."""
+    """The card of an untuned module of the same shape: without task, score, licences and donors."""
     own = {"name": card.name, "kind": card.kind, "parameters": card.parameters, "tensor_hash": ""}
     shape = {field: getattr(card, field) for field in ("rank", "scaling", "targets", "backbone", "base_model")}
     return ModuleCard(**own, **shape)
@@ -344,7 +344,7 @@ def as_fresh(card: ModuleCard) -> ModuleCard:
 def _rows_by_layer(parameters: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
     """Parameters such as "decoder.block.3.layer.0.SelfAttention.q.b", gathered into rows by layer.
 
-    What stands before the first number in a path names the stack of layers, the number the layer. `name` is the
+    The part of a path before its first number names the stack of layers, and that number is the layer's. `name` is the
     module's, for the error.
     """
     stacks: dict[str, dict[int, list[Tensor]]] = {}

@@ -17,11 +17,11 @@ from headstart.kinds.lazy import AnyModule
 __all__ = ["HeadedStack", "stack_of", "stacks"]
 
 PREFIX = "head."
-"""What comes before a head's tensors among the parameters of a stack."""
+"""The beginning of the names of a head's tensors among the parameters of a stack."""
 
 
 class HeadedStack(Stack):
-    """A stack and as many heads. Both are tuned; gradients that are collected for scores are the modules' alone."""
+    """A stack with one head per module. Both are tuned, but gradients for scores are only those of the modules."""
 
     def __init__(self, modules: Stack, heads: HeadStack) -> None:
         self.modules, self.heads = modules, heads
@@ -31,7 +31,7 @@ class HeadedStack(Stack):
 
     @contextlib.contextmanager
     def attach(self, backbone: Backbone) -> Iterator[None]:
-        """Attach the modules, and let each of them answer through its own head."""
+        """Attach the modules, and let each one answer through its own head."""
         assert isinstance(backbone, EncoderBackbone)  # `stack_of` makes these for encoders only
         with self.modules.attach(backbone), self.heads.on(backbone.head_layers(self.heads.card.task)):
             yield
@@ -42,19 +42,19 @@ class HeadedStack(Stack):
 
     @contextlib.contextmanager
     def gradients(self) -> Iterator[None]:
-        """Those of the modules: a head belongs to the task, not to the module."""
+        """The gradients of the modules only: a head belongs to the task, not to the module."""
         with self.modules.gradients():
             yield
 
     def squared_gradients(self) -> dict[str, Tensor]:
-        """Those of the modules."""
+        """The squared gradients of the modules only."""
         return self.modules.squared_gradients()
 
 
 def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
     """N ≥ 1 modules of one kind and `stack_key` as a stack, on an encoder with their heads; see `Module.stack`.
 
-    Raises `SettingError` when a module has no head for the encoder, or several cannot share a pass on this backbone.
+    Raises `SettingError` if a module has no head for the encoder, or if several cannot share a pass on this backbone.
     """
     if backbone.goes_alone and len(modules) > 1:
         raise SettingError(
@@ -71,11 +71,10 @@ def stack_of(modules: Sequence[Module], backbone: Backbone, *, dtype: torch.dtyp
 
 
 def stacks(modules: Sequence[AnyModule], *, most: int) -> list[list[int]]:
-    """Group positions 0…n-1 into stacks of at most `most` modules that compute together, first come first.
+    """Group positions 0…n-1 into stacks of at most `most` modules that compute together, in the given order.
 
-    Stacks of one shape are about equally wide.
-
-    Those that have task heads share a stack when these answer alike and have equal shapes.
+    Stacks of one shape are about equally wide. Modules with task heads share a stack if their heads give the same
+    answers and have equal shapes.
     """
     groups: dict[object, list[int]] = {}
     for index, module in enumerate(modules):

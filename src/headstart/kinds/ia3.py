@@ -61,7 +61,7 @@ class IA3Module(Module):
     def fresh(cls, backbone: Backbone, settings: IA3Settings, *, name: str, seed: int) -> IA3Module:
         """All factors 1, as PEFT begins, which leaves the backbone's function as it is; the seed changes nothing.
 
-        Raises `SettingError` when no layer of the backbone matches the targets, or a feed-forward name is no target.
+        Raises `SettingError` if no layer of the backbone matches the targets, or a feed-forward name is not a target.
         """
         del seed
         targets, feedforward = _names(backbone, settings)
@@ -81,7 +81,7 @@ class IA3Module(Module):
         return cls(card, config, scales)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`base_model.model.<layer>.ia3_l`, (1, in) of a feed-forward layer and (out, 1) of any other."""
+        """`base_model.model.<layer>.ia3_l`, (1, in) for a feed-forward layer and (out, 1) for any other."""
         return {
             f"{PREFIX}{path}.ia3_l": vector.unsqueeze(0 if feedforward else 1)
             for path, (vector, feedforward) in self.scales.items()
@@ -97,7 +97,7 @@ class IA3Module(Module):
         return replace(self, scales=scales)
 
     def aligned_to(self, other: Module) -> Module:
-        """Itself; refuses a module that scales the other side of a layer."""
+        """The module itself; refuses a module that scales the other side of a layer."""
         super().aligned_to(other)
         assert isinstance(other, IA3Module)
         for path, scale in self.scales.items():
@@ -109,7 +109,7 @@ class IA3Module(Module):
         return self
 
     def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
-        """Factors of 1."""
+        """All factors 1."""
         del backbone
         return {name: torch.ones_like(value) for name, value in self.parameters().items()}
 
@@ -143,7 +143,7 @@ class IA3Module(Module):
                 )
 
     def _closed_config(self, backbone: Backbone) -> dict[str, Any]:
-        """The configuration with PEFT's defaults for the architecture where it leaves the layers open, as PEFT does."""
+        """The configuration; if it names no layers, it gets PEFT's defaults for the architecture."""
         config = dict(self.config)
         for field, default in zip(("target_modules", "feedforward_modules"), _defaults(backbone), strict=True):
             if config.get(field) is None and default is None:
@@ -164,7 +164,7 @@ class IA3Module(Module):
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> IA3Stack:
         """Hold the modules' factors side by side on the backbone's device; in float32 unless told otherwise.
 
-        PEFT too keeps them in float32: rounded to bfloat16, every activation would be up to 0.4 % too large or small.
+        PEFT also keeps them in float32: rounded to bfloat16, every activation would be up to 0.4 % too large or small.
         """
         return IA3Stack(modules, device=backbone.device, dtype=dtype or torch.float32)
 
@@ -200,7 +200,7 @@ class IA3Stack(ParameterStack["IA3Module"]):
 
 
 def _defaults(backbone: Backbone) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """PEFT's own targets and feed-forward layers for this architecture; `None` where it knows none."""
+    """PEFT's own targets and feed-forward layers for this architecture; `None` if it knows none."""
     family = backbone.model.config.model_type
     targets = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(family)
     feedforward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(family)
@@ -220,5 +220,5 @@ def _names(backbone: Backbone, settings: IA3Settings) -> tuple[tuple[str, ...], 
         return targets, tuple(target for target in targets if ends_with(target, usual_feedforward))
     extra = set(settings.feedforward) - set(targets)
     if extra:
-        raise SettingError(f"'{min(extra)}' is a feed-forward name but no target; add it to targets")
+        raise SettingError(f"'{min(extra)}' is a feed-forward name but not a target; add it to targets")
     return targets, settings.feedforward

@@ -24,15 +24,15 @@ class StoredSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Equal digest, equal function."""
+        """A hash: equal digests mean equal functions."""
 
     def read(self) -> StoredModule:
-        """Read and validate it. Raises `ModuleError` when it is broken or not what the card says."""
+        """Read and validate it. Raises `ModuleError` if it is broken or not what the card says."""
 
 
 @dataclass(frozen=True, eq=False)
 class LazyModule:
-    """A module that was not read yet, as far as a stack must know it beforehand; `load` reads it.
+    """A module that has not been read yet, with what a stack must know beforehand; `load` reads it.
 
     `family` is the class that `load` will return, `stack_key` its key. `fits` is the backbone that it was checked
     against. `head`: a task head that replaces its own.
@@ -57,11 +57,11 @@ class LazyModule:
 
     @property
     def only_ranked(self) -> str | None:
-        """Why it can be ranked but neither merged nor tuned, or `None` where it can be; see `Module`."""
+        """Why it can be ranked but neither merged nor tuned, or `None` if it can be; see `Module`."""
         return self.family.ranked_alone(self.card)
 
     def load(self) -> Module:
-        """The module itself. Raises `ModuleError` when its folder is broken or is not what was catalogued."""
+        """Read the module itself. Raises `ModuleError` if its folder is broken or is not what was catalogued."""
         module = module_of(self.family, self.source.read())
         return module if self.head is None else module.with_head(self.head)
 
@@ -70,16 +70,16 @@ class LazyModule:
         return replace(self, head=head, card=self.card.model_copy(update={"head": head.card}))
 
     def digest(self) -> str:
-        """Equal digest, equal function; known without reading the tensors. For cache keys."""
+        """A hash, known without reading the tensors: equal digests mean equal functions. For cache keys."""
         return self.source.digest
 
 
 AnyModule = Module | LazyModule
-"""A module in memory or one that is still to be read; `load()` gives the former."""
+"""A module in memory, or one that has not been read yet; `load()` returns the former."""
 
 
 def module_of(family: type[Module], stored: StoredModule) -> Module:
-    """The module of this class that a validated folder holds, with the task head that lies there."""
+    """The module of this class that a validated folder holds, with the task head in that folder."""
     module = family.from_stored(stored)
     if stored.card.head is None:
         return module

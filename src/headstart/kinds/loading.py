@@ -16,17 +16,17 @@ __all__ = ["fresh_module", "load_module"]
 
 
 def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, name: str, seed: int) -> Module:
-    """A fresh module of a kind, shaped by settings of that kind; those left out or `None` are its own defaults.
+    """A fresh module of a kind, shaped by settings of that kind; settings left out or `None` have its defaults.
 
-    Raises `SettingError` for an unknown kind or setting, a bad value, or a backbone that has no place for the module.
+    Raises `SettingError` for an unknown kind or setting, a bad value, or a backbone that the module does not fit.
     """
     return KINDS[kind].fresh(backbone, checked(kind, shape), name=name, seed=seed)
 
 
 def load_module(source: StoredModule | str | Path) -> Module:
-    """The module in a folder of PEFT's or AdapterHub's.
+    """The module in a folder of PEFT, AdapterHub or OpenDelta.
 
-    Raises `ModuleError` when the folder is broken, unsafe or of an unknown variant.
+    Raises `ModuleError` if the folder is broken, unsafe or of an unknown variant.
     """
     stored = source if isinstance(source, StoredModule) else read_module(Path(source))
     family: type[Module] = PeftModule if stored.layout.through_peft else KINDS[stored.card.kind]

@@ -40,7 +40,7 @@ __all__ = ["Factors", "LoraModule", "LoraStack"]
 class Factors(NamedTuple):
     """One target's update: `a` (r, in), `b` (out, r), and `scaling` (α/r, or α/√r with rsLoRA).
 
-    Beside an `embedding` "in" is the number of tokens: row i of ΔWᵀ is added to the embedding of token i.
+    For an `embedding`, "in" is the number of tokens: row i of ΔWᵀ is added to the embedding of token i.
     """
 
     a: Tensor
@@ -58,8 +58,8 @@ class Factors(NamedTuple):
 class LoraModule(Module):
     """A LoRA module; `factors` maps the backbone's layer paths to their updates, float32 on the CPU.
 
-    `copies`: of the backbone's own weights that lay beside the factors, by layer, the digests of what they round to in
-    bfloat16 and in float16; such a copy is checked against the backbone and not saved again.
+    `copies`: copies of the backbone's own weights that were stored beside the factors, by layer, each as the digests of
+    its values rounded to bfloat16 and to float16. They are checked against the backbone and not saved again.
     """
 
     kind = "lora"
@@ -80,7 +80,7 @@ class LoraModule(Module):
             if t.copy is not None:
                 copy = to_torch(stored.tensors[t.copy])
                 copies[path] = {dtype: rounded_digest(copy, dtype) for dtype in (torch.bfloat16, torch.float16)}
-        # What is written later is the factors alone, and the card says how many numbers they hold.
+        # Only the factors are written later, and the card says how many numbers they hold.
         count = sum(value.numel() for value in _held(factors))
         card = stored.card.model_copy(update={"parameters": count})
         return cls(card, stored.config, factors, copies)
@@ -89,7 +89,7 @@ class LoraModule(Module):
     def fresh(cls, backbone: Backbone, settings: LoraSettings, *, name: str, seed: int) -> LoraModule:
         """A random start as PEFT draws it: A uniform (Kaiming, a = √5), B zero, so that ΔW = 0.
 
-        Beside an embedding A is zero and B standard normal.
+        For an embedding, A is zero and B standard normal.
 
         Raises `SettingError` when no layer of the backbone matches the targets, or the rank is larger than the rank
         that ΔW can have in any of them.
@@ -121,8 +121,8 @@ class LoraModule(Module):
         backbone: Backbone | None,
         targets: Sequence[str] | None = None,
     ) -> LoraModule:
-        """A module out of factors, with a PEFT configuration that states their ranks and scalings exactly."""
-        # The file keeps α, not α/r: the scaling is what α gives back, or the card would contradict the file by a bit.
+        """Make a module from factors, with a PEFT configuration that states their ranks and scalings exactly."""
+        # The file keeps α, not α/r: the scaling is computed from α, or the card could differ from the file by a bit.
         factors = {path: f._replace(scaling=_alpha(f) / f.a.shape[0]) for path, f in factors.items()}
         config = _peft_config(factors, targets=targets, backbone=backbone)
         scalings = {f.scaling for f in factors.values()}
@@ -134,7 +134,7 @@ class LoraModule(Module):
         return cls(card_of("lora", _held(factors), name=name, backbone=backbone, **shape), config, factors)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; of embeddings `….lora_embedding_A` and B."""
+        """`base_model.model.<layer>.lora_A.weight` and `….lora_B.weight`; for embeddings `….lora_embedding_A` and B."""
         named: dict[str, Tensor] = {}
         for path, factor in self.factors.items():
             stem, end = (f"{PREFIX}{path}.lora_", ".weight")
@@ -144,7 +144,7 @@ class LoraModule(Module):
         return named
 
     def parameters(self) -> dict[str, Tensor]:
-        """`<layer>.a` and `<layer>.b`, raw as tuned."""
+        """`<layer>.a` and `<layer>.b`, exactly as tuned."""
         return {f"{path}.{part}": value for path, f in self.factors.items() for part, value in (("a", f.a), ("b", f.b))}
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
@@ -180,7 +180,7 @@ class LoraModule(Module):
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers.
 
-        Also a copy of a backbone's weight that is not this one's.
+        Also refuse a copy of a weight that is not this backbone's.
         """
         require_backbone_of(self.card, backbone)
         widths = {path: (f.a.shape[1], f.b.shape[0]) for path, f in self.factors.items()}
@@ -214,7 +214,7 @@ class LoraModule(Module):
 
 
 class _Ready(NamedTuple):
-    """Aᵀ (N, in, r) and Bᵀ (N, r, out), which holds the scaling where `scaling` (N, 1, 1) is `None`."""
+    """Aᵀ (N, in, r) and Bᵀ (N, r, out), which includes the scaling if `scaling` (N, 1, 1) is `None`."""
 
     down: Tensor
     up: Tensor
@@ -251,7 +251,7 @@ class LoraStack(ParameterStack["LoraModule"]):
             down, up, scaling = self._ready(path, x.dtype)
             hidden = torch.bmm(x.reshape(self.size, -1, down.shape[1]), down)
             hidden = hidden if scaling is None else (hidden * scaling).to(x.dtype)
-            # The layer made its output for this call alone, so that the update can be added to where it is.
+            # The layer made its output for this call only, so the update can be added in place.
             return out.baddbmm_(hidden, up).view(output.shape)
         a, b = (self.parameters[f"{path}.{part}"].to(x.dtype) for part in "ab")
         rows = x.reshape(self.size, -1, a.shape[2])
@@ -259,15 +259,15 @@ class LoraStack(ParameterStack["LoraModule"]):
         return torch.baddbmm(out, hidden, b.transpose(1, 2)).view(output.shape)
 
     def _ready(self, path: str, dtype: torch.dtype) -> _Ready:
-        """The factors as passes without gradients read them; made again when a parameter has changed."""
+        """The factors as passes without gradients read them; they are made again when a parameter has changed."""
         a, b = (self.parameters[f"{path}.{part}"] for part in "ab")
-        # An inference tensor counts no changes, and nobody tunes one.
+        # An inference tensor does not count its changes, but nobody tunes one.
         state = (dtype, *(-1 if value.is_inference() else value._version for value in (a, b)))
         held = self._held.get(path)
         if held is None or held[0] != state:
             scaling, up = self.scaling[path], b.to(dtype)
-            # The scaling stays float32: rounded to bfloat16 it would make every update up to 0.4 % too large or small.
-            # Where it is a power of two, no number is rounded and B can hold it.
+            # The scaling stays float32: rounded to bfloat16, it would make every update up to 0.4 % too large or small.
+            # If it is a power of two, no number is rounded and B can include it.
             scaled = (up * scaling).to(dtype)
             exact = torch.equal(scaled, up * scaling)
             ready = _Ready(
@@ -291,7 +291,7 @@ class LoraStack(ParameterStack["LoraModule"]):
 
 
 def _drawn(factors: Factors, generator: torch.Generator) -> Factors:
-    """Factors of these shapes as before any tuning."""
+    """Untuned factors of these shapes."""
     a, b = torch.zeros_like(factors.a), torch.zeros_like(factors.b)
     if factors.embedding:
         b.normal_(generator=generator)
@@ -306,7 +306,7 @@ def _held(factors: Mapping[str, Factors]) -> list[Tensor]:
 
 
 def _default_targets(backbone: Backbone) -> tuple[str, ...]:
-    """PEFT's own for this architecture or, where it has none, queries and values as there."""
+    """PEFT's own targets for this architecture or, if it has none, its queries and values."""
     family = backbone.model.config.model_type
     found = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
     targets = tuple(found) if isinstance(found, list) else names_of(backbone, "query", "value", "query_key_value")

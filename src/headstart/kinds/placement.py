@@ -1,4 +1,4 @@
-"""Where bottleneck adapters stand in a backbone, and how AdapterHub writes that down."""
+"""Where bottleneck adapters are in a backbone, and how AdapterHub writes that down."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ __all__ = [
 class Placement(NamedTuple):
     """A design of adapters: the sublayers that get one, by AdapterHub's fields; what it reads; and its usual shape.
 
-    "sum" is "normed" in a backbone that normalizes behind a sublayer, see `reads_in`.
+    "sum" means "normed" in a backbone that normalizes after a sublayer; see `reads_in`.
     """
 
     parts: tuple[str, ...]
@@ -39,16 +39,16 @@ PLACEMENTS = {
     "pfeiffer": Placement(("output_adapter",), "sum", "relu", biases=True),
     "pewe": Placement(("mh_adapter", "cross_adapter", "output_adapter"), "output", "swish", biases=False),
 }
-"""By the name that users type: AdapterHub's double_seq_bn and seq_bn, and Lv et al., 2023, whose adapters stand behind
+"""By the name that users type: AdapterHub's double_seq_bn and seq_bn, and Lv et al., 2023, whose adapters come after
 self-attention, cross-attention and feed-forward and have no biases."""
 
 
 class Site(NamedTuple):
-    """Where one adapter can stand.
+    """A site that can have an adapter.
 
-    `part`: AdapterHub's field that fills it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
-    norm before or behind the sublayer; `stream`: path of what is called with the residual stream, and the number of
-    that input in its signature, from 0; `key`: path under which AdapterHub keeps adapters.
+    `part`: AdapterHub's field that enables it; `number`: of its layer, as `leave_out` counts; `norm`: path of the layer
+    norm before or after the sublayer; `stream`: path of the layer that is called with the residual stream, and the
+    position of that input in its signature, from 0; `key`: path under which AdapterHub keeps adapters.
     """
 
     part: str
@@ -61,11 +61,11 @@ class Site(NamedTuple):
 def adapter_sites(backbone: Backbone) -> dict[str, Site]:
     """Every sublayer that can have an adapter, by its path.
 
-    Raises `ModuleError` when the backbone's architecture is not known.
+    Raises `ModuleError` if the backbone's architecture is not known.
     """
     architecture = _architecture(backbone)
     sites: dict[str, Site] = {}
-    before = 0  # AdapterHub numbers an encoder-decoder's layers in one row.
+    before = 0  # AdapterHub numbers an encoder-decoder's layers in one sequence.
     for blocks in architecture.blocks:
         stack = f"{architecture.base}{blocks.path}"
         count = len(list(backbone.model.get_submodule(stack).children()))
@@ -84,7 +84,7 @@ def adapter_sites(backbone: Backbone) -> dict[str, Site]:
 
 
 def reads_in(backbone: Backbone, placement: Placement) -> str:
-    """What adapters of this placement read in this backbone, one of `adapter_sites`."""
+    """What adapters of this placement read in this backbone, which is one that `adapter_sites` knows."""
     behind = _architecture(backbone).norm_behind
     return "normed" if behind and placement.reads == "sum" else placement.reads
 
@@ -112,7 +112,7 @@ def backbone_width(backbone: Backbone) -> int:
 
 
 def require_size(size: tuple[int, int], method: Mapping[str, Any], *, number: int, what: str) -> None:
-    """Raise `ModuleError` unless a bottleneck is what AdapterHub makes of a reduction factor given layer by layer.
+    """Raise `ModuleError` unless AdapterHub makes this bottleneck from a reduction factor given layer by layer.
 
     `size` is (size, width), `number` the layer's; `what` names module and site for the error.
     """
@@ -146,7 +146,7 @@ def adapterhub_config(placement: Placement, size: int, *, name: str, backbone: B
         "model_class": type(backbone.model).__name__,
         "model_name": backbone.name,
         "model_type": backbone.model.config.model_type,
-        # A part of the tensors' names, where a dot would be a boundary.
+        # It becomes part of the tensors' names, where a dot would separate parts.
         "name": re.sub(r"\W", "_", name) or "adapter",
         "version": "adapters.1.3.0",
     }

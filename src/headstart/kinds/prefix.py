@@ -1,6 +1,7 @@
 """Prefix tuning: tuned keys and values before those of self-attention (Li and Liang, 2021), as PEFT computes it.
 
-A prefix may be tuned through a projection, Linear → tanh → Linear, as in Lv et al., 2023; it is then averaged there.
+A prefix may be tuned through a projection, Linear → tanh → Linear, as in Lv et al., 2023; then the projection is
+averaged.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SHARING = ("gemma3n", "gemma4")
 """Architectures whose later layers read the keys of earlier ones."""
 
 NEAR = 1e-4
-"""How far, of the largest value, a stored prefix may lie from what its own projection gives: a matter of rounding."""
+"""How far a stored prefix may be from its own projection's output, as a fraction of the largest value: rounding."""
 
 
 class PrefixStack(ParameterStack["PrefixModule"]):
@@ -89,8 +90,8 @@ class PrefixModule(ValuesModule):
     def from_stored(cls, stored: StoredModule) -> Module:
         """The prefix that a validated folder holds: PEFT's, or an `AttentionPrefixModule`.
 
-        PEFT itself saves no projection, only what it gives: without one the prefix goes on as a plain one. Raises
-        `ModuleError` when a projection does not give the prefix beside it.
+        PEFT itself saves no projection, only its output: without a projection, the prefix is read as a plain one.
+        Raises `ModuleError` if a projection does not give the prefix beside it.
         """
         layout = stored.layout
         if isinstance(layout, AttentionPrefixLayout):
@@ -109,10 +110,10 @@ class PrefixModule(ValuesModule):
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> Module:
-        """A standard normal prefix, or a standard normal input of a projection as PyTorch begins one: as PEFT's.
+        """A standard normal prefix, or a standard normal input of a projection as PyTorch initializes it, as in PEFT.
 
-        No prefix does nothing. An `AttentionPrefixModule` where `settings` ask for what PEFT has not. Raises
-        `SettingError` for settings that make no prefix, or a backbone that has no room for it.
+        There is no prefix that does nothing. The result is an `AttentionPrefixModule` if `settings` ask for a prefix
+        that PEFT lacks. Raises `SettingError` for settings that make no prefix, or a backbone that it does not fit.
         """
         try:
             if settings.encoder or settings.cross_attention:
@@ -139,7 +140,7 @@ class PrefixModule(ValuesModule):
         return cls(card, config, values, shape)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`prompt_embeddings` (length, layers·2·dim), and the projection it comes from where there is one."""
+        """`prompt_embeddings` (length, layers·2·dim), and the projection that gives it, if there is one."""
         return _held(self.values)
 
     def reset(self, *, seed: int) -> PrefixModule:
@@ -147,7 +148,7 @@ class PrefixModule(ValuesModule):
         return self.begun(drawn(self.shape.shapes, seed=seed))
 
     def check(self, backbone: Backbone) -> None:
-        """Refuse another stated backbone, another sort of backbone, or one with other keys and values."""
+        """Refuse another stated backbone, another type of backbone, or one with other keys and values."""
         require_backbone_of(self.card, backbone)
         require_task_type(self.config, self.name, backbone)
         here, mine = _cached(backbone), (self.shape.layers, self.shape.heads, self.shape.head_dim)
@@ -163,7 +164,7 @@ class PrefixModule(ValuesModule):
         return self.shape
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Rows: the layers; columns: the keys and then the values that the layer reads, projected where that is so."""
+        """Rows: the layers; columns: the keys and then the values that the layer reads, after any projection."""
         prefix = projected(self.values).view(self.shape.length, self.shape.layers, 2, self.shape.dim)
         return (prefix.permute(1, 2, 0, 3)[self.shape.pairs].flatten(1),)
 
@@ -174,7 +175,7 @@ def _held(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _cached(backbone: Backbone) -> tuple[int, int, int]:
-    """(layers, heads, head size) of the keys that a prefix precedes; raises `ModuleError` when they are not uniform."""
+    """(layers, heads, head size) of the keys that a prefix precedes; raises `ModuleError` if they are not uniform."""
     family = str(backbone.model.config.model_type)
     found = set(backbone.cache_shapes)
     one = next(iter(found)) if len(found) == 1 and not family.startswith(SHARING) else None

@@ -1,7 +1,7 @@
 """Prefixes of chosen attention units: of an encoder, of a decoder and of its cross-attention.
 
-Each site has keys and values of its own, or a projection of its own that they are tuned through, as in Lv et al.,
-2023, who have none in the cross-attention; a projection is averaged as it is, before it is computed.
+Each site has its own keys and values, or its own projection through which they are tuned, as in Lv et al., 2023, who
+have none in the cross-attention. A projection is averaged itself, not its output.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AttentionPrefixStack(ParameterStack["AttentionPrefixModule"]):
     def attach(self, backbone: Backbone) -> Iterator[None]:
         """Let every attention unit of the sites read module n's keys and values before those of its own rows."""
         units, (heads, _) = attention_units(backbone), attention_heads(backbone)
-        now: dict[tuple[int, str], Tensor] = {}  # of each thread that runs a pass
+        now: dict[tuple[int, str], Tensor] = {}  # one for each thread that runs a pass
 
         def project(site: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
             def before(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -99,9 +99,9 @@ class AttentionPrefixModule(ValuesModule):
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PrefixSettings, *, name: str, seed: int) -> AttentionPrefixModule:
-        """A standard normal prefix, or a standard normal input of projections as PyTorch begins them, in every site.
+        """A standard normal prefix, or a standard normal input of projections as PyTorch draws them, at every site.
 
-        Raises `ModuleError` when the backbone's attention units are not known, or none is chosen.
+        Raises `ModuleError` if the backbone's attention units are not known, or none is chosen.
         """
         chosen = {"encoder": settings.encoder, "decoder": True, "cross_attention": settings.cross_attention}
         layers = tuple((site, count) for site, count in _layers(backbone).items() if chosen[site])
@@ -124,7 +124,7 @@ class AttentionPrefixModule(ValuesModule):
         return self.begun(drawn(self.shape.shapes, seed=seed))
 
     def aligned_to(self, other: Module) -> Module:
-        """Only modules that count positions alike, and with as many heads, have a common average."""
+        """Only modules that count positions in the same way, and have the same number of heads, can be averaged."""
         super().aligned_to(other)
         if isinstance(other, AttentionPrefixModule):
             for what in ("relative_positions", "heads"):
@@ -137,7 +137,7 @@ class AttentionPrefixModule(ValuesModule):
         return self
 
     def check(self, backbone: Backbone) -> None:
-        """Refuse another stated backbone, another sort of backbone, or one with other layers or keys."""
+        """Refuse another stated backbone, another type of backbone, or one with other layers or keys."""
         require_backbone_of(self.card, backbone)
         require_task_type(self.config, self.name, backbone)
         mine = {**dict(self.shape.layers), "dim": self.shape.dim, "heads": self.shape.heads}
@@ -163,10 +163,10 @@ class AttentionPrefixModule(ValuesModule):
         return self.shape
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
-        """For the encoder and the decoder, where they have a prefix, one row for every layer.
+        """For the encoder and the decoder, if they have a prefix, one row for every layer.
 
-        Columns: the keys and then the values, those of self-attention before those of cross-attention; projected where
-        that is so.
+        Columns: the keys and then the values, those of self-attention before those of cross-attention, after any
+        projection.
         """
         found: dict[str, list[Tensor]] = {}
         for site, layers in self.shape.layers:

@@ -1,4 +1,4 @@
-"""How a fresh prefix is drawn, and the projection it may be tuned through (Li and Liang, 2021, §4.3)."""
+"""How a fresh prefix is drawn, and the projection through which it may be tuned (Li and Liang, 2021, §4.3)."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def projected(values: Mapping[str, Tensor]) -> Tensor:
 def drawn(shapes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, Tensor]:
     """Values of these shapes, by part or by site and part: standard normal prefixes, or projections to them.
 
-    The input of a projection, `tokens`, is standard normal; its layers are as PyTorch begins linear layers.
+    The input of a projection, `tokens`, is standard normal; its layers are initialized like PyTorch's linear layers.
     """
     generator = torch.Generator().manual_seed(seed)
     found = {}

@@ -1,4 +1,4 @@
-"""The attention units that a prefix stands before, and how its keys and values get there.
+"""The attention units that can have a prefix, and how its keys and values get there.
 
 transformers lets a model choose its attention function by name. While prefixes are attached the model computes through
 `ATTENTION`, which is its scaled dot-product attention with the unit's prefix put before the keys and values.
@@ -25,13 +25,13 @@ ATTENTION = "headstart_prefix"
 """The attention function's name in transformers."""
 
 KEYWORD = "headstart_prefix"
-"""The argument of an attention unit that brings its prefix: keys and values, (N, heads, length, head size) each."""
+"""The argument of an attention unit that holds its prefix: keys and values, (N, heads, length, head size) each."""
 
 
 def attention_units(backbone: Backbone) -> dict[str, list[nn.Module]]:
-    """The attention units by whose keys they read ("encoder", "decoder", "cross_attention"), in order of layer.
+    """The attention units by the keys that they read ("encoder", "decoder", "cross_attention"), in order of layer.
 
-    Raises `ModuleError` when the backbone's architecture is none whose units prefixes are computed for.
+    Raises `ModuleError` if prefixes are not computed for the units of the backbone's architecture.
     """
     config = backbone.model.config
     architecture = architecture_of(config.model_type, config.to_dict())
@@ -48,7 +48,7 @@ def attention_units(backbone: Backbone) -> dict[str, list[nn.Module]]:
 
 
 def attention_heads(backbone: Backbone) -> tuple[int, int]:
-    """Heads and the size of one, of every attention unit of a backbone whose units are known."""
+    """The number of heads and the size of each, in every attention unit of a backbone whose units are known."""
     config = backbone.model.config
     heads = int(config.num_attention_heads)
     if int(getattr(config, "decoder_attention_heads", heads)) != heads:
@@ -94,7 +94,7 @@ def _attend(
     """Attention over the unit's prefix and then its own keys; (rows, queries, heads, head size).
 
     The mask, (rows, 1, queries, keys), true where a key is seen, and the bias, (1, heads, queries, keys), are extended:
-    every query sees the whole prefix, and a bias that does not reach over it is 0 there.
+    every query sees the whole prefix, and a bias that does not cover the prefix is 0 there.
     """
     if headstart_prefix is not None:
         keys, values = headstart_prefix
@@ -104,7 +104,7 @@ def _attend(
             attention_mask = functional.pad(attention_mask, (length, 0), value=True)
         if position_bias is not None:
             position_bias = functional.pad(position_bias, (key.shape[2] - position_bias.shape[3], 0))
-    settings["is_causal"] = False  # `_seen` always says what is seen
+    settings["is_causal"] = False  # `_seen` always gives a mask
     found: tuple[Tensor, None] = sdpa_attention_forward(
         unit, query, key, value, attention_mask, position_bias=position_bias, **settings
     )

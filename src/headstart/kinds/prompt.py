@@ -52,7 +52,7 @@ class PromptStack(ParameterStack["PromptModule"]):
             return _padding_first(changed, inputs.get("attention_mask"), length)
 
         def only_text(inputs: dict[str, Any], output: Any) -> Any:
-            # PEFT lets an encoder's head read the first position, which is then the prompt's.
+            # In PEFT, an encoder's head reads the first position, which then belongs to the prompt.
             if inputs.get("inputs_embeds") is not None and not backbone.is_encoder:
                 output.last_hidden_state = output.last_hidden_state[:, length:]
             return output
@@ -68,7 +68,7 @@ class PromptStack(ParameterStack["PromptModule"]):
             return make_room(inputs, length)
 
         if backbone.is_encoder:
-            # A head that averages over the tokens that the mask shows reads the prompt too, as in PEFT.
+            # A head that averages over all unmasked tokens reads the prompt too, as in PEFT.
             return hooked(Hook(backbone.model, see_whole), Hook(backbone.decoder, read_prompt, only_text))
         if backbone.seq2seq:
             return hooked(Hook(backbone.model.get_encoder(), read_prompt), Hook(backbone.decoder, see_prompt))
@@ -77,7 +77,7 @@ class PromptStack(ParameterStack["PromptModule"]):
 
 @dataclass(frozen=True, eq=False)
 class PromptModule(ValuesModule):
-    """A prompt (length, dim), whose rows stand before the input of a causal model or of an encoder."""
+    """A prompt (length, dim), whose rows come before the input of a causal model or of an encoder."""
 
     kind = "prompt"
     head_prefix = "base_model."
@@ -88,7 +88,7 @@ class PromptModule(ValuesModule):
     def from_stored(cls, stored: StoredModule) -> PromptModule:
         """The prompt that a validated PEFT folder holds.
 
-        For encoder-decoders PEFT saves twice the rows and uses the first half; the other is dropped.
+        For encoder-decoders, PEFT saves twice the rows and uses the first half; the other half is dropped.
         """
         layout = stored.layout
         assert isinstance(layout, PromptLayout)  # `load_module` chose this class by the kind on the card
@@ -98,7 +98,7 @@ class PromptModule(ValuesModule):
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: PromptSettings, *, name: str, seed: int) -> PromptModule:
-        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). No prompt does nothing."""
+        """Embeddings of tokens drawn from the vocabulary (Lester et al., 2021, §2.1). Any prompt has an effect."""
         words = backbone.model.get_input_embeddings()
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(words.weight.shape[0], (1, settings.length), generator=generator)
@@ -108,7 +108,7 @@ class PromptModule(ValuesModule):
 
     @classmethod
     def build(cls, rows: Tensor, *, name: str, backbone: Backbone) -> PromptModule:
-        """A module out of rows (length, dim), with PEFT's configuration for them."""
+        """Make a module from rows (length, dim), with PEFT's configuration for them."""
         length, dim = rows.shape
         fields = {"num_virtual_tokens": length, "token_dim": dim, "num_transformer_submodules": 1}
         card = card_of(cls.kind, [rows], name=name, backbone=backbone, rank=length)
@@ -119,17 +119,17 @@ class PromptModule(ValuesModule):
         return {EMBEDDINGS: self.values["prompt"]}
 
     def reset(self, *, seed: int) -> PromptModule:
-        """Normal rows with the spread of the present ones, which is near that of the embeddings they began as."""
+        """Normal rows with the spread of the current ones, which is close to that of embeddings."""
         rows, generator = self.values["prompt"], torch.Generator().manual_seed(seed)
         return self.begun({"prompt": torch.randn(rows.shape, generator=generator) * rows.std()})
 
     def untuned(self, backbone: Backbone, *, seed: int) -> PromptModule:
-        """Tokens of the vocabulary again; see `fresh`."""
+        """Embeddings of tokens of the vocabulary, drawn again; see `fresh`."""
         settings = PromptSettings(len(self.values["prompt"]))
         return self.begun(self.fresh(backbone, settings, name=self.name, seed=seed).values)
 
     def check(self, backbone: Backbone) -> None:
-        """Refuse another stated backbone, another sort of backbone, or another width of its embeddings."""
+        """Refuse another stated backbone, another type of backbone, or another width of its embeddings."""
         require_backbone_of(self.card, backbone)
         require_task_type(self.config, self.name, backbone)
         backbone.decoder  # noqa: B018 - found, or refused with the reason
@@ -141,12 +141,12 @@ class PromptModule(ValuesModule):
             )
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
-        """One row: a prompt lies in one layer, the embeddings."""
+        """One row, because a prompt is in one layer only, the embeddings."""
         return (self.values["prompt"].reshape(1, -1),)
 
 
 def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]:
-    """Positions 0…length-1 before the others, where positions are given at all."""
+    """Positions 0…length-1 before the others, if positions are given at all."""
     if positions is None:
         return {}
     first = torch.arange(length, device=positions.device).expand(*positions.shape[:-1], length)
@@ -154,12 +154,12 @@ def _first_positions(positions: Tensor | None, length: int) -> dict[str, Tensor]
 
 
 def _first_types(types: Tensor | None, length: int) -> dict[str, Tensor]:
-    """The type of the first text before the others, where types are given at all; as PEFT does."""
+    """The type of the first text before the others, if types are given at all; as PEFT does."""
     return {} if types is None else {"token_type_ids": functional.pad(types, (length, 0))}
 
 
 def _padding_first(inputs: dict[str, Any], mask: Tensor | None, length: int) -> dict[str, Any]:
-    """The inputs with the prompt moved behind the padding on the left, so that it comes right before the text.
+    """The inputs with the prompt moved after the padding on the left, so that it comes right before the text.
 
     Between the two, padding would take up room in a sliding window and distance in an attention bias. The
     positions of the text stay as they are; those of padding have no meaning anyway. `mask` is that of the text alone.

@@ -1,4 +1,4 @@
-"""Writing a module as a plain PEFT (or AdapterHub) folder with a card, all at once or not at all."""
+"""Writing a module as a plain PEFT (or AdapterHub) folder with a card, completely or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ AnyModule = TypeVar("AnyModule", bound=Module)
 
 
 def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
-    """Write `adapter_config.json`, the kind's file of tensors, the card and a README that people read.
+    """Write `adapter_config.json`, the kind's file of tensors, the card and a README for people.
 
-    Returns the module with the tensor hash of what was written on its card. Raises `OutputError` when the folder
-    exists or cannot be written; nothing is left behind then.
+    Returns the module with the hash of the written tensors on its card. Raises `OutputError` if the folder exists or
+    cannot be written; then nothing is left behind.
     """
     folder = Path(folder)
     refuse_existing(folder)
@@ -39,7 +39,7 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
             _write(staging / HEAD_FILE, answering)
             found |= read_safetensors(staging / HEAD_FILE)
         written = tensor_hash(found)
-        # Tensors that differ from those that were fetched come from here, not from there.
+        # Tensors that differ from the fetched ones were made here and no longer have that origin.
         origin = module.card.origin if written == module.card.tensor_hash else ""
         card = module.card.model_copy(update={"tensor_hash": written, "origin": origin})
         (staging / "adapter_config.json").write_text(json.dumps(_config(module), indent=1, sort_keys=True) + "\n")
@@ -60,7 +60,7 @@ def _head_tensors(module: Module) -> dict[str, Tensor]:
 
 
 def _config(module: Module) -> dict[str, Any]:
-    """The configuration, which for a module with a head says so in PEFT's words."""
+    """The configuration; for a module with a head, it names the head as PEFT does."""
     config = dict(module.config)
     if module.head is None or module.head_prefix is None:
         return config

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def _names(value: object) -> object:
-    """Names in one text, "query,value", as a list of names."""
+    """Split a text such as "query,value" into a list of names."""
     if not isinstance(value, str):
         return value
     names = tuple(name.strip() for name in value.split(",") if name.strip())
@@ -48,7 +48,7 @@ class LoraSettings:
     """Shape of a fresh LoRA module.
 
     `rank` r and `alpha` give the scaling α/r ([PEWE]: r 10, α 16; [TuPaTE]: r 8, α 8). `targets`: layer names as in
-    PEFT's `target_modules` (a layer matches when its path is or ends with one), embeddings of tokens among them, or
+    PEFT's `target_modules` (a layer matches if its path is or ends with one), which may include token embeddings, or
     `None` for PEFT's default for the architecture.
     """
 
@@ -62,8 +62,8 @@ class IA3Settings:
     """Shape of a fresh IA3 module.
 
     `targets`: layer names as in PEFT's `target_modules` (a layer matches when its path is or ends with one);
-    `feedforward`: those of them whose input is scaled. `None` is PEFT's default for the architecture; of targets that
-    are given, those that PEFT's default counts as feed-forward.
+    `feedforward`: those of them whose input is scaled. `None` is PEFT's default for the architecture or, if targets are
+    given, those targets that PEFT's default counts as feed-forward.
     """
 
     targets: Names | None = None
@@ -75,7 +75,7 @@ class BitFitSettings:
     """Which bias terms a fresh BitFit module tunes.
 
     `targets`: names of layers (a layer matches when its path is or ends with one), or `None` for every bias term of
-    the backbone, those of LayerNorm included, as in [TuPaTE].
+    the backbone, including those of LayerNorm, as in [TuPaTE].
     """
 
     targets: Names | None = None
@@ -93,8 +93,8 @@ class PrefixSettings:
     """Shape of a fresh prefix.
 
     `length` in tokens ([TuPaTE]: 20, [PEWE]: 120). `reparametrized`: tuned through a projection of width `bottleneck`
-    ([PEWE]: 24). In an encoder-decoder the decoder's self-attention has a prefix, as PEFT computes it; with `encoder`
-    ([PEWE]) or `cross_attention` also that of the encoder or the cross-attention, which PEFT has not.
+    ([PEWE]: 24). In an encoder-decoder, the decoder's self-attention has a prefix, as PEFT computes it; with `encoder`
+    ([PEWE]) or `cross_attention`, so does the encoder's self-attention or the cross-attention, which PEFT lacks.
     """
 
     length: Count = 20
@@ -108,7 +108,7 @@ class PrefixSettings:
 class AdapterSettings:
     """Shape of a fresh adapter: `bottleneck` m in units ([PEWE]: 12) and the name of a `placement`.
 
-    `activation` (a name of AdapterHub's) and `biases` are the placement's own where they are `None`.
+    `activation` (one of AdapterHub's names) and `biases` are the placement's own if they are `None`.
     """
 
     bottleneck: Count = 12
@@ -142,15 +142,15 @@ def names_of(kind: str) -> list[str]:
 
 
 def kinds_with(name: str, kind: str) -> list[str]:
-    """Which have a setting of this name, of `kind` and Headstart's own."""
+    """Those of `kind` and Headstart's own kinds that have a setting of this name."""
     return [other for other in dict.fromkeys((kind, *SETTINGS)) if name in names_of(other)]
 
 
 def checked(kind: str, shape: Mapping[str, Any]) -> Any:
     """The kind's settings with the values of `shape`; `None` is the kind's own default.
 
-    Types and ranges are those that the settings are annotated with, as pydantic reads them. Raises `SettingError`
-    naming the setting when the kind has none of that name, or the value is not one.
+    Types and ranges are those of the settings' annotations, as pydantic reads them. Raises `SettingError`, which names
+    the setting, if the kind has none of that name or the value is not allowed.
     """
     family, own = settings_of(kind), names_of(kind)
     for name in shape:

@@ -47,14 +47,14 @@ def check_layers(
 ) -> None:
     """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
 
-    A width that is `None` is not known and fits. `embeddings`: whether the kind adapts those of tokens too.
+    A width that is `None` is unknown and fits. `embeddings`: whether the kind adapts token embeddings too.
     """
     layers = dict(linear_layers(backbone)) | (dict(embedding_layers(backbone)) if embeddings else {})
     others = {path for path, layer in backbone.named_layers() if isinstance(layer, nn.Embedding)} - layers.keys()
     odd = next((path for path in widths if path in others), None)
     if odd is not None:
         raise ModuleError(
-            f"module '{name}' adapts {odd}, which is no plain embedding of the tokens that {backbone.name} reads; "
+            f"module '{name}' adapts {odd}, which is not a plain embedding of the tokens that {backbone.name} reads; "
             "Headstart cannot use it: leave it out"
         )
     here = {path: layer_widths(layer) for path, layer in layers.items()}
@@ -66,14 +66,14 @@ def check_layers(
     except (TypeError, ValueError, re.error) as error:
         raise ModuleError(f"the configuration of module '{name}' contradicts itself: {error}; correct it") from error
     if matcher.target_modules in (None, "all-linear"):
-        # PEFT resolves these while it injects and never saves them so: which layers were meant cannot be told.
+        # PEFT resolves these while it injects and never saves them so; which layers were meant is unknown.
         stated = config.get("target_modules")
         raise ModuleError(
             f"the configuration of module '{name}' says target_modules {stated!r}, which names no layers; "
             "save it again with PEFT's save_pretrained, which lists them"
         )
     named = {path for path in layers if path in targets}
-    # Of an encoder that finds spans transformers leaves the pooler out, and PEFT with it.
+    # In an encoder that finds spans, transformers leaves the pooler out, and so does PEFT.
     unread = f"{backbone.below_head}pooler." if config.get("task_type") == TASK_TYPES["span"] else None
     for path in sorted(path for path in named - widths.keys() if unread is None or not path.startswith(unread)):
         raise ModuleError(
@@ -89,7 +89,7 @@ def require_widths(
     name: str,
     backbone: Backbone,
 ) -> None:
-    """Raise `ModuleError` unless every layer of a module is there, as wide as the module's tensors say."""
+    """Raise `ModuleError` unless every layer of a module exists and is as wide as the module's tensors say."""
     for path, (inputs, outputs) in widths.items():
         if path not in here:
             raise ModuleError(
@@ -106,7 +106,7 @@ def require_widths(
 def check_biases(
     layers: Container[str], held: Container[str], config: Mapping[str, Any], *, name: str, backbone: Backbone
 ) -> None:
-    """Raise `ModuleError` when a bias that field "bias" says was trained, of `layers` or of any, is not `held`."""
+    """Raise `ModuleError` if a bias that was trained according to field "bias", in `layers` or any, is not `held`."""
     stated = config.get("bias")
     if stated not in ("all", "lora_only"):
         return
@@ -124,17 +124,17 @@ def _arrow(inputs: int | None, outputs: int | None) -> str:
 
 
 def linear_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer by its path, GPT-2's Conv1D among them."""
+    """Every linear layer by its path, including GPT-2's Conv1D."""
     for path, layer in backbone.named_layers():
         if isinstance(layer, nn.Linear | Conv1D):
             yield path, layer
 
 
 def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
-    """Every embedding by its path through which the backbone reads tokens: one row of ids for each row of the batch.
+    """Every embedding that the backbone reads tokens with, by its path: one row of ids for each row of the batch.
 
-    Left out are those that compute something more (scaled or renormalized rows), those that stand at several sites,
-    of which PEFT adapts one, and T5's `shared`, which only holds the weights of the two that are used.
+    This leaves out embeddings that compute something else too (scaled or renormalized rows), those used at several
+    sites, of which PEFT adapts one, and T5's `shared`, which only holds the weights of the two that are used.
     """
     model = backbone.model
     halves = (model.get_encoder(), model.get_decoder()) if backbone.seq2seq else (model,)
@@ -146,14 +146,14 @@ def embedding_layers(backbone: Backbone) -> Iterator[tuple[str, nn.Embedding]]:
 
 
 def names_of(backbone: Backbone, *roles: Role) -> tuple[str, ...]:
-    """The names of the layers that do this in a backbone, such as "query"; none where its architecture is not known."""
+    """The names of the layers with this role in a backbone, such as "query"; none if its architecture is not known."""
     config = backbone.model.config
     architecture = architecture_of(config.model_type, config.to_dict())
     return () if architecture is None else architecture.names(*roles)
 
 
 def chosen(layers: Mapping[str, nn.Module], targets: Sequence[str], backbone: Backbone) -> dict[str, nn.Module]:
-    """Those of the layers that the targets name; raises `SettingError` when there is none."""
+    """Those of the layers that the targets name; raises `SettingError` if there are none."""
     found = {path: layer for path, layer in layers.items() if ends_with(path, targets)}
     if not found:
         raise SettingError(
@@ -164,7 +164,7 @@ def chosen(layers: Mapping[str, nn.Module], targets: Sequence[str], backbone: Ba
 
 
 def transposed(backbone: Backbone | None, paths: Iterable[str]) -> bool:
-    """PEFT's `fan_in_fan_out`: where all layers are Conv1D, it wants to be told that their weights lie transposed."""
+    """PEFT's `fan_in_fan_out`: if all layers are Conv1D, PEFT must be told that their weights are transposed."""
     layers = {} if backbone is None else dict(linear_layers(backbone))
     return all(isinstance(layers.get(path), Conv1D) for path in paths)
 

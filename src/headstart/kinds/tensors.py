@@ -1,4 +1,4 @@
-"""Between stored bytes and torch tensors."""
+"""Conversion between stored bytes and torch tensors."""
 
 import hashlib
 
@@ -21,7 +21,7 @@ DTYPES = {
 
 
 def to_torch(stored: StoredTensor) -> Tensor:
-    """A tensor with the stored dtype and shape, in memory of its own."""
+    """A tensor with the stored dtype and shape, in its own memory."""
     if stored.dtype not in DTYPES:
         raise ModuleError(
             f"tensor {stored.name} has dtype {stored.dtype}, which modules do not use; save it as F32 or BF16"
@@ -32,6 +32,6 @@ def to_torch(stored: StoredTensor) -> Tensor:
 
 
 def rounded_digest(values: Tensor, dtype: torch.dtype) -> str:
-    """SHA-256 of the values rounded to a dtype of 16 bits, wherever they lie."""
+    """SHA-256 of the values rounded to a dtype of 16 bits, whatever their device."""
     rounded = values.detach().to("cpu", dtype).contiguous()
     return hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()

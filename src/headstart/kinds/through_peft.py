@@ -41,7 +41,7 @@ class PeftModule(Module):
 
     @classmethod
     def ranked_alone(cls, card: ModuleCard) -> str:
-        """PEFT alone knows its parameters."""
+        """Only PEFT knows its parameters."""
         return f"a LoRA variant ({card.variant})"
 
     @classmethod
@@ -58,11 +58,11 @@ class PeftModule(Module):
         return cls(stored.card, stored.config, values, widths, stored.layout.through_peft or "")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As they were stored."""
+        """The tensors as they were stored."""
         return dict(self.values)
 
     def parameters(self) -> dict[str, Tensor]:
-        """As they were stored, in float32."""
+        """The values as they were stored, in float32."""
         return {name: value.float() for name, value in self.values.items()}
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
@@ -70,7 +70,7 @@ class PeftModule(Module):
         return replace(self, values=dict(parameters))
 
     def aligned_to(self, other: Module) -> Module:
-        """Only itself: an average of such parameters is not the average of the updates."""
+        """Only for the module itself: an average of such parameters is not the average of the updates."""
         if other is not self:
             raise MergeError(
                 f"'{self.name}' is a LoRA variant ({self.variant}) whose parameters have no exact merge with others; "
@@ -94,7 +94,7 @@ class PeftModule(Module):
 
     @property
     def stack_key(self) -> Hashable:
-        """Its own: such modules compute one by one."""
+        """A unique key: such modules compute one by one."""
         return id(self)
 
     @classmethod
@@ -104,7 +104,7 @@ class PeftModule(Module):
         return PeftStack(module, device=backbone.device, dtype=dtype or backbone.dtype)
 
     def layer_vectors(self) -> tuple[Tensor, ...]:
-        """Not defined: these variants hold parameters of several natures."""
+        """Not defined: these variants hold several different types of parameters."""
         raise ModuleError(
             f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator"
         )
@@ -123,8 +123,8 @@ class PeftStack(Stack):
         """Inject, load, yield, and put every layer, bias and flag of the backbone back."""
         biases = {name: value for name, value in backbone.model.named_parameters() if name.endswith("bias")}
         kept = {name: value.detach().clone() for name, value in biases.items()}
-        # PEFT draws random parameters before ours replace them, and advises those who want to train or merge: neither
-        # the caller's random numbers nor the user is to notice.
+        # PEFT draws random parameters before ours replace them, and warns those who want to train or merge. Neither the
+        # caller's random numbers nor the user should notice.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped = PeftModel(backbone.model, self._config(), autocast_adapter_dtype=False)
@@ -154,7 +154,7 @@ class PeftStack(Stack):
 
     @contextlib.contextmanager
     def gradients(self) -> Iterator[None]:
-        """PEFT's own parameters, the tuned biases among them, collect the gradients while attached."""
+        """PEFT's own parameters, including tuned biases, collect the gradients while attached."""
         for name, value in self._wrapped.named_parameters():
             value.requires_grad_("lora_" in name or name in self.parameters)
         try:
@@ -165,12 +165,12 @@ class PeftStack(Stack):
                 value.requires_grad_(False)
 
     def squared_gradients(self) -> dict[str, Tensor]:
-        """Per parameter of PEFT's model, (1,)."""
+        """The squared gradient norm of each parameter of PEFT's model, (1,)."""
         found = {name: value.grad for name, value in self._wrapped.named_parameters() if value.grad is not None}
         return {name: value.float().pow(2).sum().cpu().view(1) for name, value in found.items()}
 
     def _config(self) -> Any:
-        """PEFT's configuration; what this PEFT does not know was empty, or the module would have been refused."""
+        """PEFT's configuration; fields unknown to this PEFT were empty, or the module would have been refused."""
         made = PEFT_TYPE_TO_CONFIG_MAPPING[self._module.config["peft_type"]]
         known = {field.name for field in fields(made)} - {"auto_mapping", "lora_dropout", "peft_version", "task_type"}
         try:

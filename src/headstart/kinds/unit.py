@@ -1,4 +1,4 @@
-"""Modules among the inputs of units of work, and as what such units make."""
+"""Modules as inputs of units of work, and as results of such units."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["given_module", "kept_module"]
 
 
 def given_module(given: AnyModule | Unit | None, context: Context) -> Module | None:
-    """The module that an input is, or that a unit among the inputs made; `None` stays `None`."""
+    """The module that an input is, or that the unit given as input made; `None` stays `None`."""
     if given is None:
         return None
     if not isinstance(given, Unit):
@@ -24,7 +24,7 @@ def given_module(given: AnyModule | Unit | None, context: Context) -> Module | N
 
 
 def kept_module(module: Module, unit: Unit, context: Context) -> Path:
-    """The folder in which a unit saved the module that it made, for its `Result`."""
+    """Save the module that a unit made, and return its folder for the unit's `Result`."""
     folder = context.work(unit) / "module"
     shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left one
     save_module(module, folder)

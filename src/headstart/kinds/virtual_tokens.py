@@ -1,7 +1,7 @@
 """What prompts and prefixes share: where virtual tokens enter a backbone, and how a forward pass makes room for them.
 
-A stack brings its tokens in while nothing is cached; they lie in the cache from then on, and later passes only leave
-room for them. Where positions are given, they count the virtual tokens first and no padding.
+A stack adds its tokens while nothing is cached; from then on they are in the cache, and later passes only leave room
+for them. If positions are given, they count the virtual tokens first and no padding.
 """
 
 import inspect
@@ -40,7 +40,7 @@ class Hook:
 
 
 def hooked(*hooks: Hook) -> AbstractContextManager[None]:
-    """Attach every hook inside the block; none is left when it ends, however it ends."""
+    """Attach every hook for the block; none is left when it ends, however it ends."""
     return attached(handle for hook in hooks for handle in _handles(hook))
 
 
@@ -55,7 +55,7 @@ def _handles(hook: Hook) -> Iterator[RemovableHandle]:
 
 
 def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a call by name, those given by position too."""
+    """The inputs of a call by name, including those given by position."""
     return {**dict(zip(inspect.signature(layer.forward).parameters, args, strict=False)), **kwargs}
 
 
@@ -65,7 +65,7 @@ def is_empty(cache: Any) -> bool:
 
 
 def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mask") -> dict[str, Any]:
-    """The inputs with `length` seen positions put before those of the mask, and every position moved on by as many."""
+    """The inputs with `length` visible positions before those of the mask, and every position increased by `length`."""
     changed = dict(inputs)
     seen = inputs.get(mask)
     if seen is not None:
@@ -76,10 +76,10 @@ def make_room(inputs: dict[str, Any], length: int, *, mask: str = "attention_mas
 
 
 def past_padding(inputs: Mapping[str, Any], config: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """The mask by which padding between a prefix and its text takes up no room in a sliding window; or nothing.
+    """A mask with which padding between a prefix and its text takes up no room in a sliding window, or nothing.
 
-    Nothing where there is no padding, or no window that the keys do not fit into. `inputs` have room made; of a model
-    with several sorts of layers the mask is given for each.
+    Nothing if there is no padding, or if the keys fit into the window. `inputs` already leave room for the tokens; for
+    a model with several types of layers, there is a mask for each.
     """
     seen, window = inputs.get("attention_mask"), getattr(config, "sliding_window", None)
     if seen is None or window is None or seen.shape[1] <= window or bool(seen.all()):
@@ -106,7 +106,7 @@ def per_row(modules: Tensor, rows: int) -> Tensor:
 
 
 def require_task_type(config: Mapping[str, Any], name: str, backbone: Backbone) -> None:
-    """Raise `ModuleError` when a module for one sort of backbone, such as causal models, meets another."""
+    """Raise `ModuleError` if a module is for another type of backbone, such as causal models."""
     wanted = backbone.task_type
     here = set(HEAD_TYPES.values()) if backbone.is_encoder else {wanted}
     if config.get("task_type") not in here:

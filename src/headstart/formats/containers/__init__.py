@@ -1,1 +1,1 @@
-"""What a file is: one container a file, read within limits and without torch. Nothing here knows of modules."""
+"""Containers, one per file: what a file on disk is, read within limits and without torch. None knows of modules."""

@@ -1,4 +1,4 @@
-"""A file of a module folder before it is opened: regular, in its folder, and of a size that is read."""
+"""A file of a module folder before it is opened: it must be regular, in its folder, and not too large."""
 
 import stat
 from pathlib import Path
@@ -14,9 +14,9 @@ LARGEST_TEXT = 16 * 2**20
 
 
 def regular_file(folder: Path, name: str) -> Path | None:
-    """The path of file `name` in `folder`, or `None` when there is none.
+    """The path of file `name` in `folder`, or `None` if there is none.
 
-    Raises `ModuleError` when it is no regular file, a link that leads out of the folder, or too large to be read.
+    Raises `ModuleError` if it is not a regular file, is a link that leads out of the folder, or is too large.
     """
     path = folder / name
     try:

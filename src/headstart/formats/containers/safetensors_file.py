@@ -1,7 +1,7 @@
 """Tensors in .safetensors files, read with the library `safetensors` and NumPy only: a hub works without torch.
 
-The library checks that every byte of the data belongs to exactly one tensor. What it lets pass and Headstart does not:
-two tensors of one name, types that NumPy cannot view, absurdly many dimensions, and a size that is not read at all.
+The library checks that every byte of the data belongs to exactly one tensor. Headstart also refuses what the library
+accepts: two tensors with one name, types that NumPy cannot view, absurdly many dimensions, and oversized files.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ __all__ = ["MAX_BYTES", "StoredTensor", "check_finite", "read_safetensors", "saf
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 32
 MAX_BYTES = 4 << 30
-"""The largest file that is read: a module has few parameters, and what it claims is known from its header alone."""
+"""The largest file that is read: a module has few parameters, and its header alone says how large it claims to be."""
 
 NUMPY_TYPES = {
     "BOOL": "|b1",
@@ -57,9 +57,9 @@ REMEDY = "download or copy it again"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in the file. `data` is a writable view of its bytes, row-major and little-endian.
+    """One tensor as it is in the file. `data` is a writable view of its bytes, row-major and little-endian.
 
-    `name` is that in the file, which messages say, also where a module is read in the words of another library.
+    `name` is the one in the file, which messages use even if a module is converted to another library's names.
     """
 
     name: str
@@ -89,10 +89,10 @@ def safetensors_bytes(tensors: Mapping[str, StoredTensor]) -> bytes:
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Read and validate the whole file at `path`; its header first, so that nothing larger than it states is read.
+    """Read and validate the whole file at `path`; its header first, so that no more than it states is read.
 
-    Raises `ModuleError` naming the file, and the tensor where one is concerned, when the file cannot be read, is cut
-    short or larger than `MAX_BYTES`, or its header and its data disagree in any way.
+    Raises `ModuleError`, which names the file and any tensor concerned, if the file cannot be read, is cut short or
+    larger than `MAX_BYTES`, or if its header and its data disagree in any way.
     """
     try:
         with path.open("rb") as stream:
@@ -109,7 +109,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         ) from error
     except MemoryError as error:
         raise ModuleError(f"cannot read {path}: it does not fit into memory; use a smaller module") from error
-    # The library gives them in another order every time, and messages name the first that is wrong.
+    # The library returns them in a different order every time, and messages name the first that is wrong.
     return {
         name: StoredTensor(name, entry["dtype"], tuple(entry["shape"]), memoryview(entry["data"]))
         for name, entry in sorted(found, key=itemgetter(0))
@@ -130,7 +130,7 @@ def check_finite(tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def tensor_hash(tensors: Mapping[str, StoredTensor]) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes in order of name: equal hash, equal tensors."""
+    """SHA-256 (hex) of names, dtypes, shapes and bytes in order of name: equal hashes mean equal tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -140,7 +140,7 @@ def tensor_hash(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def _check_header(path: Path, stream: BinaryIO, size: int) -> None:
-    """Raise `ModuleError` for what the library would read without a word, and for data that the file cannot hold."""
+    """Raise `ModuleError` for what the library would silently accept, and for data that the file cannot hold."""
     stream.seek(0)
     length = int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):

@@ -1,4 +1,4 @@
-"""JSON as files from strangers need it: a repeated key or absurd nesting is an error, never a silent choice."""
+"""JSON from untrusted files: a repeated key or absurd nesting is an error, never silently resolved."""
 
 import json
 

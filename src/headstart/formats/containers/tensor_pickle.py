@@ -1,8 +1,8 @@
 """A strict reader of tensors that `torch.save` wrote, without torch and without unpickling anything.
 
-The file is a zip archive (torch 1.6 and later): `<name>/data.pkl` says which tensor lies where, `<name>/data/<key>`
-holds the bytes. A pickle is a program; what runs here is an interpreter of the two dozen instructions that a dictionary
-of tensors needs, on values that cannot do anything. Every other instruction, and every other name that the program asks
+The file is a zip archive (torch 1.6 and later): `<name>/data.pkl` says where each tensor is, `<name>/data/<key>` holds
+the bytes. A pickle is a program; here it is run by an interpreter of the two dozen instructions that a dictionary of
+tensors needs, on values that cannot do anything. Every other instruction, and every other name that the program asks
 for, is refused.
 """
 
@@ -27,19 +27,19 @@ STORAGES = {
     "torch.HalfStorage": "F16", "torch.IntStorage": "I32", "torch.LongStorage": "I64",
     "torch.ShortStorage": "I16",
 }  # fmt: skip
-"""The dtype of the values behind each kind of storage, in the words of safetensors."""
+"""The dtype of the values in each type of storage, by safetensors' names."""
 
 DICTIONARY = "collections.OrderedDict"
 TENSOR = "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
 KNOWN = {DICTIONARY, TENSOR, PARAMETER, *STORAGES}
-"""Every name that the program may ask for; each stands for itself, as a word."""
+"""Every name that the program may ask for; each one is kept as a plain name and never looked up."""
 
 MOST_SHARING = 256
-"""Tensors may share their bytes, as a prefix does with every layer; together they state at most so many file sizes."""
+"""Tensors may share their bytes, as a prefix does with every layer; together they may be this many times the file."""
 
 FOLDER = 0x10
-"""MS-DOS' mark of a folder among the external attributes of an archive's entry."""
+"""The bit that marks a folder in the external attributes of an archive's entry, from MS-DOS."""
 
 REMEDY = "save it again as safetensors"
 MALFORMED = "is not a sound file of tensors: its pickle is malformed"
@@ -64,7 +64,7 @@ class _Tensor(NamedTuple):
 
 
 class _Mark:
-    """Where the items of a tuple or dictionary begin on the stack."""
+    """Marks where the items of a tuple or dictionary begin on the stack."""
 
 
 MARK = _Mark()
@@ -72,7 +72,7 @@ MARK = _Mark()
 
 @dataclass(frozen=True)
 class _RefusedError(Exception):
-    """What is wrong with the file, to be completed with its path."""
+    """What is wrong with the file; the path is added later."""
 
     fact: str
 
@@ -80,9 +80,9 @@ class _RefusedError(Exception):
 def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
     """Read a dictionary of tensors from the file at `path`, written by `torch.save`.
 
-    The tensors are row-major; those that are stored so share the file's bytes in memory, the others are copied.
-    Raises `ModuleError` naming the file, and the name or tensor that is concerned, when it holds anything else than
-    tensors, disagrees with itself in any way, or would grow in memory beyond the size of the file.
+    The tensors are row-major; those stored in that order share the file's bytes in memory, the others are copied.
+    Raises `ModuleError`, which names the file and the name or tensor concerned, if it holds anything but tensors,
+    contradicts itself in any way, or would become larger in memory than the file.
     """
     try:
         size = path.stat().st_size
@@ -144,7 +144,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
 
 
 def _described(program: bytes) -> dict[str, _Tensor]:
-    """Where every tensor lies, by name."""
+    """Where every tensor is, by name."""
     result = _run(program)
     if not isinstance(result, dict):
         raise _RefusedError(f"holds {_kind_of(result)}, not a dictionary of tensors")
@@ -155,7 +155,7 @@ def _described(program: bytes) -> dict[str, _Tensor]:
 
 
 def _run(program: bytes) -> object:
-    """Interpret the program; what is left on the stack when it stops."""
+    """Interpret the program, and return what is left on the stack when it stops."""
     stack: list[object] = []
     memo: dict[object, object] = {}
     for opcode, argument, _ in pickletools.genops(program):
@@ -219,7 +219,7 @@ def _persistent(stack: list[object]) -> None:
 
 
 def _build(stack: list[object]) -> None:
-    """What a state dict says of its layers' versions: it changes no tensor."""
+    """What a state_dict says about its layers' versions, which changes no tensor."""
     target, state = _pop(stack, 2)
     if not isinstance(target, dict) or not isinstance(state, dict):
         _broken()
@@ -239,7 +239,7 @@ def _fill(stack: list[object], items: list[object]) -> None:
     if not isinstance(target, dict) or len(items) % 2:
         raise _RefusedError(MALFORMED)
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # A key that is no word could be one whose hash takes for ever.
+        # A key that is not a text could be one whose hash takes forever.
         if not isinstance(key, str):
             raise _RefusedError(f"holds a dictionary with {_kind_of(key)} as a key")
         if key in target:
@@ -314,7 +314,7 @@ def _tensors(
 
 
 def _check_bounds(name: str, tensor: _Tensor) -> None:
-    """Raise `_RefusedError` unless every value lies in the storage and no value is stated more than once."""
+    """Raise `_RefusedError` unless every value is in the storage and no value is used more than once."""
     shape, strides = tensor.shape, tensor.strides
     sound = (
         all(type(item) is int and item >= 0 for item in (tensor.offset, *shape, *strides))

@@ -1,7 +1,7 @@
 """Folders that AdapterHub's library `adapters` saves, read as modules; pure, without torch.
 
-Their adapter_config.json holds the method's own fields under "config"; the names of the tensors hold the adapter's
-name. Heads that lie beside an adapter are not part of the module and are left where they are.
+Their adapter_config.json holds the method's own fields under "config"; the names of the tensors include the adapter's
+name. Heads beside an adapter are not part of the module and are not read.
 """
 
 import re
@@ -31,13 +31,13 @@ ADAPTED_BY: dict[Role, tuple[str, str]] = {
     "query": ("selfattn_lora", "q"), "key": ("selfattn_lora", "k"), "value": ("selfattn_lora", "v"),
     "up": ("intermediate_lora", ""), "down": ("output_lora", ""),
 }  # fmt: skip
-"""By what a layer does: the field that adapts it, and its name in `attn_matrices`."""
+"""By a layer's role: the field that adapts it, and its name in `attn_matrices`."""
 
 EXCHANGED = ("llama", "mistral")
-"""Where the library takes "down" for the intermediate layer and "up" for the output."""
+"""Architectures in which the library takes "down" for the intermediate layer and "up" for the output."""
 
 OTHER_DENSE = "attention.output.dense"
-"""In BERT a path with the end "output.dense" that AdapterHub does not adapt."""
+"""A path in BERT that ends with "output.dense" but that AdapterHub does not adapt."""
 
 VERSION = re.compile(r"adapters\.(\d+)\.(\d+)(\.|$)")
 UNREAD = {
@@ -49,7 +49,7 @@ UNREAD = {
 
 
 def method_of(config: Mapping[str, object]) -> str:
-    """The kind that the configuration is of, "adapter", "lora" or "prefix"; others raise `ModuleError`, by name."""
+    """The kind of the configuration, "adapter", "lora" or "prefix"; others raise `ModuleError`, which names them."""
     version = str(config.get("version"))
     if VERSION.match(version) is None:
         raise ModuleError(
@@ -74,7 +74,7 @@ def method_of(config: Mapping[str, object]) -> str:
 
 
 def from_adapterhub(config: dict[str, object], tensors: dict[str, StoredTensor]) -> Plain:
-    """The module in PEFT's words (LoRA), in Headstart's (prefixes), or as it was (adapters).
+    """The module in PEFT's terms (LoRA), in Headstart's (prefixes), or unchanged (adapters).
 
     Raises `ModuleError` naming the field or tensor.
     """
@@ -151,14 +151,14 @@ def _targets(method: Mapping[str, object], layers: Iterable[str], known: LoraEnd
 
 
 def _end(layer: str, ends: LoraEnds) -> str:
-    """The end of a layer's path that says what it is, or "" for one that is not known."""
+    """The end of a layer's path that says what it is, or "" for an unknown layer."""
     if layer.endswith(f".{OTHER_DENSE}"):
         return ""
     return next((end for end in ends if layer == end or layer.endswith(f".{end}")), "")
 
 
 def _adapted(method: Mapping[str, object]) -> set[tuple[str, str]]:
-    """The fields that adapt layers, each with the name in `attn_matrices` where it has one."""
+    """The fields that adapt layers, each with its name in `attn_matrices` if it has one."""
     matrices = method.get("attn_matrices") or []
     listed = matrices if isinstance(matrices, list) else []
     fields = {(field, "") for field in ("intermediate_lora", "output_lora") if method.get(field)}
@@ -166,7 +166,7 @@ def _adapted(method: Mapping[str, object]) -> set[tuple[str, str]]:
 
 
 def _alpha(config: Mapping[str, object], method: Mapping[str, object]) -> object:
-    """α; before version 1.1.0 `adapters` did not multiply by α/r while it trained, so that r stands for α."""
+    """α; before version 1.1.0, `adapters` did not multiply by α/r during training, so r takes the place of α."""
     version = VERSION.match(str(config["version"]))
-    assert version is not None  # `method_of` said so
+    assert version is not None  # `method_of` has checked it
     return method.get("alpha") if (int(version[1]), int(version[2])) >= (1, 1) else method.get("r")

@@ -1,7 +1,7 @@
 """What a bottleneck adapter is, read from AdapterHub's configuration and its tensors' shapes; pure, without torch.
 
-A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds a(x) to a sublayer's output; see `Computation`. What x is,
-`adapters` 1.3 says with the fields that name the model's own layer norm, before a sublayer or behind it.
+A bottleneck adapter (Houlsby et al., 2019, section 2.1) adds a(x) to a sublayer's output; see `Computation`. In
+`adapters` 1.3, the fields about the model's own layer norm, before or after a sublayer, say what x is.
 """
 
 import math
@@ -33,11 +33,11 @@ FIELDS = Fields(
     handled={
         "cross_adapter", "is_parallel", "leave_out", "mh_adapter", "non_linearity", "original_ln_after",
         "original_ln_before", "output_adapter", "reduction_factor", "residual_before_ln", "scaling",
-        # Headstart's own: false where no layer has any
+        # Headstart's own field: false if no layer has any
         "biases",
     },
     harmless={
-        # which method this is, and how the parameters began
+        # which method this is, and how the parameters were initialized
         "architecture", "init_weights", "init_weights_seed",
         # active only while a module is trained
         "dropout", "stochastic_depth",
@@ -54,7 +54,7 @@ FIELDS = Fields(
         "use_gating": "it carries a gate beside each adapter",
     },
 )  # fmt: skip
-"""Those of the library's BnConfig."""
+"""The fields of the library's BnConfig."""
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu")
 """Activations by AdapterHub's names; "swish" is "silu", "gelu_new" the approximation with tanh."""
@@ -68,7 +68,7 @@ NAMES = {
     "down": "adapter_down.0.weight", "down_bias": "adapter_down.0.bias", "up": "adapter_up.weight",
     "up_bias": "adapter_up.bias",
 }  # fmt: skip
-"""AdapterHub's names of an adapter's tensors D (size, width), d, U (width, size) and u by our own."""
+"""AdapterHub's names of an adapter's tensors D (size, width), d, U (width, size) and u, by our names."""
 
 
 class Computation(NamedTuple):
@@ -78,7 +78,7 @@ class Computation(NamedTuple):
 
     * "output": x = h, and "residual": x = e;
     * "sum": x = h + e, in models that normalize before a sublayer;
-    * "normed": x = N(h + e), in models that normalize behind it, which then compute N(h + a(x) + e);
+    * "normed": x = N(h + e), in models that normalize after it, which then compute N(h + a(x) + e);
     * "behind": the same x, to which a(x) is added, so that the block's result is x + a(x).
 
     `activation`: act by AdapterHub's name; `factor`: s.
@@ -91,7 +91,7 @@ class Computation(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterSite:
-    """One adapter: the names of its tensors by our names of `NAMES`, without those of biases that it lacks."""
+    """One adapter: the names of its tensors, by our names in `NAMES`, without those of missing biases."""
 
     tensors: Mapping[str, str]
     size: int
@@ -107,7 +107,7 @@ class AdapterLayout(Layout):
 
     @property
     def widths(self) -> dict[str, tuple[int | None, int | None]]:
-        """The output's width of every site: what goes into the sublayer itself an adapter does not show."""
+        """The output's width of every site; an adapter does not show the width of the sublayer's input."""
         return {path: (None, site.width) for path, site in self.sites.items()}
 
     @property
@@ -147,7 +147,7 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
 
 
 def bottleneck_size(width: int, reduction: float) -> int:
-    """The bottleneck that AdapterHub makes of a reduction factor."""
+    """The bottleneck that AdapterHub makes from a reduction factor."""
     return max(int(width // reduction), 1)
 
 
@@ -162,7 +162,7 @@ def reduction_factor(width: int, size: int) -> float:
 def _grouped(
     shapes: Mapping[str, tuple[int, ...]], name: str, architecture: Architecture
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """By path: the field that fills the site, and the names of the tensors by their end."""
+    """By path: the field that enables the site, and the names of the tensors by their end."""
     ends = "|".join(map(re.escape, NAMES.values()))
     sites = {
         blocks.path: {sublayer.adapters: sublayer for sublayer in blocks.sublayers} for blocks in architecture.blocks
@@ -218,7 +218,7 @@ def _check_size(site: AdapterSite, config: Mapping[str, object], method: Mapping
 
 
 def _reads(method: Mapping[str, object], architecture: Architecture) -> str:
-    """What the adapter reads, where the model still adds h and the residual stream exactly once."""
+    """What the adapter reads, if the model still adds h and the residual stream exactly once."""
     before, after = bool(method.get("original_ln_before")), bool(method.get("original_ln_after", True))
     around = method.get("residual_before_ln", True)
     parallel = bool(method.get("is_parallel"))

@@ -1,4 +1,4 @@
-"""What the readers of all AdapterHub configurations share: the method's own fields, and names of tensors."""
+"""What the readers of all AdapterHub configurations share: the method's own fields, and the names of tensors."""
 
 import re
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ def is_adapterhub(config: Mapping[str, object]) -> bool:
 def method_fields(config: Mapping[str, object]) -> Mapping[str, object]:
     """The method's own fields."""
     method = config["config"]
-    assert isinstance(method, Mapping)  # `is_adapterhub` said so
+    assert isinstance(method, Mapping)  # `is_adapterhub` has checked it
     return method
 
 
 def without_base(name: str) -> str:
-    """A tensor's name without the path of the base model, whether it was saved with a head on top or without.
+    """A tensor's name without the path of the base model, whether or not it was saved with a head on top.
 
     >>> without_base("model.layers.0.mlp"), without_base("layers.0.mlp")
     ('layers.0.mlp', 'layers.0.mlp')

@@ -1,8 +1,8 @@
 """Prefixes that AdapterHub's library `adapters` saves, read as prefixes of attention units; pure, without torch.
 
-The library keeps all prefixes of an adapter in one pool and saves the whole pool under the base model and again under
-every attention layer, whichever it belongs to. A pool holds one prefix each for self-attention of the encoder, that of
-the decoder ("self_prefix") and cross-attention, for all layers of its sort at once.
+The library keeps all prefixes of an adapter in one pool, and saves the whole pool under the base model and again under
+every attention layer, whichever part belongs to it. A pool holds one prefix each for the encoder's self-attention, the
+decoder's self-attention ("self_prefix") and cross-attention; each one is for all layers of that type at once.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ FIELDS = Fields(
         "use_gating": "it carries a gate beside each prefix",
     },
 )  # fmt: skip
-"""Those of the library's PrefixTuningConfig."""
+"""The fields of the library's PrefixTuningConfig."""
 
 CAUSAL = ("llama", "mistral", "gpt2", "gptj")
 
@@ -54,7 +54,7 @@ class Units(NamedTuple):
 
 
 def units_of(model_type: object) -> tuple[Units, ...]:
-    """All attention units of a backbone whose prefixes are read, by stack of layers; none for any other."""
+    """All attention units of a backbone, by stack of layers; none if its prefixes are not read."""
     architecture = architecture_of(model_type)
     if architecture is None or not architecture.library:
         return ()
@@ -68,10 +68,10 @@ def units_of(model_type: object) -> tuple[Units, ...]:
 
 
 LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross_attention": "cross_prefix"}
-"""What the library calls the prefixes of an encoder-decoder, by whose keys they stand before."""
+"""The library's names for the prefixes of an encoder-decoder, by the keys that they come before."""
 
 OPTIONAL = ("encoder_prefix", "cross_prefix")
-"""The locations that a field of the same name asks for; the others are always there."""
+"""The locations that a field of the same name enables; the others are always there."""
 
 FLAT = {"prefix": "control_trans"}
 PROJECTED = {
@@ -81,7 +81,7 @@ PROJECTED = {
     "outer": "control_trans.2.weight",
     "outer_bias": "control_trans.2.bias",
 }
-"""AdapterHub's names for the tensors of one prefix, by ours."""
+"""AdapterHub's names for the tensors of one prefix, by our names."""
 
 
 def require_known_prefix(config: Mapping[str, object]) -> None:
@@ -117,8 +117,8 @@ def require_known_prefix(config: Mapping[str, object]) -> None:
 def as_attention_prefix(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
     """Configuration and tensors of a prefix of attention units, for `attention_prefix_layout`.
 
-    `require_known_prefix` has passed the configuration. Raises `ModuleError` naming the field or tensor: for tensors
-    that are missing, misshapen or not part of the prefix, and for repeats that are not bit-equal.
+    `require_known_prefix` must have accepted the configuration. Raises `ModuleError`, which names the field or tensor,
+    for tensors that are missing, misshapen or not part of the prefix, and for copies that are not bit-equal.
     """
     method, family = method_fields(config), units_of(config["model_type"])
     (length,) = sizes(method, ("prefix_length",))
@@ -169,7 +169,7 @@ def _pools(tensors: Mapping[str, StoredTensor], name: str) -> dict[str, dict[str
 
 
 def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...]) -> list[int]:
-    """How many layers each sort of units has; every unit of every layer has its copy of the pool, and nothing else."""
+    """How many layers each type of unit has; every unit of every layer must have a copy of the pool."""
     counts, wanted = [], {""}
     for units in family:
         ends = "|".join(map(re.escape, units.ends))
@@ -186,7 +186,7 @@ def _layer_counts(pools: Mapping[str, object], family: tuple[Units, ...]) -> lis
 
 
 def _the_one_pool(pools: Mapping[str, Mapping[str, StoredTensor]], wanted: list[str]) -> Mapping[str, StoredTensor]:
-    """The pool under the base model; every copy must hold what is `wanted`, nothing else, and the same bits."""
+    """The pool under the base model; every copy must hold what is `wanted`, nothing else, with the same bits."""
     first = pools[""]
     for owner, pool in pools.items():
         for name in wanted:
@@ -210,7 +210,7 @@ def _the_one_pool(pools: Mapping[str, Mapping[str, StoredTensor]], wanted: list[
 def _sizes(
     config: Mapping[str, object], pool: Mapping[str, StoredTensor], layers: int
 ) -> tuple[int, tuple[int, int] | None]:
-    """How wide the keys of one of `layers` are, as "self_prefix" shows; bottleneck and width of the projection."""
+    """The width of the keys of one of `layers`, as "self_prefix" shows, and the projection's bottleneck and width."""
     method = method_fields(config)
     (length,) = sizes(method, ("prefix_length",))
     name = "self_prefix.control_trans" if method["flat"] else "self_prefix.control_trans.2.bias"

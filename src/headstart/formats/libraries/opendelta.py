@@ -1,9 +1,9 @@
-"""Folders that the library OpenDelta saves, put into PEFT's or AdapterHub's words; pure, without torch.
+"""Folders that the library OpenDelta saves, converted to PEFT's or AdapterHub's terms; pure, without torch.
 
 `save_finetuned` of OpenDelta 0.3 writes config.json, whose `delta_type` says what it is, and pytorch_model.bin with the
 tuned tensors under the backbone's own names. A "lora" is PEFT's LoRA, with s = α/r; an "adapter" is
-h + U·act(D·h + d) + u behind the layers that `modified_modules` names, which is one of AdapterHub's designs or is
-refused; "bitfit" holds the tuned bias terms themselves. What no field explains is refused, never left out.
+h + U·act(D·h + d) + u after the layers that `modified_modules` names, which is one of AdapterHub's designs or is
+refused; "bitfit" holds the tuned bias terms themselves. What no field explains is refused, never ignored.
 """
 
 import re
@@ -27,13 +27,13 @@ HARMLESS = frozenset(
         "unfrozen_modules",
     }
 )  # fmt: skip
-"""Fields of every delta, read here or without effect on the function; what was unfrozen shows in the tensors."""
+"""Fields of every delta, read here or without effect on the function; the tensors show what was unfrozen."""
 
 OWN = {
     "lora": frozenset({"lora_alpha", "lora_r"}), "adapter": frozenset({"bottleneck_dim", "non_linearity"}),
     "bitfit": frozenset[str](),
 }  # fmt: skip
-"""By `delta_type`: the fields that only this one has."""
+"""By `delta_type`: the fields that only this type has."""
 
 UNREAD = {
     "compacter": "Compacter builds its layers from Kronecker products",
@@ -47,7 +47,7 @@ ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_new", "gelu_orig": "gelu", "leakyrelu": "leakyrelu", "relu": "relu",
     "silu": "silu", "swish": "swish", "tanh": "tanh",
 }  # fmt: skip
-"""AdapterHub's names of activations by OpenDelta's."""
+"""AdapterHub's names of activations, by OpenDelta's names."""
 
 PARTS = {
     "lora": {".lora.lora_A": "lora_A.weight", ".lora.lora_B": "lora_B.weight"},
@@ -59,30 +59,30 @@ PARTS = {
     },
     "bitfit": {".bias": "bias"},
 }
-"""By `delta_type`: ends of OpenDelta's names, and what PEFT or AdapterHub calls them."""
+"""By `delta_type`: the ends of OpenDelta's names, and PEFT's or AdapterHub's names for them."""
 
 LINEAR = (".o", ".wo", ".o_proj", ".down_proj", ".c_proj")
-"""Last layers of attention and feed-forward: their output is that of the whole."""
+"""The last layers of attention and feed-forward: their output is that of the whole sublayer."""
 
 HEADS = {"classifier": "SEQ_CLS", "score": "SEQ_CLS", "qa_outputs": "QUESTION_ANS"}
 """PEFT's task type, by the layer of an encoder's task head."""
 
 NAME = "opendelta"
-"""What such adapters are called in AdapterHub's words, where they need a name."""
+"""The name of such adapters in AdapterHub's layout, where they need one."""
 
 SAVE_AGAIN = "save it again with save_finetuned of OpenDelta 0.3, after freeze_module"
 
 
 def is_opendelta(config: Mapping[str, object]) -> bool:
-    """Whether a config.json is OpenDelta's: that of a whole model has no `delta_type`."""
+    """Whether a config.json is OpenDelta's: a whole model's has no `delta_type`."""
     return "delta_type" in config
 
 
 def from_opendelta(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Plain:
-    """The module in the words of PEFT (LoRA, BitFit) or AdapterHub (adapters).
+    """The module in the terms of PEFT (LoRA, BitFit) or AdapterHub (adapters).
 
-    Raises `ModuleError` naming the field or tensor: another method or version, a tensor that is unknown, missing or
-    misshapen, or a layer that `modified_modules` does not name.
+    Raises `ModuleError`, which names the field or tensor, for another method or version, a tensor that is unknown,
+    missing or misshapen, or a layer that `modified_modules` does not name.
     """
     delta = _delta_type(config)
     family = family_of(config)
@@ -134,7 +134,7 @@ def _heads(config: Mapping[str, object]) -> tuple[str, ...]:
 
 
 Group = dict[str, StoredTensor]
-"""The tensors of one layer by their end in PEFT's or AdapterHub's words."""
+"""The tensors of one layer, by the end of their PEFT or AdapterHub names."""
 
 
 def _grouped(
@@ -260,13 +260,13 @@ def _size(groups: Mapping[str, Group], size: object) -> tuple[int, int]:
 
 
 def _site(layer: str, architecture: Architecture) -> tuple[Blocks, int, Sublayer, str]:
-    """The blocks, the block's number, the sublayer, and what the adapter behind `layer` reads in AdapterHub's terms."""
+    """The blocks, the block's number, the sublayer, and what the adapter after `layer` reads in AdapterHub's terms."""
     found = architecture.locate(layer)
     blocks, number, node = found or (architecture.blocks[0], 0, "")
     for sublayer in blocks.sublayers if node else ():
         if node == sublayer.output or node in {f"{sublayer.output}{end}" for end in LINEAR}:
             return blocks, number, sublayer, "output"
-        whole = sublayer.norm.rpartition(".")[0]  # what adds the residual stream
+        whole = sublayer.norm.rpartition(".")[0]  # the layer that adds the residual stream
         if architecture.norm_behind and node in (sublayer.norm, whole, whole.rpartition(".")[0]):
             return blocks, number, sublayer, "behind"
         if not architecture.norm_behind and node == whole:

@@ -1,4 +1,4 @@
-"""Which layers OpenDelta's `modified_modules` names: ends of paths, or words that it has for all backbones alike."""
+"""Which layers OpenDelta's `modified_modules` names: ends of paths, or names that are the same for all backbones."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ FAMILIES = {
     "Bert": "bert", "GPT2": "gpt2", "Llama": "llama", "MT5": "mt5", "Mistral": "mistral", "Roberta": "roberta",
     "T5": "t5", "XLMRoberta": "xlm-roberta",
 }  # fmt: skip
-"""Transformers' `model_type`, by how the names of a family's classes begin."""
+"""Transformers' `model_type`, by the beginning of the names of a family's classes."""
 
 WORDED = ("bert", "gpt2", "roberta", "t5")
-"""The families that OpenDelta has words for."""
+"""The families for which OpenDelta has names of its own."""
 
 SUBLAYERS: dict[SublayerName, str] = {"attention": "attn@", "cross_attention": "crossattn@", "feed_forward": "ff@"}
 LAYERS: dict[Role, str] = {
     "query": "q@", "key": "k@", "value": "v@", "query_key_value": "q,k,v@", "attention_output": "proj@", "up": "w1@",
     "down": "w2@",
 }  # fmt: skip
-"""OpenDelta's words for sublayers, and in those for linear layers by what they do."""
+"""OpenDelta's names for sublayers and, in these, for linear layers by their role."""
 
 LAST_NORM = {"gpt2": {"": {"ln_f": "decoder@.layer_norm@"}}}
-"""By family, the one layer outside of all blocks that OpenDelta has a word for."""
+"""By family, the one layer outside all blocks for which OpenDelta has a name."""
 
 GATED = (".wi_0", ".wi_1")
-"""Layers that it has no word for: its T5 has no gate."""
+"""Layers for which it has no name: its T5 has no gate."""
 
 
 @cache
 def nodes_of(family: str) -> dict[str, dict[str, str]]:
-    """By stack of blocks: OpenDelta's word for each layer of a block; "" are layers outside of any."""
+    """By stack of blocks: OpenDelta's name for each layer of a block; under "", layers outside all blocks."""
     architecture = architecture_of(family)
     if architecture is None or family not in WORDED:
         return {}
@@ -57,17 +57,17 @@ def nodes_of(family: str) -> dict[str, dict[str, str]]:
 
 
 STACKS = ("encoder.", "decoder.", "embeddings.", "h.", "layers.", "ln_f", "norm", "pooler.")
-"""How paths below a model's head begin."""
+"""The beginnings of paths below a model's head."""
 
 HEAD = "lm_head"
-"""What OpenDelta leaves out unless told otherwise."""
+"""What OpenDelta leaves out by default."""
 
 OTHER_DENSE = "attention.output.dense"
-"""In BERT this path, too, ends with "output.dense"."""
+"""Another path in BERT that ends with "output.dense"."""
 
 
 def family_of(config: Mapping[str, object]) -> str:
-    """Transformers' `model_type` of the backbone. Raises `ModuleError` for one that is not known."""
+    """Transformers' `model_type` of the backbone. Raises `ModuleError` for an unknown backbone."""
     stated = config.get("backbone_class")
     found = re.fullmatch(r"([A-Za-z0-9]+?)(Model|EncoderModel|LMHeadModel|DoubleHeadsModel|For[A-Z]\w*)", str(stated))
     if found is None or found[1] not in FAMILIES:
@@ -79,13 +79,13 @@ def family_of(config: Mapping[str, object]) -> str:
 
 
 def in_stack(layer: str) -> bool:
-    """Whether a path, without its base, lies below the head."""
+    """Whether a path, without its base, is below the head."""
     return layer.startswith(STACKS)
 
 
 @dataclass(frozen=True)
 class Modified:
-    """What `modified_modules` says: ends of paths or, where they are `common`, OpenDelta's words for a `family`."""
+    """What `modified_modules` says: ends of paths or, if they are `common`, OpenDelta's names for a `family`."""
 
     family: str
     listed: tuple[str, ...]
@@ -93,7 +93,7 @@ class Modified:
 
     @classmethod
     def of(cls, config: Mapping[str, object], family: str) -> Modified:
-        """Read the fields. Raises `ModuleError` where they are malformed or say more than Headstart can tell."""
+        """Read the fields. Raises `ModuleError` if they are malformed or Headstart cannot resolve them."""
         listed, common = config.get("modified_modules"), config.get("common_structure")
         if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
             raise ModuleError(f"field 'modified_modules' is {listed!r}, not a list of layer names; correct it")
@@ -119,11 +119,11 @@ class Modified:
         return modified
 
     def names(self, layer: str, *, below: bool) -> bool:
-        """Whether the layer is named, or, with `below`, lies in one that is. Paths are without the base."""
+        """Whether the layer is named or, with `below`, is inside one that is. Paths are without the base."""
         return any(self._matches(layer, name, below=below) for name in self.listed)
 
     def refuse_unused(self, layers: Iterable[str], *, below: bool = True) -> None:
-        """Raise `ModuleError` when a name has no layer among those that have tensors."""
+        """Raise `ModuleError` if a name fits none of the layers that have tensors."""
         held = list(layers)
         for name in self.listed:
             if not name.startswith(HEAD) and not any(self._matches(layer, name, below=below) for layer in held):
@@ -148,7 +148,7 @@ class Modified:
         return sorted({*self._leaves(), *held})
 
     def _leaves(self) -> list[str]:
-        """The known layers, without others below them, that are named or lie in what is named."""
+        """The known layers, without others below them, that are named or inside a named one."""
         found = []
         for stack, nodes in nodes_of(self.family).items():
             for node in nodes:
@@ -167,7 +167,7 @@ class Modified:
         return any(word is not None and _ends(word, name) for word in words)
 
     def _node(self, layer: str) -> tuple[str, str]:
-        """The stack of blocks that a layer belongs to, and its path in the block; "" and the path for one in none."""
+        """The stack of blocks that a layer belongs to, and its path in the block; "" and its path if in no block."""
         architecture = architecture_of(self.family)
         found = None if architecture is None else architecture.locate(layer)
         return ("", layer) if found is None else (found[0].path, found[2])

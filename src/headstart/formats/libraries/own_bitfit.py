@@ -22,13 +22,13 @@ SUFFIX = ".bias"
 
 @dataclass(frozen=True)
 class BitFitLayout(Layout):
-    """Name and length of each bias term's tensor by backbone layer ("transformer.h.0.ln_1"), in order of name."""
+    """The name and length of each bias term's tensor, by backbone layer ("transformer.h.0.ln_1"), in order of name."""
 
     biases: dict[str, tuple[str, int]]
 
     @property
     def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
-        """The output's width of every layer; a bias does not show the input's."""
+        """The output's width of every layer; a bias does not show the input's width."""
         return {layer: (None, length) for layer, (_, length) in self.biases.items()}
 
 
@@ -47,7 +47,7 @@ def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
         layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
         if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or not layer:
             raise ModuleError(
-                f"tensor '{name}' is not named '{PREFIX}<layer>{SUFFIX}', so it is no bias term; remove it"
+                f"tensor '{name}' is not named '{PREFIX}<layer>{SUFFIX}', so it is not a bias term; remove it"
             )
         if len(shape) != 1 or 0 in shape:
             raise ModuleError(f"tensor '{name}' has shape {shape}, not one dimension; save the bias itself")

@@ -1,8 +1,8 @@
 """What a prefix of chosen attention units is, read from its configuration and its tensors' shapes; pure, without torch.
 
-PEFT's prefix for an encoder-decoder goes to the decoder's self-attention only. Lv et al., 2023, give the encoder one of
-its own, and AdapterHub the cross-attention too. PEFT has no such type, so the folder is Headstart's own, laid out as
-PEFT would: `peft_type` "ATTENTION_PREFIX", which PEFT does not know and refuses, and for every site one tensor
+PEFT's prefix for an encoder-decoder is only for the decoder's self-attention. Lv et al., 2023, also give the encoder
+one, and AdapterHub the cross-attention too. PEFT has no such type, so the folder is Headstart's own, laid out as PEFT
+would: `peft_type` "ATTENTION_PREFIX", which PEFT does not know and refuses, and for every site either one tensor
 `<site>.prefix` (length, layers·2·token_dim), the keys and values of all layers side by side, or the tensors of the
 projection that gives it.
 """
@@ -23,7 +23,7 @@ from headstart.formats.libraries.peft_virtual_tokens import (
 __all__ = ["BIASED_PREFIX", "BIASED_TEXT", "SITES", "AttentionPrefixLayout", "attention_prefix_layout"]
 
 SITES = ("encoder", "decoder", "cross_attention")
-"""Where a prefix can stand: self-attention of the encoder, that of the decoder, and the decoder's attention to the
+"""The sites of a prefix: self-attention of the encoder, that of the decoder, and the decoder's attention to the
 encoder's output."""
 
 BIASED_TEXT, BIASED_PREFIX = "text", "adapterhub"
@@ -43,8 +43,8 @@ FIELDS = Fields(
 class AttentionPrefixLayout(VirtualTokensLayout):
     """`length` keys and values of `dim` units, all heads together, for every layer of some sites.
 
-    `heads`: how many share `dim`, or `None` where the folder does not say. `layers`: (site, how many), in the order of
-    `SITES`. `projection`: bottleneck of the projections and width of what goes into them, or `None` without any.
+    `heads`: how many share `dim`, or `None` if the folder does not say. `layers`: (site, how many), in the order of
+    `SITES`. `projection`: the bottleneck of the projections and the width of their input, or `None` if there are none.
     `relative_positions`: `BIASED_TEXT` or `BIASED_PREFIX`.
     """
 

@@ -19,12 +19,12 @@ __all__ = [
 ]
 
 PREFIX = "base_model.model."
-"""What PEFT puts before a layer's path in the names of its tensors."""
+"""The prefix that PEFT puts before a layer's path in the names of its tensors."""
 
 SAVE_AGAIN = "save it again with PEFT's save_pretrained"
 
 LARGEST = 3.4028234663852886e38
-"""The largest number that float32 holds: factors beyond it would be infinite where modules are computed."""
+"""The largest number that float32 holds: larger factors would be infinite when modules are computed."""
 
 IDENTITY = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
@@ -33,7 +33,7 @@ IDENTITY = frozenset(
 
 
 class Plain(NamedTuple):
-    """A module as PEFT would have saved it, or AdapterHub where PEFT has no such kind; tensors by name."""
+    """A module as PEFT would have saved it (or AdapterHub, if PEFT has no such kind); tensors by name."""
 
     config: dict[str, object]
     tensors: dict[str, StoredTensor]
@@ -42,8 +42,8 @@ class Plain(NamedTuple):
 class Fields(NamedTuple):
     """All fields of one method's configuration in the version that is read; see `check`.
 
-    `handled`: the layout is computed with them; `harmless`: they leave the function of a saved module alone; `refused`:
-    when set, they change it in a way that Headstart does not compute, and why.
+    `handled`: fields from which the layout is computed; `harmless`: fields that do not change the function of a saved
+    module; `refused`: fields that, when set, change it in a way that Headstart does not compute, each with the reason.
     """
 
     handled: Set[str]
@@ -51,7 +51,7 @@ class Fields(NamedTuple):
     refused: Mapping[str, str] = {}
 
     def check(self, config: Mapping[str, object]) -> None:
-        """Raise `ModuleError` when a field is set that is refused, or one that is not known."""
+        """Raise `ModuleError` if a refused or unknown field is set."""
         for field, value in config.items():
             if field in self.refused and value:
                 raise ModuleError(f"field '{field}' is set: {self.refused[field]}; Headstart cannot use this module")
@@ -63,7 +63,7 @@ class Fields(NamedTuple):
 
 
 def sizes(config: Mapping[str, object], fields: Sequence[str]) -> tuple[int, ...]:
-    """The values of `fields`, each a whole number above 0; raises `ModuleError` naming the first that is not."""
+    """The values of `fields`, each a whole number above 0; raises `ModuleError` for the first one that is not."""
     found = []
     for field in fields:
         value = config.get(field)
@@ -80,6 +80,6 @@ def require_matrix(name: str, shape: Sequence[int], *, remedy: str = SAVE_AGAIN)
 
 
 def require_shape(name: str, shape: Sequence[int], wanted: Sequence[int], *, remedy: str = SAVE_AGAIN) -> None:
-    """Raise `ModuleError` unless a tensor has the shape that is wanted."""
+    """Raise `ModuleError` unless a tensor has the wanted shape."""
     if shape != wanted:
         raise ModuleError(f"tensor '{name}' has shape {shape}, not {wanted}; {remedy}")

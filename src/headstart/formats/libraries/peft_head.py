@@ -11,24 +11,24 @@ from headstart.records import HeadCard
 __all__ = ["TASK_TYPES", "Parted", "head_card", "part_head"]
 
 TASK_TYPES = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "span": "QUESTION_ANS"}
-"""PEFT's task type, by what a head answers."""
+"""PEFT's task type, by a head's task."""
 
 PREFIXES = ("base_model.model.", "base_model.")
-"""What PEFT puts before the names of saved layers: the latter for prompts and prefixes."""
+"""What PEFT puts before the names of saved layers; the second is for prompts and prefixes."""
 
 ALWAYS_NAMED = frozenset({"classifier", "score", "qa_outputs"})
-"""What PEFT names as the head whether the backbone has a layer of that name or not."""
+"""Names that PEFT lists as the head, whether or not the backbone has a layer of that name."""
 
 DEEPEST = 2
 """Dots in the longest name of a head's tensor, "classifier.out_proj.weight"."""
 
 ANSWERING = ("out_proj", "qa_outputs", "score", "classifier")
-"""Last parts of the paths of layers that give a head's answer, the surest first."""
+"""The last parts of the paths of layers that give a head's answer, the most certain first."""
 
 
 class Parted(NamedTuple):
     """A folder's configuration and tensors without the head, the head's tensors by their names in the backbone, and
-    what the head is; `None` where there is none.
+    what the head is (`None` if there is no head).
     """
 
     config: dict[str, object]
@@ -40,8 +40,8 @@ class Parted(NamedTuple):
 def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) -> Parted:
     """Take the task head out of what PEFT saved for a task type that has one; anything else stays as it is.
 
-    Raises `ModuleError` when a layer is named in `modules_to_save` and was not saved, or a head is not made of linear
-    layers and norms. Saved layers of the encoder itself stay among the tensors, where no kind has a place for them.
+    Raises `ModuleError` if a layer is named in `modules_to_save` but was not saved, or if a head is not made of linear
+    layers and norms. Saved layers of the encoder itself stay among the tensors, where every kind refuses them.
     """
     named, task_type = config.get("modules_to_save"), config.get("task_type")
     if task_type not in TASK_TYPES.values() or not isinstance(named, list):
@@ -57,7 +57,7 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor])
     head, rest = {}, {}
     for name, tensor in tensors.items():
         path = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
-        # As PEFT matches: "classifier" names DistilBERT's pre_classifier too. What lies deeper is the encoder's.
+        # As PEFT matches: "classifier" also names DistilBERT's pre_classifier. Deeper paths are the encoder's.
         if path.partition(".")[0].endswith(tuple(named)) and path.count(".") <= DEEPEST:
             head[path] = tensor
         else:
@@ -82,7 +82,7 @@ def part_head(config: Mapping[str, object], tensors: Mapping[str, StoredTensor])
 
 
 def head_card(head: Mapping[str, StoredTensor], task_type: str) -> HeadCard:
-    """What a head is, by its tensors. Raises `ModuleError` when they are not those of linear layers and norms."""
+    """What a head is, by its tensors. Raises `ModuleError` if they are not those of linear layers and norms."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in head.items():
         path, _, part = name.rpartition(".")

@@ -20,14 +20,14 @@ FIELDS = Fields(
     handled={"exclude_modules", "feedforward_modules", "target_modules"},
     harmless=IDENTITY | {
         "task_type",
-        # how the vectors began
+        # how the vectors were initialized
         "init_ia3_weights",
         # how the layer stores its own weight: the vector has one orientation either way
         "fan_in_fan_out",
     },
     refused={"modules_to_save": "it carries whole layers, such as a classification head, beside the IA3 tensors"},
 )  # fmt: skip
-"""Those of PEFT 0.21's IA3Config."""
+"""The fields of PEFT 0.21's IA3Config."""
 
 SUFFIX = ".ia3_l"
 
@@ -49,7 +49,7 @@ class IA3Layout(Layout):
 
     @property
     def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
-        """The input's width of a feed-forward layer, the output's of any other."""
+        """The input's width of a feed-forward layer, the output's width of any other."""
         return {
             layer: (target.width, None) if target.feedforward else (None, target.width)
             for layer, target in self.targets.items()
@@ -78,7 +78,7 @@ def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...
 
 
 def _check_names(config: Mapping[str, object]) -> None:
-    """Refuse what PEFT refuses: a list of feed-forward layers that are not among the list of targets."""
+    """Refuse what PEFT refuses: a list of feed-forward layers that are not in the list of targets."""
     targets, feedforward = config.get("target_modules"), config.get("feedforward_modules")
     if isinstance(targets, list) and isinstance(feedforward, list):
         known = {name for name in targets if isinstance(name, str)}
@@ -104,9 +104,9 @@ def _layer(name: str) -> str:
 
 
 def input_scaled(feedforward: object) -> Callable[[str], bool]:
-    """Says of a layer whether PEFT 0.21 scales its input, for this feedforward_modules; it compares plain endings.
+    """A function that says whether PEFT 0.21 scales a layer's input with this feedforward_modules (plain endings).
 
-    Raises `TypeError` when that is neither a regular expression nor a list or tuple of names, and as `Names.of` does.
+    Raises `TypeError` if that is neither a regular expression nor a list or tuple of names, and what `Names.of` raises.
     """
     if isinstance(feedforward, str):
         return Names.of(feedforward).__contains__

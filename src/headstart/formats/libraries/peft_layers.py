@@ -1,7 +1,7 @@
 """Which layers the fields of a PEFT configuration name: lists of names and regular expressions, read within limits.
 
-A pattern comes from a stranger and may ask for any amount of memory to compile or of time to match, so both are
-bounded; what PEFT itself would then do with it is bounded too.
+A pattern from an untrusted file may need any amount of memory to compile or time to match, so both are limited; this
+also limits what PEFT itself would then do with it.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from headstart.errors import ModuleError
 __all__ = ["Names", "PatternTable", "Targets", "well_formed"]
 
 LONGEST_PATTERN = 10_000
-"""The most characters of a regular expression, counts of its repeats added: compiling takes memory for each."""
+"""The most characters in a regular expression, plus the counts of its repeats: compiling takes memory for each."""
 
 LONGEST_PATTERNS = 100_000
 """The same for all regular expressions of one field."""
@@ -35,7 +35,7 @@ MOST_NAMES = 100_000
 """The most names in one field."""
 
 SLOWEST = 1.0
-"""Seconds for one match: real patterns take microseconds, and one from a stranger can be made to take for ever."""
+"""Seconds for one match: real patterns take microseconds, but a hostile one can be made to take forever."""
 
 MOST_SECONDS = 20.0
 """Seconds for all matches of one field."""
@@ -47,7 +47,7 @@ WIDE = (r"\w", r"\W", r"\s", r"\S", r"\D", r"\b", r"\B")
 
 @contextlib.contextmanager
 def well_formed(what: str) -> Iterator[None]:
-    """Raise `ModuleError` where a field read inside is malformed or exceeds a limit; `what` begins the message."""
+    """Raise `ModuleError` if a field read in the block is malformed or exceeds a limit; `what` begins the message."""
     try:
         yield
     except (TypeError, ValueError, re.error) as error:
@@ -56,7 +56,7 @@ def well_formed(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Names:
-    """Layers named by a regular expression, which matches the whole path, or by a list: the path or its last parts."""
+    """Layers named by a regular expression, which must match the whole path, or by a list of paths or path ends."""
 
     pattern: Any
     listed: frozenset[str]
@@ -66,8 +66,8 @@ class Names:
     def of(cls, value: object) -> Self:
         """Read a text or a list of texts; anything else raises `TypeError`.
 
-        Raises `ValueError` for a pattern beyond a limit and `re.error` for one that is none; `in` raises `ValueError`
-        when matching takes too long.
+        Raises `ValueError` for a pattern beyond a limit and `re.error` for an invalid one; `in` raises `ValueError`
+        if matching takes too long.
         """
         deadline = time.monotonic() + MOST_SECONDS
         if isinstance(value, str):
@@ -84,7 +84,7 @@ class Names:
 class Targets:
     """The layers that PEFT adapts: `check_target_module_exists` of PEFT 0.21, on names alone.
 
-    With `target_modules` missing or "all-linear" PEFT asks the backbone; the tensors' own names then decide.
+    If `target_modules` is missing or "all-linear", PEFT asks the backbone; here the tensors' own names decide then.
     """
 
     excluded: Names | None
@@ -94,7 +94,7 @@ class Targets:
 
     @classmethod
     def of(cls, config: Mapping[str, object]) -> Self:
-        """Raises `TypeError`, `ValueError` or `re.error` when a field is malformed or exceeds a limit."""
+        """Read the fields. Raises `TypeError`, `ValueError` or `re.error` if one is malformed or exceeds a limit."""
         excluded, targets = config.get("exclude_modules"), config.get("target_modules")
         wanted = config.get("layers_to_transform")
         numbers = wanted if isinstance(wanted, list) else [wanted]
@@ -123,8 +123,8 @@ class Targets:
 class PatternTable:
     """The keys of `rank_pattern` or `alpha_pattern`: each a regular expression over the last parts of a path.
 
-    `plain` holds keys without anything but names and dots, by length, by where their dots stand, and by their text:
-    they are looked up, since there may be one for every layer. Numbers are those of `keys`.
+    `plain` holds keys made only of names and dots, by length, by the positions of their dots, and by their text: they
+    are looked up, because there may be one for every layer. Numbers are positions in `keys`.
     """
 
     keys: tuple[str, ...]
@@ -134,7 +134,7 @@ class PatternTable:
 
     @classmethod
     def of(cls, keys: Sequence[str]) -> Self:
-        """Raises `ValueError` when there are too many keys, and as `Names.of` does."""
+        """Read the keys. Raises `ValueError` if there are too many, and what `Names.of` raises."""
         if len(keys) > MOST_NAMES:
             raise ValueError(f"{len(keys):,} keys are more than the {MOST_NAMES:,} that are read")
         plain: dict[int, dict[tuple[int, ...], dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
@@ -160,7 +160,7 @@ class PatternTable:
         return self.keys[first] if first < len(self.keys) else None
 
     def _plain_matches(self, ending: str) -> Iterator[int]:
-        """Numbers of the plain keys that `ending` matches: a dot of a key stands for any character."""
+        """The numbers of the plain keys that match `ending`: a dot in a key stands for any character."""
         for dots, numbers in self.plain.get(len(ending), {}).items():
             letters = list(ending)
             for position in dots:
@@ -197,7 +197,7 @@ def _counts(tokens: Sequence[str]) -> list[int]:
 
 
 def _size(pattern: str) -> int:
-    """Characters of the pattern and counts of its repeats. Raises `ValueError` where that is too much."""
+    """Characters of the pattern plus counts of its repeats. Raises `ValueError` if that is too much."""
     size = len(pattern)
     if size <= LONGEST_PATTERN:
         size += sum(_counts(TOKEN.findall(pattern)))
@@ -207,7 +207,7 @@ def _size(pattern: str) -> int:
 
 
 def _compile(pattern: str) -> Any:
-    """The compiled pattern. Raises `ValueError` for one beyond the limits, `re.error` for one that is none."""
+    """The compiled pattern. Raises `ValueError` for a pattern beyond the limits, `re.error` for an invalid one."""
     _size(pattern)
     try:
         re.compile(pattern)
@@ -221,8 +221,8 @@ def _compile(pattern: str) -> Any:
 
 
 def _explodes(tokens: Sequence[str]) -> bool:
-    """Whether a repeat holds another or a choice, or follows one directly: where Python's `re`, and PEFT with it, may
-    try more ways than can ever be tried.
+    """Whether a repeat contains another repeat or a choice, or directly follows one: then Python's `re`, and PEFT with
+    it, may have more ways to match than can ever be tried.
     """
     inner, repeated, before = [False], False, ""
     for token in tokens:
@@ -240,7 +240,7 @@ def _explodes(tokens: Sequence[str]) -> bool:
         elif token == "|":
             inner[-1], repeated, before = True, False, ""
         elif token != "?":
-            # What matches almost anything keeps the repeats on its two sides from being told apart.
+            # An item that matches almost anything does not separate the repeats on its two sides.
             repeated, before = (repeated and token[0] in ".^$[") or (repeated and token in WIDE), ""
     return False
 

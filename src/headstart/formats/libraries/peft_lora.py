@@ -1,8 +1,8 @@
 """What a PEFT LoRA module is, read from its configuration and its tensors' shapes; pure, without torch.
 
 LoRA (Hu et al. 2021, section 4.1) adds s·B·A to a linear layer's weight, with A of shape (r, in), B of (out, r) and
-s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). Beside an embedding of V tokens A is (r, V). A module
-whose function is anything else either goes through PEFT itself or is refused by name.
+s = α/r, or α/√r in rank-stabilized LoRA (Kalajdzievski 2023). For an embedding of V tokens, A is (r, V). A module with
+any other function either runs through PEFT itself or is refused by name.
 """
 
 import math
@@ -37,7 +37,7 @@ FIELDS = Fields(
     },
     harmless=IDENTITY | {
         "task_type",
-        # how A and B began, or a default without effect
+        # how A and B were initialized, or a default without effect
         "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
         # active only while PEFT trains; never saved
         "lora_dropout", "runtime_config",
@@ -60,14 +60,14 @@ FIELDS = Fields(
         "velora_config": "VeLoRA carries projection buffers",
     },
 )  # fmt: skip
-"""Those of PEFT 0.21's LoraConfig."""
+"""The fields of PEFT 0.21's LoraConfig."""
 
 PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
 """Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
 LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
 
 USUAL = 8
-"""PEFT's rank and α where the configuration states none."""
+"""PEFT's rank and α if the configuration states none."""
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
@@ -80,7 +80,7 @@ SUFFIXES = (A, B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, LORA_BIAS, BASE_BIAS, BAS
 class LoraTarget:
     """One adapted layer: names of its tensors A (rank, in) and B (out, rank), and its factor (α/r or α/√r).
 
-    Of an embedding, `in_features` is the number of tokens. `copy` names the tensor that repeats the backbone's own
+    For an embedding, `in_features` is the number of tokens. `copy` names the tensor that repeats the backbone's own
     weight: PEFT saves one beside adapted token embeddings and language-model heads.
     """
 
@@ -98,7 +98,7 @@ class LoraTarget:
 class LoraLayout(Layout):
     """The targets by backbone layer ("model.layers.0.self_attn.q_proj"), in order of name.
 
-    Where `through_peft` names variants, A, B and the factor are not the whole function.
+    If `through_peft` names variants, A, B and the factor are not the whole function.
     """
 
     targets: dict[str, LoraTarget]
@@ -120,7 +120,7 @@ class LoraLayout(Layout):
 
     @property
     def scaling(self) -> float | None:
-        """The common factor, or `None` where patterns give several."""
+        """The common factor, or `None` if patterns give several."""
         scalings = {target.scaling for target in self.targets.values()}
         return scalings.pop() if len(scalings) == 1 else None
 
@@ -222,7 +222,7 @@ def _variants(config: Mapping[str, object], groups: Mapping[str, Mapping[str, st
 
 @dataclass(frozen=True)
 class _Stated:
-    """What the configuration says of layers."""
+    """What the configuration says about layers."""
 
     config: Mapping[str, object]
     targets: Targets
@@ -267,7 +267,7 @@ def _target(
 
 
 def _resolve(config: Mapping[str, object], key: str | None, *, field: str, patterns: str) -> int | float:
-    """The value for a layer: that of pattern `key`, which its path matches, or the field's where it matches none."""
+    """The value for a layer: that of pattern `key`, which its path matches, or the field's if it matches none."""
     table: Any = config.get(patterns)
     value = table[key] if key is not None else config.get(field, USUAL)
     where = f"'{patterns}' at '{key}'" if key is not None else f"'{field}'"

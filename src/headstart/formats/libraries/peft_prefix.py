@@ -1,9 +1,9 @@
 """What a PEFT prefix tuning module is, read from its configuration and its tensors' shapes; pure, without torch.
 
 Prefix tuning (Li and Liang, 2021) puts `num_virtual_tokens` keys and values before those of self-attention. PEFT saves
-one row per virtual token, the keys and values of all layers side by side, also where it trained them through a
+one row per virtual token, the keys and values of all layers side by side. It does so even if it trained them through a
 projection (`prefix_projection`), which is computed when the module is saved. Headstart keeps the projection beside it,
-in tensors that PEFT passes over, so that modules can be averaged before it (Lv et al., 2023).
+in tensors that PEFT ignores, so that the projections can be averaged (Lv et al., 2023).
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ FIELDS = Fields(
     harmless=IDENTITY | {"init_weights"},
     refused=REFUSED,
 )  # fmt: skip
-"""Those of PEFT 0.21's PrefixTuningConfig."""
+"""The fields of PEFT 0.21's PrefixTuningConfig."""
 
 PROJECTION = {
     "tokens": "prompt_encoder.embedding.weight",
@@ -40,7 +40,7 @@ PROJECTION = {
     "outer": "prompt_encoder.transform.2.weight",
     "outer_bias": "prompt_encoder.transform.2.bias",
 }
-"""Names of the projection's tensors, as PEFT calls them while it trains, by what they are."""
+"""The names of the projection's tensors that PEFT uses during training, by what they are."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PrefixLayout(VirtualTokensLayout):
     """`length` keys and values of (`heads`, `head_dim`) for each of `layers` self-attention layers.
 
     `seq2seq`: they go to a decoder, which reads them in PEFT's peculiar order. `bottleneck`: the width of the
-    projection whose tensors are there too, or `None`.
+    projection if its tensors are there too, else `None`.
     """
 
     layers: int
@@ -59,7 +59,7 @@ class PrefixLayout(VirtualTokensLayout):
 
     @property
     def dim(self) -> int:
-        """Width of the keys of one layer, all heads together."""
+        """The width of the keys of one layer, all heads together."""
         return self.heads * self.head_dim
 
     @property
@@ -67,7 +67,7 @@ class PrefixLayout(VirtualTokensLayout):
         """For every layer, which of the stored pairs of keys and values it reads.
 
         For encoder-decoders PEFT lays the pairs out twice, for self- and cross-attention, and recomputes the latter:
-        layer i reads pair 2i, counted in a circle. Of an even number of pairs every other one is never read.
+        layer i reads pair 2i modulo the number of pairs. If that number is even, every other pair is never read.
         """
         step = 2 if self.seq2seq else 1
         return [step * layer % self.layers for layer in range(self.layers)]

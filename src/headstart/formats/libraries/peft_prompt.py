@@ -21,19 +21,19 @@ __all__ = ["FIELDS", "PromptLayout", "prompt_layout"]
 FIELDS = Fields(
     handled={"num_transformer_submodules", "num_virtual_tokens", "task_type", "token_dim"},
     harmless=IDENTITY | {
-        # how the rows began
+        # how the rows were initialized
         "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path",
-        # the backbone's own, which only prefix tuning computes with
+        # the backbone's own, which only prefix tuning uses
         "num_attention_heads", "num_layers",
     },
     refused=REFUSED,
 )  # fmt: skip
-"""Those of PEFT 0.21's PromptTuningConfig."""
+"""The fields of PEFT 0.21's PromptTuningConfig."""
 
 
 @dataclass(frozen=True)
 class PromptLayout(VirtualTokensLayout):
-    """`length` rows of width `dim` that are used; the tensor may hold as many again that PEFT never reads.
+    """`length` rows of width `dim` that are used; the tensor may hold the same number again, which PEFT never reads.
 
     `seq2seq` says that the rows go before the input of an encoder.
     """
@@ -48,7 +48,7 @@ def prompt_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
     most = halves(config)
     length, dim = sizes(config, ("num_virtual_tokens", "token_dim"))
     stated = config.get("num_transformer_submodules")
-    # For an encoder-decoder PEFT's own default doubles the rows, and then uses the first half, in the encoder.
+    # For an encoder-decoder, PEFT doubles the rows by default, and then uses the first half, in the encoder.
     doubled = most if stated is None else stated
     if isinstance(doubled, bool) or not isinstance(doubled, int) or not 1 <= doubled <= most:
         raise ModuleError(

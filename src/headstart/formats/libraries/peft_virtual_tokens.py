@@ -32,8 +32,8 @@ class VirtualTokensLayout(Layout):
 def halves(config: Mapping[str, object]) -> int:
     """1 for a module of a causal backbone or an encoder, 2 (encoder and decoder) for one of an encoder-decoder.
 
-    Without a task type PEFT runs the backbone as it is and leaves the virtual tokens out: that and other task types are
-    refused with a `ModuleError`.
+    Without a task type, PEFT runs the backbone as it is and ignores the virtual tokens; so a missing or unknown task
+    type is refused with a `ModuleError`.
     """
     task = config.get("task_type")
     if not isinstance(task, str) or task not in HALVES:
@@ -45,7 +45,7 @@ def halves(config: Mapping[str, object]) -> int:
 
 
 def require_heads(dim: int, heads: int) -> None:
-    """Raise `ModuleError` unless so many heads share `dim` evenly."""
+    """Raise `ModuleError` unless `heads` divides `dim` evenly."""
     if dim % heads:
         raise ModuleError(
             f"field 'token_dim' is {dim}, which num_attention_heads {heads} does not divide; correct them"
@@ -53,7 +53,7 @@ def require_heads(dim: int, heads: int) -> None:
 
 
 def prefix_shapes(length: int, whole: int, projection: tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
-    """The shapes of what gives a prefix (length, whole): itself, or the projection that it is tuned through.
+    """The shapes of what gives a prefix (length, whole): the prefix itself, or the projection that it is tuned through.
 
     `whole` is layers·2·dim, keys and values of all layers side by side; `projection` is (bottleneck, width of tokens).
 
