@@ -119,8 +119,8 @@ def page() -> str:
     """The page as it should be."""
     outcomes = [outcome for kind in KINDS for outcome in check_kind(kind, backbones=(*BACKBONES, *MORE_BACKBONES))]
     counted = (
-        "How often each check held, of all kinds and backbones that it applies to; left out is where the kind refuses\n"
-        "the backbone, the other library does not have the kind, or the check has nothing to look at.\n"
+        "How often each check held, of all kinds and backbones that it applies to. Cases are left out if the kind\n"
+        "refuses the backbone, the other library does not have the kind, or the check has nothing to look at.\n"
     )
     parts = [INTRODUCTION, support(outcomes), "\n## The checks\n", counted, *checks(outcomes), "", OWN_KIND]
     return "\n".join(parts)

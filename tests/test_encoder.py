@@ -253,7 +253,7 @@ def test_a_tokenizer_must_tell_the_characters_of_its_tokens(
     ("task", "target", "message"),
     [
         ("classification", "superb", r"target 'superb' of input 'a warm film' is none of .* \(negative, neutral, pos"),
-        ("regression", "much", "target 'much' of input 'a warm film' is not a number, which a regression needs; mend"),
+        ("regression", "much", "target 'much' of input 'a warm film' is not a number, which a regression needs;"),
         ("regression", "nan", "target 'nan' of input 'a warm film' is not a number"),
         ("regression", "1e999", "target '1e999' of input 'a warm film' is not a number"),
         ("span", "cold", "target 'cold' does not stand in its input 'a warm film', so no span of it is the answ"),

@@ -129,7 +129,7 @@ def test_heads_of_unequal_labels_are_evaluated_side_by_side(bert: EncoderBackbon
         assert set(result.predictions) <= set(module.head.card.labels)  # type: ignore[union-attr]
     other = HeadCard(task="classification", outputs=2, labels=("no", "yes"))
     with pytest.raises(
-        TaskError, match=r"none of the head's labels \(no, yes\); mend the row, or tune a head for this"
+        TaskError, match=r"none of the head's labels \(no, yes\); correct the row, or tune a head for this"
     ):
         evaluate([*modules, random_module(bert, other)], rows, bert, metric="ACC", text_format=STYLE)
 

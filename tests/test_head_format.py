@@ -252,7 +252,9 @@ def test_a_task_that_no_head_answers() -> None:
     ):
         head_of(TaskCard(name="t", options="field"))
     for labels in (("only",), ("a", "b", "a")):
-        with pytest.raises(TaskError, match="a classifier chooses among at least two different ones; mend its labels"):
+        with pytest.raises(
+            TaskError, match="a classifier chooses among at least two different ones; correct its labels"
+        ):
             head_of(TaskCard(name="t", labels=labels))
 
 

@@ -54,7 +54,7 @@ def test_a_separator_in_every_row(tmp_path: Path) -> None:
     assert [row.text for row in task.train] == PAIRS
     for text, count in (("none here", 0), ("one [SEP] two [SEP] three", 2)):
         with pytest.raises(
-            TaskError, match=rf"line 1: the input holds the separator '\[SEP\]' {count} times, not once; mend"
+            TaskError, match=rf"line 1: the input holds the separator '\[SEP\]' {count} times, not once; correct"
         ):
             task_of(tmp_path, [{"input": text, "y": "no"}], {"separator": "[SEP]"})
 

@@ -141,7 +141,7 @@ def test_one_backward_pass_gives_all_parts(llama: Backbone, monkeypatch: pytest.
 def test_a_part_without_parameters_has_no_value(llama: Backbone, modules: list[LoraModule]) -> None:
     found = score(modules[:1], REVIEWS, llama, indicators=["grand:block=7"])
     assert math.isnan(found.values["grand:block=7"][0])
-    assert "none of its parameters lies in the part" in found.reasons["grand:block=7"][modules[0].name]
+    assert "none of its parameters is in the requested part" in found.reasons["grand:block=7"][modules[0].name]
 
 
 def test_an_unknown_architecture_has_no_parts(

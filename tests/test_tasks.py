@@ -198,7 +198,7 @@ def test_malformed_template(tmp_path: Path, template: str, message: str) -> None
 
 
 def test_template_with_a_format_that_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"line 1: template '\{input:d\}': .*; mend the template"):
+    with pytest.raises(TaskError, match=r"line 1: template '\{input:d\}': .*; correct the template"):
         Task.load(folder(tmp_path / "t"), input_template="{input:d}")
 
 
@@ -247,7 +247,7 @@ def test_one_row_that_does_not_fit_leaves_the_answers_open(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("inline", r"line 1: the input lists no '\(A\) … \(B\) …'; mend the row or set options=\"none\""),
+        ("inline", r"line 1: the input lists no '\(A\) … \(B\) …'; correct the row or set options=\"none\""),
         ("field", "line 1: the row's 'options' is not a list of texts"),
         ("labels", "line 1: options come from the labels, but the task has none"),
     ],

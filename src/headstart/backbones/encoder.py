@@ -249,7 +249,7 @@ def _label(text: str, target: str, head: HeadCard) -> int:
     if target not in head.labels:
         raise TaskError(
             f"the target {target[:SHOWN]!r} of input {text[:SHOWN]!r} is none of the head's labels "
-            f"({', '.join(head.labels) or 'none are stated'}); mend the row, or tune a head for this task"
+            f"({', '.join(head.labels) or 'none are stated'}); correct the row, or tune a head for this task"
         )
     return head.labels.index(target)
 
@@ -262,7 +262,7 @@ def _value(text: str, target: str) -> float:
     if not math.isfinite(value):
         raise TaskError(
             f"the target {target[:SHOWN]!r} of input {text[:SHOWN]!r} is not a number, which a regression needs; "
-            "mend the row"
+            "correct the row"
         )
     return value
 

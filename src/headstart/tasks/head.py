@@ -21,7 +21,7 @@ def head_of(card: TaskCard) -> HeadCard:
         if len(set(card.labels)) < max(2, len(card.labels)):
             raise TaskError(
                 f"task '{card.name}' has the labels {list(card.labels)}, and a classifier chooses among at least two "
-                "different ones; mend its labels"
+                "different ones; correct its labels"
             )
         return HeadCard(task="classification", outputs=len(card.labels), labels=card.labels)
     if card.options is not None:

@@ -129,11 +129,11 @@ def _check_text(text: str, outputs: tuple[str, ...], card: TaskCard, *, where: s
     try:
         "".join((text, *outputs)).encode()
     except UnicodeEncodeError as error:
-        raise TaskError(f"{where}: the text has half a surrogate pair ({error}); mend the row") from error
+        raise TaskError(f"{where}: the text has half a surrogate pair ({error}); correct the row") from error
     for output in outputs if card.labels is not None else ():
         if output not in (card.labels or ()):
             labels = ", ".join(card.labels or ())
-            raise TaskError(f"{where}: the target {output!r} is not one of the labels ({labels}); mend one of them")
+            raise TaskError(f"{where}: the target {output!r} is not one of the labels ({labels}); correct one of them")
 
 
 def _fitting_source(tables: Mapping[str | None, Sequence[TextRow]], card: TaskCard) -> str:

@@ -58,7 +58,7 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
     if source == "none":
         return None
     if options is None:
-        raise TaskError(f'{row.where}: {_ABSENT[source]}; mend the row or set options="none"')
+        raise TaskError(f'{row.where}: {_ABSENT[source]}; correct the row or set options="none"')
     if len(options) > MOST_OPTIONS:
         raise TaskError(
             f'{row.where}: {len(options):,} options, where at most {MOST_OPTIONS:,} can be; set options="none"'
@@ -67,7 +67,8 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
         if output not in options:
             shown = ", ".join(repr(option) for option in options)
             raise TaskError(
-                f'{row.where}: the target {output!r} is not one of its options ({shown}); mend it or set options="none"'
+                f"{row.where}: the target {output!r} is not one of its options ({shown}); "
+                'correct it or set options="none"'
             )
     return options
 

@@ -49,7 +49,7 @@ class InputTemplate:
         if text.count(self._separator) != 1:
             raise TaskError(
                 f"{where}: the input holds the separator {self._separator!r} {text.count(self._separator)} times, "
-                "not once; mend the row or the template's separator"
+                "not once; correct the row or the template's separator"
             )
         first, _, second = text.partition(self._separator)
         return self._pair(first, self._separator, second, where=where)

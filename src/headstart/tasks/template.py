@@ -83,7 +83,7 @@ class FieldTemplate:
         try:
             return format(_FORMATTER.convert_field(value, conversion), spec)
         except (ValueError, TypeError) as error:
-            raise TaskError(f"{where}: template {self._template!r}: {error}; mend the template") from error
+            raise TaskError(f"{where}: template {self._template!r}: {error}; correct the template") from error
 
 
 def _look_up(row: Mapping[str, object], field: str, *, where: str) -> object:

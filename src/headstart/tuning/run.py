@@ -209,7 +209,7 @@ class Run:
         return items
 
     def _worth(self, point: CurvePoint) -> tuple[float, float]:
-        # Every comparison with NaN is false: a first state with NaN would stay the best for ever.
+        # Every comparison with NaN is false: a first state with NaN would stay the best forever.
         score, low_loss = (-math.inf if math.isnan(value) else value for value in (point.dev_score, -point.dev_loss))
         return (score, low_loss) if self.recipe.select == "score" else (low_loss, score)
 

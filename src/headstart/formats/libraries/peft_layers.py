@@ -212,7 +212,7 @@ def _compile(pattern: str) -> Any:
     try:
         re.compile(pattern)
         if _explodes(TOKEN.findall(pattern)):
-            raise ValueError(f"the pattern {pattern[:60]!r} repeats what itself repeats, which can take for ever")
+            raise ValueError(f"the pattern {pattern[:60]!r} has a repeat inside a repeat, which can take forever")
         return regex.compile(pattern, cache_pattern=False)
     except (RecursionError, OverflowError, regex.error) as error:
         if isinstance(error, re.error):
