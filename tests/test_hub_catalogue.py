@@ -171,6 +171,18 @@ def test_a_catalogue_of_the_first_schema_is_taken_over(hub: Hub) -> None:
     test_the_catalogue_keeps_no_write_ahead_log(hub)
 
 
+def test_rows_of_the_fifth_schema_are_read_again(hub: Hub, tmp_path: Path) -> None:
+    """What its filters compare had the letters of the card."""
+    new = write_module(tmp_path / "new", seed=9)
+    read_module(new).card.model_copy(update={"task": "Élan"}).write(new / "headstart.json")
+    hub.add(new)
+    with sqlite3.connect(hub.path / CATALOGUE_FILE) as connection:
+        connection.execute("UPDATE modules SET task = 'Élan' WHERE name = 'new'")
+        connection.executescript("UPDATE schema SET version = 5; PRAGMA user_version = 5")
+    connection.close()
+    assert [ref.name for ref in Hub.open(hub.path).find(task="élan")] == ["new"]
+
+
 def answers(hub: Hub) -> dict[str, object]:
     """Everything that a hub says from its catalogue."""
     return {

@@ -19,7 +19,7 @@ from headstart.errors import HubError
 __all__ = ["CATALOGUE_FILE", "SCHEMA", "Catalogue", "DamageError", "UnusableError"]
 
 CATALOGUE_FILE = ".catalogue.sqlite"
-SCHEMA = 5
+SCHEMA = 6
 """The number of the newest migration."""
 
 WAIT_SECONDS = 120.0

@@ -68,13 +68,13 @@ class Filter:
             wanted = getattr(self, column)
             if wanted is not None:
                 terms.append(f"{column} = ?")
-                values.append(wanted)
+                values.append(folded(wanted))
         if self.family is not None:
             terms.append("replace(replace('/' || family || '/', ' /', '/'), '/ ', '/') LIKE ? ESCAPE '\\'")
-            values.append(f"%/{_literally(_closed_up(self.family))}/%")
+            values.append(f"%/{_literally(_closed_up(folded(self.family)))}/%")
         if self.variant is not None:
             terms.append("' + ' || variant || ' + ' LIKE ? ESCAPE '\\'")
-            values.append(f"% + {_literally(self.variant)} + %")
+            values.append(f"% + {_literally(folded(self.variant))} + %")
         for word in self._words():
             terms.append("text LIKE ? ESCAPE '\\'")
             values.append(f"%{_literally(word)}%")
@@ -120,7 +120,7 @@ def page_of(limit: int | None, offset: int) -> str:
 
 
 def _comparable(name: str, value: str) -> str:
-    return folded(_closed_up(value) if name == "family" else value)
+    return _closed_up(folded(value)) if name == "family" else folded(value)
 
 
 def _closed_up(family: str) -> str:

@@ -38,6 +38,9 @@ STATED = (
 )  # fmt: skip
 """Columns that are fields of the card."""
 
+FOLDED = ("kind", "variant", "family", "task", "metric", "license")
+"""Columns that filters compare, and that therefore hold the text as `folded` gives it."""
+
 COLUMNS = ("name", "twin", "stamp", "reason", "digest", "shape", "added", "text", "backbone", "card", *STATED)
 ROW = ", ".join(COLUMNS)
 
@@ -157,6 +160,7 @@ def _count_layers(connection: sqlite3.Connection, widths: Widths) -> None:
 def _facts(card: "ModuleCard") -> dict[str, Value]:
     """The columns that come from the card."""
     facts: dict[str, Value] = {column: getattr(card, column) for column in STATED}
+    facts |= {column: folded(str(facts[column])) for column in FOLDED if facts[column] is not None}
     words = (card.name, card.kind, card.variant, card.task, card.family, card.base_model, card.notes, card.origin)
     return facts | {
         "name": card.name,
