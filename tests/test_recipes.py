@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from headstart.errors import SettingError
-from headstart.kinds import KINDS
+from headstart.kinds import KINDS, Module
 from headstart.kinds.settings import SETTINGS, LoraSettings
 from headstart.tuning.recipes import RECIPES, Recipe
 
@@ -128,7 +128,7 @@ class Stripes:
     lr: float = 0.5
 
 
-class Zebra:
+class Zebra(Module):
     """Somebody else's kind, as far as a recipe asks."""
 
     settings = Stripes
