@@ -132,7 +132,7 @@ def temperature_for(effective: float, scores: Sequence[float], *, top_k: int | N
     below 1, `MergeError` if there is no score.
 
     >>> round(temperature_for(2.0, [1.0, 2.0, 3.0]), 4)
-    0.9279
+    1.039
     """
     check_effective(effective, top_k)
     known = [scores[index] for index in highest(scores, top_k)]
