@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,14 @@ def bert() -> EncoderBackbone:
 
 
 # Loading
+
+
+def test_a_fresh_process_sees_that_it_is_an_encoder(bert: EncoderBackbone, tmp_path: Path) -> None:
+    bert.model.save_pretrained(tmp_path)
+    bert.tokenizer.save_pretrained(tmp_path)
+    code = f"import headstart; print(type(headstart.Backbone.load({str(tmp_path)!r})).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "EncoderBackbone"
 
 
 def test_with_or_without_a_head_it_is_the_same_backbone(backbone: EncoderBackbone, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,9 @@ from headstart.records import Fingerprint, HeadCard
 from headstart.tasks.example import Text
 
 __all__ = ["Backbone"]
+
+FAMILIES = ("headstart.backbones.encoder",)
+"""Where the subclasses are; each imports this file, so they are named here and imported when a model is loaded."""
 
 MOST_COPIED = 2**28
 """The most bytes that options hold at once: copies of their prompts' keys and values, and float32 logits."""
@@ -86,6 +90,8 @@ class Backbone:
         # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
         exact = torch.float32 if wanted == torch.float16 else wanted
         model, tokenizer = loading.load(source, dtype=exact, revision=revision)
+        for name in FAMILIES:
+            import_module(name)
         family = next((family for family in Backbone.__subclasses__() if family.runs(model)), Backbone)
         if not issubclass(family, cls):
             raise BackboneError(f"{source} is no model that {cls.__name__} runs; load it with Backbone.load")
