@@ -159,8 +159,8 @@ class Module(ABC):
 
         What the configuration says about the module's origin does not count.
         """
-        computing = [self.kind, computing_fields(self.config)]
-        whole = hashlib.sha256(json.dumps(computing, sort_keys=True, default=str).encode())
+        computing = json.dumps(computing_fields(self.config), sort_keys=True, default=str)
+        whole = hashlib.sha256(computing.encode())
         answering = {} if self.head is None else {f"head {key}": value for key, value in self.head.tensors.items()}
         whole.update(b"" if self.head is None else self.head.card.to_json().encode())
         for name, value in sorted({**self.state_dict(), **answering}.items()):
