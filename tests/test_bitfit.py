@@ -144,7 +144,7 @@ def test_peft_refuses_the_folder_by_its_type(gpt2: Backbone, tiny_gpt2: Path, tm
         ({"target_modules": []}, None, None, r"'target_modules' is \[\], not a list of layer names, or null for every"),
         ({"target_modules": "c_.*"}, None, None, r"'target_modules' is 'c_\.\*', not a list of layer names, or null"),
         ({"target_modules": ["ln_1"]}, None, None, f"does not target layer '{ATTN0}', which has tensor '.*'; correct"),
-        ({}, f"{ATTN0}.bias", (3,), f"'{ATTN0}.bias' is not named 'base_model.model.<layer>.bias', so it is no bias"),
+        ({}, f"{ATTN0}.bias", (3,), f"'{ATTN0}.bias' is not named 'base_model.model.<layer>.bias', so it is not a"),
         ({}, f"base_model.model.{ATTN0}.weight", (3,), "is not named 'base_model.model.<layer>.bias', so it is no"),
         ({}, f"base_model.model.{NORM0}.bias", (3, 1), r"has shape \(3, 1\), not one dimension; save the bias itself"),
         ({}, f"base_model.model.{NORM0}.bias", (0,), r"has shape \(0,\), not one dimension; save the bias itself"),

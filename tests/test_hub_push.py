@@ -151,7 +151,7 @@ def test_nothing_is_pushed_that_may_not_be(hub_standin: HubStandin, hub: Hub, rt
     licensed = read_module(license_it(rte, "mit"))
     with pytest.raises(HubError, match=r"module 'rte' states the licence 'mit', not 'apache-2.0'; leave out --license"):
         push(licensed, "ann/rte", license_id="apache-2.0")
-    with pytest.raises(HubError, match=r"'hf://rte' is no reference"):
+    with pytest.raises(HubError, match=r"'hf://rte' is not a reference"):
         push(licensed, "rte")
     with pytest.raises(HubError, match=r"'ann/rte@v1' names a revision; .*--revision v1"):
         push(licensed, "ann/rte@v1")

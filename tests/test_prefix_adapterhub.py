@@ -230,7 +230,7 @@ def test_folders_of_the_library_itself(name: str) -> None:
         pytest.skip("the library's own folders are not at hand")
     module = load_module(SHARED / name)
     assert isinstance(module, AttentionPrefixModule)
-    assert module.shape[:2] == (5, 16)
+    assert (module.shape.length, module.shape.dim) == (5, 16)
     assert module.shape.layers == (("encoder", 2), ("decoder", 2), ("cross_attention", 2))
     assert (module.shape.projection is None) == (name == "ah_t5_pxf")
 
