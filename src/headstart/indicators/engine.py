@@ -164,13 +164,14 @@ class _Run:
         for sweep in sweeps:
             log_p = self.work.reference_log_p(self.reference, sweep)
             for members in stacks(self.modules, most=self.work.widest):
-                self._over(sweep, members, unread, log_p, report)
+                self._over(sweep, members, unread, log_p=log_p, report=report)
 
     def _over(
         self,
         sweep: Sweep,
         members: Sequence[int],
         unread: set[int],
+        *,
         log_p: Mapping[int, Tensor],
         report: Callable[[int], None],
     ) -> None:

@@ -30,8 +30,10 @@ class RowWriter:
         self, modules: Sequence[int], indicator: Indicator, positions: Sequence[int], sums: np.ndarray
     ) -> None:
         """Add a value for every module and example: `sums` (modules, examples) over target tokens."""
-        places = np.tile(np.array(positions, dtype=np.int64), len(modules))
-        self._add(np.repeat(modules, len(positions)), indicator, WHOLE, places, sums.ravel(), self._tokens[places])
+        each = np.tile(np.array(positions, dtype=np.int64), len(modules))
+        self._add(
+            np.repeat(modules, len(positions)), indicator, examples=each, values=sums.ravel(), tokens=self._tokens[each]
+        )
 
     def whole(
         self,
@@ -44,25 +46,28 @@ class RowWriter:
     ) -> None:
         """Add a value for every module, for all examples together."""
         one = np.ones(len(modules), dtype=np.int64)
-        self._add(np.array(modules), indicator, part, -one, np.array(values, dtype=np.float64), tokens * one)
+        found = np.array(values, dtype=np.float64)
+        self._add(np.array(modules), indicator, examples=-one, values=found, tokens=tokens * one, part=part)
 
     def missing(self, modules: Sequence[int], indicator: Indicator, reason: str) -> None:
         """Add missing values, with the reason."""
         one = np.ones(len(modules), dtype=np.int64)
-        self._add(np.array(modules, dtype=np.int64), indicator, WHOLE, -one, np.nan * one, 0 * one, reason)
+        which = np.array(modules, dtype=np.int64)
+        self._add(which, indicator, examples=-one, values=np.nan * one, tokens=0 * one, reason=reason)
 
     def _add(
         self,
         modules: np.ndarray,
         indicator: Indicator,
-        part: str,
+        *,
         examples: np.ndarray,
         values: np.ndarray,
         tokens: np.ndarray,
+        part: str = WHOLE,
         reason: str = NOT_FINITE,
     ) -> None:
         found = np.isfinite(values)
-        frame = pd.DataFrame({"place": modules, "example": examples, "value": np.where(found, values, np.nan)})
+        frame = pd.DataFrame({"position": modules, "example": examples, "value": np.where(found, values, np.nan)})
         frame["tokens"] = tokens
         frame["indicator"], frame["part"] = str(indicator.spec), part
         frame["reason"] = pd.Series(reason, index=frame.index).mask(found)
@@ -76,6 +81,6 @@ class RowWriter:
         else:
             rows = pd.concat(self._frames, ignore_index=True)
             rows["order"] = rows["indicator"].map({name: order for order, name in enumerate(indicators)})
-            rows = rows.sort_values(["order", "place", "example"], kind="stable", ignore_index=True)
-            rows = rows.assign(module=names[rows["place"].to_numpy()]).astype(COLUMNS)[list(COLUMNS)]
+            rows = rows.sort_values(["order", "position", "example"], kind="stable", ignore_index=True)
+            rows = rows.assign(module=names[rows["position"].to_numpy()]).astype(COLUMNS)[list(COLUMNS)]
         return ScoreTable(rows, self._modules, tuple(indicators), examples, int(self._tokens.sum()))
