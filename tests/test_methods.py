@@ -56,6 +56,7 @@ BASE = Blend(indicator="loss", temperature=0.5, space="svd", rank=3)
 )  # fmt: skip
 def test_a_method_as_it_is_typed(text: str, label: str, name: str, blend: Blend | None) -> None:
     (found,) = parse_methods([text], BASE)
+    assert parse_methods(text, BASE) == (found,)
     assert (found.label, found.method.name) == (label, name)
     expected = blend.change(space="parameters", rank=None) if blend is not None and name == "best_single" else blend
     assert found.blend == expected

@@ -27,7 +27,7 @@ from headstart.comparing.trials import Trial, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Listener
 from headstart.hub import Hub
-from headstart.indicators import make_indicator
+from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
 from headstart.ranking.rank import Ranking, best_first, load_modules, require_defined
 from headstart.records import Refused
@@ -55,12 +55,12 @@ def compare(
     hub: Hub | Sequence[AnyModule],
     backbone: Backbone,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: str | Sequence[str] = DEFAULT_METHODS,
     seeds: int = 3,
     shots: int | None = None,
     blend: Blend | str | None = None,
     equal_rank: bool = True,
-    indicators: Sequence[str] = (),
+    indicators: str | Sequence[str] = (),
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
     store: AnyStore = None,
@@ -101,7 +101,7 @@ def compare(
     """
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     base = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
-    shown = tuple(dict.fromkeys(str(make_indicator(text).spec) for text in indicators))
+    shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))
     compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     modules, refused = _pool_of(hub, backbone, progress=progress)

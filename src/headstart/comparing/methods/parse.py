@@ -27,15 +27,15 @@ class Compared:
         return self.blend is not None and "scores" in RULES[self.blend.rule].needs
 
 
-def parse_methods(texts: Sequence[str], base: Blend) -> tuple[Compared, ...]:
-    """Parse the methods, each written as "[LABEL=]NAME[:field=value,…]", in the given order.
+def parse_methods(texts: str | Sequence[str], base: Blend) -> tuple[Compared, ...]:
+    """Parse the methods, each written as "[LABEL=]NAME[:field=value,…]", in the given order; a single text is one.
 
     NAME is a method or a merge rule; the fields are those of a `Blend`, on top of `base`. Without a LABEL, the name is
     the label. Raises `SettingError` for an unknown name or field, and for two methods with one label.
     """
     if not texts:
         raise SettingError(f"there is no method to compare; name some of: {', '.join(METHODS)}")
-    found = tuple(_parse(text, base) for text in texts)
+    found = tuple(_parse(text, base) for text in ([texts] if isinstance(texts, str) else texts))
     labels = [compared.label for compared in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
