@@ -25,7 +25,7 @@ from small_hub import RECIPE, module, write_task
         ("softmax:effective=3,space=svd,rank=8", Blend(effective=3, space="svd", rank=8)),
         ("top_k:indicator=grand:block=3,sublayer=attention,top_k=2",
          Blend(rule="top_k", indicator="grand:block=3,sublayer=attention", top_k=2)),
-        ("manual:group=ada,bob,ada,space=exact", Blend(rule="manual", group=("ada", "bob"), space="exact")),
+        ("manual:members=ada,bob,ada,space=exact", Blend(rule="manual", members=("ada", "bob"), space="exact")),
         (" uniform : density=0.2 , space=ties", Blend(rule="uniform", density=0.2, space="ties")),
     ],
 )  # fmt: skip
@@ -91,7 +91,7 @@ def test_unequal_ranks_are_refused_before_any_pass_and_auto_takes_them(
     for blend in ("softmax:space=parameters", "uniform:space=ties", "top_k:top_k=2,space=dare"):
         with pytest.raises(MergeError, match=message):
             ensemble(task, mixed, backbone, blend=blend, recipe=RECIPE)
-    pair = ensemble(task, mixed, backbone, blend="manual:group=ada,bob,space=parameters")
+    pair = ensemble(task, mixed, backbone, blend="manual:members=ada,bob,space=parameters")
     assert pair.merged.weights == (0.5, 0.5, 0, 0, 0), "those that take no part need not fit"
 
 

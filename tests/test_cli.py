@@ -185,9 +185,9 @@ def test_ensemble_by_hand(run: Run, here: dict[str, list[str]], tmp_path: Path) 
         *here["on"],
         "--rule",
         "manual",
-        "--group",
+        "--member",
         "ada",
-        "--group",
+        "--member",
         "cyd",
     ]
     data = run(*command, "-o", tmp_path / "one", "--space", "svd", "--json").data

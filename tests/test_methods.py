@@ -45,8 +45,8 @@ BASE = Blend(indicator="loss", temperature=0.5, space="svd", rank=3)
         ("Größe 2.b_c-d=scratch", "Größe 2.b_c-d", "scratch", None),
         ("ensemble", "ensemble", "ensemble", BASE),
         ("average", "average", "average", BASE.change(rule="uniform", temperature=None)),
-        ("manual:group=ada,bob", "manual", "manual",
-         BASE.change(rule="manual", temperature=None, group=("ada", "bob"))),
+        ("manual:members=ada,bob", "manual", "manual",
+         BASE.change(rule="manual", temperature=None, members=("ada", "bob"))),
         ("best_single:indicator=kl", "best_single", "best_single",
          Blend(rule="best_single", indicator="kl")),
         ("mine=softmax:indicator=loss,temperature=0.1", "mine", "ensemble", BASE.change(temperature=0.1)),
@@ -82,7 +82,10 @@ def test_a_method_as_it_is_typed(text: str, label: str, name: str, blend: Blend 
         ),
         (["a\nb=scratch"], r"method 'a\\nb=scratch' has the label 'a\\nb'; write a label of letters"),
         (["<b>=scratch"], "has the label '<b>'; write a label of letters, digits, '_', '-', '.' and spaces$"),
-        (["manual:group="], "^'manual:group=' has a group without modules; write group=NAME,NAME or leave group out$"),
+        (
+            ["manual:members="],
+            "^'manual:members=' has members without names; write members=NAME,NAME or leave it out$",
+        ),
         (["ensemble:tau=3"], "'ensemble:tau=3' has the unknown field 'tau'; choose one of: rule, indicator"),
     ],
 )
@@ -289,7 +292,7 @@ def test_a_comparison_without_any_scores_runs_no_pass(
 ) -> None:
     monkeypatch.setattr(scoring, "score_table", lambda *_, **__: pytest.fail("it scored"))
     modules: list[Module] = [module(backbone, name, seed=seed) for seed, name in enumerate(("ada", "bob"))]
-    found = run(task, modules, backbone, "scratch", "average", "mine=manual:group=ada")
+    found = run(task, modules, backbone, "scratch", "average", "mine=manual:members=ada")
     assert found.indicators == ()
     assert list(found.ranking.sort_values("module")["weight"]) == [1.0, 0.0]
     assert found.methods == ("scratch", "average", "mine")

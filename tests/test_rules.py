@@ -54,7 +54,7 @@ def weights_of(rule: str, candidates: Sequence[Candidate], blend: Blend, family:
         ("top_k", Blend(top_k=9), "", [1 / 3, 1 / 3, 0, 1 / 3]),
         ("best_single", Blend(), "", [0, 1, 0, 0]),
         ("manual", Blend(), "reviews", [0.5, 0, 0.5, 0]),
-        ("manual", Blend(group=("dan", "bob")), "reviews", [0, 0.5, 0, 0.5]),
+        ("manual", Blend(members=("dan", "bob")), "reviews", [0, 0.5, 0, 0.5]),
     ],
 )  # fmt: skip
 def test_weights_by_hand(rule: str, blend: Blend, family: str, expected: Sequence[float]) -> None:
@@ -72,13 +72,13 @@ def test_weights_by_hand(rule: str, blend: Blend, family: str, expected: Sequenc
         ("softmax", Blend(top_k=0), "top_k 0 must be at least 1"),
         ("top_k", Blend(top_k=2, effective=2), "effective 2.0 is not for rule 'top_k'; leave it out"),
         ("softmax", Blend(temperature=0.0), r"temperature 0.0 must be above 0"),
-        ("softmax", Blend(temperature=1.0, group=("ada", "bob")), "group ada, bob is not for rule 'softmax'"),
+        ("softmax", Blend(temperature=1.0, members=("ada", "bob")), "members ada, bob is not for rule 'softmax'"),
         ("uniform", Blend(temperature=1.0), "temperature 1.0 is not for rule 'uniform'; leave it out, or choose"),
         ("uniform", Blend(top_k=2), "top_k 2 is not for rule 'uniform'"),
         ("best_single", Blend(top_k=2), "top_k 2 is not for rule 'best_single'"),
         ("top_k", Blend(), "rule 'top_k' needs top_k, the number of modules to average; give it"),
         ("top_k", Blend(top_k=0), "top_k 0 must be at least 1"),
-        ("manual", Blend(), "rule 'manual' has no group: the task states no family; name modules as the group"),
+        ("manual", Blend(), "rule 'manual' has no members: the task states no family; name the members"),
     ],
 )  # fmt: skip
 def test_options_that_a_rule_cannot_use(rule: str, blend: Blend, message: str) -> None:
@@ -89,7 +89,7 @@ def test_options_that_a_rule_cannot_use(rule: str, blend: Blend, message: str) -
 @pytest.mark.parametrize(
     ("blend", "family", "message"),
     [
-        (Blend(group=("ada", "eve")), "", "'eve' of the group is not among the modules that can take part; correct"),
+        (Blend(members=("ada", "eve")), "", "'eve' is no module that can take part; correct"),
         (Blend(), "qa", r"no module is of the task's family 'qa' \(their families: nli, reviews\); name"),
     ],
 )  # fmt: skip
@@ -176,7 +176,7 @@ def of_family(task: Task, family: str) -> Task:
     [
         ({"rule": "uniform"}, "", ["ada", "bob", "cyd", "dan"]),
         ({"rule": "manual"}, "reviews", ["ada", "bob"]),
-        ({"rule": "manual", "group": ["dan", "ada", "dan"]}, "reviews", ["ada", "dan"]),
+        ({"rule": "manual", "members": ["dan", "ada", "dan"]}, "reviews", ["ada", "dan"]),
     ],
 )
 def test_rules_without_scores_run_no_scoring_pass(
@@ -221,10 +221,10 @@ def test_rules_with_scores(task: Task, hub: Hub, backbone: Backbone) -> None:
             {"rule": "medain"},
             "unknown merge rule 'medain'; choose one of: softmax, uniform, top_k, best_single, manual",
         ),
-        ({"rule": "manual"}, "rule 'manual' has no group: the task states no family"),
+        ({"rule": "manual"}, "rule 'manual' has no members: the task states no family"),
         ({"rule": "top_k"}, "rule 'top_k' needs top_k"),
         ({"rule": "uniform", "temperature": 0.5}, "temperature 0.5 is not for rule 'uniform'"),
-        ({"group": ["ada"]}, "group ada is not for rule 'softmax'"),
+        ({"members": ["ada"]}, "members ada is not for rule 'softmax'"),
     ],
 )
 def test_what_does_not_go_together_is_known_before_any_work(
@@ -250,21 +250,21 @@ def test_a_variant_in_a_named_group_is_refused_by_name(task: Task, backbone: Bac
         ("dora", "a LoRA variant (DoRA), which can be ranked but not merged")
     ]
     with pytest.raises(MergeError, match=r"'dora' is a LoRA variant \(DoRA\) whose parameters have no exact merge"):
-        ensemble(task, [plain, dora], backbone, blend="manual:group=ada,dora")
+        ensemble(task, [plain, dora], backbone, blend="manual:members=ada,dora")
 
 
 def test_a_comparison_with_a_rule(task: Task, hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    blend = Blend(rule="manual", group=("ada", "bob"))
+    blend = Blend(rule="manual", members=("ada", "bob"))
     found = compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=blend)
-    assert (found.settings["rule"], found.settings["group"], found.settings["temperature"]) == (
+    assert (found.settings["rule"], found.settings["members"], found.settings["temperature"]) == (
         "manual", ["ada", "bob"], None
     )  # fmt: skip
     weights = dict(zip(found.ranking["module"], found.ranking["weight"], strict=True))
     assert weights == {"ada": 0.5, "bob": 0.5, "cyd": 0.0, "dan": 0.0}
     assert found.notes[0].startswith("seed 0: manual: effective number of modules 2.00 of 4")
     monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
-    with pytest.raises(MergeError, match="'eve' of the group is not among the modules"):
-        compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", group=("eve",)))
+    with pytest.raises(MergeError, match="'eve' is no module that can take part"):
+        compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", members=("eve",)))
 
 
 def test_several_kinds_are_refused_before_any_scoring(

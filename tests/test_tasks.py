@@ -13,6 +13,7 @@ from headstart.records import TaskCard
 from headstart.tasks import Example, Task
 from headstart.tasks.options import inline_options
 from headstart.tasks.template import FieldTemplate
+from headstart.units.canonical import canonical
 
 ROWS = [{"input": f"row {number}", "output": ["no", "yes"][number % 2]} for number in range(10)]
 
@@ -36,6 +37,13 @@ def test_example_is_frozen_and_its_target_is_the_first_output() -> None:
     assert (example.target, example.options) == ("first", None)
     with pytest.raises(FrozenInstanceError):
         example.input = "other"  # type: ignore[misc]
+
+
+def test_a_group_is_in_no_hash() -> None:
+    alone, together = Example("in", ("out",)), Example("in", ("out",), group="ada")
+    assert alone != together
+    assert alone.to_json() == together.to_json() == '["in",["out"],null]'
+    assert canonical(alone) == canonical(together)
 
 
 def test_missing_split_names_what_there_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ class Blend(Record):
     """How scores become weights, and weights become a module. A field that is `None` or empty has the default below.
 
     `rule`: a name in `RULES`. `indicator`: the spec of the indicator whose scores are the S_i ("cosine",
-    "grand:block=3"). `reduction`: "mean" or "sum" over target tokens. `group`: names of modules, for rule "manual";
+    "grand:block=3"). `reduction`: "mean" or "sum" over target tokens. `members`: names of modules, for rule "manual";
     default: all modules of the task's family. `top_k`: blend only the k best ("softmax", "top_k").
 
     Two fields say how concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is chosen such that
@@ -34,13 +34,13 @@ class Blend(Record):
     temperature: float | None = None
     effective: float | None = None
     top_k: int | None = None
-    group: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     space: str = "auto"
     rank: int | None = None
     density: float | None = None
     reduction: str = "mean"
 
-    @field_validator("group", mode="before")
+    @field_validator("members", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         """Split a text "ada,bob" into names; a name that occurs twice counts once."""
@@ -76,7 +76,7 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
     """The fields in "field=value,field=value"; `source` is the whole text, for the error.
 
     A part that does not begin with a field's name belongs to the value before it if that value is an indicator with
-    parameters ("indicator=grand:block=3,sublayer=attention") or the group ("group=ada,bob").
+    parameters ("indicator=grand:block=3,sublayer=attention") or the members ("members=ada,bob").
     """
     found: dict[str, str] = {}
     last = ""
@@ -85,10 +85,10 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
         if separator and name in Blend.model_fields:
             if name in found:
                 raise SettingError(f"'{source}' gives {name} twice; keep one of them")
-            if name == "group" and not value:
-                raise SettingError(f"'{source}' has a group without modules; write group=NAME,NAME or leave group out")
+            if name == "members" and not value:
+                raise SettingError(f"'{source}' has members without names; write members=NAME,NAME or leave it out")
             found[name], last = value, name
-        elif (last == "group" and not separator) or (last == "indicator" and ":" in found[last]):
+        elif (last == "members" and not separator) or (last == "indicator" and ":" in found[last]):
             found[last] += f",{part.strip()}"
         elif separator:
             raise SettingError(

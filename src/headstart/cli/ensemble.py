@@ -53,10 +53,10 @@ class BlendOptions(Options):
     top_k: Annotated[
         int | None, typer.Option("--top-k", help="Blend only the k best modules (rules softmax and top_k).")
     ] = None
-    group: Annotated[
+    member: Annotated[
         list[str] | None,
         typer.Option(
-            "--group",
+            "--member",
             help="A module that the rule manual averages; repeatable; default: the modules of the task's family.",
         ),
     ] = None
@@ -79,7 +79,8 @@ class BlendOptions(Options):
         """The requested blend."""
         from headstart.blending import Blend
 
-        return Blend(**{**vars(self), "group": tuple(self.group or ())})
+        fields = vars(self) | {"members": tuple(self.member or ())}
+        return Blend(**{name: value for name, value in fields.items() if name != "member"})
 
 
 @command

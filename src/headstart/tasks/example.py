@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 __all__ = ["Example", "Text", "TextPair", "seeded_order"]
 
@@ -48,15 +48,21 @@ class Example:
         outputs: every acceptable answer, at least one; the first is the one to train on.
         options: the closed set of answers to choose from, or `None` when the answer is open.
         pair: where in `input` the first of two texts ends and the second begins; `None` for one text.
+        group: what the row belongs to with others, such as its author or document; `None` for a row of its own. Rows of
+            one group are never in different splits and are resampled together. No score of a row depends on it, so
+            neither `to_json` nor the key of a unit counts it.
 
     >>> Example("Is water wet?", ("yes",), ("no", "yes")).target
     'yes'
     """
 
+    uncounted: ClassVar[frozenset[str]] = frozenset({"group"})
+
     input: str
     outputs: tuple[str, ...]
     options: tuple[str, ...] | None = None
     pair: tuple[int, int] | None = None
+    group: str | None = None
 
     @property
     def text(self) -> Text:

@@ -15,7 +15,7 @@ __all__ = ["NEEDS", "OPTIONS", "Candidate", "HeldOutLoss", "Request", "Rule", "W
 NEEDS = frozenset({"scores", "loss"})
 """What a rule may need: an indicator's scores, and the held-out loss of given weights."""
 
-OPTIONS = ("temperature", "effective", "top_k", "group")
+OPTIONS = ("temperature", "effective", "top_k", "members")
 """The fields of a `Blend` that only some rules use."""
 
 HeldOutLoss = Callable[[Weights], float]

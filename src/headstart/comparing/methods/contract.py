@@ -107,14 +107,14 @@ class Blended(Method):
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
         """The comparison's space, indicator and reduction, with this method's rule and none of another rule's options.
 
-        Only the rule "manual" keeps the comparison's group.
+        Only the rule "manual" keeps the comparison's members.
         """
         if "rule" in changes:
             raise SettingError(
                 f"method '{self.name}' has the rule '{self.rule}'; leave rule out, or write the rule in its place"
             )
-        group = base.group if self.rule == "manual" else ()
-        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None, "group": group}
+        members = base.members if self.rule == "manual" else ()
+        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None, "members": members}
         return base.change(**{**own, **changes})
 
     def begin(self, draw: Draw, blend: Blend | None) -> PlannedStart:

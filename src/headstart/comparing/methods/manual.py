@@ -1,4 +1,4 @@
-"""The average of a group that somebody picked."""
+"""The average of modules that somebody picked."""
 
 from headstart.comparing.methods.contract import Blended
 
@@ -6,7 +6,7 @@ __all__ = ["Manual"]
 
 
 class Manual(Blended):
-    """The modules of `group` with the same weight; without a group, those of the task's family."""
+    """The modules in `members` with the same weight; if there are none, those of the task's family."""
 
     name = "manual"
     source = "Lv et al., 2023, §3.1"
