@@ -8,7 +8,7 @@ READY := .venv/.ready
 LOCKING := .cache/lock
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup test demo slow bench docs lock clean
+.PHONY: help setup test demo slow bench dist docs lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -37,6 +37,11 @@ slow: setup  ## The tests with real weights and data
 
 bench: setup  ## The benchmarks whose results stand in docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
+
+dist: setup  ## Build the wheel and the source archive into dist/, and try the wheel in empty environments
+	rm -rf dist
+	$(BIN)/hatchling build --directory dist
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_dist.py tests/test_install.py --built dist
 
 docs: setup  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict

@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--trials", type=int, default=100, help="how many damaged catalogues a hub is tried with")
+    parser.addoption("--built", type=Path, help="a folder with a built wheel and source archive; default: built anew")
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,18 @@ def refuse_remote_name(getaddrinfo: Callable[..., Any]) -> Callable[..., Any]:
         return getaddrinfo(host, *args, **kwargs)
 
     return guarded
+
+
+@pytest.fixture(scope="session")
+def dist(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source archive: that of `--built`, or built anew, which needs no network."""
+    given: Path | None = request.config.getoption("--built")
+    if given is not None:
+        return given.resolve()
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture
