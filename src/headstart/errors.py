@@ -26,6 +26,7 @@ __all__ = [
     "TaskError",
     "UnitError",
     "about",
+    "of_type",
 ]
 
 
@@ -113,6 +114,20 @@ def about(subject: str | Path) -> Iterator[None]:
         yield
     except HeadstartError as error:
         raise error.saying(f"{subject}: {error}") from error
+
+
+def of_type(parameter: str, given: object) -> str:
+    """The beginning of an error for an argument of a type that cannot be meant.
+
+    >>> of_type("task", {"a": 1})
+    'task is a dict'
+    >>> of_type("task", None)
+    'task is None'
+    """
+    if given is None:
+        return f"{parameter} is None"
+    name = type(given).__name__
+    return f"{parameter} is {'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 class PluginWarning(UserWarning):

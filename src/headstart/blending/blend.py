@@ -5,10 +5,10 @@ from typing import Any, Self
 
 from pydantic import ValidationError, field_validator
 
-from headstart.errors import SettingError
+from headstart.errors import SettingError, of_type
 from headstart.records import Record
 
-__all__ = ["Blend", "fields_of"]
+__all__ = ["Blend", "as_blend", "fields_of"]
 
 
 class Blend(Record):
@@ -97,3 +97,17 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
         else:
             raise SettingError(f"'{source}' has '{name}' without a value; write field=value")
     return found
+
+
+def as_blend(given: Blend | str | None) -> Blend:
+    """The blend that a caller gave, or the one that a text describes; `None` is the default one.
+
+    Raises `SettingError` for a value of another type, or a text that describes no blend.
+    """
+    if given is None or isinstance(given, Blend):
+        return given or Blend()
+    if isinstance(given, str):
+        return Blend.parse(given)
+    raise SettingError(
+        f"{of_type('blend', given)}; give a Blend, or its text, such as 'softmax:indicator=loss,temperature=0.1'"
+    )

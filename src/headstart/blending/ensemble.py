@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import pandas as pd
 
-from headstart.backbones import Backbone, backbone_loaders
+from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import RULES, Blend, Request, check_space, fitting_space, require_one_kind
+from headstart.blending.blend import as_blend
 from headstart.blending.start import Start, candidates_of, plan_start
 from headstart.errors import SettingError
 from headstart.events import Listener
-from headstart.hub import Hub
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking, best_first, load_modules, rank, require_defined
+from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, rank, require_defined
 from headstart.records import TaskCard
-from headstart.tasks import Task
-from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tasks import TaskLike, as_task
+from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store, run
 
 __all__ = [
@@ -32,9 +32,9 @@ __all__ = [
 
 
 def ensemble(
-    task: Task,
-    hub: Hub | Sequence[AnyModule],
-    backbone: Backbone,
+    task: TaskLike,
+    hub: HubLike,
+    backbone: BackboneLike,
     *,
     blend: Blend | str | None = None,
     ranking: Ranking | None = None,
@@ -54,7 +54,7 @@ def ensemble(
 
     Args:
         task: with a dev split.
-        hub: a hub, or modules that were loaded before.
+        hub: a hub, or a list of modules.
         backbone: the frozen model.
         blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"); `None`: `Blend()`.
         ranking: a ranking made before, by the blend's indicator among others, instead of scoring again.
@@ -70,9 +70,9 @@ def ensemble(
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`. What cannot work, such
             as unequal shapes in space "parameters", is refused before any pass.
     """
-    blend = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
+    blend, recipe, task = as_blend(blend), as_recipe(recipe), as_task(task)
     blend = checked_blend(blend, task.card, held_out=held_out is not None)
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    backbone = as_backbone(backbone)
     scored = "scores" in RULES[blend.rule].needs
     if scored:
         require_defined((blend.indicator,), task, backbone)

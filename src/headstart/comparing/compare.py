@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from headstart.backbones import Backbone, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import Blend
+from headstart.blending.blend import as_blend
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.comparing.methods.contract import Draw, Pool
@@ -26,15 +27,14 @@ from headstart.comparing.starting import (
 from headstart.comparing.trials import Trial, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Listener
-from headstart.hub import Hub
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import Ranking, best_first, load_modules, require_defined
+from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, require_defined
 from headstart.records import Refused
-from headstart.tasks import Task
+from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.evaluation import check_decoding
-from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Results, Store, Unit
 from headstart.units import run as run_units
 
@@ -51,9 +51,9 @@ UNTUNED_HEAD = "a fresh task head answers at random until it is tuned"
 
 
 def compare(
-    task: Task,
-    hub: Hub | Sequence[AnyModule],
-    backbone: Backbone,
+    task: TaskLike,
+    hub: HubLike,
+    backbone: BackboneLike,
     *,
     methods: str | Sequence[str] = DEFAULT_METHODS,
     seeds: int = 3,
@@ -75,7 +75,7 @@ def compare(
 
     Args:
         task: with train and test splits (and a dev split, or enough training rows to draw one from).
-        hub: a hub, or modules that were loaded before.
+        hub: a hub, or a list of modules.
         backbone: the frozen model.
         methods: what is compared, each as "[LABEL=]NAME[:field=value,…]": a name in
             `headstart.comparing.methods.METHODS` or a merge rule, with the `Blend` fields that differ from `blend`
@@ -99,9 +99,9 @@ def compare(
             refused before any pass.
         StoreError: the store cannot be written.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    base = Blend.parse(blend) if isinstance(blend, str) else blend or Blend()
+    task, recipe, base = as_task(task), as_recipe(recipe), as_blend(blend)
     shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))
+    backbone = as_backbone(backbone)
     compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     modules, refused = _pool_of(hub, backbone, progress=progress)
@@ -139,9 +139,7 @@ def _checked(
     return tuple(checked)
 
 
-def _pool_of(
-    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Listener | None
-) -> tuple[list[AnyModule], list[Refused]]:
+def _pool_of(hub: HubLike, backbone: Backbone, *, progress: Listener | None) -> tuple[list[AnyModule], list[Refused]]:
     """The modules that can be merged and tuned, and those that cannot, each with the reason."""
     modules, refused = load_modules(hub, backbone, progress=progress)
     refused += [

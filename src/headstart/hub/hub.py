@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from headstart.atomic import sweep
-from headstart.errors import HeadstartError, HubError, Refused
+from headstart.errors import HeadstartError, HubError, Refused, of_type
 from headstart.events import Listener, Progress
 from headstart.filenames import CONFIG_FILE
 from headstart.hub import removing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from headstart.formats import StoredModule
     from headstart.records import Fingerprint, ModuleCard
 
-__all__ = ["Admission", "Hub"]
+__all__ = ["Admission", "Hub", "as_hub"]
 
 USABLE = "reason IS NULL"
 
@@ -317,3 +317,15 @@ class Hub:
 def _counted(progress: Listener, done: int, total: int) -> Callable[[], None]:
     counter = iter(range(done + 1, total + 1))
     return lambda: progress(Progress("adding modules", next(counter), total))
+
+
+def as_hub(given: Hub | str | Path) -> Hub:
+    """The hub that a caller gave, or the one at the path that was given.
+
+    Raises `HubError` for a value of another type, and whatever `Hub.open` raises.
+    """
+    if isinstance(given, Hub):
+        return given
+    if isinstance(given, str | Path):
+        return Hub.open(given)
+    raise HubError(f"{of_type('hub', given)}; give a Hub, the path of its folder, or a list of modules")

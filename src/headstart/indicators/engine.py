@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headstart.backbones import Backbone, Head, TextFormat
-from headstart.errors import ModuleError, SettingError, TaskError
+from headstart.backbones import Backbone, BackboneLike, Head, TextFormat, as_backbone
+from headstart.errors import ModuleError, SettingError, TaskError, of_type
 from headstart.events import Listener, Progress
+from headstart.hub import Hub
 from headstart.indicators import INDICATORS, Indicator, Need, Spec, make_indicator
 from headstart.indicators.passes import Found, Sweep, Workload, run_stack
 from headstart.indicators.rows import RowWriter
 from headstart.indicators.table import WHOLE, Scores, ScoreTable, check_reduction, require_distinct
-from headstart.kinds import AnyModule, Module, stacks
+from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules, stacks
 from headstart.tasks import Example
 
 __all__ = ["NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
@@ -24,12 +25,12 @@ SERVED = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.PARAMETERS, Need.REFE
 
 
 def score_table(
-    modules: Sequence[AnyModule],
+    modules: Iterable[ModuleLike] | ModuleLike | Hub,
     examples: Sequence[Example],
-    backbone: Backbone,
+    backbone: BackboneLike,
     *,
-    indicators: Sequence[str | Spec | Indicator] = ("cosine",),
-    reference: Module | None = None,
+    indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
+    reference: ModuleLike | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
     progress: Listener | None = None,
@@ -51,13 +52,15 @@ def score_table(
         SettingError: an unknown indicator, two modules with one name, or a missing reference that is needed.
         TaskError: no examples.
     """
-    chosen = chosen_indicators(indicators)
+    chosen, examples = chosen_indicators(indicators), _as_examples(examples)
     check_request(chosen, examples)
     for indicator in chosen:
         if Need.REFERENCE in indicator.needs and reference is None:
             raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
+    compared = None if reference is None else as_module(reference, parameter="reference").load()
+    modules, backbone = as_modules(modules), as_backbone(backbone)
     require_distinct([module.name for module in modules])
-    head = _shared_head(chosen, backbone, reference)
+    head = _shared_head(chosen, backbone, compared)
     pairs = [(example.text, example.target) for example in examples]
     needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
     items = backbone.encode(pairs, text_format or TextFormat(), head=head.card if head else None) if needed else []
@@ -69,19 +72,19 @@ def score_table(
         if indicator not in defined:
             rows.missing(range(len(modules)), indicator, NO_DISTRIBUTION)
     answering = modules if head is None else [module.with_head(head) for module in modules]
-    run = _Run(work, answering, defined, reference, rows)
+    run = _Run(work, answering, defined, compared, rows)
     run.all(progress)
     return rows.table([str(indicator.spec) for indicator in chosen], examples=len(examples))
 
 
 def score(
-    modules: Sequence[AnyModule],
+    modules: Iterable[ModuleLike] | ModuleLike | Hub,
     examples: Sequence[Example],
-    backbone: Backbone,
+    backbone: BackboneLike,
     *,
-    indicators: Sequence[str | Spec | Indicator] = ("cosine",),
+    indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reduction: str = "mean",
-    reference: Module | None = None,
+    reference: ModuleLike | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
     progress: Listener | None = None,
@@ -99,13 +102,26 @@ def score(
     return table.reduce(reduction)
 
 
-def chosen_indicators(asked: Iterable[str | Spec | Indicator]) -> list[Indicator]:
+def chosen_indicators(asked: str | Iterable[str | Spec | Indicator]) -> list[Indicator]:
     """The indicators that are asked for, each once; a single text is one.
 
     Raises `SettingError`: see `make_indicator`.
     """
-    several = [asked] if isinstance(asked, str) else asked
+    several = [asked] if isinstance(asked, str | Spec | Indicator) else asked
+    if not isinstance(several, Iterable):
+        raise SettingError(f"{of_type('indicators', asked)}; give names, such as {', '.join(INDICATORS)}")
     return list(dict.fromkeys(make_indicator(one) for one in several))
+
+
+def _as_examples(given: Sequence[Example]) -> Sequence[Example]:
+    """The examples as they were given; raises `TaskError` for anything else."""
+    remedy = "give a list of Example, such as the rows of task.dev"
+    if not isinstance(given, Sequence):
+        raise TaskError(f"{of_type('examples', given)}; {remedy}")
+    for one in given:
+        if not isinstance(one, Example):
+            raise TaskError(f"{of_type('one of the examples', one)}; {remedy}")
+    return given
 
 
 def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> None:

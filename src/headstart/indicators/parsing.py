@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from headstart.errors import SettingError
+from headstart.errors import SettingError, of_type
 from headstart.indicators.contract import Indicator
 from headstart.indicators.registry import INDICATORS
 from headstart.indicators.spec import Spec
@@ -25,6 +25,8 @@ def make_indicator(asked: str | Spec | Indicator) -> Indicator:
     """
     if isinstance(asked, Indicator):
         return asked
+    if not isinstance(asked, str | Spec):
+        raise SettingError(f"{of_type('an indicator', asked)}; give its name, such as 'cosine' or 'grand:block=3'")
     spec = Spec.parse(asked) if isinstance(asked, str) else asked
     family = INDICATORS[spec.name]
     types = get_type_hints(family)

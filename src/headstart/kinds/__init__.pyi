@@ -4,7 +4,7 @@ from .contract import Module, Stack
 from .headed import stack_of, stacks
 from .ia3 import IA3Module
 from .lazy import AnyModule, LazyModule, StoredSource
-from .loading import fresh_module, load_module
+from .loading import HoldsModule, ModuleLike, as_module, as_modules, fresh_module, load_module
 from .lora import LoraModule
 from .prefix import PrefixModule
 from .prompt import PromptModule
@@ -20,12 +20,14 @@ __all__ = [
     "AnyModule",
     "BitFitModule",
     "BitFitSettings",
+    "HoldsModule",
     "IA3Module",
     "IA3Settings",
     "LazyModule",
     "LoraModule",
     "LoraSettings",
     "Module",
+    "ModuleLike",
     "PeftModule",
     "PrefixModule",
     "PrefixSettings",
@@ -33,6 +35,8 @@ __all__ = [
     "PromptSettings",
     "Stack",
     "StoredSource",
+    "as_module",
+    "as_modules",
     "fresh_module",
     "load_module",
     "save_module",

@@ -1,27 +1,29 @@
 """Ranking a hub for a task: its modules are read, checked and scored on the task's examples."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from headstart.backbones import Backbone, TextFormat, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone, backbone_loaders
 from headstart.errors import HubError, ModuleError, SettingError
 from headstart.events import Listener, Progress
 from headstart.formats import StoredModule
-from headstart.hub import Hub, ModuleRef
+from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.indicators import INDICATORS, make_indicator
 from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
 from headstart.indicators.table import Scores, check_reduction
-from headstart.kinds import AnyModule, LazyModule, Module, load_module
+from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, load_module
 from headstart.ranking.scoring import Scoring, reference_unit, scoring_examples
 from headstart.records import Refused
-from headstart.tasks import Task, head_of
-from headstart.tuning.recipes import Recipe
+from headstart.tasks import Task, TaskLike, as_task, head_of
+from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store, run
 
 __all__ = [
+    "HubLike",
     "Ranking",
     "best_first",
     "fits",
@@ -31,6 +33,9 @@ __all__ = [
     "require_defined",
     "scoring_examples",
 ]
+
+HubLike = Hub | str | Path | Iterable[ModuleLike]
+"""A hub, the path of its folder, or modules: loaded before, of a hub, or their folders."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,14 @@ class Ranking:
         return best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
 
 
-def fits(backbone: Backbone) -> Callable[[StoredModule], None]:
+def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
     """A check for `Hub.add_all`: raises `ModuleError` unless the stored module fits the backbone."""
-    return lambda stored: load_module(stored).check(backbone)
+    loaded = as_backbone(backbone)
+    return lambda stored: load_module(stored).check(loaded)
 
 
 def load_modules(
-    hub: Hub | Sequence[AnyModule], backbone: Backbone, *, progress: Listener | None = None
+    hub: HubLike, backbone: BackboneLike, *, progress: Listener | None = None
 ) -> tuple[list[AnyModule], list[Refused]]:
     """The modules of a hub that fit; those that are broken or do not fit are named with the reason.
 
@@ -71,8 +77,10 @@ def load_modules(
     error, because the caller chose it. Raises `HubError` if no module is left or two have the same name, `ModuleError`
     for a given module that does not fit.
     """
-    if not isinstance(hub, Hub):
-        return _given(hub, backbone), []
+    backbone = as_backbone(backbone)
+    if not isinstance(hub, Hub | str | Path) and isinstance(hub, Iterable):
+        return _given(as_modules(hub, parameter="hub"), backbone), []
+    hub = as_hub(hub)
     modules: list[AnyModule] = []
     refused = [Refused(problem.name, problem.reason) for problem in hub.problems()]
     refs, shapes = hub.refs(), _Shapes(backbone)
@@ -114,7 +122,7 @@ class _Shapes:
         return LazyModule(ref, card, family, own, self.backbone.fingerprint)
 
 
-def _given(modules: Sequence[AnyModule], backbone: Backbone) -> list[AnyModule]:
+def _given(modules: list[AnyModule], backbone: Backbone) -> list[AnyModule]:
     if not modules:
         raise HubError("there is no module to rank; give at least one")
     name, count = Counter(module.name for module in modules).most_common(1)[0]
@@ -123,21 +131,21 @@ def _given(modules: Sequence[AnyModule], backbone: Backbone) -> list[AnyModule]:
     for module in modules:
         if not (isinstance(module, LazyModule) and module.fits.same_as(backbone.fingerprint)):
             module.load().check(backbone)
-    return list(modules)
+    return modules
 
 
 def rank(
-    task: Task,
-    hub: Hub | Sequence[AnyModule],
-    backbone: Backbone,
+    task: TaskLike,
+    hub: HubLike,
+    backbone: BackboneLike,
     *,
-    indicators: Sequence[str] = ("cosine",),
+    indicators: str | Sequence[str] = ("cosine",),
     reduction: str = "mean",
     rows: int | None = None,
     recipe: Recipe | str = "few-shot",
     text_format: TextFormat | None = None,
     seed: int = 0,
-    reference: Module | None = None,
+    reference: ModuleLike | None = None,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -147,8 +155,10 @@ def rank(
     Values are kept in the store, one unit for each module and indicator: what was scored before is not scored again.
 
     Args:
-        task: with a dev split, and a train split if an indicator needs the reference module.
-        hub: a hub, or modules that were loaded before.
+        task: with a dev split, and a train split if an indicator needs the reference module. Here and wherever a task,
+            hub, backbone or module is taken, its path will do: it is then read as `Task.load`, `Hub.open`,
+            `Backbone.load` or `load_module` reads it.
+        hub: a hub, or a list of modules.
         backbone: the frozen model.
         indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3"); or a
             single one as text.
@@ -170,12 +180,15 @@ def rank(
     """
     chosen = chosen_indicators(indicators)
     check_reduction(reduction)
+    task, recipe = as_task(task), as_recipe(recipe)
+    compared = None if reference is None else as_module(reference, parameter="reference").load()
+    backbone = as_backbone(backbone)
     require_defined([str(indicator.spec) for indicator in chosen], task, backbone)
     check_request(chosen, scoring_examples(task, rows=rows, seed=seed))
     modules, refused = load_modules(hub, backbone, progress=progress)
     scoring = Scoring.plan(
         task, modules, backbone, indicators=chosen, rows=rows, recipe=recipe, text_format=text_format, seed=seed,
-        reference=reference,
+        reference=compared,
     )  # fmt: skip
     with Store.opened(store) as kept:
         found = run(

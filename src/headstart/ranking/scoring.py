@@ -11,7 +11,7 @@ from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
 from headstart.kinds import AnyModule, Module
 from headstart.tasks import Example, Task
-from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Results, Unit
 
@@ -39,13 +39,12 @@ class Scoring:
         *,
         indicators: Sequence[Indicator],
         rows: int | None = None,
-        recipe: Recipe | str,
+        recipe: Recipe,
         text_format: TextFormat | None = None,
         seed: int,
         reference: Module | None = None,
     ) -> Self:
         """The units that `rank` runs with these arguments; units that need no reference module do not name it."""
-        recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
         text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
         # An encoder's modules answer through the reference module's task head.
         needing = {one for one in indicators if backbone.is_encoder or Need.REFERENCE in one.needs}

@@ -3,6 +3,6 @@
 from headstart.tasks.example import Example
 from headstart.tasks.head import head_of
 from headstart.tasks.metrics import METRICS, Metric
-from headstart.tasks.task import Task
+from headstart.tasks.task import Task, TaskLike, as_task
 
-__all__ = ["METRICS", "Example", "Metric", "Task", "head_of"]
+__all__ = ["METRICS", "Example", "Metric", "Task", "TaskLike", "as_task", "head_of"]

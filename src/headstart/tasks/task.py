@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headstart.errors import SettingError, TaskError
+from headstart.errors import SettingError, TaskError, of_type
 from headstart.records import TaskCard
 from headstart.tasks.example import Example, seeded_order
 from headstart.tasks.few_shot import USUAL_SHOTS, draw_few_shot
 from headstart.tasks.loading import Wishes, load_task
 
-__all__ = ["Example", "Task"]
+__all__ = ["Example", "Task", "TaskLike", "as_task"]
 
 
 @dataclass(frozen=True)
@@ -153,3 +153,19 @@ class Task:
             return self
         kept = sorted(seeded_order(rows, purpose="take", seed=seed)[:n])
         return replace(self, splits={**self.splits, split: tuple(rows[index] for index in kept)})
+
+
+TaskLike = Task | str | Path
+"""A task, or the file, folder or data set's id that `Task.load` reads it from."""
+
+
+def as_task(given: TaskLike) -> Task:
+    """The task that a caller gave, or that `Task.load` reads from what was given.
+
+    Raises `TaskError` for a value of another type, and whatever `Task.load` raises.
+    """
+    if isinstance(given, Task):
+        return given
+    if isinstance(given, str | Path):
+        return Task.load(given)
+    raise TaskError(f"{of_type('task', given)}; give a Task, or the path of a file or folder that Task.load reads")

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from headstart.errors import SettingError
+from headstart.errors import SettingError, of_type
 from headstart.kinds.settings import checked, kinds_with, names_of
 from headstart.records import Record, fault
 from headstart.registry import Registry
 from headstart.tuning.optimizers import OPTIMIZERS
 
-__all__ = ["RECIPES", "SCHEDULES", "SELECTS", "Recipe"]
+__all__ = ["RECIPES", "SCHEDULES", "SELECTS", "Recipe", "as_recipe"]
 
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -186,3 +186,12 @@ for _recipe in (
     ),
 ):  # fmt: skip
     RECIPES.add(_recipe.name, _recipe)
+
+
+def as_recipe(given: Recipe | str) -> Recipe:
+    """The recipe that a caller gave, or the one of that name. Raises `SettingError` for anything else."""
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str):
+        return RECIPES[given]
+    raise SettingError(f"{of_type('recipe', given)}; give a Recipe, or the name of one: {', '.join(RECIPES)}")

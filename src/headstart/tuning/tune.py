@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from headstart.backbones import Backbone, BackboneInput, backbone_loaders
+from headstart.backbones import BackboneInput, BackboneLike, as_backbone, backbone_loaders
 from headstart.events import Listener
-from headstart.kinds import Module
-from headstart.tasks import Task
+from headstart.kinds import ModuleLike, as_module
+from headstart.tasks import TaskLike, as_task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
-from headstart.tuning.recipes import RECIPES, Recipe
+from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.run import text_format_of
 from headstart.tuning.unit import TuneUnit
 from headstart.units import AnyStore, Store, run
@@ -17,10 +17,10 @@ __all__ = ["CurvePoint", "Lane", "Tuned", "text_format_of", "tune", "tune_lanes"
 
 
 def tune(
-    task: Task,
-    backbone: Backbone,
+    task: TaskLike,
+    backbone: BackboneLike,
     *,
-    start: Module | None = None,
+    start: ModuleLike | None = None,
     recipe: Recipe | str = "few-shot",
     seed: int = 0,
     name: str | None = None,
@@ -39,8 +39,9 @@ def tune(
     Args:
         task: with train and dev splits.
         backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
-        start: where to begin; `None` is a fresh module of the recipe's kind and shape. On an encoder, its task head is
-            kept if it was tuned on this very task; otherwise a fresh head is tuned with it.
+        start: where to begin, such as what `ensemble` returns or a module's folder; `None` is a fresh module of the
+            recipe's kind and shape. On an encoder, its task head is kept if it was tuned on this very task; otherwise
+            a fresh head is tuned with it.
         recipe: a `Recipe` or the name of one.
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
@@ -57,9 +58,11 @@ def tune(
         ModuleError: the start does not fit the backbone, or is a variant that only PEFT can tune.
         TaskError: a split is missing or empty, or the backbone is an encoder and no head can answer the task.
     """
-    chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    task, chosen = as_task(task), as_recipe(recipe)
+    begin = None if start is None else as_module(start, parameter="start").load()
+    backbone = as_backbone(backbone)
     unit = TuneUnit.of(
-        task, BackboneInput.of(backbone), start=start, recipe=chosen, seed=seed, name=name, license=license,
+        task, BackboneInput.of(backbone), start=begin, recipe=chosen, seed=seed, name=name, license=license,
         tracker=tracker, checkpoint=checkpoint,
     )  # fmt: skip
     with Store.opened(store) as kept:

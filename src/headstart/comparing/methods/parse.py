@@ -8,7 +8,7 @@ from headstart.blending import RULES, Blend
 from headstart.blending.blend import fields_of
 from headstart.comparing.methods import METHODS
 from headstart.comparing.methods.contract import Method
-from headstart.errors import SettingError
+from headstart.errors import SettingError, of_type
 
 __all__ = ["Compared", "parse_methods"]
 
@@ -44,6 +44,8 @@ def parse_methods(texts: str | Sequence[str], base: Blend) -> tuple[Compared, ..
 
 
 def _parse(text: str, base: Blend) -> Compared:
+    if not isinstance(text, str):
+        raise SettingError(f"{of_type('a method', text)}; give its text, such as 'softmax:temperature=0.1'")
     head, _, rest = text.partition(":")
     label, separator, name = (part.strip() for part in head.rpartition("="))
     if separator and not label:
