@@ -124,7 +124,7 @@ def test_nothing_from_a_card_is_obeyed_by_the_terminal(
 
 
 def test_rank(run: Run, here: dict[str, list[str]], llama: Backbone) -> None:
-    command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "cosine", "-i", "tupate"]
+    command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "cosine,tupate"]
     data = run(*command, "--json").data
     assert (data["task"], data["examples"], data["reduction"], data["refused"]) == ("reviews", 12, "mean", [])
     found = [row["cosine"] for row in data["modules"]]

@@ -168,7 +168,12 @@ SETTING_MISTAKES: tuple[tuple[tuple[str, ...], list[str], str], ...] = (
     (ANY, ["--set", "schedule=zigzag"], "unknown schedule 'zigzag'"),
     (ANY, ["--set", "kind=lara"], "unknown kind 'lara'; choose one of: lora"),
     (("tune",), ["--set", "rank=3", "--start", "x"], "--set rank shapes a fresh module, and x keeps the shape"),
-    (("rank",), ["--indicator", "loss,cosine"], "and several one by one (on the command line, repeat the option)"),
+    (
+        ("ensemble", "compare"),
+        ["-i", "loss,cosine"],
+        "'loss,cosine' names 2 indicators where one is needed; give loss or cosine",
+    ),
+    (("rank",), ["-i", "loss,cosin"], "unknown indicator 'cosin'; choose one of: loss"),
     (("tune",), ["--start", "./none"], "none is not a folder"),
     (("tune",), ["--train-rows", "0"], "cannot take 0 rows of split 'train'"),
     (("rank", "ensemble", "compare"), ["--indicator", "cosin"], "unknown indicator 'cosin'; choose one of: loss"),

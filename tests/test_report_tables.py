@@ -13,7 +13,7 @@ from comparison_example import curves_frame, make_comparison, scores_frame
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
-from headstart.reports.console import print_summary, print_table, table
+from headstart.reports.console import frame_columns, print_summary, print_table
 from headstart.reports.intervals import ONE_SEED, SAME, estimate
 from headstart.reports.tables import (
     curve_table,
@@ -313,7 +313,9 @@ class TestCells:
 class TestConsole:
     def test_table_shows_markup_as_it_is_and_missing_as_a_dash(self) -> None:
         frame = pd.DataFrame({"module": ["[red]x", None], "score": [0.123456, NAN]})
-        text = render(table(frame, title="[b]"))
+        console = Console(file=io.StringIO(), width=160)
+        print_table(frame, console, title="[b]")
+        text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "[red]x" in text
         assert "[b]" in text
         assert "0.1235" in text
@@ -321,7 +323,7 @@ class TestConsole:
 
     def test_numbers_stand_on_the_right(self) -> None:
         frame = pd.DataFrame({"name": ["a"], "float": [0.5], "mixed": pd.Series([None], dtype=object)})
-        assert [column.justify for column in table(frame).columns] == ["left", "right", "left"]
+        assert [column.right for column in frame_columns(frame)] == [False, True, False]
 
     def test_a_table_too_wide_for_the_terminal_becomes_several(self) -> None:
         numbers = {f"indicator-{place}": [0.125 * place, -2.5] for place in range(1, 9)}

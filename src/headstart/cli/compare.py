@@ -68,7 +68,7 @@ def compare(
     own_ranks: Annotated[
         bool, typer.Option("--own-ranks", help="Let every start keep its own rank; default: all get the same rank.")
     ] = False,
-    also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show; repeatable.")] = None,
+    also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show: loss,el2n.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     as_json: AsJson = False,
 ) -> None:

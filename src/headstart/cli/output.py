@@ -2,27 +2,29 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from headstart.reports.fitting import print_fitting
+from headstart.reports.fitting import UNLIMITED, Column, print_columns
 from headstart.reports.terminal import Terminal, printable
 
-__all__ = ["console", "error_console", "print_json", "print_line", "print_rows", "rows_table"]
+__all__ = ["console", "error_console", "print_json", "print_line", "print_rows"]
 
 NUMBERS = frozenset({"rank", "parameters", "score"})
-"""Columns of `rows_table` that are aligned on the right."""
+"""Columns of `print_rows` that are aligned on the right."""
 
 
 def console() -> Console:
-    """Standard output, for results."""
-    return Terminal(emoji=False)  # names such as ":smile:" stay; and the table of emoji is not loaded
+    """Standard output, for results. Where it is no terminal, lines are as long as they need to be."""
+    opened = Terminal(emoji=False)  # names such as ":smile:" stay; and the table of emoji is not loaded
+    if not opened.is_terminal and not os.environ.get("COLUMNS"):
+        opened.width = UNLIMITED
+    return opened
 
 
 def error_console() -> Console:
@@ -44,20 +46,18 @@ def print_line(text: str, *, error: bool = False) -> None:
     (error_console() if error else console()).print(Text(text), soft_wrap=True)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> Table:
-    """A plain table of the named columns; those in `whole` are never broken, the others wrap at words."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        table.add_column(column, no_wrap=column in whole, overflow="fold", justify=justify, min_width=len(column))
-    for row in rows:
-        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
-    return table
-
-
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, whole: Sequence[str] = ()) -> None:
-    """Print a plain table or, if the terminal is too narrow, several that all begin with the first column."""
-    print_fitting(console(), columns, lambda some: rows_table(rows, some, whole=whole))
+    """Print a plain table of the named columns at any width; those in `whole` are never broken, the others wrap."""
+    shown = [
+        Column(
+            name,
+            ["" if row[name] is None else str(row[name]) for row in rows],
+            whole=name in whole or name in NUMBERS,
+            right=name in NUMBERS,
+        )
+        for name in columns
+    ]
+    print_columns(console(), shown, plain=True)
 
 
 def _finite(data: Any) -> Any:

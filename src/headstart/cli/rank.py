@@ -34,7 +34,7 @@ def rank(
     work: WorkOptions,
     indicators: Annotated[
         list[str] | None,
-        typer.Option("--indicator", "-i", help="{indicators}; grand:block=3 for a part; repeatable."),
+        typer.Option("--indicator", "-i", help="{indicators}; several: loss,cosine; for a part: grand:block=3."),
     ] = None,
     reduction: ReductionOption = "mean",
     rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,

@@ -73,10 +73,10 @@ def tune(
         return
     import pandas as pd
 
-    from headstart.reports.console import table
+    from headstart.reports.console import print_table
 
     frame = pd.DataFrame([vars(point) for point in tuned.curve])
-    console().print(table(frame, title=f"Tuning on {data.name}"))
+    print_table(frame, console(), title=f"Tuning on {data.name}")
     for note in tuned.notes:
         print_line(note)
     print_line(

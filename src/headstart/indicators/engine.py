@@ -103,14 +103,20 @@ def score(
 
 
 def chosen_indicators(asked: str | Iterable[str | Spec | Indicator]) -> list[Indicator]:
-    """The indicators that are asked for, each once; a single text is one.
+    """The indicators that are asked for, each once; a text may name several, separated by commas.
 
     Raises `SettingError`: see `make_indicator`.
+
+    >>> [str(one.spec) for one in chosen_indicators("loss,cosine")]
+    ['loss', 'cosine']
     """
     several = [asked] if isinstance(asked, str | Spec | Indicator) else asked
     if not isinstance(several, Iterable):
         raise SettingError(f"{of_type('indicators', asked)}; give names, such as {', '.join(INDICATORS)}")
-    return list(dict.fromkeys(make_indicator(one) for one in several))
+    given: list[str | Spec | Indicator] = []
+    for one in several:
+        given += Spec.parse_several(one) if isinstance(one, str) else [one]
+    return list(dict.fromkeys(map(make_indicator, given)))
 
 
 def _as_examples(given: Sequence[Example]) -> Sequence[Example]:

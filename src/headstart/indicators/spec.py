@@ -33,9 +33,12 @@ class Spec:
     def parse(cls, text: str) -> Spec:
         """Parse `text`. Raises `SettingError` for any other form, and for a parameter that is given twice."""
         if not FORM.fullmatch(text):
-            several = all(FORM.fullmatch(part.strip()) for part in text.split(",")) and "," in text
-            hint = ", and several one by one (on the command line, repeat the option)" if several else ""
-            raise SettingError(f"'{text}' is not a spec; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE{hint}")
+            parts = _parts(text)
+            if len(parts) > 1 and all(FORM.fullmatch(part) for part in parts):
+                raise SettingError(
+                    f"'{text}' names {len(parts)} indicators where one is needed; give {' or '.join(parts)}"
+                )
+            raise SettingError(f"'{text}' is not a spec; write NAME or NAME:PARAMETER=VALUE,PARAMETER=VALUE")
         name, _, rest = text.partition(":")
         pairs = [(key, value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)]
         twice = next((key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1), None)
@@ -43,6 +46,26 @@ class Spec:
             raise SettingError(f"'{text}' gives {twice} twice; give it once")
         return cls(name, tuple(sorted(pairs)))
 
+    @classmethod
+    def parse_several(cls, text: str) -> tuple[Spec, ...]:
+        """The specs in `text`, separated by commas. Raises `SettingError` as `parse` does.
+
+        >>> [str(spec) for spec in Spec.parse_several("loss, grand:block=3,sublayer=attention, cosine")]
+        ['loss', 'grand:block=3,sublayer=attention', 'cosine']
+        """
+        return tuple(cls.parse(part) for part in _parts(text))
+
     def __str__(self) -> str:
         """The text, as `parse` reads it."""
         return self.name + ":" * bool(self.parameters) + ",".join(f"{key}={value}" for key, value in self.parameters)
+
+
+def _parts(text: str) -> list[str]:
+    """The specs in `text`, not parsed yet: a parameter after a comma belongs to the spec before it."""
+    parts: list[str] = []
+    for piece in map(str.strip, text.split(",")):
+        if parts and ":" in parts[-1] and "=" in piece and ":" not in piece:
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece)
+    return parts
