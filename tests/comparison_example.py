@@ -40,6 +40,7 @@ def scores_frame(values: dict[tuple[str, str], list[float]], *, metric: str = "a
     rows = [
         {"method": method, "seed": seed, "stage": stage, "split": "test", "metric": metric, "score": score}
         | {"reason": "training diverged" if math.isnan(score) else "", "steps_to_best": 60, "seconds": 12.5}
+        | {"calibration": "none", "uncalibrated": score}
         for (method, stage), scores in values.items()
         for seed, score in enumerate(scores)
     ]

@@ -21,7 +21,7 @@ from headstart.hub import Hub
 from headstart.indicators import unit as scoring
 from headstart.kinds import load_module, save_module
 from headstart.ranking.rank import rank
-from headstart.tasks import Example, Task
+from headstart.tasks import METRICS, Example, Task
 from headstart.tuning import unit as tuning
 from headstart.tuning.run import Run as TuningRun
 from headstart.tuning.tune import Lane, tune_lanes
@@ -109,6 +109,33 @@ def test_every_method_of_every_seed_is_there_before_and_after_tuning(whole: Comp
     tuned = whole.scores[whole.scores["stage"] == "tuned"]
     assert tuned["steps_to_best"].isin([0, 2, 4]).all()
     assert rows.xs("zero-shot", level=2)["steps_to_best"].isna().all()
+
+
+def test_every_answer_to_every_test_row_is_kept(whole: Comparison, task: Task) -> None:
+    assert list(whole.examples["row"]) == list(range(len(task.test)))
+    assert [tuple(json.loads(each)) for each in whole.examples["references"]] == [row.outputs for row in task.test]
+    assert list(whole.examples["target"]) == [row.target for row in task.test]
+    assert all(shown == row.input[:400] for shown, row in zip(whole.examples["input"], task.test, strict=True))
+    assert len(whole.answers) == SEEDS * len(DEFAULT_METHODS) * len(STAGES) * len(task.test)
+    scores = whole.scores.set_index(["method", "seed", "stage"])["score"]
+    for key, answers in whole.answers.groupby(["method", "seed", "stage"]):
+        assert list(answers["row"]) == list(range(len(task.test)))
+        predictions = list(answers["prediction"])
+        assert METRICS["ACC"].compute(predictions, [row.outputs for row in task.test]) == scores[key]
+    assert list(whole.answers["uncalibrated"]) == list(whole.answers["prediction"])
+    assert list(whole.scores["uncalibrated"]) == list(whole.scores["score"])
+    assert set(whole.scores["calibration"]) == {"none"}
+
+
+def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbone: Backbone) -> None:
+    from headstart.tuning.evaluation import evaluate
+
+    (bare,) = evaluate([None], task.test, backbone, metric="ACC")
+    baselines = whole.baselines.set_index("name")
+    assert list(baselines.index) == ["chance", "majority", "backbone"]
+    assert baselines.loc["chance"].tolist() == [0.5, "a uniform guess among 2 options"]
+    assert baselines.loc["backbone"].tolist() == [bare.score, "no module, nothing tuned"]
+    assert baselines.loc["majority", "score"] == 0.5
 
 
 def test_the_curves_begin_before_tuning(whole: Comparison) -> None:
@@ -278,7 +305,7 @@ def test_more_test_rows_tune_nothing_anew(
     assert tunes == []
     computed = [event.type for event in heard if isinstance(event, UnitEvent) and event.state == "computed"]
     assert set(computed) == {"evaluate"}
-    assert len(computed) == 2 * len(DEFAULT_METHODS)
+    assert len(computed) == 2 * len(DEFAULT_METHODS) + 1, "and the bare backbone"
 
 
 def test_more_seeds_reuse_what_is_there(

@@ -99,7 +99,7 @@ def test_two_rows_for_one_score_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 3}, r"run\.json has schema version 3, this Headstart reads 2"),
+        ({"schema_version": 4}, r"run\.json has schema version 4, this Headstart reads 2 and 3; choose .* or upgrade"),
         ({"task": {"name": 3}}, r"run\.json: field 'task\.name'"),
         ({"curves": [{"name": "step"}]}, r"run\.json lacks the field 'values'"),
         ({"curves": 5}, r"run\.json holds a malformed table"),
@@ -117,3 +117,15 @@ def test_malformed_records_name_the_file_and_field(change: dict[str, object], me
 def test_not_a_record(text: str, message: str) -> None:
     with pytest.raises(CardError, match=message):
         Comparison.from_json(text)
+
+
+def test_a_record_of_version_2_is_read_without_the_answers_that_it_did_not_keep() -> None:
+    data = json.loads(make_comparison().to_json()) | {"schema_version": 2}
+    for name in ("answers", "examples", "baselines"):
+        del data[name]
+    data["scores"] = [column for column in data["scores"] if column["name"] not in ("calibration", "uncalibrated")]
+    found = Comparison.from_json(json.dumps(data))
+    assert_frame_equal(found.scores, make_comparison().scores, check_exact=True)
+    assert set(found.scores["calibration"]) == {"none"}
+    assert found.answers.empty
+    assert json.loads(found.to_json())["schema_version"] == 3

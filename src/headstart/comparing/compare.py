@@ -13,6 +13,7 @@ from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_lo
 from headstart.blending import Blend
 from headstart.blending.blend import as_blend
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
+from headstart.comparing.baselines import chance, example_rows, majority
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
@@ -24,7 +25,7 @@ from headstart.comparing.starting import (
     same_start_notes,
     starts_rows,
 )
-from headstart.comparing.trials import Trial, plan_trials, rank_draws
+from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
@@ -191,7 +192,8 @@ class _Run:
 
     def __init__(self, asked: _Asked, pool: Pool) -> None:
         self.asked, self.pool = asked, pool
-        self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in ("missing", "starts", "scores", "curves")}
+        names = ("missing", "starts", "scores", "curves", "answers", "baselines")
+        self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.rankings: list[pd.DataFrame] = []
         self.notes: list[str] = []
         self.decoding = ""
@@ -212,9 +214,15 @@ class _Run:
         for draw, beginnings in zip(drawn, begin_all(drawn, asked.methods, run=run), strict=True):
             self._record(draw.ranking(asked.subject.blend or asked.base), beginnings, draw.seed)
             trials += plan_trials(draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding)
-        found = run([unit for trial in trials for unit in trial.units()])
+        bare = bare_unit(asked.task, self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding)
+        found = run([*(unit for trial in trials for unit in trial.units()), *([bare] if bare else [])])
         for trial in trials:
             self._add_trial(trial, found)
+        self.frames["baselines"] += [
+            chance(asked.task.test, asked.task.card.metric),
+            majority(asked.task, draws),
+            bare_baseline(bare, found),
+        ]
 
     def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:
         """Run units and record how long each took, in whichever run it was computed."""
@@ -242,7 +250,10 @@ class _Run:
     def _add_trial(self, trial: Trial, found: Results) -> None:
         """Record both tests and the curve of one method on one seed."""
         begun = trial.begun
-        untested: dict[str, Any] = {"score": math.nan, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD}
+        untested: dict[str, Any] = {
+            "score": math.nan, "decoding": "head", "seconds": 0.0, "reason": UNTUNED_HEAD, "predictions": (),
+            "calibration": "none", "uncalibrated": math.nan, "uncalibrated_predictions": (),
+        }  # fmt: skip
         before = trial.zero_shot(found) or untested
         tuned, after = trial.tuned(found)
         self._add(begun, before, stage="zero-shot", steps=math.nan, seconds=before["seconds"])
@@ -261,9 +272,16 @@ class _Run:
             {
                 "method": begun.label, "seed": begun.seed, "stage": stage, "split": "test", "metric": metric,
                 "score": score, "reason": undefined if math.isnan(score) else "",
-                "steps_to_best": steps, "seconds": seconds,
+                "steps_to_best": steps, "seconds": seconds, "calibration": found["calibration"],
+                "uncalibrated": found["uncalibrated"],
             }
         )  # fmt: skip
+        answers = zip(found["predictions"], found["uncalibrated_predictions"], strict=True)
+        self.frames["answers"] += [
+            {"method": begun.label, "seed": begun.seed, "stage": stage, "row": row, "prediction": prediction,
+             "uncalibrated": uncalibrated}
+            for row, (prediction, uncalibrated) in enumerate(answers)
+        ]  # fmt: skip
 
     def settings(self, *, shots: int | None) -> dict[str, Any]:
         """Everything needed to repeat the comparison, and the time that all units took together."""
@@ -289,7 +307,11 @@ class _Run:
         notes = [*self.notes, *same_start_notes(self.frames["starts"]), TEST_NOTE.format(rows=len(task.test))]
         if seen:
             notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
-        rows = {**self.frames, "refused": [{"module": each.name, "reason": each.reason} for each in refused]}
+        rows = {
+            **self.frames,
+            "examples": example_rows(task.test),
+            "refused": [{"module": each.name, "reason": each.reason} for each in refused],
+        }
         return Comparison(
             task.card,
             self.settings(shots=shots),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +35,14 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
         "method", "seed", "made_by", "rank", "parameters", "effective", "temperature", "space", "error", "same_as",
         "digest", "note",
     ),
-    "scores": ("method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds"),
+    "scores": (
+        "method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds", "calibration",
+        "uncalibrated",
+    ),
     "curves": ("method", "seed", "step", "dev_score", "dev_loss"),
+    "answers": ("method", "seed", "stage", "row", "prediction", "uncalibrated"),
+    "examples": ("row", "input", "target", "references", "group"),
+    "baselines": ("name", "score", "note"),
 }  # fmt: skip
 """The columns that each frame of a comparison must have. `ranking` also has one for each indicator."""
 
@@ -47,8 +53,11 @@ _KEYS: Mapping[str, list[str]] = {
     "starts": ["method", "seed"],
     "scores": ["method", "seed", "stage", "split", "metric"],
     "curves": ["method", "seed", "step"],
+    "answers": ["method", "seed", "stage", "row"],
+    "examples": ["row"],
+    "baselines": ["name"],
 }
-_VERSION = 2
+_VERSION = 3
 _NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -69,7 +78,14 @@ class Comparison:
             its start; `effective` (number of modules), `temperature`, `space` and `error` (of ΔW) describe its blend;
             `same_as` is the earlier method that begins from the very same module, else empty.
         scores: one row per (method, seed, stage, split, metric); a missing `score` is NaN and has a `reason`.
+            `calibration` is how the answers were calibrated ("none": not at all), `uncalibrated` the score without.
         curves: one row per (method, seed, step) evaluated while tuning; step 0 is before tuning.
+        answers: one row per (method, seed, stage, row) of the test split: the `prediction`, and what it was before
+            calibration; empty in a record of version 2.
+        examples: one row per test row: its `input` (the first 400 characters), its first correct answer, all correct
+            answers as JSON, and its group ("" without one); empty in a record of version 2.
+        baselines: the scores of "chance", "majority" and "backbone" (nothing tuned) on the test split, each with a
+            note on what it is or why it is missing; empty in a record of version 2.
         notes: what else a reader should know.
 
     Raises:
@@ -85,6 +101,9 @@ class Comparison:
     scores: pd.DataFrame
     curves: pd.DataFrame
     notes: tuple[str, ...] = ()
+    answers: pd.DataFrame = field(default_factory=lambda: _empty("answers"))
+    examples: pd.DataFrame = field(default_factory=lambda: _empty("examples"))
+    baselines: pd.DataFrame = field(default_factory=lambda: _empty("baselines"))
 
     def __post_init__(self) -> None:
         for name, columns in FRAMES.items():
@@ -128,12 +147,14 @@ class Comparison:
         except json.JSONDecodeError as error:
             raise CardError(f"{source} is not valid JSON ({error}); write it again or remove it") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != _VERSION:
+        if version not in (2, _VERSION):
             raise CardError(
-                f"{source} has schema version {version}, this Headstart reads {_VERSION}; "
+                f"{source} has schema version {version}, this Headstart reads 2 and {_VERSION}; "
                 "choose a comparison.json, or upgrade Headstart"
             )
         try:
+            if version == 2:
+                data = _from_version_2(data)
             frames = {name: _frame_from_json(data[name]) for name in FRAMES}
             task = TaskCard.model_validate(data["task"])
             return cls(task=task, settings=dict(data["settings"]), notes=tuple(data["notes"]), **frames)
@@ -147,6 +168,21 @@ class Comparison:
             raise CardError(f"{source} holds a malformed table ({error}); write the comparison again") from error
         except CardError as error:
             raise CardError(f"{source}: {error}") from error
+
+
+def _empty(name: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(FRAMES[name]))
+
+
+def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
+    """A record of version 2, which kept no answers: nothing was calibrated, and the new frames are empty."""
+    scores = {column["name"]: column for column in data["scores"]}
+    none = {"name": "calibration", "type": "text", "values": ["none"] * len(scores["score"]["values"])}
+    missing = {
+        name: [{"name": column, "type": "text", "values": []} for column in FRAMES[name]]
+        for name in ("answers", "examples", "baselines")
+    }
+    return data | missing | {"scores": [*scores.values(), none, scores["score"] | {"name": "uncalibrated"}]}
 
 
 def _check_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -1,10 +1,11 @@
 """A comparison as units of work: modules scored on every draw, and starts tested, tuned and tested again."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.backbones import BackboneInput
+from headstart.backbones import Backbone, BackboneInput
 from headstart.blending.ensemble import unscored
 from headstart.comparing.methods.contract import Pool
 from headstart.comparing.starting import Beginning
@@ -17,7 +18,7 @@ from headstart.tuning.tune import Tuned, text_format_of
 from headstart.tuning.unit import EvaluateUnit, TuneUnit
 from headstart.units import Content, Results, Unit
 
-__all__ = ["Trial", "plan_trials", "rank_draws"]
+__all__ = ["Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
 
 
 def rank_draws(
@@ -69,7 +70,7 @@ class Trial:
         return [*([self.before] if self.before else []), self.tuning, self.after]
 
     def zero_shot(self, found: Results) -> dict[str, Any] | None:
-        """The test before tuning: score, decoding and seconds."""
+        """The test before tuning: score, decoding, seconds and predictions."""
         return None if self.before is None else _tested(self.before, found)
 
     def tuned(self, found: Results) -> tuple[Tuned, dict[str, Any]]:
@@ -99,4 +100,27 @@ def plan_trials(
 def _tested(unit: EvaluateUnit, found: Results) -> dict[str, Any]:
     result = found.of(unit)
     evaluation = unit.evaluation(result)
-    return {"score": evaluation.score, "decoding": evaluation.decoding, "seconds": result.seconds}
+    return {
+        "score": evaluation.score, "decoding": evaluation.decoding, "seconds": result.seconds,
+        "predictions": evaluation.predictions, "calibration": "none",
+        "uncalibrated": evaluation.score, "uncalibrated_predictions": evaluation.predictions,
+    }  # fmt: skip
+
+
+def bare_unit(task: Task, backbone: Backbone, *, recipe: Recipe, decoding: str) -> EvaluateUnit | None:
+    """The test of the backbone with nothing attached; `None` on an encoder, which only answers through a head."""
+    if backbone.is_encoder:
+        return None
+    rows = Content(task.test, task.fingerprint("test"))
+    identity, text_format = BackboneInput.of(backbone), text_format_of(recipe)
+    return EvaluateUnit(identity, None, rows, task.card.metric, decoding, text_format, name="the bare backbone")
+
+
+def bare_baseline(unit: EvaluateUnit | None, found: Results) -> dict[str, Any]:
+    """The score of the backbone with nothing attached, as a row of baselines."""
+    if unit is None:
+        reason = "an encoder answers through a task head, which the bare backbone does not have"
+        return {"name": "backbone", "score": math.nan, "note": reason}
+    score = float(_tested(unit, found)["score"])
+    undefined = f"{unit.metric} is undefined for these predictions"
+    return {"name": "backbone", "score": score, "note": undefined if math.isnan(score) else "no module, nothing tuned"}

@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headstart.errors import TaskError
 
-__all__ = ["Formula", "Metric"]
+__all__ = ["Formula", "Metric", "Parts", "Whole", "mean_of_rows"]
 
 Formula = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+
+Parts = Callable[[Sequence[str], Sequence[Sequence[str]]], NDArray[np.float64]]
+"""Predictions and references to an array (rows, K) of what each row adds to the metric."""
+
+Whole = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+"""Sums (…, K) of the parts over any rows, and the numbers of these rows (…), to the metric (…); NaN: undefined."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +27,15 @@ class Metric:
     Attributes:
         name: CrossFit's name for it, as the user types it.
         formula: what `compute` calls after it has checked the arguments.
+        parts: what each row adds, so that the metric of any resampled rows is a function of sums; `None` if unknown.
+        whole: that function. With `weights` (draws, rows), how often each draw holds each row, the metric of every
+            draw is `whole(weights @ parts(predictions, references), weights.sum(1))`.
     """
 
     name: str
     formula: Formula
+    parts: Parts | None = None
+    whole: Whole | None = None
 
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.
@@ -38,3 +53,19 @@ class Metric:
             if not answers:
                 raise TaskError(f"{self.name}: row {number} has no reference; give it at least one answer")
         return float(self.formula(predictions, references))
+
+
+def mean_of_rows(name: str, scores: Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]) -> Metric:
+    """The metric that is the plain mean of `scores`, one for each row."""
+
+    def formula(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        return fmean(scores(predictions, references))
+
+    def parts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        return np.array(scores(predictions, references), dtype=np.float64).reshape(-1, 1)
+
+    return Metric(name, formula, parts, _mean)
+
+
+def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return sums[..., 0] / counts

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean
 
-from headstart.tasks.metrics.metric import Metric
+from headstart.tasks.metrics.metric import mean_of_rows
 from headstart.tasks.metrics.squad import normalize_answer
 
 __all__ = ["QA_F1"]
@@ -18,14 +17,14 @@ def _word_f1(prediction: str, answer: str) -> float:
     return 2 * shared / (len(found) + len(wanted))
 
 
-def _best_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    return fmean(
+def _best_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    return [
         max(_word_f1(prediction, answer) for answer in answers)
         for prediction, answers in zip(predictions, references, strict=True)
-    )
+    ]
 
 
-QA_F1 = Metric("QA-F1", _best_f1)
+QA_F1 = mean_of_rows("QA-F1", _best_f1)
 """F1 over the words of prediction and reference after SQuAD's normalisation; each row's best reference. In 0 … 1.
 
 If normalisation leaves no words on either side, the score is 1; if on only one side, 0, as in SQuAD 2.0's

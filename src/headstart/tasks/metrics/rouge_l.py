@@ -2,11 +2,10 @@
 
 import unicodedata
 from collections.abc import Sequence
-from statistics import fmean
 
 import regex  # type: ignore[import-untyped]
 
-from headstart.tasks.metrics.metric import Metric
+from headstart.tasks.metrics.metric import mean_of_rows
 
 __all__ = ["ROUGE_L"]
 
@@ -24,15 +23,15 @@ class _Words:
         return list(_WORD.findall(unicodedata.normalize("NFC", text.lower())))
 
 
-def _rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def _rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     from rouge_score.rouge_scorer import RougeScorer  # here, so that light commands do not pay for it
 
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-    return fmean(
+    return [
         max(scorer.score(answer, prediction)["rougeL"].fmeasure for answer in answers)
         for prediction, answers in zip(predictions, references, strict=True)
-    )
+    ]
 
 
-ROUGE_L = Metric("Rouge-L", _rouge_l)
+ROUGE_L = mean_of_rows("Rouge-L", _rouge_l)
 """F-measure of ROUGE-L (Lin, 2004) without stemming, with each row's best reference. In 0 … 1."""
