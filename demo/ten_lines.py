@@ -12,5 +12,5 @@ print(ranking.frame()[["module", "cosine", "loss"]].head(3))
 start = hs.ensemble(task, hub, backbone, ranking=ranking, blend="softmax:indicator=cosine,temperature=0.1")
 tuned = hs.tune(task, backbone, start=start.module, recipe="quick", name="sst2")
 for module in (None, start.module, tuned.module):
-    (found,) = hs.evaluate([module], task.test, backbone, metric="ACC")
+    found = hs.evaluate(module, task, backbone)
     print(module.name if module else "bare backbone", found.score)

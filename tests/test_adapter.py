@@ -20,6 +20,7 @@ from headstart.blending import merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.formats import read_module
 from headstart.formats.libraries.adapterhub_adapter import ACTIVATIONS as READ
 from headstart.formats.libraries.adapterhub_adapter import bottleneck_size, reduction_factor
@@ -27,7 +28,6 @@ from headstart.hub import Hub
 from headstart.kinds import AdapterModule, AdapterSettings, fresh_module, load_module, save_module
 from headstart.kinds.adapter import ACTIVATIONS
 from headstart.kinds.placement import PLACEMENTS
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import tune
 from made_by_peft import ours
 from naive import (
@@ -387,7 +387,7 @@ def test_tuning_lowers_the_loss_and_round_trips(backbone: Backbone, tmp_path: Pa
     again = load_module(tmp_path / "tuned")
     assert again.card == saved.card
     assert_same_parameters(again, tuned.module)
-    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
+    (found,) = evaluate_many([again], TASK.dev, backbone, metric="ACC")
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 

@@ -14,11 +14,11 @@ from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.formats import bitfit_layout
 from headstart.hub import Hub
 from headstart.kinds import BitFitModule, BitFitSettings, load_module, save_module
 from headstart.kinds.bitfit import bias_terms
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import text_format_of, tune
 from naive import (
     REVIEWS,
@@ -326,7 +326,7 @@ def test_tuning_learns_and_leaves_the_backbone_alone(backbone: Backbone, tmp_pat
     save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
     assert_same_parameters(again, tuned.module)
-    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC", text_format=text_format_of(BITFIT))
+    (found,) = evaluate_many([again], TASK.dev, backbone, metric="ACC", text_format=text_format_of(BITFIT))
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 

@@ -9,8 +9,9 @@ import pytest
 from headstart.blending.unit import MergeUnit
 from headstart.cli.store import TYPES
 from headstart.embeddings.unit import EmbedUnit
+from headstart.evaluating.unit import EvaluateUnit
 from headstart.indicators.unit import ScoreUnit
-from headstart.tuning.unit import EvaluateUnit, TuneUnit
+from headstart.tuning.unit import TuneUnit
 from headstart.units import Store
 from headstart.units import run as run_units
 from program import Run, assert_mistake

@@ -16,6 +16,7 @@ from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.errors import HubError, MergeError, SettingError, TaskError
+from headstart.evaluating import unit as evaluating
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
 from headstart.indicators import unit as scoring
@@ -154,9 +155,9 @@ def test_the_rankings_hold_the_weights_of_each_draw(whole: Comparison) -> None:
 
 
 def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    from headstart.tuning.evaluation import evaluate
+    from headstart.evaluating.evaluate_many import evaluate_many
 
-    (bare,) = evaluate([None], task.test, backbone, metric="ACC")
+    (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
     scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
     assert list(scratch["score"]) == [bare.score] * SEEDS
 
@@ -354,12 +355,12 @@ def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, 
 def test_an_undefined_score_is_missing_with_the_reason(
     task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.tuning.evaluation import evaluate
+    from headstart.evaluating.evaluate_many import evaluate_many
 
     def undefined(*args: Any, **settings: Any) -> Any:
-        return [replace(found, score=float("nan")) for found in evaluate(*args, **settings)]
+        return [replace(found, score=float("nan")) for found in evaluate_many(*args, **settings)]
 
-    monkeypatch.setattr(tuning, "evaluate", undefined)
+    monkeypatch.setattr(evaluating, "evaluate_many", undefined)
     found = run(task, hub, backbone, seeds=1, store=tmp_path)
     assert found.scores["score"].isna().all()
     assert set(found.scores["reason"]) == {"ACC is undefined for these predictions"}

@@ -16,6 +16,7 @@ from headstart.blending import RULES, Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.comparing.compare import UNTUNED_HEAD, compare
 from headstart.errors import HubError, MergeError, SettingError, TaskError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.hub import Hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
@@ -25,7 +26,6 @@ from headstart.records import TaskCard
 from headstart.reports.verdict import verdict
 from headstart.tasks import head_of
 from headstart.tuning import unit
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.lane import Lane
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.tune import tune
@@ -61,7 +61,7 @@ def test_all_modules_answer_through_the_reference_s_head(backbone: EncoderBackbo
     )
     assert repr(found) == repr(bare), "a module's own head plays no part"
     shared = [module.with_head(like.head) for module in modules]
-    wanted = evaluate(shared, data.dev, backbone, metric=data.card.metric, text_format=STYLE)
+    wanted = evaluate_many(shared, data.dev, backbone, metric=data.card.metric, text_format=STYLE)
     assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
     assert found.tokens == len(data.dev) * (2 if task == "span" else 1)
     missing = {name for name in names if INDICATORS[name].distribution} if task == "regression" else set()
@@ -105,7 +105,7 @@ def test_variants_that_run_through_peft_are_scored_with_the_reference_s_head(
     in_peft(bert, random_head(bert, CARDS["classification"]), config).save_pretrained(tmp_path / "dora")
     modules = [load_module(tmp_path / "dora"), random_module(bert, seed=1)]
     found = score(modules, data.dev, bert, indicators=["loss", "grand"], reference=like, text_format=STYLE)
-    wanted = evaluate([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", text_format=STYLE)
+    wanted = evaluate_many([m.with_head(like.head) for m in modules], data.dev, bert, metric="ACC", text_format=STYLE)
     assert found.values["loss"] == pytest.approx([-result.loss for result in wanted], abs=1e-4)
     assert all(value < 0 for value in found.values["grand"])
 
@@ -220,9 +220,9 @@ def test_a_hub_of_tuned_modules_is_evaluated_with_their_heads(bert: EncoderBackb
     for module in tuned:
         save_module(module, tmp_path / module.name)
     loaded = [load_module(tmp_path / module.name) for module in tuned]
-    found = evaluate(loaded, data.test, bert, metric="ACC", text_format=STYLE)
+    found = evaluate_many(loaded, data.test, bert, metric="ACC", text_format=STYLE)
     assert [r.predictions for r in found] == [
-        evaluate([module], data.test, bert, metric="ACC", text_format=STYLE)[0].predictions for module in tuned
+        evaluate_many([module], data.test, bert, metric="ACC", text_format=STYLE)[0].predictions for module in tuned
     ]
     for one, other in zip(loaded, tuned, strict=True):
         assert_same_parameters(one, other)

@@ -11,10 +11,11 @@ from encoder_tasks import RECIPE, STYLE, a_task, examples
 from encoders import CARDS, QUERIES, TASKS, encoder, model_of, ours, random_head, random_module
 from headstart.backbones import EncoderBackbone, TextFormat, target_loss
 from headstart.errors import SettingError, TaskError
+from headstart.evaluating.answering import _answer
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.kinds import LoraModule, load_module, save_module, stack_of
 from headstart.records import HeadCard, TaskCard
 from headstart.tasks import Example, Task, head_of
-from headstart.tuning.evaluation import _answer, evaluate
 from headstart.tuning.run import CUT_OFF, OTHER_HEAD, UNMOVED
 from headstart.tuning.tune import tune
 from naive import assert_close, assert_untouched, photograph
@@ -40,7 +41,7 @@ def test_every_module_answers_through_its_own_head(backbone: EncoderBackbone, ta
     card = head_of(data.card)
     modules = [random_module(backbone, card, seed=seed, rank=1 + seed % 2) for seed in range(4)]
     before = photograph(backbone)
-    found = evaluate(modules, data.dev, backbone, metric=data.card.metric, text_format=STYLE)
+    found = evaluate_many(modules, data.dev, backbone, metric=data.card.metric, text_format=STYLE)
     assert_untouched(backbone, before)
     rows = backbone.encode([(row.input, row.target) for row in data.dev], STYLE, head=card)
     for module, result in zip(modules, found, strict=True):
@@ -110,7 +111,7 @@ def test_of_nothing_the_span_is_nothing(bert: EncoderBackbone) -> None:
 def test_an_answer_that_was_cut_off_costs_as_the_first_token(bert: EncoderBackbone) -> None:
     cut = TextFormat(max_input=6, max_target=9)
     module = random_module(bert, CARDS["span"])
-    (found,) = evaluate([module], [Example("a warm film", ("film",))], bert, metric="EM", text_format=cut)
+    (found,) = evaluate_many([module], [Example("a warm film", ("film",))], bert, metric="EM", text_format=cut)
     (row,) = bert.encode([("a warm film", "film")], cut, head=CARDS["span"])
     log_p = ours(bert, [module], [row])[0].log_softmax(-1)
     assert found.loss == pytest.approx(-log_p[:, 0].mean().item(), abs=1e-5)
@@ -122,16 +123,16 @@ def test_heads_of_unequal_labels_are_evaluated_side_by_side(bert: EncoderBackbon
     turned = HeadCard(task="classification", outputs=2, labels=("positive", "negative"))
     modules = [random_module(bert, card, seed=n) for n, card in enumerate((CARDS["classification"], two, turned, two))]
     rows = examples("classification")
-    found = evaluate(modules, rows, bert, metric="ACC", text_format=STYLE)
+    found = evaluate_many(modules, rows, bert, metric="ACC", text_format=STYLE)
     for module, result in zip(modules, found, strict=True):
-        alone = evaluate([module], rows, bert, metric="ACC", text_format=STYLE)[0]
+        alone = evaluate_many([module], rows, bert, metric="ACC", text_format=STYLE)[0]
         assert (result.predictions, result.score) == (alone.predictions, alone.score)
         assert set(result.predictions) <= set(module.head.card.labels)  # type: ignore[union-attr]
     other = HeadCard(task="classification", outputs=2, labels=("no", "yes"))
     with pytest.raises(
         TaskError, match=r"none of the head's labels \(no, yes\); correct the row, or tune a head for this"
     ):
-        evaluate([*modules, random_module(bert, other)], rows, bert, metric="ACC", text_format=STYLE)
+        evaluate_many([*modules, random_module(bert, other)], rows, bert, metric="ACC", text_format=STYLE)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -140,7 +141,9 @@ def test_a_head_that_is_not_made_of_numbers_has_no_score(bert: EncoderBackbone, 
     sound = random_module(bert, head_of(data.card), seed=1)
     assert sound.head is not None
     torn = replace(sound.head, tensors={k: torch.full_like(v, math.nan) for k, v in sound.head.tensors.items()})
-    broken, other = evaluate([sound.with_head(torn), sound], data.dev, bert, metric=data.card.metric, text_format=STYLE)
+    broken, other = evaluate_many(
+        [sound.with_head(torn), sound], data.dev, bert, metric=data.card.metric, text_format=STYLE
+    )
     assert math.isnan(broken.score)
     assert math.isnan(broken.loss)
     assert math.isfinite(other.loss)
@@ -149,14 +152,14 @@ def test_a_head_that_is_not_made_of_numbers_has_no_score(bert: EncoderBackbone, 
 def test_an_encoder_without_a_head_is_not_evaluated(bert: EncoderBackbone) -> None:
     rows = examples("classification")
     with pytest.raises(SettingError, match="tiny-bert is an encoder, which answers through a task head; tune one with"):
-        evaluate([None], rows, bert, metric="ACC")
+        evaluate_many([None], rows, bert, metric="ACC")
     with pytest.raises(SettingError, match="module 'bare' has no task head to answer through on tiny-bert; tune it fi"):
-        evaluate([random_module(bert, name="bare")], rows, bert, metric="ACC")
+        evaluate_many([random_module(bert, name="bare")], rows, bert, metric="ACC")
     for decoding in ("options", "generate"):
         with pytest.raises(
             SettingError, match="tiny-bert is an encoder and answers through its head; leave decoding at"
         ):
-            evaluate([random_module(bert, CARDS["classification"])], rows, bert, metric="ACC", decoding=decoding)
+            evaluate_many([random_module(bert, CARDS["classification"])], rows, bert, metric="ACC", decoding=decoding)
 
 
 # Tuning
@@ -180,7 +183,7 @@ def test_module_and_head_learn_together(backbone: EncoderBackbone, task: str, tm
     assert any(factor.b.any() for factor in module.factors.values()), "and the module"
     save_module(module, tmp_path / "m")
     loaded = load_module(tmp_path / "m")
-    again = evaluate([loaded], data.dev, backbone, metric=data.card.metric, text_format=STYLE)[0]
+    again = evaluate_many([loaded], data.dev, backbone, metric=data.card.metric, text_format=STYLE)[0]
     assert again.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 
@@ -214,11 +217,11 @@ def test_a_head_is_kept_for_its_own_task_only(bert: EncoderBackbone) -> None:
         own = random_module(bert, head, seed=1)
         given = replace(own, card=own.card.model_copy(update={"task": name}))
         first = tune(task, bert, start=given, recipe=short).curve[0].dev_loss
-        return first, evaluate([start], task.dev, bert, metric="ACC", text_format=STYLE)[0].loss
+        return first, evaluate_many([start], task.dev, bert, metric="ACC", text_format=STYLE)[0].loss
 
-    fresh = evaluate([start.with_head(bert.fresh_head(card, seed=0))], data.dev, bert, metric="ACC", text_format=STYLE)[
-        0
-    ]
+    fresh = evaluate_many(
+        [start.with_head(bert.fresh_head(card, seed=0))], data.dev, bert, metric="ACC", text_format=STYLE
+    )[0]
     kept, own = begun("reviews")
     assert kept == pytest.approx(own, abs=1e-5)
     assert kept != pytest.approx(fresh.loss, abs=1e-3)

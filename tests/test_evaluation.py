@@ -8,11 +8,11 @@ import torch
 
 from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.errors import SettingError, TaskError
+from headstart.evaluating.evaluate_many import evaluate_attached, evaluate_many
 from headstart.events import Event, Progress
 from headstart.indicators.engine import score
 from headstart.kinds import LoraModule
 from headstart.tasks import Example
-from headstart.tuning.evaluation import evaluate, evaluate_attached
 from naive import BACKBONES, REVIEWS, Merged, assert_untouched, load, photograph, random_lora
 
 OPEN = tuple(replace(example, options=None) for example in REVIEWS)
@@ -37,7 +37,7 @@ def naive_choice(backbone: Backbone, module: LoraModule | None, example: Example
 def test_options_are_chosen_by_likelihood(backbone: Backbone) -> None:
     modules: list[LoraModule | None] = [None, random_lora(backbone, seed=1), random_lora(backbone, seed=2, rank=2)]
     before = photograph(backbone)
-    found = evaluate(modules, REVIEWS, backbone, metric="ACC", text_format=STYLE)
+    found = evaluate_many(modules, REVIEWS, backbone, metric="ACC", text_format=STYLE)
     assert_untouched(backbone, before)
     for module, result in zip(modules, found, strict=True):
         expected = tuple(naive_choice(backbone, module, example) for example in REVIEWS)
@@ -49,7 +49,7 @@ def test_options_are_chosen_by_likelihood(backbone: Backbone) -> None:
 
 def test_open_answers_are_generated(backbone: Backbone) -> None:
     modules = [random_lora(backbone, seed=seed) for seed in (1, 2)]
-    found = evaluate(modules, OPEN, backbone, metric="EM", text_format=STYLE)
+    found = evaluate_many(modules, OPEN, backbone, metric="EM", text_format=STYLE)
     for module, result in zip(modules, found, strict=True):
         assert result.decoding == "generate"
         with torch.inference_mode(), LoraModule.stack([module], backbone).attach(backbone):
@@ -65,13 +65,13 @@ def test_the_loss_is_the_one_that_scoring_finds(backbone: Backbone) -> None:
         -value for value in score(modules, REVIEWS, backbone, indicators=["loss"], text_format=STYLE).values["loss"]
     ]
     for examples in (REVIEWS, OPEN):
-        found = evaluate(modules, examples, backbone, metric="ACC", text_format=STYLE)
+        found = evaluate_many(modules, examples, backbone, metric="ACC", text_format=STYLE)
         assert [result.loss for result in found] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_bare_backbone_is_a_module_of_zeros(backbone: Backbone) -> None:
     empty = random_lora(backbone, seed=1).reset(seed=0)
-    bare, zeros, again = evaluate([None, empty, None], REVIEWS, backbone, metric="ACC", text_format=STYLE)
+    bare, zeros, again = evaluate_many([None, empty, None], REVIEWS, backbone, metric="ACC", text_format=STYLE)
     assert bare.predictions == zeros.predictions
     assert bare.loss == pytest.approx(zeros.loss, abs=1e-5)
     assert again == bare
@@ -79,11 +79,11 @@ def test_the_bare_backbone_is_a_module_of_zeros(backbone: Backbone) -> None:
 
 def test_results_stand_in_the_order_of_the_modules(llama: Backbone) -> None:
     modules = [None, *(random_lora(llama, seed=seed, rank=1 + seed % 3) for seed in range(11)), None]
-    found = evaluate(modules, REVIEWS[:3], llama, metric="ACC", text_format=STYLE)
-    alone = [evaluate([module], REVIEWS[:3], llama, metric="ACC", text_format=STYLE)[0] for module in modules]
+    found = evaluate_many(modules, REVIEWS[:3], llama, metric="ACC", text_format=STYLE)
+    alone = [evaluate_many([module], REVIEWS[:3], llama, metric="ACC", text_format=STYLE)[0] for module in modules]
     assert [result.predictions for result in found] == [result.predictions for result in alone]
     assert [result.loss for result in found] == pytest.approx([result.loss for result in alone], abs=1e-4)
-    assert evaluate([], REVIEWS, llama, metric="ACC") == []
+    assert evaluate_many([], REVIEWS, llama, metric="ACC") == []
 
 
 def test_of_equal_options_the_first_wins(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,21 +91,21 @@ def test_of_equal_options_the_first_wins(llama: Backbone, monkeypatch: pytest.Mo
         return [[[-1.0] * len(listed) for listed in options] for _ in range(modules)]
 
     monkeypatch.setattr(Backbone, "option_scores", equal)
-    (found,) = evaluate([None], REVIEWS, llama, metric="ACC")
+    (found,) = evaluate_many([None], REVIEWS, llama, metric="ACC")
     assert found.predictions == ("negative",) * len(REVIEWS)
 
 
 def test_an_option_listed_twice_does_not_move_the_others(llama: Backbone) -> None:
     once = [Example(example.input, ("x",), ("yes", "positive", "no", "negative")) for example in REVIEWS]
     twice = [replace(example, options=("yes", "yes", "positive", "no", "negative")) for example in once]
-    first, second = (evaluate([None], examples, llama, metric="ACC")[0].predictions for examples in (once, twice))
+    first, second = (evaluate_many([None], examples, llama, metric="ACC")[0].predictions for examples in (once, twice))
     assert first == second
     assert len(set(first)) > 1
 
 
 def test_a_gold_answer_outside_the_options_is_never_chosen_but_has_a_loss(llama: Backbone) -> None:
     outside = [replace(example, outputs=("not_entailment",)) for example in REVIEWS]
-    (found,) = evaluate([None], outside, llama, metric="ACC", text_format=STYLE)
+    (found,) = evaluate_many([None], outside, llama, metric="ACC", text_format=STYLE)
     assert set(found.predictions) <= {"positive", "negative"}
     items = llama.encode([(example.input, example.target) for example in outside], STYLE)
     wanted = Merged(llama, None).cross_entropy(items).item() / sum(len(item.target) for item in items)
@@ -113,16 +113,16 @@ def test_a_gold_answer_outside_the_options_is_never_chosen_but_has_a_loss(llama:
 
 
 def test_decoding_can_be_chosen(llama: Backbone) -> None:
-    (found,) = evaluate([None], REVIEWS, llama, metric="ACC", decoding="generate", text_format=STYLE)
-    (opened,) = evaluate([None], OPEN, llama, metric="ACC", text_format=STYLE)
+    (found,) = evaluate_many([None], REVIEWS, llama, metric="ACC", decoding="generate", text_format=STYLE)
+    (opened,) = evaluate_many([None], OPEN, llama, metric="ACC", text_format=STYLE)
     assert found == opened
     mixed = (*REVIEWS[:2], *OPEN[2:])
-    assert evaluate([None], mixed, llama, metric="ACC", text_format=STYLE)[0].decoding == "generate"
+    assert evaluate_many([None], mixed, llama, metric="ACC", text_format=STYLE)[0].decoding == "generate"
 
 
 def test_an_undefined_metric_is_not_a_zero(llama: Backbone) -> None:
     same = [replace(example, outputs=("positive",)) for example in REVIEWS]
-    (found,) = evaluate([None], same, llama, metric="Matthew-Correlation")
+    (found,) = evaluate_many([None], same, llama, metric="Matthew-Correlation")
     assert math.isnan(found.score)
 
 
@@ -132,7 +132,7 @@ def test_predictions_that_are_not_numbers_have_no_score(llama: Backbone) -> None
     broken = sound.with_parameters(
         {name: torch.full_like(value, math.nan) for name, value in sound.parameters().items()}
     )
-    found, other = evaluate([broken, sound], REVIEWS, llama, metric="ACC")
+    found, other = evaluate_many([broken, sound], REVIEWS, llama, metric="ACC")
     assert math.isnan(found.score)
     assert math.isnan(found.loss)
     assert 0 <= other.score <= 1
@@ -141,21 +141,21 @@ def test_predictions_that_are_not_numbers_have_no_score(llama: Backbone) -> None
 def test_progress(llama: Backbone) -> None:
     seen: list[Event] = []
     modules = [random_lora(llama, seed=1, rank=2), random_lora(llama, seed=1, rank=3)]
-    evaluate(modules, REVIEWS[:2], llama, metric="ACC", progress=seen.append)
+    evaluate_many(modules, REVIEWS[:2], llama, metric="ACC", progress=seen.append)
     assert seen == [Progress("evaluating", 1, 2), Progress("evaluating", 2, 2)]
 
 
 def test_errors(llama: Backbone) -> None:
     with pytest.raises(TaskError, match="there are no examples to evaluate on; give the task a test split"):
-        evaluate([None], [], llama, metric="ACC")
+        evaluate_many([None], [], llama, metric="ACC")
     with pytest.raises(TaskError, match="this task's examples list no options; use decoding 'generate'"):
-        evaluate([None], OPEN, llama, metric="ACC", decoding="options")
+        evaluate_many([None], OPEN, llama, metric="ACC", decoding="options")
     with pytest.raises(SettingError, match="unknown decoding 'beam'; choose one of: auto, options, generate"):
         evaluate_attached(llama, REVIEWS, metric="ACC", decoding="beam")
     with pytest.raises(SettingError, match="unknown metric 'luck'"):
-        evaluate([None], REVIEWS, llama, metric="luck")
+        evaluate_many([None], REVIEWS, llama, metric="luck")
 
 
 def test_without_a_metric_it_says_which_there_are(llama: Backbone) -> None:
     with pytest.raises(SettingError, match=r"unknown metric 'None'; choose one of: ACC, "):
-        evaluate([None], REVIEWS, llama, metric=None, text_format=STYLE)  # type: ignore[arg-type]
+        evaluate_many([None], REVIEWS, llama, metric=None, text_format=STYLE)  # type: ignore[arg-type]

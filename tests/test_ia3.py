@@ -18,12 +18,12 @@ from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.embeddings import tuned_parameters
 from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.formats import ia3_layout, read_module
 from headstart.formats.libraries.peft_ia3 import FIELDS
 from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
 from headstart.kinds.ia3 import Scale
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import tune
 from naive import (
     BACKBONES,
@@ -414,7 +414,7 @@ def test_tuning_learns_and_leaves_the_backbone_alone(name: str, request: pytest.
     save_module(tuned.module, tmp_path / "tuned")
     again = load_module(tmp_path / "tuned")
     assert_same_parameters(again, tuned.module)
-    (found,) = evaluate([again], TASK.dev, backbone, metric="ACC")
+    (found,) = evaluate_many([again], TASK.dev, backbone, metric="ACC")
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
 
 

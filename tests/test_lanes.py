@@ -19,12 +19,12 @@ from encoder_tasks import a_task
 from encoders import QUERIES, encoder
 from headstart.backbones import Backbone, target_loss
 from headstart.errors import LanesError, OutputError, SettingError, TaskError
+from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Event, Listener, Note, Progress
 from headstart.kinds import Module, stack_of
 from headstart.kinds.headed import HeadedStack
 from headstart.tasks import Task
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
-from headstart.tuning.evaluation import Evaluation
 from headstart.tuning.lane import Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.order import RowOrder

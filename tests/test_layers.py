@@ -25,6 +25,7 @@ LAYERS = (
     "kinds",
     "embeddings",
     "indicators",
+    "evaluating",
     "tuning",
     "ranking",
     "blending",

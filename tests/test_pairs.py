@@ -8,12 +8,12 @@ import torch
 
 from headstart.backbones import Backbone, EncoderBackbone, TextFormat
 from headstart.errors import TaskError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.kinds import fresh_module, stack_of
 from headstart.records import HeadCard
 from headstart.tasks import Example, Task
 from headstart.tasks.example import TextPair
 from headstart.testing import tiny_backbone
-from headstart.tuning.evaluation import evaluate
 
 ROWS = [
     {"a": "It rains.", "b": "It is wet.", "y": "yes"},
@@ -165,5 +165,5 @@ def test_a_task_of_pairs_is_evaluated(tmp_path: Path) -> None:
     task = task_of(tmp_path, ROWS, {"input": "{a} [SEP] {b}", "separator": "[SEP]"})
     alike = task_of(tmp_path / "one", ROWS, {"input": "{a} [SEP] {b}"})
     module = fresh_module("lora", backbone, {}, name="m", seed=1).with_head(backbone.fresh_head(LABELS, seed=1))
-    (of_pairs,), (of_one,) = (evaluate([module], t.test, backbone, metric="ACC") for t in (task, alike))
+    (of_pairs,), (of_one,) = (evaluate_many([module], t.test, backbone, metric="ACC") for t in (task, alike))
     assert of_pairs.loss != of_one.loss

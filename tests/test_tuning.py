@@ -12,12 +12,13 @@ import torch
 import made_by_peft
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
+from headstart.evaluating.evaluate_many import evaluate_many
+from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Event, Progress
 from headstart.indicators.engine import score
 from headstart.kinds import LoraModule, Module, load_module, save_module
 from headstart.records import TaskCard
 from headstart.tasks import Task
-from headstart.tuning.evaluation import Evaluation, evaluate
 from headstart.tuning.layout import Layout
 from headstart.tuning.order import RowOrder
 from headstart.tuning.recipes import Recipe
@@ -81,7 +82,7 @@ def test_it_learns_and_leaves_the_backbone_alone(name: str, request: pytest.Fixt
 
 def test_the_curve_tells_what_evaluation_and_scoring_find(llama: Backbone) -> None:
     tuned = tune(TASK, llama, recipe=RECIPE)
-    (found,) = evaluate([tuned.module], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
+    (found,) = evaluate_many([tuned.module], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert found.score == tuned.best.dev_score
     assert found.loss == pytest.approx(tuned.best.dev_loss, abs=1e-5)
     (loss,) = score([tuned.module], TASK.dev, llama, indicators=["loss"], text_format=text_format_of(RECIPE)).values[
@@ -328,14 +329,14 @@ def test_a_given_start_keeps_its_shape_and_is_not_changed(llama: Backbone) -> No
     tuned = tune(TASK, llama, start=start, recipe=RECIPE)
     assert tuned.module.card.rank == 3
     assert_same_parameters(start, start.with_parameters(kept))
-    zero = evaluate([start], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))[0]
+    zero = evaluate_many([start], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))[0]
     assert (tuned.curve[0].dev_score, tuned.curve[0].dev_loss) == (zero.score, pytest.approx(zero.loss, abs=1e-5))
 
 
 def test_max_dev_looks_at_the_first_rows(llama: Backbone) -> None:
     start = random_lora(llama, seed=1)
     tuned = tune(TASK, llama, start=start, recipe=RECIPE.change(max_dev=2, max_steps=1, eval_every=1, warmup_steps=0))
-    (found,) = evaluate([start], TASK.dev[:2], llama, metric="ACC", text_format=text_format_of(RECIPE))
+    (found,) = evaluate_many([start], TASK.dev[:2], llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert tuned.curve[0].dev_loss == pytest.approx(found.loss, abs=1e-5)
 
 

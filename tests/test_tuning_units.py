@@ -12,13 +12,14 @@ import pytest
 
 from headstart.backbones import Backbone, BackboneInput, backbone_loaders
 from headstart.errors import SettingError, TaskError
+from headstart.evaluating.evaluate_many import evaluate_many
+from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Event, Progress, UnitEvent
 from headstart.kinds import load_module, save_module
 from headstart.tasks import Example, Task
 from headstart.testing import tiny_backbone
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.tune import Lane, Tuned, text_format_of, tune, tune_lanes
-from headstart.tuning.unit import EvaluateUnit, TuneUnit
+from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Store, run
 from program import QUICK
 from small_hub import RECIPE, module, write_task
@@ -188,7 +189,7 @@ def test_lanes_of_a_graph_are_evaluated_when_they_are_done(task: Task, llama: Ba
     found = run(tests, store=store, loaders=backbone_loaders(llama))
     assert found.tally.to_json() == {"computed": {"tune": 3, "evaluate": 3}, "reused": {}}
     modules = [lane.tuned(found.of(lane)).module for lane in lanes]
-    direct = evaluate(modules, task.test, llama, metric="ACC", text_format=text_format)
+    direct = evaluate_many(modules, task.test, llama, metric="ACC", text_format=text_format)
     for unit, expected in zip(tests, direct, strict=True):
         evaluation = unit.evaluation(found.of(unit))
         assert evaluation.predictions == expected.predictions

@@ -13,11 +13,11 @@ from headstart.backbones import Backbone
 from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.errors import MergeError, ModuleError, SettingError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.indicators.engine import score
 from headstart.kinds import KINDS, Module, fresh_module, load_module, save_module
 from headstart.records import Fingerprint, TaskCard
 from headstart.tasks import Task
-from headstart.tuning.evaluation import evaluate
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.tune import text_format_of, tune
 from naive import REVIEWS, assert_close, assert_same_parameters, assert_untouched, load, photograph
@@ -140,7 +140,7 @@ def test_from_a_hub_to_a_tuned_module(llama: Backbone, variant: Any, tmp_path: P
     again = load_module(tmp_path / "tuned")
     assert again.card == saved.card
     assert again.card.task == "reviews"
-    found = evaluate([tuned, again], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
+    found = evaluate_many([tuned, again], TASK.dev, llama, metric="ACC", text_format=text_format_of(RECIPE))
     assert found[0].loss == pytest.approx(found[1].loss, abs=1e-6)
 
 

@@ -4,13 +4,13 @@ from .blending.ensemble import ensemble
 from .comparing.compare import compare
 from .comparing.comparison import Comparison
 from .errors import HeadstartError
+from .evaluating.evaluate import evaluate
 from .hub import Hub
 from .indicators.engine import score
 from .kinds import load_module, save_module
 from .ranking.rank import fits, rank
 from .reports.html import write_report
 from .tasks import Task
-from .tuning.evaluation import evaluate
 from .tuning.recipes import Recipe
 from .tuning.tune import tune
 

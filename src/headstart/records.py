@@ -1,6 +1,7 @@
 """Frozen cards, which Headstart writes beside its results as JSON with a schema version."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -12,6 +13,7 @@ from headstart.filenames import CARD_FILE
 
 __all__ = [
     "CARD_FILE",
+    "Calibration",
     "Donor",
     "Fingerprint",
     "HeadCard",
@@ -170,6 +172,31 @@ class HeadCard(Record):
         return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)
 
 
+class Calibration(Record):
+    """How likelihoods of options become comparable, so that short and frequent ones are not favoured.
+
+    `method`: "none"; "length" divides each log-likelihood by the option's tokens; "batch" takes off `offsets`, the mean
+    log-likelihood in nats of each option over many inputs, for which no labels are needed.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    method: Literal["none", "length", "batch"] = "none"
+    offsets: dict[str, float] = Field(default_factory=dict)
+
+    def adjusted(self, scores: Sequence[float], options: Sequence[str], lengths: Sequence[int]) -> list[float]:
+        """The log-likelihoods `scores` of one row's options as they are compared; `lengths` are in tokens.
+
+        >>> Calibration(method="batch", offsets={"no": -1.0, "yes": -4.0}).adjusted([-2.0, -3.0], ["no", "yes"], [2, 2])
+        [-1.0, 1.0]
+        """
+        if self.method == "length" and lengths:
+            return [score / length for score, length in zip(scores, lengths, strict=True)]
+        if self.method == "batch":
+            return [score - self.offsets[option] for score, option in zip(scores, options, strict=True)]
+        return list(scores)
+
+
 class TextFormat(Record):
     """How a text-to-text example is laid out for a causal backbone, and at which lengths texts are cut.
 
@@ -203,7 +230,8 @@ class ModuleCard(Record):
     module on an encoder; `parameters` does not count it. `merge_error`: if the module is a sum of `donors`, or was
     tuned from one, the distance of that sum from their exact weighted ΔW, relative to its norm. `text_format`: the
     layout of the texts that it was tuned on, which prompts should have too. `variant` names a variant that only PEFT
-    computes ("DoRA"), and is empty otherwise. What is unknown is `None` or empty, never 0.
+    computes ("DoRA"), else is empty. `template`, `labels` and `options` are those of the task's card, which make
+    prompts and answers of rows; `calibration` was chosen on its dev rows. What is unknown is `None` or empty, never 0.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -232,3 +260,7 @@ class ModuleCard(Record):
     head: HeadCard | None = None
     text_format: TextFormat | None = None
     variant: str = ""
+    template: Template | None = None
+    labels: tuple[str, ...] | None = None
+    options: str | None = None
+    calibration: Calibration | None = None

@@ -27,6 +27,7 @@ from headstart.comparing.starting import (
 )
 from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
+from headstart.evaluating.answering import check_decoding
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
@@ -34,7 +35,6 @@ from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, r
 from headstart.records import Refused
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.few_shot import USUAL_SHOTS
-from headstart.tuning.evaluation import check_decoding
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Results, Store, Unit
 from headstart.units import run as run_units

@@ -9,13 +9,14 @@ from headstart.backbones import Backbone, BackboneInput
 from headstart.blending.ensemble import unscored
 from headstart.comparing.methods.contract import Pool
 from headstart.comparing.starting import Beginning
+from headstart.evaluating.unit import EvaluateUnit
 from headstart.indicators import make_indicator
 from headstart.ranking.rank import Ranking, require_defined
 from headstart.ranking.scoring import Scoring
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.tune import Tuned, text_format_of
-from headstart.tuning.unit import EvaluateUnit, TuneUnit
+from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Results, Unit
 
 __all__ = ["Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]

@@ -1,1 +1,1 @@
-"""Tuning modules on a task: recipes, the loop, and evaluation. Nothing here ranks or blends."""
+"""Tuning modules on a task: recipes and the loop. Nothing here ranks or blends."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import Backbone, Encoded, target_loss
+from headstart.evaluating.evaluate_many import evaluate_attached
 from headstart.kinds import Stack, stack_of
-from headstart.tuning.evaluation import evaluate_attached
 from headstart.tuning.layout import side_by_side
 from headstart.tuning.optimizers import OPTIMIZERS, Pace
 from headstart.tuning.run import Run

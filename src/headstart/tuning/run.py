@@ -15,11 +15,11 @@ from torch import Tensor
 
 from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFormat
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
+from headstart.evaluating.evaluation import Evaluation
 from headstart.kinds import Module, fresh_module, stack_of
 from headstart.records import Donor
 from headstart.tasks import Task, head_of
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
-from headstart.tuning.evaluation import Evaluation
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.layout import Layout
 from headstart.tuning.optimizers import OPTIMIZERS

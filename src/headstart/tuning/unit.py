@@ -1,19 +1,17 @@
-"""Tuning and evaluation as units of work: which inputs count, and which results are kept."""
+"""Tuning as a unit of work: which inputs count, and which results are kept."""
 
 import math
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from headstart.backbones import Backbone, BackboneInput, TextFormat
+from headstart.backbones import Backbone, BackboneInput
 from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError
 from headstart.kinds import Module, load_module
 from headstart.kinds.unit import given_module, kept_module
-from headstart.tasks import Example, Task
-from headstart.tuning.evaluation import Evaluation, evaluate
+from headstart.tasks import Task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.recipes import Recipe
@@ -22,7 +20,7 @@ from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
-__all__ = ["EvaluateUnit", "TuneUnit"]
+__all__ = ["TuneUnit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,58 +126,6 @@ class TuneUnit(Unit):
         )  # fmt: skip
         assert result.seconds is not None
         return Tuned(replace(module, card=card), curve, best, result.seconds, tuple(result.facts["notes"]))
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluateUnit(Unit):
-    """The score of one module, or of the bare backbone (`None`), on rows whose answers are known."""
-
-    type: ClassVar[str] = "evaluate"
-    uncounted: ClassVar[frozenset[str]] = frozenset({"name"})
-    together: ClassVar[int] = 8
-
-    backbone: BackboneInput
-    module: Module | Unit | None
-    rows: Content[Sequence[Example]]
-    metric: str
-    decoding: str
-    text_format: TextFormat
-    name: str = ""
-
-    @property
-    def label(self) -> str:
-        """Which module is evaluated."""
-        return f"evaluating {self.name or 'a module'}"
-
-    def batch_key(self) -> Hashable:
-        """Modules on the same rows can be evaluated together."""
-        return (self.backbone, self.rows.digest(), self.metric, self.decoding, self.text_format)
-
-    def compute(self, context: Context) -> Result:
-        """Evaluate this module alone."""
-        return alone(self, context)
-
-    @classmethod
-    def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
-        """Evaluate modules of equal shape in one stack."""
-        backbone: Backbone = context.resource(RESOURCE)
-        modules = [given_module(unit.module, context) for unit in units]
-        first, began = units[0], time.monotonic()
-        found = evaluate(
-            modules, first.rows.value, backbone, metric=first.metric, decoding=first.decoding,
-            text_format=first.text_format, progress=context.listener,
-        )  # fmt: skip
-        seconds = (time.monotonic() - began) / len(units)
-        for unit, evaluation in zip(units, found, strict=True):
-            facts = {name: value for name, value in asdict(evaluation).items() if name != "predictions"}
-            rows = [{"prediction": prediction} for prediction in evaluation.predictions]
-            yield unit, Result(facts, rows, device=str(backbone.device), seconds=seconds)
-
-    @staticmethod
-    def evaluation(result: Result) -> Evaluation:
-        """What `evaluate` would have returned."""
-        predictions = tuple(row["prediction"] for row in result.rows)
-        return Evaluation(**result.facts, predictions=predictions)
 
 
 def _kept(tuned: Tuned, folder: Path, *, device: str) -> Result:

@@ -1,0 +1,1 @@
+"""What modules answer and how good it is: evaluation, prediction, calibration. Nothing here tunes or ranks."""

@@ -1,0 +1,89 @@
+"""Evaluating a list of modules on the same rows, those of equal shape in one pass."""
+
+from collections.abc import Sequence
+
+import torch
+
+from headstart.backbones import Backbone, TextFormat
+from headstart.evaluating.answering import answer_rows, decoding_for
+from headstart.evaluating.evaluation import Evaluation
+from headstart.events import Listener, Progress
+from headstart.kinds import Module, stack_of, stacks
+from headstart.records import HeadCard
+from headstart.tasks import METRICS, Example
+
+__all__ = ["evaluate_attached", "evaluate_many"]
+
+
+def evaluate_many(
+    modules: Sequence[Module | None],
+    examples: Sequence[Example],
+    backbone: Backbone,
+    *,
+    metric: str,
+    decoding: str = "auto",
+    text_format: TextFormat | None = None,
+    progress: Listener | None = None,
+) -> list[Evaluation]:
+    """Evaluate modules (`None`: the bare backbone) without calibration, those of equal shape together.
+
+    Args:
+        modules: what to evaluate.
+        examples: labelled examples, usually a test split.
+        backbone: the frozen model.
+        metric: a name in `METRICS`.
+        decoding: "options" takes the likeliest of each example's options; "generate" decodes greedily; "auto" is
+            "options" if every example lists some, else "generate". On an encoder every module answers through its
+            own head.
+        text_format: text layout and cut lengths.
+        progress: told how many modules are evaluated.
+
+    Raises:
+        TaskError: no examples, or options asked for and missing.
+        SettingError: unknown metric or decoding, or, on an encoder, a module without a head.
+    """
+    results: dict[int, Evaluation] = {}
+    bare = [index for index, module in enumerate(modules) if module is None]
+    if bare:
+        found = evaluate_attached(backbone, examples, metric=metric, decoding=decoding, text_format=text_format)[0]
+        results.update(dict.fromkeys(bare, found))
+    present = [(index, module) for index, module in enumerate(modules) if module is not None]
+    groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
+    done = 0
+    for members in groups:
+        chosen = [present[member][1] for member in members]
+        stack, head = stack_of(chosen, backbone), chosen[0].card.head
+        with torch.inference_mode(), stack.attach(backbone):
+            found_all = evaluate_attached(
+                backbone,
+                examples,
+                metric=metric,
+                decoding=decoding,
+                text_format=text_format,
+                modules=len(chosen),
+                head=head,
+            )
+        results.update({present[member][0]: value for member, value in zip(members, found_all, strict=True)})
+        done += len(members)
+        if progress:
+            progress(Progress("evaluating", done, len(present)))
+    return [results[index] for index in range(len(modules))]
+
+
+def evaluate_attached(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    *,
+    metric: str,
+    decoding: str = "auto",
+    text_format: TextFormat | None = None,
+    modules: int = 1,
+    head: HeadCard | None = None,
+) -> list[Evaluation]:
+    """Evaluate the attached stack of N = `modules` modules (on an encoder, with heads); one result for each module."""
+    METRICS[metric]
+    how = decoding_for(decoding, examples, backbone)
+    answers = answer_rows(
+        backbone, examples, decoding=how, text_format=text_format or TextFormat(), modules=modules, head=head
+    )
+    return [Evaluation.of(each, examples, metric=metric, decoding=how) for each in answers]

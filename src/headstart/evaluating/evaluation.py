@@ -1,0 +1,144 @@
+"""The result of an evaluation: a score, what stands behind it row by row, and how well each class is recognized."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from headstart.errors import TaskError
+from headstart.evaluating.answering import Answers
+from headstart.records import Calibration
+from headstart.tasks import METRICS, Example
+
+__all__ = ["Evaluation"]
+
+OTHER = "(none of them)"
+"""The column of a confusion table for predictions that are no class."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of one module on one set of n rows.
+
+    `score`: the metric, as a fraction of 1 (NaN where it is undefined, or where the likelihoods are NaN).
+    `loss`: mean cross-entropy per target token, in nats; for a regression, the mean squared error. `decoding`:
+    "options", "generate", or "head" on an encoder.
+
+    By row: `losses` in nats, summed over the target's tokens; `options`, the answers to choose from, with `scores`,
+    their log-likelihoods in nats without calibration, and `lengths` in tokens. The last three are empty where answers
+    are open. `calibration` is what `predictions` and `score` were made with, `uncalibrated` the predictions without.
+    """
+
+    metric: str
+    score: float
+    loss: float
+    predictions: tuple[str, ...]
+    decoding: str
+    _: KW_ONLY
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    options: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    scores: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    lengths: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+    calibration: Calibration = field(default_factory=Calibration)
+    uncalibrated: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, answers: Answers, examples: Sequence[Example], *, metric: str, decoding: str) -> "Evaluation":
+        """The evaluation of answers to rows whose targets are known."""
+        loss = math.fsum(answers.losses) / answers.tokens if _finite(answers.losses) else math.nan
+        return cls(
+            metric, _score(metric, answers.predictions, examples, loss), loss, answers.predictions, decoding,
+            losses=answers.losses, options=answers.options, scores=answers.scores, lengths=answers.lengths,
+            examples=tuple(examples), uncalibrated=answers.predictions,
+        )  # fmt: skip
+
+    def answered(self, predictions: Sequence[str], calibration: Calibration) -> "Evaluation":
+        """The same evaluation with the predictions that this calibration makes, and their score."""
+        score = _score(self.metric, predictions, self.examples, self.loss)
+        return replace(self, score=score, predictions=tuple(predictions), calibration=calibration)
+
+    @cached_property
+    def uncalibrated_score(self) -> float:
+        """The score without calibration."""
+        return _score(self.metric, self.uncalibrated, self.examples, self.loss)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The answers that every row chooses from; empty if they differ from row to row, or answers are open."""
+        listed = self.options or tuple(row.options or () for row in self.examples)
+        if not listed or any(set(own) != set(listed[0]) for own in listed):
+            return ()
+        return tuple(dict.fromkeys(listed[0]))
+
+    def frame(self) -> pd.DataFrame:
+        """One line per row: input, target, prediction, whether it is right, and the loss of the target in nats.
+
+        `probability` is that of the prediction among the options, as calibrated; NaN where answers are open.
+        """
+        found = [self._probability(row) for row in range(len(self.predictions))]
+        return pd.DataFrame(
+            {
+                "row": range(len(self.predictions)),
+                "input": [row.input for row in self.examples],
+                "target": [row.target for row in self.examples],
+                "prediction": self.predictions,
+                "right": [own in row.outputs for own, row in zip(self.predictions, self.examples, strict=True)],
+                "probability": found,
+                "loss": self.losses,
+            }
+        )
+
+    def per_class(self) -> pd.DataFrame:
+        """Precision, recall, F1 and support (rows of the class), one line per class; NaN where no row counts.
+
+        Raises `TaskError` if the rows have no classes in common.
+        """
+        classes, targets = self._require_classes(), self._targets()
+        parts = precision_recall_fscore_support(targets, self.predictions, labels=classes, zero_division=np.nan)
+        columns = dict(zip(("precision", "recall", "F1", "support"), parts, strict=True))
+        return pd.DataFrame({"class": classes, **columns})
+
+    def confusion(self) -> pd.DataFrame:
+        """How many rows of each class (line) were given which answer (column).
+
+        Raises `TaskError` if the rows have no classes in common.
+        """
+        classes = self._require_classes()
+        answers = [own if own in classes else OTHER for own in self.predictions]
+        names = [*classes, *([OTHER] if OTHER in answers else [])]
+        counts = confusion_matrix(self._targets(), answers, labels=names)[: len(classes)]
+        return pd.DataFrame(counts, pd.Index(classes, name="target"), pd.Index(names, name="prediction"))
+
+    def _targets(self) -> list[str]:
+        """The class of each row; where several answers are right, the predicted one if it is among them."""
+        pairs = zip(self.predictions, self.examples, strict=True)
+        return [own if own in row.outputs else row.target for own, row in pairs]
+
+    def _require_classes(self) -> list[str]:
+        if not self.classes:
+            raise TaskError("the rows have no classes in common to count by; use frame() for what each was answered")
+        return list(self.classes)
+
+    def _probability(self, row: int) -> float:
+        if not self.scores or not self.scores[row]:
+            return math.nan
+        lengths = self.lengths[row] if self.lengths else ()
+        adjusted = self.calibration.adjusted(self.scores[row], self.options[row], lengths)
+        return float(softmax(adjusted)[self.options[row].index(self.predictions[row])])
+
+
+def _score(metric: str, predictions: Sequence[str], examples: Sequence[Example], loss: float) -> float:
+    # A module whose logits are not numbers would score as if it had chosen each first option.
+    if not math.isfinite(loss):
+        return math.nan
+    return METRICS[metric].compute(list(predictions), [example.outputs for example in examples])
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
