@@ -1,16 +1,14 @@
 """Evaluating one module on one split of a task, through the store."""
 
-from pathlib import Path
-
-from headstart.backbones import Backbone, BackboneInput, TextFormat, backbone_loaders
+from headstart.backbones import BackboneInput, BackboneLike, TextFormat, as_backbone, backbone_loaders
 from headstart.errors import SettingError
 from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import Calibration, calibrate, check_calibration, fit_calibration
 from headstart.evaluating.evaluation import Evaluation
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener
-from headstart.kinds import AnyModule, load_module
-from headstart.tasks import METRICS, Task
+from headstart.kinds import ModuleLike, as_module
+from headstart.tasks import METRICS, Task, TaskLike, as_task
 from headstart.units import AnyStore, Content, Results, Store, run
 
 __all__ = ["MOST_INPUTS", "calibration_units", "chosen_calibration", "evaluate"]
@@ -20,9 +18,9 @@ MOST_INPUTS = 256
 
 
 def evaluate(
-    module: AnyModule | str | Path | None,
-    task: Task,
-    backbone: Backbone,
+    module: ModuleLike | None,
+    task: TaskLike,
+    backbone: BackboneLike,
     *,
     split: str = "test",
     metric: str | None = None,
@@ -36,7 +34,7 @@ def evaluate(
     """Evaluate a module on a split of a task.
 
     Args:
-        module: a module, its folder, or `None` for the bare backbone.
+        module: a module, a result that holds one, its folder, or `None` for the bare backbone.
         task: with the split to evaluate on, whose targets are known.
         backbone: the frozen model.
         split: "test", "dev" or "train".
@@ -55,10 +53,11 @@ def evaluate(
         SettingError: unknown metric, decoding or calibration, or an encoder without a module to answer.
         TaskError: the split is missing or empty.
     """
-    check_decoding(decoding, backbone)
     check_calibration(calibration or "none")
+    loaded = None if module is None else as_module(module).load()
+    task, backbone = as_task(task), as_backbone(backbone)
+    check_decoding(decoding, backbone)
     measure = METRICS[metric or task.card.metric].name
-    loaded = load_module(module) if isinstance(module, str | Path) else module.load() if module else None
     if loaded is None and backbone.is_encoder:
         raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; give a tuned module")
     if loaded is not None:
