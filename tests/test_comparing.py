@@ -129,9 +129,9 @@ def test_every_answer_to_every_test_row_is_kept(whole: Comparison, task: Task) -
 
 
 def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    from headstart.tuning.evaluation import evaluate
+    from headstart.evaluating.evaluate_many import evaluate_many
 
-    (bare,) = evaluate([None], task.test, backbone, metric="ACC")
+    (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
     baselines = whole.baselines.set_index("name")
     assert list(baselines.index) == ["chance", "majority", "backbone"]
     assert baselines.loc["chance"].tolist() == [0.5, "a uniform guess among 2 options"]
