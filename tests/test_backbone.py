@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaModel, ViTConfig, ViTModel
 
 from headstart.backbones import Backbone, Encoded, TextFormat
-from headstart.backbones.backbone import _most_rows
 from headstart.backbones.loading import choose_dtype
+from headstart.backbones.options import most_rows
 from headstart.errors import BackboneError, SettingError, TaskError
+from hub_standin import HubStandin
 from naive import (
     BACKBONES,
     REVIEWS,
@@ -205,7 +206,7 @@ def test_options_are_read_in_groups_that_fit(backbone: Backbone, monkeypatch: py
         expected = backbone.option_scores(prompts, ids, modules=2)
         seen: list[int] = []
         handle = backbone.head.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[0]))
-        monkeypatch.setattr("headstart.backbones.backbone._most_rows", lambda *_: rows)
+        monkeypatch.setattr("headstart.backbones.backbone.most_rows", lambda *_: rows)
         try:
             found = backbone.option_scores(prompts, ids, modules=2)
         finally:
@@ -219,10 +220,10 @@ def test_options_are_read_in_groups_that_fit(backbone: Backbone, monkeypatch: py
 
 def test_what_options_copy_is_bounded() -> None:
     # Options of 8 tokens behind a prompt of 400 that take 23,040 bytes each: 9.2 MB a row, so 29 rows of 268 MB.
-    assert _most_rows(400 * 23_040, 7 * 49_152) == 29
+    assert most_rows(400 * 23_040, 7 * 49_152) == 29
     # 7 tokens over a vocabulary of 150,000 are 4.2 MB of logits: 63 rows.
-    assert _most_rows(1, 7 * 150_000) == 63
-    assert _most_rows(2**40, 1) == 1
+    assert most_rows(1, 7 * 150_000) == 63
+    assert most_rows(2**40, 1) == 1
 
 
 def test_options_of_one_token(backbone: Backbone) -> None:
@@ -375,3 +376,23 @@ def test_a_mistyped_name_is_answered_at_once(tiny_llama: Path, tmp_path: Path, m
         Backbone.load("smollm", device="cpu")
     with pytest.raises(BackboneError, match=r"give an existing folder, a \.gguf file or a hub id$"):
         Backbone.load("zebra", device="cpu")
+
+
+def test_a_model_that_the_network_may_have_is_asked_for_once(
+    tiny_llama: Path, tmp_path: Path, hub_standin: HubStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "models" / "smollm2-135m")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load("models/smollm2", device="cpu")
+    assert str(caught.value) == (
+        "no backbone at models/smollm2: it is no folder here, and the Hugging Face Hub shows no such model; did you "
+        "mean models/smollm2-135m, or check the name, or log in with `hf auth login` if the model is private"
+    )
+    assert hub_standin.requests == ["GET /api/models/models/smollm2"]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(BackboneError, match=r"the Hugging Face Hub cannot be reached \(.+\); check the network$"):
+        Backbone.load("ada/zebra", device="cpu")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BackboneError, match=r"and HF_HUB_OFFLINE keeps it from being fetched; unset that$"):
+        Backbone.load("ada/zebra", device="cpu")

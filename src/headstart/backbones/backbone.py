@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from headstart.architectures import architecture_of
 from headstart.backbones import loading
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
+from headstart.backbones.greedy import greedy_config, own_settings_hidden
 from headstart.backbones.hooks import HookPerThread
 from headstart.backbones.identity import config_digest, fingerprint, tokenizer_digest
+from headstart.backbones.in_memory import Flags, check_model, model_name
+from headstart.backbones.options import cache_rows, gold_log_likelihood, most_rows
 from headstart.backbones.plan import TargetBatch, causal_batch, pad, seq2seq_batch
 from headstart.errors import BackboneError
 from headstart.records import Fingerprint, HeadCard
@@ -33,8 +35,6 @@ __all__ = ["Backbone"]
 FAMILIES = ("headstart.backbones.encoder",)
 """Where the subclasses are; each imports this file, so they are named here and imported when a model is loaded."""
 
-MOST_COPIED = 2**28
-"""The most bytes that options hold at once: copies of their prompts' keys and values, and float32 logits."""
 SHORT_SEQUENCE = 192
 """Up to this many tokens, unfused attention has the faster backward pass on a CPU in bfloat16 (3 times at 42)."""
 
@@ -60,6 +60,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self.source: tuple[str, str | None] | None = None
+        self._flags: Flags | None = None
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.encoder = Encoder(tokenizer, whole=self.seq2seq, known=_embeddings(model))
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
@@ -90,17 +91,67 @@ class Backbone:
         # float16 rounds differently from bfloat16, so the fingerprint is taken before the weights are rounded to it.
         exact = torch.float32 if wanted == torch.float16 else wanted
         model, tokenizer = loading.load(source, dtype=exact, revision=revision)
-        for name in FAMILIES:
-            import_module(name)
-        family = next((family for family in Backbone.__subclasses__() if family.runs(model)), Backbone)
-        if not issubclass(family, cls):
-            raise BackboneError(f"{source} is no model that {cls.__name__} runs; load it with Backbone.load")
+        family = cls._family(model, str(source), remedy="load it with Backbone.load")
         backbone = family(model, tokenizer, name=loading.name_of(source))
         if wanted != exact:
             backbone.fingerprint  # noqa: B018 - computed now, and kept
         model.to(chosen, wanted)
         backbone.source = (str(source), revision)
         return backbone
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: Any, *, name: str | None = None) -> Backbone:
+        """A backbone around a transformers model that the caller has loaded, on its device and in its dtype.
+
+        The model is used as it is, not copied: in evaluation mode and frozen until `release`, or until the end of a
+        `with` block, which gives it back as it was.
+
+        Args:
+            model: as transformers' classes for language models or sequence classification load it. In float16, its
+                fingerprint is that of the rounded weights, so modules may take it for another backbone.
+            tokenizer: the tokenizer that belongs to it.
+            name: its name on cards; `None` is what it was loaded from.
+
+        Raises:
+            BackboneError: whatever `load` refuses; a model with PEFT's layers in it, or quantized, or spread over
+                several devices or dtypes.
+        """
+        check_model(model, tokenizer)
+        family = cls._family(model, type(model).__name__, remedy="give it to Backbone.of")
+        flags = Flags.of(model)
+        try:
+            backbone = family(model, tokenizer, name=model_name(model) if name is None else name)
+        except BackboneError:
+            flags.restore(model)
+            raise
+        backbone._flags = flags
+        return backbone
+
+    def release(self) -> None:
+        """Give a model that was given to `of` back as it was, trainable and in training mode if it was so before."""
+        if self._flags is not None:
+            self._flags.restore(self.model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        what = "encoder" if self.is_encoder else "encoder-decoder" if self.seq2seq else "language model"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.name!r}, {self.model.config.model_type} {what}, {dtype} on {self.device})"
+
+    @classmethod
+    def _family(cls, model: PreTrainedModel, said: str, *, remedy: str) -> type[Backbone]:
+        """The class that runs the model."""
+        for name in FAMILIES:
+            import_module(name)
+        family = next((family for family in Backbone.__subclasses__() if family.runs(model)), Backbone)
+        if not issubclass(family, cls):
+            raise BackboneError(f"{said} is no model that {cls.__name__} runs; {remedy}")
+        return family
 
     @property
     def device(self) -> torch.device:
@@ -257,16 +308,8 @@ class Backbone:
         """
         ids = pad(prompts, self.pad_id, left=not self.seq2seq)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=not self.seq2seq)
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.pad_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            bos_token_id=self.tokenizer.bos_token_id,
-            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
-        )
-        with self._without_settings():
+        config = greedy_config(self.model, self.tokenizer, pad_id=self.pad_id, max_new_tokens=max_new_tokens)
+        with own_settings_hidden(self.model):
             produced = self.model.generate(
                 input_ids=ids.to(self.device).repeat(modules, 1),
                 attention_mask=mask.to(self.device).repeat(modules, 1),
@@ -299,7 +342,7 @@ class Backbone:
             return scores
         cache = first.past_key_values
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if isinstance(layer, DynamicLayer))
-        most = _most_rows(held // ids.shape[0], steps * log_p.shape[1])
+        most = most_rows(held // ids.shape[0], steps * log_p.shape[1])
         later = []
         for source, options in zip(torch.split(index, most), torch.split(gold, most), strict=True):
             following = positions[source, -1:] + 1 + torch.arange(steps, device=self.device)
@@ -307,9 +350,9 @@ class Backbone:
                 input_ids=options[:, :-1].clamp(min=0),
                 attention_mask=torch.cat([mask[source], torch.ones_like(following)], dim=1),
                 position_ids=following,
-                past_key_values=_rows_of(cache, source),
+                past_key_values=cache_rows(cache, source),
             ).logits
-            later.append(_gold_log_likelihood(logits, options[:, 1:]))
+            later.append(gold_log_likelihood(logits, options[:, 1:]))
         return scores + torch.cat(later)
 
     def _read_seq2seq(
@@ -321,7 +364,7 @@ class Backbone:
         gold = pad(flat, -1).to(self.device).repeat(modules, 1)
         start = torch.full_like(gold[:, :1], int(self.model.config.decoder_start_token_id))
         # Besides its own rows of them, a layer holds the keys and values that it computes from them.
-        most = _most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.get_parameter("weight").shape[0])
+        most = most_rows(3 * hidden[0].nbytes, gold.shape[1] * self.head.get_parameter("weight").shape[0])
         found = []
         for source, options, first in zip(*(torch.split(rows, most) for rows in (index, gold, start)), strict=True):
             logits = self.model(
@@ -330,18 +373,8 @@ class Backbone:
                 decoder_input_ids=torch.cat([first, options[:, :-1].clamp(min=0)], dim=1),
                 use_cache=False,
             ).logits
-            found.append(_gold_log_likelihood(logits, options))
+            found.append(gold_log_likelihood(logits, options))
         return torch.cat(found)
-
-    @contextlib.contextmanager
-    def _without_settings(self) -> Iterator[None]:
-        """Hide the model's own generation settings, which fill in whatever a call leaves open."""
-        kept = self.model.generation_config
-        self.model.generation_config = GenerationConfig()
-        try:
-            yield
-        finally:
-            self.model.generation_config = kept
 
     def _attention(self, length: int) -> AbstractContextManager[None]:
         """The attention kernel for this pass; the CPU's fused bfloat16 backward is slow on short sequences."""
@@ -362,22 +395,3 @@ class Backbone:
 
 def _embeddings(model: PreTrainedModel) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _gold_log_likelihood(logits: Tensor, gold: Tensor) -> Tensor:
-    """Sum of log p of the gold tokens, (rows,); -1 in `gold` is padding."""
-    taken = logits.float().log_softmax(-1).gather(2, gold.clamp(min=0).unsqueeze(2)).squeeze(2)
-    return taken.masked_fill(gold < 0, 0.0).sum(1)
-
-
-def _most_rows(copied: int, logits: int) -> int:
-    """How many options are read at once, when each takes so many bytes of copies and so many logits."""
-    return max(1, min(MOST_COPIED // max(copied, 1), MOST_COPIED // (4 * logits)))
-
-
-def _rows_of(cache: Any, index: Tensor) -> Any:
-    """A separate cache of some of the rows read before; sharing is safe, because layers replace tensors in it."""
-    own = copy.copy(cache)
-    own.layers = [copy.copy(layer) for layer in cache.layers]
-    own.batch_select_indices(index)
-    return own

@@ -4,13 +4,14 @@ import contextlib
 import difflib
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +32,16 @@ from transformers.utils import logging as transformers_logging
 from headstart.errors import BackboneError, SettingError
 from headstart.extras import missing, require
 
-__all__ = ["choose_device", "choose_dtype", "is_encoder", "load", "name_of"]
+__all__ = [
+    "DTYPES",
+    "check_tokenizer",
+    "choose_device",
+    "choose_dtype",
+    "family_of",
+    "is_encoder",
+    "load",
+    "name_of",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,6 +94,25 @@ def is_encoder(config: Any) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes
 
 
+def family_of(config: Any, *, of: str) -> tuple[Any, Mapping[str, Any]]:
+    """transformers' class that loads models of this configuration, and its classes of models by type.
+
+    Raises `BackboneError` if Headstart does not run them; `of` says what the configuration belongs to.
+    """
+    if getattr(config, "num_hidden_layers", 1) < 1:
+        raise BackboneError(f"the configuration of {of} states {config.num_hidden_layers} layers; copy the model again")
+    if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config):
+        return AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if is_encoder(config) and config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        return AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    raise BackboneError(
+        f"'{config.model_type}' is neither a causal or encoder-decoder language model nor an encoder that "
+        "classifies; choose one of those"
+    )
+
+
 def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Model and tokenizer from a folder, a GGUF file or a hub id; raises `BackboneError` with the remedy.
 
@@ -132,29 +161,63 @@ def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, s
         return str(path), {}
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
         raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
-    if "/" not in str(source) and not isinstance(try_to_load_from_cache(str(source), "config.json"), str):
+    cached = isinstance(try_to_load_from_cache(str(source), "config.json", revision=revision), str)
+    if not cached and "/" not in str(source):
         raise BackboneError(_unknown_name(str(source)))
+    if not cached:
+        _ask_for(str(source), revision)
     return str(source), {"revision": revision} if revision else {}
 
+
+def _ask_for(name: str, revision: str | None) -> None:
+    """Raise `BackboneError` unless the Hugging Face Hub knows the model: one question, where loading asks six times."""
+    nowhere = f"no backbone at {name}: it is no folder here, and"
+    hint = "".join(f"did you mean {near}, or " for near in _like(name)[:1])
+    try:
+        HfApi().model_info(name, revision=revision, timeout=PATIENCE_SECONDS)
+    except OfflineModeIsEnabled as error:
+        raise BackboneError(f"{nowhere} HF_HUB_OFFLINE keeps it from being fetched; {hint}unset that") from error
+    except RepositoryNotFoundError as error:
+        raise BackboneError(
+            f"{nowhere} the Hugging Face Hub shows no such model; {hint}check the name, or log in with `hf auth login` "
+            "if the model is private"
+        ) from error
+    except (HfHubHTTPError, ValueError) as error:
+        raise BackboneError(
+            f"{nowhere} the Hugging Face Hub refused it: {_first_line(error)}; {hint}check it"
+        ) from error
+    except Exception as error:  # whatever its network library raises
+        raise BackboneError(
+            f"{nowhere} the Hugging Face Hub cannot be reached ({_first_line(error)}); {hint}check the network"
+        ) from error
+
+
+PATIENCE_SECONDS = 10.0
+"""How long the Hugging Face Hub is waited for before it counts as out of reach."""
 
 MOST_FOLDERS = 200
 """How many folders of models are searched for a name similar to a mistyped one."""
 
 
 def _unknown_name(source: str) -> str:
-    """The error for a name that is not a folder here, raised at once: asking the network would take half a minute."""
+    """The error for a name that is not a folder here and cannot be one on the Hugging Face Hub."""
+    near = " or ".join(str(folder) for folder in _like(source)[:3])
+    return (
+        f"no backbone at {source}: there is no such folder here, and a model on the Hugging Face Hub is called "
+        f"owner/name; {f'did you mean {near}?' if near else 'give an existing folder, a .gguf file or a hub id'}"
+    )
+
+
+def _like(source: str) -> list[Path]:
+    """Folders of models below this one whose names are like the last part of `source`, most alike first."""
+    name = source.rpartition("/")[2]
     folders = {
         found.parent.name: found.parent
         for pattern in ("*/config.json", "*/*/config.json", "*/*/*/config.json")
         for found in islice(Path().glob(pattern), MOST_FOLDERS)
     }
-    near = difflib.get_close_matches(source, folders, n=3, cutoff=0.5)
-    near += [name for name in folders if source in name and name not in near]
-    hint = f"did you mean {' or '.join(str(folders[name]) for name in near[:3])}?"
-    return (
-        f"no backbone at {source}: there is no such folder here, and a model on the Hugging Face Hub is called "
-        f"owner/name; {hint if near else 'give an existing folder, a .gguf file or a hub id'}"
-    )
+    near = difflib.get_close_matches(name, folders, n=3, cutoff=0.5)
+    return [folders[one] for one in [*near, *(other for other in folders if name in other and other not in near)]]
 
 
 def _check_folder(path: Path) -> None:
@@ -176,21 +239,7 @@ def _check_folder(path: Path) -> None:
 
 def _model(location: str, dtype: torch.dtype, extra: dict[str, str]) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(location, trust_remote_code=False, **extra)
-    if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.is_encoder_decoder:
-        family = AutoModelForSeq2SeqLM
-    elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config):
-        family = AutoModelForCausalLM
-    elif is_encoder(config) and config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        family = AutoModelForSequenceClassification
-    else:
-        raise BackboneError(
-            f"'{config.model_type}' is neither a causal or encoder-decoder language model nor an encoder that "
-            "classifies; choose one of those"
-        )
-    if getattr(config, "num_hidden_layers", 1) < 1:
-        raise BackboneError(
-            f"the configuration of {location} states {config.num_hidden_layers} layers; copy the model again"
-        )
+    family, _ = family_of(config, of=location)
     # A packed GGUF has no plain weight matrices to attach a module to.
     unpack = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in extra else {}
     loading_dtype = torch.float32 if unpack else dtype
@@ -211,13 +260,20 @@ def _model(location: str, dtype: torch.dtype, extra: dict[str, str]) -> PreTrain
 
 def _tokenizer(location: str, model: PreTrainedModel, extra: dict[str, str]) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **extra)
+    check_tokenizer(tokenizer, model, of=location)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, model: PreTrainedModel, *, of: str) -> None:
+    """Raise `BackboneError` unless the tokenizer has the tokens that Headstart needs, and the model all of its tokens.
+
+    `of` says what the tokenizer belongs to.
+    """
     if is_encoder(model.config):
         if tokenizer.pad_token_id is None:
-            raise BackboneError(f"the tokenizer of {location} has no padding token; set pad_token in its configuration")
+            raise BackboneError(f"the tokenizer of {of} has no padding token; set pad_token in its configuration")
     elif tokenizer.eos_token_id is None:
-        raise BackboneError(
-            f"the tokenizer of {location} has no end-of-sequence token; set eos_token in its configuration"
-        )
+        raise BackboneError(f"the tokenizer of {of} has no end-of-sequence token; set eos_token in its configuration")
     known = model.get_input_embeddings().weight.shape[0]
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     # Some tokenizers add special tokens that the model has no embedding for; texts without them can be read.
@@ -228,10 +284,9 @@ def _tokenizer(location: str, model: PreTrainedModel, extra: dict[str, str]) -> 
     )
     if number >= known:
         raise BackboneError(
-            f"the tokenizer of {location} gives token {token!r} the number {number}, but the model has embeddings for "
+            f"the tokenizer of {of} gives token {token!r} the number {number}, but the model has embeddings for "
             f"{known} tokens; copy model and tokenizer again from one source"
         )
-    return tokenizer
 
 
 @contextlib.contextmanager
