@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -325,20 +326,34 @@ def press_ctrl_c(patch: pytest.MonkeyPatch, owner: Any, name: str, *, at: int) -
     patch.setattr(owner, name, call)
 
 
-def assert_stopped(ended: Ended) -> None:
-    said = "stopped; nothing was half-written, and the same command continues where it can"
-    assert (ended.code, ended.out, ended.err.strip()) == (130, "", said)
+def assert_stopped(ended: Ended, kept: str) -> None:
+    """What is kept is said only if it is: the program ends with two lines."""
+    lines = ended.err.strip().splitlines()
+    assert (ended.code, ended.out, lines[-1]) == (130, "", "stopped; nothing was half-written")
+    assert re.search(kept, lines[-2]), ended.err
 
 
-@pytest.mark.parametrize(("name", "at"), [("tune", 1), ("tune", 4), ("compare", 3), ("compare", 12)])
+NOTHING = "^nothing was finished yet, so the same command starts over$"
+SOMETHING = "; the same command computes only the rest$"
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "kept"),
+    [
+        ("tune", 1, NOTHING),
+        ("tune", 4, f"^tuning out on reviews, seed 0 continues from step 2{SOMETHING}"),
+        ("compare", 3, SOMETHING),
+        ("compare", 12, SOMETHING),
+    ],
+)
 def test_ctrl_c_while_tuning(
-    name: str, at: int, run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, at: int, kept: str, run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from headstart.tuning.run import Run as Tuning
 
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, Tuning, "took_step", at=at)
-        assert_stopped(run(*command_line(name, here, tmp_path / "out")))
+        assert_stopped(run(*command_line(name, here, tmp_path / "out")), kept)
     assert list(tmp_path.iterdir()) == []
     assert_whole(name, tmp_path / "out", run, here)
 
@@ -362,7 +377,7 @@ def test_ctrl_c_while_scoring(
     name: str, run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     press_ctrl_c(monkeypatch, Backbone, "target_logits", at=1)
-    assert_stopped(run(*command_line(name, here, tmp_path / "out")))
+    assert_stopped(run(*command_line(name, here, tmp_path / "out")), NOTHING)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -371,7 +386,7 @@ def test_ctrl_c_while_saving(
 ) -> None:
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, atomic.os, "fsync", at=2)
-        assert_stopped(run(*command_line("ensemble", here, tmp_path / "out")))
+        assert_stopped(run(*command_line("ensemble", here, tmp_path / "out")), "")
     assert list(tmp_path.iterdir()) == []
     assert_whole("ensemble", tmp_path / "out", run, here)
 
@@ -380,7 +395,7 @@ def test_ctrl_c_while_adding(run: Run, room: Path, tmp_path: Path, monkeypatch: 
     command = ["hub", "add", tmp_path / "hub", *(room / "made" / name for name in NAMES)]
     with monkeypatch.context() as patch:
         press_ctrl_c(patch, atomic.os, "fsync", at=9)
-        assert_stopped(run(*command))
+        assert_stopped(run(*command), "^what was added stays, and the same command adds the rest$")
     inside = [path.name for path in (tmp_path / "hub").iterdir() if not path.name.startswith(".catalogue")]
     assert inside == [], "they enter together, and were being written"
     again = run(*command, "--json")

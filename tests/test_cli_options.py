@@ -1,6 +1,7 @@
 """How groups of options become the options of a command, and how running work shows."""
 
 import inspect
+import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,8 +12,8 @@ from typer.testing import CliRunner
 
 from headstart.cli import progress
 from headstart.cli.options import Options, command
-from headstart.cli.progress import listening
-from headstart.events import Note, Progress, UnitEvent
+from headstart.cli.progress import Status, listening
+from headstart.events import Note, Progress, Saved, UnitEvent
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,62 @@ def test_two_groups_with_one_option_are_a_mistake_of_ours() -> None:
         command(paint)
 
 
-def test_off_a_terminal_progress_is_a_line_now_and_then(
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that `Status` sees; tests set the last."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[-1])
+    return now
+
+
+def test_a_line_says_how_far_how_fast_and_how_long_still(clock: list[float]) -> None:
+    status = Status("ranking for reviews")
+    clock.append(104.0)
+    assert status.line() == "ranking for reviews: 4 s so far"
+    status.take(Progress("scoring", 0, 1200))
+    clock.append(124.0)
+    status.take(Progress("scoring", 100, 1200, "el2n"))
+    # 100 in 20 s: 5 a second, and 1,100 more take 220 s
+    assert status.line() == "scoring: 100 of 1,200 (8%), 5 a second, about 4 min left; el2n"
+    status.take(UnitEvent("evaluate", "ab", "evaluating seed 0, scratch", "started"))
+    assert status.line() == "evaluating seed 0, scratch: 0 s so far"
+    status.take(UnitEvent("evaluate", "cd", "evaluating seed 1, scratch", "started"))
+    clock.append(224.0)
+    assert status.line() == "evaluating seed 1, scratch and 1 more: 2 min so far"
+
+
+def test_what_a_stopped_command_says_is_what_the_events_told(clock: list[float]) -> None:
+    status = Status("comparing on reviews")
+    nothing = "nothing was finished yet, so the same command starts over"
+    assert status.kept() == nothing
+    status.take(UnitEvent("tune", "ab", "tuning scratch on reviews, seed 0", "started"))
+    status.take(UnitEvent("score", "ef", "scoring ada", "reused"))
+    status.take(Saved("scratch on reviews, seed 0", 0))
+    assert status.kept() == nothing, "a state at step 0 saves no work"
+    status.take(Saved("scratch on reviews, seed 0", 50))
+    status.take(Saved("average on reviews, seed 0", 50))
+    assert status.kept() == (
+        "tuning scratch on reviews, seed 0 continues from step 50, and 1 more in the same way; "
+        "the same command computes only the rest"
+    )
+    status.take(UnitEvent("tune", "ab", "tuning scratch on reviews, seed 0", "computed", 3.0))
+    status.take(UnitEvent("tune", "cd", "tuning average on reviews, seed 0", "computed", 3.0))
+    assert status.kept() == "2 finished units are in the store; the same command computes only the rest"
+
+
+def test_off_a_terminal_lines_go_on_while_one_step_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
     with listening("ranking") as listener:
-        listener(Progress("scoring", 1, 40))
-        now = 109.9
-        listener(Progress("scoring", 2, 40))
-        now = 110.0
-        listener(Progress("scoring", 3, 40, "el2n"))
-        listener(Progress("scoring", 4, 40))
         listener(Note("dan was left out"))
-        listener(UnitEvent("tune", "ab", "scratch", "started"))
-        now = 120.0
-        listener(Progress("tuning", 5))
+        listener(Progress("scoring", 3, 40))
+        time.sleep(0.3)
     said = capsys.readouterr()
-    assert said.err == "scoring: 3 of 40  el2n\ndan was left out\ntuning: 5\n"
+    first, *lines = said.err.splitlines()
+    assert first == "dan was left out"
+    assert len(lines) >= 2
+    assert all(line.startswith("scoring: 3 of 40 (8%)") for line in lines)
     assert said.out == ""
 
 
@@ -85,6 +124,11 @@ def test_a_terminal_shows_a_bar_that_says_what_goes_on(monkeypatch: pytest.Monke
     with open("/dev/null", "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - a device
         screen = Console(file=nowhere, force_terminal=True, width=100, record=True)
         monkeypatch.setattr(progress, "error_console", lambda: screen)
-        with listening("starting") as listener:
+        with listening("comparing on reviews") as listener:
+            time.sleep(0.15)
+            listener(UnitEvent("tune", "ab", "tuning scratch", "started"))
+            time.sleep(0.15)
             listener(Progress("tuning [2/3]", 2, 8, "loss 0.5"))
-    assert "tuning [2/3]" in screen.export_text()
+    shown = screen.export_text()
+    places = [shown.index(text) for text in ("comparing on reviews", "tuning scratch", "tuning [2/3]")]
+    assert places == sorted(places)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Listener", "Note", "Progress", "UnitEvent"]
+__all__ = ["Event", "Listener", "Note", "Progress", "Saved", "UnitEvent"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class UnitEvent:
     seconds: float | None = None
 
 
-Event = Progress | Note | UnitEvent
+@dataclass(frozen=True)
+class Saved:
+    """Work that is not finished was written to the disk: a run that is stopped continues `what` from `step`."""
+
+    what: str
+    step: int
+
+
+Event = Progress | Note | UnitEvent | Saved
 
 Listener = Callable[[Event], None]
 """Called with every event, in the thread that does the work; it must not raise."""

@@ -11,7 +11,8 @@ __all__ = ["STOPPED", "main"]
 STOPPED = 130
 """Exit code of a program that Ctrl-C ended: 128 plus the number of the signal."""
 
-SAID = "stopped; nothing was half-written, and the same command continues where it can"
+SAID = "stopped; nothing was half-written"
+"""What is true of every command; one that keeps something says so itself (`headstart.cli.progress`)."""
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def add(
         from headstart.ranking.rank import fits
 
         check = fits(model)
-    with listening("adding") as listener:
+    with listening("adding modules", kept="what was added stays, and the same command adds the rest") as listener:
         admissions = Hub.create(hub).add_all(sources, check=check, progress=listener)
     rows = [
         {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}

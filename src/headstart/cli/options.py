@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
-from rich.text import Text
 
-from headstart.cli.output import error_console
+from headstart.cli.progress import listening
 from headstart.errors import SettingError
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ class WorkOptions(Options):
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
     """The backbone a command runs; this is where torch is first imported."""
-    with error_console().status(Text(f"loading the backbone {source}")):
+    with listening(f"loading the backbone {source}"):
         from headstart.backbones import Backbone
 
         return Backbone.load(source, device=device, dtype=dtype)

@@ -1,44 +1,152 @@
 """How running work is shown on standard error: a bar on a terminal, a line now and then elsewhere."""
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from headstart.cli.output import error_console, print_line
-from headstart.events import Event, Listener, Note, Progress, UnitEvent
+from headstart.cli.output import duration_text, error_console, print_line
+from headstart.events import Event, Listener, Note, Progress, Saved, UnitEvent
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
-__all__ = ["LINE_SECONDS", "UnitCount", "listening"]
+__all__ = ["LINE_SECONDS", "Status", "UnitCount", "listening"]
 
 LINE_SECONDS = 10.0
 """Seconds between two lines of progress, if standard error is not a terminal."""
 
 
 @contextmanager
-def listening(what: str) -> Iterator[Listener]:
-    """The listener that a command hands to its library call; `what` is shown until the first event."""
+def listening(what: str, *, kept: str = "") -> Iterator[Listener]:
+    """The listener that a command hands to its library call.
+
+    `what` is shown until the first event. If the user stops the command, a line says what of the work is kept: `kept`,
+    or what the events told.
+    """
+    status = Status(what)
+    try:
+        with _shown(status) as show:
+            yield show
+    except KeyboardInterrupt:
+        print_line(kept or status.kept(), error=True)
+        raise
+
+
+class Status:
+    """What is going on, as the last events told it."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.done, self.note = what, 0, ""
+        self.total: int | None = None
+        self._running: dict[str, str] = {}
+        self._finished: set[str] = set()
+        self._saved: dict[str, int] = {}
+        self._began, self._began_at = time.monotonic(), 0
+
+    def take(self, event: Event) -> None:
+        """Take an event."""
+        match event:
+            case Progress():
+                self._begin(event.what, event.done)
+                self.done, self.total, self.note = event.done, event.total, event.note
+            case UnitEvent(state="started"):
+                self._running[event.key] = event.label
+                more = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
+                self._begin(f"{event.label}{more}", 0)
+            case UnitEvent():
+                self._running.pop(event.key, None)
+                if event.state == "computed":
+                    self._finished.add(event.key)
+                    self._saved = {what: step for what, step in self._saved.items() if not event.label.endswith(what)}
+            case Saved() if event.step:
+                self._saved[event.what] = event.step
+
+    def line(self) -> str:
+        """Everything in one line: how far it is, how fast, and how long the rest takes if that is known."""
+        seconds = time.monotonic() - self._began
+        if self.total is None:
+            return f"{self.what}: {duration_text(seconds)} so far"
+        share = f" ({self.done / self.total:.0%})" if self.total else ""
+        said = [f"{self.done:,} of {self.total:,}{share}"]
+        made = self.done - self._began_at
+        if made > 0 and seconds > 0:
+            said.append(f"{made / seconds:.3g} a second")
+            if self.done < self.total:
+                said.append(f"about {duration_text((self.total - self.done) * seconds / made)} left")
+        return f"{self.what}: {', '.join(said)}" + (f"; {self.note}" if self.note else "")
+
+    def kept(self) -> str:
+        """What a command that is stopped now leaves in the store, and what it will compute again."""
+        said = []
+        if count := len(self._finished):
+            said.append(f"{count} finished unit{'s are' if count > 1 else ' is'} in the store")
+        if self._saved:
+            what, step = next(iter(self._saved.items()))
+            others = f", and {len(self._saved) - 1} more in the same way" if len(self._saved) > 1 else ""
+            said.append(f"tuning {what} continues from step {step}{others}")
+        if not said:
+            return "nothing was finished yet, so the same command starts over"
+        return f"{'; '.join(said)}; the same command computes only the rest"
+
+    def _begin(self, what: str, done: int) -> None:
+        """Measure from here if this is new work."""
+        if what != self.what or done < self.done:
+            self._began, self._began_at = time.monotonic(), done
+            self.what, self.done, self.total, self.note = what, done, None, ""
+
+
+@contextmanager
+def _shown(status: Status) -> Iterator[Listener]:
     screen = error_console()
-    if not screen.is_terminal:
-        yield _Lines()
-        return
-    with _bar(screen) as bar:
-        row = bar.add_task(what, total=None, note="")
+    with _bar(screen, status) if screen.is_terminal else _lines(status) as refresh:
 
         def show(event: Event) -> None:
-            if isinstance(event, Progress):
-                bar.update(
-                    row, description=event.what, completed=event.done, total=event.total, note=event.note
-                )  # fmt: skip
-            elif isinstance(event, Note):
+            if isinstance(event, Note):
                 print_line(event.text, error=True)
+            else:
+                status.take(event)
+                refresh()
 
         yield show
+
+
+@contextmanager
+def _lines(status: Status) -> Iterator[Callable[[], None]]:
+    """A line every `LINE_SECONDS`, however long a single step takes, so that a log shows that the work continues."""
+    ended = threading.Event()
+
+    def say() -> None:
+        while not ended.wait(LINE_SECONDS):
+            print_line(status.line(), error=True)
+
+    teller = threading.Thread(target=say, daemon=True)
+    teller.start()
+    try:
+        yield lambda: None
+    finally:
+        ended.set()
+        teller.join()
+
+
+@contextmanager
+def _bar(screen: Console, status: Status) -> Iterator[Callable[[], None]]:
+    """A bar with what is being done, which moves back and forth while nobody knows how much there is."""
+    # Here: the commands that only look at a hub show no bar.
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    what, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+    columns = (what, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+    with Bar(*columns, console=screen, transient=True) as bar:
+        row = bar.add_task(status.what, total=None, note="")
+
+        def refresh() -> None:
+            if bar.tasks[0].description != status.what:
+                bar.reset(row)
+            bar.update(row, description=status.what, completed=status.done, total=status.total, note=status.note)
+
+        yield refresh
 
 
 class UnitCount:
@@ -67,28 +175,3 @@ class UnitCount:
 
     def _count(self, state: str) -> Counter[str]:
         return Counter(event.type for event in self._seen.values() if event.state == state)
-
-
-class _Lines:
-    """Prints notes at once and progress every `LINE_SECONDS`, so that a log shows that the work continues."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Note):
-            print_line(event.text, error=True)
-        elif isinstance(event, Progress) and time.monotonic() - self._last >= LINE_SECONDS:
-            self._last = time.monotonic()
-            of = "" if event.total is None else f" of {event.total}"
-            note = f"  {event.note}" if event.note else ""
-            print_line(f"{event.what}: {event.done}{of}{note}", error=True)
-
-
-def _bar(screen: Console) -> "Bar":
-    # Here: the commands that only look at a hub show no bar.
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    what, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
-    return Bar(what, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), note, console=screen, transient=True)

@@ -11,7 +11,7 @@ import torch
 
 from headstart.backbones import Backbone
 from headstart.errors import HeadstartError, LanesError
-from headstart.events import Listener, Note, Progress
+from headstart.events import Listener, Note, Progress, Saved
 from headstart.tuning.lane import Lane, Tuned
 from headstart.tuning.pack import Pack, equal_dev_rows, evaluate_runs
 from headstart.tuning.run import Run
@@ -34,7 +34,8 @@ def tune_lanes(
         lanes: what to tune.
         backbone: stays frozen.
         most: how many lanes may share a pass; `None` takes as many as keep the device busy.
-        progress: gets a `Progress` after every step, counted over all lanes, and a `Note` when a lane fails.
+        progress: gets a `Progress` after every step, counted over all lanes, a `Saved` with every checkpoint, and a
+            `Note` when a lane fails.
 
     Yields:
         The lane's position and its `Tuned`, as soon as that lane is done.
@@ -117,7 +118,8 @@ def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> 
             evaluate_runs(group, backbone)
     for index, run in here.items():
         with report.failing(index):
-            run.save()
+            if run.save():
+                report.saved(index, run.step)
     for index in report.failures.keys() & here.keys():
         del here[index]
 
@@ -159,6 +161,11 @@ class _Report:
         else:
             what = f"tuning {len(self.lanes)} modules"
         self._progress(Progress(what, sum(self._steps), total, note))
+
+    def saved(self, index: int, step: int) -> None:
+        """Report that a lane could continue from here."""
+        if self._progress:
+            self._progress(Saved(self.lanes[index].title, step))
 
     def raise_failures(self) -> None:
         """Raise `LanesError` when lanes failed."""

@@ -135,11 +135,14 @@ class Run:
         else:
             self.stale += 1
 
-    def save(self) -> None:
-        """Write the checkpoint, if one is wanted: after an evaluation, and when the last one is a minute old."""
+    def save(self) -> bool:
+        """Write the checkpoint, if one is wanted: after an evaluation, and when the last one is a minute old.
+
+        Returns whether it was written.
+        """
         evaluated = self._unsaved and self.curve[-1].step == self.step
         if self.lane.checkpoint is None or not (evaluated or time.monotonic() - self._saved > SAVE_EVERY):
-            return
+            return False
         state = {
             "step": self.step, "stale": self.stale, "seconds": self.seconds, "losses": self.losses,
             # Cloned, because saving a view also saves all the memory that it shares.
@@ -148,6 +151,7 @@ class Run:
         }  # fmt: skip
         write_checkpoint(self.lane.checkpoint, state, identity=self._identity())
         self._saved, self._unsaved = time.monotonic(), False
+        return True
 
     def result(self) -> Tuned:
         """The best module with its card, and how tuning went."""
