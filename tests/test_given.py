@@ -129,7 +129,7 @@ WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
     (lambda task, hub, llama: score([load_module(hub.ref("ada"))], ["a"], llama), TaskError,
      "one of the examples is a str; give a list of Example, such as the rows of task.dev"),
     (lambda task, hub, llama: load_module(3), ModuleError,
-     "source is an int; give the folder of a module, or a module of a hub"),
+     "source is an int; give the folder of a module, a module of a hub, or a PeftModel"),
 ]  # fmt: skip
 
 

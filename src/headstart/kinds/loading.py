@@ -1,14 +1,18 @@
-"""The one place that turns folders and shapes into modules, whatever their kind."""
+"""The one place that turns folders, models of PEFT and shapes into modules, whatever their kind."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from peft import PeftModel
 
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError, of_type
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Hub, ModuleRef
 from headstart.kinds.contract import Module
+from headstart.kinds.from_peft import stored_from_peft
 from headstart.kinds.lazy import AnyModule, LazyModule, module_of
 from headstart.kinds.registry import KINDS
 from headstart.kinds.settings import checked
@@ -26,8 +30,8 @@ class HoldsModule(Protocol):
         """The module."""
 
 
-ModuleLike = Module | LazyModule | HoldsModule | ModuleRef | StoredModule | str | Path
-"""A module, a result that holds one, a module of a hub, or the folder that `load_module` reads."""
+ModuleLike: TypeAlias = Module | LazyModule | HoldsModule | ModuleRef | StoredModule | PeftModel | str | Path
+"""A module, a result that holds one, a module of a hub, a `PeftModel`, or the folder that `load_module` reads."""
 
 
 def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, name: str, seed: int) -> Module:
@@ -38,14 +42,29 @@ def fresh_module(kind: str, backbone: Backbone, shape: Mapping[str, Any], *, nam
     return KINDS[kind].fresh(backbone, checked(kind, shape), name=name, seed=seed)
 
 
-def load_module(source: StoredModule | ModuleRef | str | Path) -> Module:
-    """The module in a folder of PEFT, AdapterHub or OpenDelta.
+def load_module(
+    source: StoredModule | ModuleRef | PeftModel | str | Path, *, adapter: str | None = None, name: str | None = None
+) -> Module:
+    """The module in a folder of PEFT, AdapterHub or OpenDelta, or in a `PeftModel` in memory.
 
-    Raises `ModuleError` if the folder is broken, unsafe or of an unknown variant.
+    Args:
+        source: the folder, a module of a hub, or a `PeftModel`, of which a copy is taken: the module is the one that
+            saving the model and loading the folder gives.
+        adapter: which of several modules of a `PeftModel`; `None` is the active one.
+        name: on the module's card; `None` is what the card states, else the folder's or the adapter's name.
+
+    Raises:
+        ModuleError: the folder is broken, unsafe or of an unknown variant; a `PeftModel` has no such adapter.
     """
-    stored = _stored(source)
+    if isinstance(source, PeftModel):
+        stored = stored_from_peft(source, adapter or source.active_adapter)
+    elif adapter is not None:
+        raise ModuleError(f"{of_type('source', source)}, which holds one module; leave out adapter '{adapter}'")
+    else:
+        stored = _stored(source)
     family: type[Module] = PeftModule if stored.layout.through_peft else KINDS[stored.card.kind]
-    return module_of(family, stored)
+    module = module_of(family, stored)
+    return module if name is None else replace(module, card=module.card.model_copy(update={"name": name}))
 
 
 def _stored(source: object) -> StoredModule:
@@ -55,7 +74,7 @@ def _stored(source: object) -> StoredModule:
         return source.read()
     if isinstance(source, str | Path):
         return read_module(Path(source).expanduser())
-    raise ModuleError(f"{of_type('source', source)}; give the folder of a module, or a module of a hub")
+    raise ModuleError(f"{of_type('source', source)}; give the folder of a module, a module of a hub, or a PeftModel")
 
 
 def as_module(given: ModuleLike, *, parameter: str = "module") -> AnyModule:
@@ -65,7 +84,7 @@ def as_module(given: ModuleLike, *, parameter: str = "module") -> AnyModule:
     """
     if isinstance(given, Module | LazyModule):
         return given
-    if isinstance(given, StoredModule | ModuleRef | str | Path):
+    if isinstance(given, StoredModule | ModuleRef | PeftModel | str | Path):
         return load_module(given)
     if isinstance(given, HoldsModule) and isinstance(given.module, Module):
         return given.module
