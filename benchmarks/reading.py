@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 sys.path.append(str(Path(__file__).parents[1]))  # scripts, which are not part of the package
 from benchmarks.machine import cpu_model
-from headstart.formats import CONFIG_FILE, WEIGHTS_FILE, read_module
+from headstart.filenames import CONFIG_FILE, WEIGHTS_FILE
+from headstart.formats import read_module
 
 RANK = 8
 HIDDEN = 576

@@ -16,12 +16,14 @@ from headstart.hub import Hub
 from headstart.kinds import LoraModule, LoraSettings, save_module
 from headstart.testing import tiny_backbone
 
-PROGRAM = Path(sys.executable).with_name("headstart")
+SCRIPT = Path(sys.executable).with_name("headstart")
+PROGRAM = [SCRIPT] if SCRIPT.exists() else [sys.executable, "-I", "-m", "headstart"]
+"""An environment on top of another has the packages of both, but its own scripts only."""
 
 
 def run(*words: object) -> str:
     """What the installed program prints."""
-    done = subprocess.run([PROGRAM, *map(str, words)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PROGRAM, *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"headstart {' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

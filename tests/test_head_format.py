@@ -11,7 +11,8 @@ import pytest
 
 from handmade import lora_config, lora_tensors, pack, write_module
 from headstart.errors import ModuleError, TaskError
-from headstart.formats import HEAD_FILE, read_module
+from headstart.filenames import HEAD_FILE
+from headstart.formats import read_module
 from headstart.formats.libraries.peft_head import TASK_TYPES
 from headstart.hub import Hub
 from headstart.hub.model_card import readme

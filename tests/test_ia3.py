@@ -23,7 +23,6 @@ from headstart.formats import ia3_layout, read_module
 from headstart.formats.libraries.peft_ia3 import FIELDS
 from headstart.hub import Hub, catalogue
 from headstart.kinds import IA3Module, IA3Settings, load_module, save_module
-from headstart.kinds.ia3 import Scale
 from headstart.tuning.tune import tune
 from naive import (
     BACKBONES,
@@ -55,6 +54,12 @@ def random_ia3(backbone: Backbone, *, seed: int, name: str = "") -> IA3Module:
     generator = torch.Generator().manual_seed(seed)
     drawn = {key: 1 + 0.5 * torch.randn(value.shape, generator=generator) for key, value in fresh.parameters().items()}
     return fresh.with_parameters(drawn)
+
+
+def with_ones(module: IA3Module, path: str, size: int, *, side: str) -> IA3Module:
+    """The module with `size` factors of 1 for one side, "input" or "output", of a layer."""
+    inputs = module.inputs | {path} if side == "input" else module.inputs - {path}
+    return replace(module, values={**module.values, f"{path}.l": torch.ones(size)}, inputs=inputs)
 
 
 def scaled_weights(model: Any, leaves: Mapping[str, torch.Tensor], feedforward: str) -> dict[str, torch.Tensor]:
@@ -161,7 +166,7 @@ def test_peft_computes_the_same(folder: Path, backbone: Backbone, tmp_path: Path
     items = encoded(backbone)
     found = made_by_peft.ours(backbone, [module], items)
     assert_close(found[0], torch.cat(made_by_peft.logits(folder, made, items)), within=1e-4)
-    sides = {scale.feedforward for scale in module.scales.values()}
+    sides = {path in module.inputs for path in module.vectors}
     assert sides == (
         {False} if case in ("no feed-forward", "excluded") else {False, True} if case != "endings" else sides
     )
@@ -207,7 +212,7 @@ def test_an_open_configuration_is_closed_as_peft_closes_it(folder: Path, backbon
 def test_a_layer_that_is_not_there_leaves_no_hook_behind(llama: Backbone) -> None:
     before = photograph(llama)
     module = random_ia3(llama, seed=1)
-    lost = replace(module, scales={**module.scales, "model.nowhere": Scale(torch.ones(3), True)})
+    lost = with_ones(module, "model.nowhere", 3, side="input")
     with pytest.raises(AttributeError), IA3Module.stack([lost], llama).attach(llama):
         pass
     assert_untouched(llama, before)
@@ -238,12 +243,11 @@ def test_a_fresh_module_changes_nothing_and_has_peft_s_own_shape(folder: Path, b
 
 def test_fresh_targets(llama: Backbone) -> None:
     chosen = IA3Module.fresh(llama, IA3Settings(("q_proj", "mlp.down_proj")), name="m", seed=0)
-    assert {path.rpartition(".")[2]: s.feedforward for path, s in chosen.scales.items()} == {
-        "q_proj": False,
-        "down_proj": True,
-    }
+    sides = {path.rpartition(".")[2]: path in chosen.inputs for path in chosen.vectors}
+    assert sides == {"q_proj": False, "down_proj": True}
     outputs = IA3Module.fresh(llama, IA3Settings(("down_proj",), ()), name="m", seed=0)
-    assert [len(scale.vector) for scale in outputs.scales.values()] == [32, 32]
+    assert [len(vector) for vector in outputs.values.values()] == [32, 32]
+    assert outputs.inputs == set()
     with pytest.raises(SettingError, match="that can be adapted is called nope; name some of down_proj, "):
         IA3Module.fresh(llama, IA3Settings(("nope",)), name="m", seed=0)
     with pytest.raises(SettingError, match=r"'up_proj' is a feed-forward name but not a target; add it to targets"):
@@ -314,16 +318,16 @@ def test_every_field_of_peft_is_decided() -> None:
 
 def test_a_module_that_does_not_fit(llama: Backbone) -> None:
     module = random_ia3(llama, seed=1, name="m")
-    far = {path.replace("layers.1.", "layers.7."): scale for path, scale in module.scales.items()}
+    far = {name.replace("layers.1.", "layers.7."): vector for name, vector in module.values.items()}
     with pytest.raises(ModuleError, match=r"'m' has tensors for model\.layers\.7\.\S+, which tiny-llama does not have"):
-        replace(module, scales=far).check(llama)
+        replace(module, values=far).check(llama)
     with pytest.raises(ModuleError, match=rf"{K0} is \?→7 in module 'm' but 32→16 in tiny-llama; load the backbone"):
-        replace(module, scales={**module.scales, K0: Scale(torch.ones(7), False)}).check(llama)
+        with_ones(module, K0, 7, side="output").check(llama)
     with pytest.raises(ModuleError, match=rf"{DOWN0} is 7→\? in module 'm' but 48→32 in tiny-llama; load the backbone"):
-        replace(module, scales={**module.scales, DOWN0: Scale(torch.ones(7), True)}).check(llama)
-    few = {path: scale for path, scale in module.scales.items() if "layers.0." in path}
+        with_ones(module, DOWN0, 7, side="input").check(llama)
+    few = {name: vector for name, vector in module.values.items() if "layers.0." in name}
     with pytest.raises(ModuleError, match=r"'m' names model\.layers\.1\.\S+ in target_modules but holds no tensors"):
-        replace(module, scales=few).check(llama)
+        replace(module, values=few).check(llama)
 
 
 def test_an_open_configuration_that_peft_would_close_otherwise(llama: Backbone) -> None:
@@ -335,11 +339,11 @@ def test_an_open_configuration_that_peft_would_close_otherwise(llama: Backbone) 
     with pytest.raises(
         ModuleError, match=rf"leaves target_modules open, and PEFT's default for tiny-llama does not have {q0}"
     ):
-        replace(module, scales={**module.scales, q0: Scale(torch.ones(32), False)}).check(llama)
+        with_ones(module, q0, 32, side="output").check(llama)
     with pytest.raises(
         ModuleError, match=rf"feedforward_modules open, and .* does not scale the output of {DOWN0}; stat"
     ):
-        replace(module, scales={**module.scales, DOWN0: Scale(torch.ones(32), False)}).check(llama)
+        with_ones(module, DOWN0, 32, side="output").check(llama)
 
 
 def test_a_module_of_another_backbone(tiny_t5: Path, llama: Backbone) -> None:
@@ -355,9 +359,10 @@ def test_layer_vectors_by_hand(llama: Backbone) -> None:
     found = {
         "layers.0.k": [3.0], "layers.0.down": [1.0, 2.0], "layers.1.k": [7.0], "layers.1.down": [5.0, 6.0],
     }  # fmt: skip
-    scales = {path: Scale(torch.tensor(values), path.endswith("down")) for path, values in found.items()}
-    module = replace(random_ia3(llama, seed=1), scales=scales)
-    assert [vectors.tolist() for vectors in module.layer_vectors()] == [[[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]]
+    vectors = {f"{path}.l": torch.tensor(values) for path, values in found.items()}
+    inputs = frozenset(path for path in found if path.endswith("down"))
+    module = replace(random_ia3(llama, seed=1), values=vectors, inputs=inputs)
+    assert [rows.tolist() for rows in module.layer_vectors()] == [[[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]]
     assert tuned_parameters(module).tolist() == [3.0, 4.0, 5.0]
 
 
@@ -385,18 +390,14 @@ def test_merging(backbone: Backbone, tmp_path: Path) -> None:
 
 def test_modules_that_cannot_be_averaged(llama: Backbone) -> None:
     one = random_ia3(llama, seed=1, name="one")
-    few = replace(one, scales={K0: one.scales[K0]}, card=one.card.model_copy(update={"name": "few"}))
+    few = replace(one, values={f"{K0}.l": one.vectors[K0]}, card=one.card.model_copy(update={"name": "few"}))
     with pytest.raises(MergeError, match=r"is missing in 'few' and 48 in 'one'; leave one out$"):
         few.aligned_to(one)
-    square = {K0: Scale(torch.ones(16), False)}
+    square = {f"{K0}.l": torch.ones(16)}
+    output = replace(one, values=square, inputs=frozenset())
+    side = replace(output, inputs=frozenset({K0}), card=one.card.model_copy(update={"name": "two"}))
     with pytest.raises(MergeError, match=rf"'one' and 'two' scale different sides of {K0}, one its input and one"):
-        replace(one, scales=square).aligned_to(
-            replace(
-                one,
-                scales={K0: Scale(torch.ones(16), True)},
-                card=one.card.model_copy(update={"name": "two"}),
-            )
-        )
+        output.aligned_to(side)
     with pytest.raises(MergeError, match=r"'one' is a ia3 and 'm' a lora; merge modules of one kind"):
         one.aligned_to(random_lora(llama, seed=1, name="m"))
 
@@ -460,12 +461,12 @@ def test_a_hub_with_a_lora_of_the_same_layers(llama: Backbone, tmp_path: Path) -
     hub.add(tmp_path / "scales")
     hub.add(tmp_path / "low")
     bad = random_ia3(llama, seed=2)
-    scales = {path: Scale(torch.ones(40), True) if s.feedforward else s for path, s in bad.scales.items()}
-    card = bad.card.model_copy(update={"parameters": sum(len(s.vector) for s in scales.values())})
-    save_module(replace(bad, scales=scales, card=card), tmp_path / "bad")
+    vectors = {f"{path}.l": torch.ones(40) if path in bad.inputs else held for path, held in bad.vectors.items()}
+    card = bad.card.model_copy(update={"parameters": sum(map(len, vectors.values()))})
+    save_module(replace(bad, values=vectors, card=card), tmp_path / "bad")
     with pytest.raises(ModuleError, match=r"layer '\S+down_proj' is 40→\?, the hub's modules have 48→32; use one hub"):
         hub.add(tmp_path / "bad")
-    assert read_module(hub.path / "scales").card.targets == tuple(sorted(random_ia3(llama, seed=1).scales))
+    assert read_module(hub.path / "scales").card.targets == tuple(sorted(random_ia3(llama, seed=1).vectors))
 
 
 def test_a_catalogue_from_before_learns_of_open_widths(llama: Backbone, tmp_path: Path) -> None:

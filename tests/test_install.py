@@ -62,6 +62,7 @@ def tried(python: Path, folder: Path, *extras: str) -> None:
 
 
 def test_without_extras(plain: Path, tmp_path: Path) -> None:
+    assert plain.with_name("headstart").is_file()
     tried(plain, tmp_path)
 
 

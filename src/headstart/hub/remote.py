@@ -22,7 +22,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from headstart.errors import HubError
-from headstart.formats import CONFIG_FILE, PICKLES, WEIGHTS_FILE, WEIGHTS_FILES, StoredModule, read_module, regular_file
+from headstart.filenames import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_FILES
+from headstart.formats import PICKLES, StoredModule, read_module, regular_file
 from headstart.hub.folder import KEPT
 from headstart.hub.model_card import readme, stated_license
 from headstart.hub.reference import RemoteModule, parse_reference

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from headstart.backbones import Backbone, attached
 from headstart.errors import MergeError, ModuleError, SettingError
-from headstart.formats import BitFitLayout, StoredModule
+from headstart.formats import StoredModule
 from headstart.formats.libraries.peft_config import PREFIX
-from headstart.kinds.contract import ParameterStack, Stack, ValuesModule, card_of, require_backbone_of
+from headstart.formats.libraries.peft_layers import ends_with
+from headstart.kinds.contract import ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.settings import BitFitSettings
-from headstart.kinds.targets import ends_with
 from headstart.kinds.tensors import to_torch
 
 __all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
@@ -51,14 +50,13 @@ class BitFitModule(ValuesModule):
     kind = "bitfit"
     settings = BitFitSettings
     stack_family = BitFitStack
+    stack_dtype = torch.float32  # the tuned change is often smaller than bfloat16's rounding of the bias term itself
 
     @classmethod
     def from_stored(cls, stored: StoredModule) -> BitFitModule:
         """The module that a validated folder holds."""
-        layout = stored.layout
-        assert isinstance(layout, BitFitLayout)  # `load_module` chose this class by the kind on the card
-        found = {f"{path}.bias": stored.tensors[name] for path, (name, _) in layout.biases.items()}
-        return cls(stored.card, stored.config, {name: to_torch(tensor).float() for name, tensor in found.items()})
+        values = {name.removeprefix(PREFIX): to_torch(tensor).float() for name, tensor in stored.tensors.items()}
+        return cls(stored.card, stored.config, values)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: BitFitSettings, *, name: str, seed: int) -> BitFitModule:
@@ -134,14 +132,6 @@ class BitFitModule(ValuesModule):
                 f"module '{self.name}' stands for {stated} but holds none for {missing[0]}; "
                 "it was made for another backbone: load that one, or leave the module out"
             )
-
-    @classmethod
-    def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
-        """Hold the modules' bias terms side by side on the backbone's device; in float32 unless told otherwise.
-
-        The tuned change is often smaller than bfloat16's rounding of the bias term itself.
-        """
-        return super().stack(modules, backbone, dtype=dtype or torch.float32)
 
 
 def bias_terms(model: nn.Module, *, below: str = "") -> tuple[dict[str, nn.Module], list[str]]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
-from headstart.formats import WEIGHTS_FILE, StoredModule, computing_fields
+from headstart.filenames import WEIGHTS_FILE
+from headstart.formats import StoredModule, computing_fields
 from headstart.records import ModuleCard
 
 __all__ = ["Module", "ParameterStack", "Stack", "ValuesModule", "as_fresh", "card_of", "require_backbone_of"]
@@ -197,7 +198,10 @@ class ValuesModule(Module):
     """A module whose tuned parameters are all its tensors: `values` by name, float32 on the CPU."""
 
     stack_family: ClassVar[type[ParameterStack[Any]]]
-    """The class that `stack` makes, with the backbone's dtype by default."""
+    """The class that `stack` makes."""
+
+    stack_dtype: ClassVar[torch.dtype | None] = None
+    """The dtype of a stack unless another is asked for; `None` is the backbone's."""
 
     values: Mapping[str, Tensor]
 
@@ -221,7 +225,8 @@ class ValuesModule(Module):
     @classmethod
     def stack(cls, modules: Sequence[Self], backbone: Backbone, *, dtype: torch.dtype | None = None) -> Stack:
         """Hold the modules' values side by side on the backbone's device."""
-        return cls.stack_family(modules, device=backbone.device, dtype=dtype or backbone.dtype)
+        held = dtype or cls.stack_dtype or backbone.dtype
+        return cls.stack_family(modules, device=backbone.device, dtype=held)
 
 
 class Stack(ABC):

@@ -11,7 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from headstart.atomic import refuse_existing, staged_folder
-from headstart.formats import HEAD_FILE, TASK_TYPES, read_safetensors, tensor_hash
+from headstart.filenames import HEAD_FILE
+from headstart.formats import TASK_TYPES, read_safetensors, tensor_hash
 from headstart.hub.model_card import readme
 from headstart.kinds.contract import Module
 from headstart.records import CARD_FILE

@@ -14,15 +14,14 @@ from transformers.pytorch_utils import Conv1D
 from headstart.architectures import Role, architecture_of
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError, SettingError
-from headstart.formats import TASK_TYPES
-from headstart.formats.libraries.peft_layers import Targets
+from headstart.formats import TASK_TYPES, Widths
+from headstart.formats.libraries.peft_layers import Targets, ends_with
 
 __all__ = [
     "check_biases",
     "check_layers",
     "chosen",
     "embedding_layers",
-    "ends_with",
     "layer_widths",
     "linear_layers",
     "names_of",
@@ -38,12 +37,7 @@ def layer_widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def check_layers(
-    widths: Mapping[str, tuple[int | None, int | None]],
-    config: Mapping[str, Any],
-    *,
-    name: str,
-    backbone: Backbone,
-    embeddings: bool = False,
+    widths: Mapping[str, Widths], config: Mapping[str, Any], *, name: str, backbone: Backbone, embeddings: bool = False
 ) -> None:
     """Raise `ModuleError` unless the module's layers are those, of those widths, that its configuration names here.
 
@@ -83,11 +77,7 @@ def check_layers(
 
 
 def require_widths(
-    widths: Mapping[str, tuple[int | None, int | None]],
-    here: Mapping[str, tuple[int, int]],
-    *,
-    name: str,
-    backbone: Backbone,
+    widths: Mapping[str, Widths], here: Mapping[str, tuple[int, int]], *, name: str, backbone: Backbone
 ) -> None:
     """Raise `ModuleError` unless every layer of a module exists and is as wide as the module's tensors say."""
     for path, (inputs, outputs) in widths.items():
@@ -167,8 +157,3 @@ def transposed(backbone: Backbone | None, paths: Iterable[str]) -> bool:
     """PEFT's `fan_in_fan_out`: if all layers are Conv1D, PEFT must be told that their weights are transposed."""
     layers = {} if backbone is None else dict(linear_layers(backbone))
     return all(isinstance(layers.get(path), Conv1D) for path in paths)
-
-
-def ends_with(path: str, targets: Sequence[str]) -> bool:
-    """Whether the path is, or its last parts are, one of the targets."""
-    return any(path == target or path.endswith(f".{target}") for target in targets)

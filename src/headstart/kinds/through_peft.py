@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from headstart.backbones import Backbone
 from headstart.errors import MergeError, ModuleError
-from headstart.formats import StoredModule
+from headstart.formats import StoredModule, Widths
 from headstart.formats.libraries.peft_config import PREFIX
-from headstart.kinds.contract import Module, Stack, require_backbone_of
+from headstart.kinds.contract import Module, Stack, ValuesModule, require_backbone_of
 from headstart.kinds.settings import LoraSettings
 from headstart.kinds.targets import check_biases, check_layers
 from headstart.kinds.tensors import to_torch
@@ -30,13 +30,12 @@ BIAS = ".base_layer.bias"
 
 
 @dataclass(frozen=True, eq=False)
-class PeftModule(Module):
+class PeftModule(ValuesModule):
     """A module that PEFT runs: `values` under PEFT's names; `variant` says why ("DoRA")."""
 
     kind = "lora"
     settings = LoraSettings
-    values: Mapping[str, Tensor]
-    widths: Mapping[str, tuple[int | None, int | None]]
+    widths: Mapping[str, Widths]
     variant: str
 
     @classmethod
@@ -64,10 +63,6 @@ class PeftModule(Module):
     def parameters(self) -> dict[str, Tensor]:
         """The values as they were stored, in float32."""
         return {name: value.float() for name, value in self.values.items()}
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
-        """The same module with other values."""
-        return replace(self, values=dict(parameters))
 
     def aligned_to(self, other: Module) -> Module:
         """Only for the module itself: an average of such parameters is not the average of the updates."""

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from headstart.architectures import ARCHITECTURES
-from headstart.formats import CONFIG_FILE
+from headstart.filenames import CONFIG_FILE
 from headstart.formats.libraries.adapterhub_prefix import FLAT, PROJECTED, units_of
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
 from headstart.kinds import Module, fresh_module

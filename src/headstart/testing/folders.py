@@ -16,7 +16,7 @@ from headstart.architectures import architecture_of
 from headstart.backbones import Encoded
 from headstart.backbones.loading import is_encoder
 from headstart.errors import ModuleError
-from headstart.formats import CONFIG_FILE
+from headstart.filenames import CONFIG_FILE
 from headstart.formats.libraries.adapterhub_prefix import units_of
 from headstart.kinds import Module, load_module, save_module
 from headstart.testing.adapterhub_prefix import write_adapterhub_prefix

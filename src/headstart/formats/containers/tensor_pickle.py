@@ -298,19 +298,27 @@ def _tensors(
                 f"states {storage.length} values of {storage.dtype} for tensor '{name}', but they are {has}"
             )
         _check_bounds(name, tensor)
-        needed = math.prod(tensor.shape) * itemsize
-        whole = _is_row_major(tensor)
-        stated, copied = stated + needed, copied + (0 if whole else needed)
+        view = _view(tensor, content, itemsize)
+        stated, copied = stated + view.nbytes, copied + (0 if view.flags.c_contiguous else view.nbytes)
         if stated > MOST_SHARING * size or copied > size:
             raise _RefusedError(
                 f"holds tensors that would grow far beyond its {size} bytes, the first too many '{name}'"
             )
-        if whole:
-            data = memoryview(content)[tensor.offset * itemsize : tensor.offset * itemsize + needed]
+        if view.flags.c_contiguous:
+            begin = tensor.offset * itemsize
+            data = memoryview(content)[begin : begin + view.nbytes]
         else:
-            data = _row_major(tensor, content, itemsize)
+            data = memoryview(bytearray(view.tobytes()))
         found[name] = StoredTensor(name, storage.dtype, tensor.shape, data)
     return found
+
+
+def _view(tensor: _Tensor, content: bytearray, itemsize: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """The values in the file's bytes. Strides that are never taken may be of any size, and are left out."""
+    taken = zip(tensor.shape, tensor.strides, strict=True)
+    strides = tuple(stride * itemsize if size > 1 and 0 not in tensor.shape else itemsize for size, stride in taken)
+    dtype, offset = NUMPY_TYPES[tensor.storage.dtype], tensor.offset * itemsize
+    return np.ndarray(tensor.shape, dtype=dtype, buffer=content, offset=offset, strides=strides)
 
 
 def _check_bounds(name: str, tensor: _Tensor) -> None:
@@ -327,23 +335,3 @@ def _check_bounds(name: str, tensor: _Tensor) -> None:
     beyond = tensor.offset > count if 0 in shape else last >= count
     if beyond or math.prod(tensor.shape) > count:
         raise _RefusedError(f"lets tensor '{name}' reach beyond its {count} stored values")
-
-
-def _is_row_major(tensor: _Tensor) -> bool:
-    expected: int = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
-        if size != 1 and stride != expected:
-            return 0 in tensor.shape
-        expected *= size
-    return True
-
-
-def _row_major(tensor: _Tensor, content: bytearray, itemsize: int) -> memoryview:
-    view: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = np.ndarray(
-        tensor.shape,
-        dtype=NUMPY_TYPES[tensor.storage.dtype],
-        buffer=content,
-        offset=tensor.offset * itemsize,
-        strides=tuple(stride * itemsize for stride in tensor.strides),
-    )
-    return memoryview(bytearray(view.tobytes(order="C")))

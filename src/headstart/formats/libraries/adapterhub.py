@@ -13,6 +13,8 @@ from headstart.formats.containers.safetensors_file import StoredTensor
 from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fields, without_base
 from headstart.formats.libraries.adapterhub_prefix import as_attention_prefix, require_known_prefix
 from headstart.formats.libraries.peft_config import PREFIX, Fields, Plain
+from headstart.formats.libraries.peft_layers import ends_with
+from headstart.formats.libraries.peft_lora import OTHER_DENSE, excluded_dense
 
 __all__ = ["from_adapterhub", "method_of"]
 
@@ -35,9 +37,6 @@ ADAPTED_BY: dict[Role, tuple[str, str]] = {
 
 EXCHANGED = ("llama", "mistral")
 """Architectures in which the library takes "down" for the intermediate layer and "up" for the output."""
-
-OTHER_DENSE = "attention.output.dense"
-"""A path in BERT that ends with "output.dense" but that AdapterHub does not adapt."""
 
 VERSION = re.compile(r"adapters\.(\d+)\.(\d+)(\.|$)")
 UNREAD = {
@@ -104,14 +103,13 @@ def _as_peft(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) 
             raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
         renamed[new] = tensor
     layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
+    targets = _targets(method, layers, ends)
     peft: dict[str, object] = {
-        "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method),
-        "target_modules": _targets(method, layers, ends),
-        "init_lora_weights": True, "bias": "none", "fan_in_fan_out": architecture.transposed,
-        "inference_mode": True, "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
+        "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method), "target_modules": targets,
+        "exclude_modules": excluded_dense(targets), "init_lora_weights": True, "bias": "none",
+        "fan_in_fan_out": architecture.transposed, "inference_mode": True,
+        "base_model_name_or_path": config.get("model_name") or None, "task_type": None,
     }  # fmt: skip
-    if any(_end(layer, ends) == "output.dense" for layer in layers):
-        peft["exclude_modules"] = [OTHER_DENSE]
     return Plain(peft, renamed)
 
 
@@ -151,10 +149,8 @@ def _targets(method: Mapping[str, object], layers: Iterable[str], known: LoraEnd
 
 
 def _end(layer: str, ends: LoraEnds) -> str:
-    """The end of a layer's path that says what it is, or "" for an unknown layer."""
-    if layer.endswith(f".{OTHER_DENSE}"):
-        return ""
-    return next((end for end in ends if layer == end or layer.endswith(f".{end}")), "")
+    """The end of a layer's path that says what it is, or "" for a layer that the library does not adapt."""
+    return "" if ends_with(layer, [OTHER_DENSE]) else next((end for end in ends if ends_with(layer, [end])), "")
 
 
 def _adapted(method: Mapping[str, object]) -> set[tuple[str, str]]:

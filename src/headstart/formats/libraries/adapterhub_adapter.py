@@ -100,25 +100,13 @@ class AdapterSite:
 
 @dataclass(frozen=True)
 class AdapterLayout(Layout):
-    """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name."""
+    """The adapters by the path of the sublayer whose output each changes ("model.layers.0.mlp"), in order of name.
+
+    They show the width of that output, not of the sublayer's input.
+    """
 
     sites: dict[str, AdapterSite]
     computation: Computation
-
-    @property
-    def widths(self) -> dict[str, tuple[int | None, int | None]]:
-        """The output's width of every site; an adapter does not show the width of the sublayer's input."""
-        return {path: (None, site.width) for path, site in self.sites.items()}
-
-    @property
-    def rank(self) -> int | None:
-        """The largest bottleneck."""
-        return max((site.size for site in self.sites.values()), default=None)
-
-    @property
-    def scaling(self) -> float | None:
-        """s."""
-        return self.computation.factor
 
 
 def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> AdapterLayout:
@@ -143,7 +131,15 @@ def adapter_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int,
         sites[path] = _site(names, shapes, biases=method.get("biases") is not False)
         _check_size(sites[path], config, method)
     _check_left_out(method)
-    return AdapterLayout(None, sites, Computation(_reads(method, architecture), _activation(method), _factor(method)))
+    computation = Computation(_reads(method, architecture), _activation(method), _factor(method))
+    return AdapterLayout(
+        None,
+        sites,
+        computation,
+        widths={path: (None, site.width) for path, site in sites.items()},
+        rank=max((site.size for site in sites.values()), default=None),
+        scaling=computation.factor,
+    )
 
 
 def bottleneck_size(width: int, reduction: float) -> int:

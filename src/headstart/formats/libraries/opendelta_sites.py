@@ -9,6 +9,8 @@ from functools import cache
 
 from headstart.architectures import Role, SublayerName, architecture_of
 from headstart.errors import ModuleError
+from headstart.formats.libraries.peft_layers import ends_with
+from headstart.formats.libraries.peft_lora import excluded_dense
 
 __all__ = ["Modified", "family_of", "in_stack"]
 
@@ -62,9 +64,6 @@ STACKS = ("encoder.", "decoder.", "embeddings.", "h.", "layers.", "ln_f", "norm"
 HEAD = "lm_head"
 """What OpenDelta leaves out by default."""
 
-OTHER_DENSE = "attention.output.dense"
-"""Another path in BERT that ends with "output.dense"."""
-
 
 def family_of(config: Mapping[str, object]) -> str:
     """Transformers' `model_type` of the backbone. Raises `ModuleError` for an unknown backbone."""
@@ -110,7 +109,7 @@ class Modified:
         known = [word for stack in nodes_of(family).values() for word in stack.values()]
         for name in modified.listed:
             if name.startswith("[r]") or (
-                common and not name.startswith(HEAD) and not any(_ends(w, name) for w in known)
+                common and not name.startswith(HEAD) and not any(ends_with(w, [name]) for w in known)
             ):
                 raise ModuleError(
                     f"field 'modified_modules' holds {name!r}, which Headstart cannot resolve; use ends of "
@@ -137,8 +136,7 @@ class Modified:
         if not self.common:
             return list(self.listed), None
         targets = sorted({node for node in self._leaves() if "norm" not in node.lower() and not node.startswith("ln_")})
-        alone = "output.dense" in targets and OTHER_DENSE not in targets
-        return targets, [OTHER_DENSE] if alone else None
+        return targets, excluded_dense(targets)
 
     def biases(self, layers: Iterable[str]) -> list[str]:
         """Names for the layers whose bias terms are tuned: all that lie in what is named, and where names are ends of
@@ -161,17 +159,13 @@ class Modified:
         parts = layer.split(".")
         paths = [".".join(parts[:end]) for end in range(1 if below else len(parts), len(parts) + 1)]
         if not self.common:
-            return any(_ends(path, name) for path in paths)
+            return any(ends_with(path, [name]) for path in paths)
         nodes = (self._node(path) for path in paths)
         words = (nodes_of(self.family).get(stack, {}).get(node) for stack, node in nodes)
-        return any(word is not None and _ends(word, name) for word in words)
+        return any(word is not None and ends_with(word, [name]) for word in words)
 
     def _node(self, layer: str) -> tuple[str, str]:
         """The stack of blocks that a layer belongs to, and its path in the block; "" and its path if in no block."""
         architecture = architecture_of(self.family)
         found = None if architecture is None else architecture.locate(layer)
         return ("", layer) if found is None else (found[0].path, found[2])
-
-
-def _ends(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")

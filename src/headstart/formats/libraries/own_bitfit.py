@@ -6,34 +6,21 @@ terms themselves. `target_modules` lists names of layers as PEFT does; `null` me
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layout import Layout
+from headstart.formats.layout import Layout, Widths
 from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, Fields
 from headstart.formats.libraries.peft_layers import Targets
 
-__all__ = ["FIELDS", "BitFitLayout", "bitfit_layout"]
+__all__ = ["FIELDS", "bitfit_layout"]
 
 FIELDS = Fields(handled={"target_modules"}, harmless=IDENTITY | {"fan_in_fan_out", "task_type"})
 
 SUFFIX = ".bias"
 
 
-@dataclass(frozen=True)
-class BitFitLayout(Layout):
-    """The name and length of each bias term's tensor, by backbone layer ("transformer.h.0.ln_1"), in order of name."""
-
-    biases: dict[str, tuple[str, int]]
-
-    @property
-    def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
-        """The output's width of every layer; a bias does not show the input's width."""
-        return {layer: (None, length) for layer, (_, length) in self.biases.items()}
-
-
-def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> BitFitLayout:
-    """The layout of a BitFit module; see `FolderReader.layout`."""
+def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """The layout of a BitFit module; see `FolderReader.layout`. A bias does not show the input's width of its layer."""
     FIELDS.check(config)
     targets = config.get("target_modules")
     listed = isinstance(targets, list) and bool(targets) and all(isinstance(item, str) for item in targets)
@@ -42,7 +29,7 @@ def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
             f"field 'target_modules' is {targets!r}, not a list of layer names, or null for every bias term; correct it"
         )
     named = Targets.of(config)
-    biases = {}
+    widths: dict[str, Widths] = {}
     for name, shape in sorted(shapes.items()):
         layer = name.removeprefix(PREFIX).removesuffix(SUFFIX)
         if not name.startswith(PREFIX) or not name.endswith(SUFFIX) or not layer:
@@ -55,5 +42,5 @@ def bitfit_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, 
             raise ModuleError(
                 f"the configuration does not target layer '{layer}', which has tensor '{name}'; correct target_modules"
             )
-        biases[layer] = (name, shape[0])
-    return BitFitLayout(None, biases)
+        widths[layer] = (None, shape[0])
+    return Layout(None, widths=widths)

@@ -7,14 +7,13 @@ which.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from headstart.errors import ModuleError
-from headstart.formats.layout import Layout
+from headstart.formats.layout import Layout, Widths
 from headstart.formats.libraries.peft_config import IDENTITY, PREFIX, SAVE_AGAIN, Fields
 from headstart.formats.libraries.peft_layers import Names, Targets, well_formed
 
-__all__ = ["FIELDS", "IA3Layout", "IA3Target", "ia3_layout", "input_scaled"]
+__all__ = ["FIELDS", "ia3_layout", "input_scaled"]
 
 FIELDS = Fields(
     handled={"exclude_modules", "feedforward_modules", "target_modules"},
@@ -32,35 +31,15 @@ FIELDS = Fields(
 SUFFIX = ".ia3_l"
 
 
-@dataclass(frozen=True)
-class IA3Target:
-    """One scaled layer: the name of its tensor, its width, and whether it scales the layer's input."""
+def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """The layout of an IA3 module; see `FolderReader.layout`.
 
-    tensor: str
-    width: int
-    feedforward: bool
-
-
-@dataclass(frozen=True)
-class IA3Layout(Layout):
-    """The targets by backbone layer ("model.layers.0.self_attn.k_proj"), in order of name."""
-
-    targets: dict[str, IA3Target]
-
-    @property
-    def widths(self) -> Mapping[str, tuple[int | None, int | None]]:
-        """The input's width of a feed-forward layer, the output's width of any other."""
-        return {
-            layer: (target.width, None) if target.feedforward else (None, target.width)
-            for layer, target in self.targets.items()
-        }
-
-
-def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> IA3Layout:
-    """The layout of an IA3 module; see `FolderReader.layout`."""
+    The width that a layer's vector shows is the input's of a feed-forward layer and the output's of any other.
+    """
     FIELDS.check(config)
     _check_names(config)
-    stated, targets = config.get("feedforward_modules"), {}
+    stated = config.get("feedforward_modules")
+    widths: dict[str, Widths] = {}
     with well_formed("the configuration"):
         named = Targets.of(config)
         scales_input = None if stated is None else input_scaled(stated)
@@ -73,8 +52,8 @@ def ia3_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...
                     f"'{name}'; correct target_modules or exclude_modules"
                 )
             feedforward = None if scales_input is None else scales_input(layer)
-        targets[layer] = _target(name, shapes[name], feedforward)
-    return IA3Layout(None, targets)
+        widths[layer] = _widths(name, shapes[name], feedforward)
+    return Layout(None, widths=widths)
 
 
 def _check_names(config: Mapping[str, object]) -> None:
@@ -116,7 +95,7 @@ def input_scaled(feedforward: object) -> Callable[[str], bool]:
     return lambda layer: layer.endswith(endings)
 
 
-def _target(name: str, shape: tuple[int, ...], feedforward: bool | None) -> IA3Target:
+def _widths(name: str, shape: tuple[int, ...], feedforward: bool | None) -> Widths:
     if len(shape) != 2 or 1 not in shape or 0 in shape:
         raise ModuleError(f"tensor '{name}' has shape {shape}, not (out, 1) or (1, in); {SAVE_AGAIN}")
     by_shape = shape[0] == 1
@@ -127,4 +106,4 @@ def _target(name: str, shape: tuple[int, ...], feedforward: bool | None) -> IA3T
             f"{'input' if by_shape else 'output'}, but feedforward_modules says its {'input' if found else 'output'}; "
             "correct feedforward_modules"
         )
-    return IA3Target(name, max(shape), found)
+    return (max(shape), None) if found else (None, max(shape))

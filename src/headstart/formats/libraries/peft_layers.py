@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ import regex  # type: ignore[import-untyped]
 
 from headstart.errors import ModuleError
 
-__all__ = ["Names", "PatternTable", "Targets", "well_formed"]
+__all__ = ["Names", "PatternTable", "Targets", "ends_with", "well_formed"]
 
 LONGEST_PATTERN = 10_000
 """The most characters in a regular expression, plus the counts of its repeats: compiling takes memory for each."""
@@ -43,6 +43,15 @@ MOST_SECONDS = 20.0
 PLAIN = re.compile(r"[\w.-]+")
 TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|\(\?P<\w+>|\(\?[:=!]|\(\?<[=!]|.", re.DOTALL)
 WIDE = (r"\w", r"\W", r"\s", r"\S", r"\D", r"\b", r"\B")
+
+
+def ends_with(path: str, names: Iterable[str]) -> bool:
+    """Whether the path is, or its last parts are, one of the names.
+
+    >>> ends_with("layers.0.mlp.up", ["mlp.up"]), ends_with("layers.0.mlp.gate_up", ["up"])
+    (True, False)
+    """
+    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from headstart.formats.libraries.peft_config import (
 )
 from headstart.formats.libraries.peft_layers import PatternTable, Targets, well_formed
 
-__all__ = ["FIELDS", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "lora_layout"]
+__all__ = ["FIELDS", "OTHER_DENSE", "THROUGH_PEFT", "LoraLayout", "LoraTarget", "excluded_dense", "lora_layout"]
 
 THROUGH_PEFT = {"use_dora": "DoRA", "lora_bias": "LoRA biases", "bias": "trained biases"}
 """Fields whose variant runs one module at a time through PEFT itself, and the variant's name."""
@@ -66,6 +66,9 @@ PLAIN_INITS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal
 """Values of `init_lora_weights` that leave the backbone's weights alone. The others (PiSSA, OLoRA, CorDA, LoRA-GA,
 LoftQ) subtract from them whenever PEFT loads the module, unless it was converted when it was saved."""
 
+OTHER_DENSE = "attention.output.dense"
+"""The other path in a block of BERT that ends with "output.dense"."""
+
 USUAL = 8
 """PEFT's rank and α if the configuration states none."""
 
@@ -103,26 +106,10 @@ class LoraLayout(Layout):
 
     targets: dict[str, LoraTarget]
 
-    @property
-    def widths(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of every target."""
-        return {layer: (target.in_features, target.out_features) for layer, target in self.targets.items()}
 
-    @property
-    def holds_backbone(self) -> bool:
-        """Whether the weight of an embedding is repeated."""
-        return any(target.copy is not None for target in self.targets.values())
-
-    @property
-    def rank(self) -> int | None:
-        """The largest rank."""
-        return max((target.rank for target in self.targets.values()), default=None)
-
-    @property
-    def scaling(self) -> float | None:
-        """The common factor, or `None` if patterns give several."""
-        scalings = {target.scaling for target in self.targets.values()}
-        return scalings.pop() if len(scalings) == 1 else None
+def excluded_dense(targets: Container[str]) -> list[str] | None:
+    """PEFT's `exclude_modules` if "output.dense" is to name the feed-forward layer of BERT's blocks only."""
+    return [OTHER_DENSE] if "output.dense" in targets and OTHER_DENSE not in targets else None
 
 
 def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> LoraLayout:
@@ -149,7 +136,15 @@ def lora_layout(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
                     f"({' + '.join(variants)}), where it cannot be checked; save the module again with "
                     "save_embedding_layers=False"
                 )
-    return LoraLayout(" + ".join(variants) or None, targets)
+    scalings = {target.scaling for target in targets.values()}
+    return LoraLayout(
+        " + ".join(variants) or None,
+        targets,
+        widths={layer: (target.in_features, target.out_features) for layer, target in targets.items()},
+        rank=max((target.rank for target in targets.values()), default=None),
+        scaling=scalings.pop() if len(scalings) == 1 else None,
+        holds_backbone=any(target.copy is not None for target in targets.values()),
+    )
 
 
 def _check_fields(config: Mapping[str, object]) -> None:

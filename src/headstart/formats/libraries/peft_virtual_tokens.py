@@ -1,7 +1,7 @@
 """What the layouts of virtual tokens share: PEFT's prompts and prefixes, and Headstart's own prefixes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headstart.errors import ModuleError
 from headstart.formats.layout import Layout
@@ -22,11 +22,11 @@ class VirtualTokensLayout(Layout):
     """`length` virtual tokens, which adapt no layer's weight."""
 
     length: int
+    rank: int | None = field(init=False)
 
-    @property
-    def rank(self) -> int:
-        """The length in tokens."""
-        return self.length
+    def __post_init__(self) -> None:
+        """The length is what the card calls a rank."""
+        object.__setattr__(self, "rank", self.length)
 
 
 def halves(config: Mapping[str, object]) -> int:
