@@ -17,6 +17,8 @@ from headstart.comparing.compare import compare
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.evaluating import unit as evaluating
+from headstart.evaluating.calibration import fit_calibration
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
 from headstart.indicators import unit as scoring
@@ -118,24 +120,39 @@ def test_every_answer_to_every_test_row_is_kept(whole: Comparison, task: Task) -
     assert list(whole.examples["target"]) == [row.target for row in task.test]
     assert all(shown == row.input[:400] for shown, row in zip(whole.examples["input"], task.test, strict=True))
     assert len(whole.answers) == SEEDS * len(DEFAULT_METHODS) * len(STAGES) * len(task.test)
-    scores = whole.scores.set_index(["method", "seed", "stage"])["score"]
+    scores = whole.scores.set_index(["method", "seed", "stage"])
+    references = [row.outputs for row in task.test]
     for key, answers in whole.answers.groupby(["method", "seed", "stage"]):
         assert list(answers["row"]) == list(range(len(task.test)))
-        predictions = list(answers["prediction"])
-        assert METRICS["ACC"].compute(predictions, [row.outputs for row in task.test]) == scores[key]
-    assert list(whole.answers["uncalibrated"]) == list(whole.answers["prediction"])
-    assert list(whole.scores["uncalibrated"]) == list(whole.scores["score"])
-    assert set(whole.scores["calibration"]) == {"none"}
+        found = scores.loc[key]
+        assert METRICS["ACC"].compute(list(answers["prediction"]), references) == found["score"]
+        assert METRICS["ACC"].compute(list(answers["uncalibrated"]), references) == found["uncalibrated"]
+        if found["calibration"] == "none":
+            assert list(answers["prediction"]) == list(answers["uncalibrated"])
+
+
+def test_every_method_chooses_its_calibration_on_the_draw(
+    whole: Comparison, task: Task, hub: Hub, backbone: Backbone
+) -> None:
+    scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
+    for seed, found in enumerate(scratch["calibration"]):
+        draw = task.few_shot(k=SHOTS, seed=seed)
+        (dev,), (train,) = (evaluate_many([None], rows, backbone, metric="ACC") for rows in (draw.dev, draw.train))
+        assert found == fit_calibration(dev, train).method
+    assert whole.settings["calibration"] == "auto"
+    plain = run(task, hub, backbone, seeds=1, methods=["scratch"], calibration="none")
+    assert list(plain.scores["uncalibrated"]) == list(plain.scores["score"])
+    assert set(plain.scores["calibration"]) == {"none"}
+    with pytest.raises(SettingError, match="unknown calibration 'best'; choose one of: auto, none, length, batch"):
+        run(task, hub, backbone, calibration="best")
 
 
 def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    from headstart.evaluating.evaluate_many import evaluate_many
-
     (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
     baselines = whole.baselines.set_index("name")
     assert list(baselines.index) == ["chance", "majority", "backbone"]
     assert baselines.loc["chance"].tolist() == [0.5, "a uniform guess among 2 options"]
-    assert baselines.loc["backbone"].tolist() == [bare.score, "no module, nothing tuned"]
+    assert baselines.loc["backbone"].tolist() == [bare.score, "no module, nothing tuned, no calibration"]
     assert baselines.loc["majority", "score"] == 0.5
 
 
@@ -155,8 +172,6 @@ def test_the_rankings_hold_the_weights_of_each_draw(whole: Comparison) -> None:
 
 
 def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    from headstart.evaluating.evaluate_many import evaluate_many
-
     (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
     scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
     assert list(scratch["score"]) == [bare.score] * SEEDS
@@ -355,8 +370,6 @@ def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, 
 def test_an_undefined_score_is_missing_with_the_reason(
     task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.evaluating.evaluate_many import evaluate_many
-
     def undefined(*args: Any, **settings: Any) -> Any:
         return [replace(found, score=float("nan")) for found in evaluate_many(*args, **settings)]
 

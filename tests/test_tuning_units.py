@@ -12,6 +12,7 @@ import pytest
 
 from headstart.backbones import Backbone, BackboneInput, backbone_loaders
 from headstart.errors import SettingError, TaskError
+from headstart.evaluating.calibration import Calibration, fit_calibration
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Event, Progress, UnitEvent
@@ -34,7 +35,8 @@ def tuned(task: Task, backbone: Backbone, store: Path, **settings: Any) -> tuple
     """What came out, and whether it was "computed" or "reused"."""
     heard: list[Event] = []
     found = tune(task, backbone, **{"recipe": RECIPE, "store": store, **settings}, progress=heard.append)
-    (state,) = [event.state for event in heard if isinstance(event, UnitEvent) and event.state != "started"]
+    ended = [event for event in heard if isinstance(event, UnitEvent) and event.state != "started"]
+    (state,) = [event.state for event in ended if event.type == "tune"]
     return found, state
 
 
@@ -50,6 +52,20 @@ def test_what_was_tuned_is_not_tuned_again_whatever_it_is_called(task: Task, lla
     renamed = replace(task, card=task.card.model_copy(update={"name": "mine", "family": "new"}))
     again, state = tuned(renamed, llama, tmp_path)
     assert (state, again.module.card.task, again.module.card.family) == ("reused", "mine", "new")
+
+
+def test_the_card_says_how_further_rows_are_read_and_answered(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    first, _ = tuned(task, llama, tmp_path, calibration="batch")
+    card = first.module.card
+    assert (card.template, card.labels, card.options) == (task.card.template, task.card.labels, task.card.options)
+    (dev,), (train,) = (evaluate_many([first.module], rows, llama, metric="ACC") for rows in (task.dev, task.train))
+    assert card.calibration == fit_calibration(dev, train, method="batch")
+    again, state = tuned(task, llama, tmp_path, calibration="length")
+    assert (state, again.module.card.calibration) == ("reused", Calibration(method="length"))
+    assert tuned(task, llama, tmp_path)[0].module.card.calibration == fit_calibration(dev, train)
+    opened = {split: tuple(replace(row, options=None) for row in rows) for split, rows in task.splits.items()}
+    with pytest.raises(SettingError, match=r"the rows of 'reviews' are answered in open text; leave it at auto$"):
+        tuned(replace(task, splits=opened), llama, tmp_path, calibration="length")
 
 
 def test_a_backbone_with_other_settings_is_another(task: Task, tmp_path: Path) -> None:
@@ -77,7 +93,8 @@ def test_it_is_what_is_tuned_without_a_store(task: Task, llama: Backbone, tmp_pa
     kept, _ = tuned(task, llama, tmp_path / "store")
     ((_, plain),) = tune_lanes([Lane(task, recipe=RECIPE)], llama, most=1)
     assert kept.module.digest() == plain.module.digest()
-    assert kept.module.card == plain.module.card
+    assert kept.module.card.calibration is not None
+    assert kept.module.card.model_copy(update={"calibration": None}) == plain.module.card
     assert repr((kept.curve, kept.best, kept.notes)) == repr((plain.curve, plain.best, plain.notes))
 
 
@@ -130,6 +147,7 @@ def test_a_stopped_tuning_continues(task: Task, llama: Backbone, tmp_path: Path)
     steps: list[int] = []
     found = tune(
         task, llama, recipe=RECIPE, store=tmp_path,
+        calibration="none",
         progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
     )  # fmt: skip
     assert steps == [3, 4]
@@ -147,6 +165,7 @@ def test_a_checkpoint_of_one_s_own_is_continued_and_the_result_kept(
     steps: list[int] = []
     found = tune(
         task, llama, recipe=RECIPE, store=tmp_path, checkpoint=mine,
+        calibration="none",
         progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
     )  # fmt: skip
     assert steps == [3, 4]
@@ -166,6 +185,7 @@ def test_a_damaged_checkpoint_in_the_store_stops_nothing(
     steps: list[int] = []
     found = tune(
         task, llama, recipe=RECIPE, store=tmp_path,
+        calibration="none",
         progress=lambda event: steps.append(event.done) if isinstance(event, Progress) else None,
     )  # fmt: skip
     assert steps == [1, 2, 3, 4]

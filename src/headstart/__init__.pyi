@@ -5,6 +5,7 @@ from .comparing.compare import compare
 from .comparing.comparison import Comparison
 from .errors import HeadstartError
 from .evaluating.evaluate import evaluate
+from .evaluating.predict import predict
 from .hub import Hub
 from .indicators.engine import score
 from .kinds import load_module, save_module
@@ -28,6 +29,7 @@ __all__ = [
     "fits",
     "load_module",
     "merge",
+    "predict",
     "rank",
     "save_module",
     "score",

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from headstart.errors import OutputError
 
@@ -20,6 +21,7 @@ __all__ = [
     "hidden_folder",
     "left_behind",
     "refuse_existing",
+    "staged_file",
     "staged_folder",
     "sweep",
     "sync_folder",
@@ -70,6 +72,35 @@ def staged_folder(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_file(target: Path) -> Iterator[TextIO]:
+    """Yield a text file in a hidden folder beside `target`; if the block succeeds, it is synced and becomes `target`.
+
+    As `staged_folder` otherwise.
+    """
+    refuse_existing(target)
+    folder: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent)
+        folder = hidden_folder(target)
+        staging = folder / "file"
+        with staging.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        refuse_existing(target)
+        staging.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another place"
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def hidden_folder(target: Path, suffix: str = STAGING) -> Path:

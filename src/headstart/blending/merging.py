@@ -242,6 +242,7 @@ def _with_donors(plan: MergePlan, summed: Summed, *, name: str) -> Module:
         update={
             "name": name, "backbone": home.card.backbone, "base_model": home.card.base_model, "task": "", "family": "",
             "metric": "", "score": None, "train_rows": None, "tensor_hash": "", "head": None, "origin": "",
+            "template": None, "labels": None, "options": None, "calibration": None,
             "text_format": module.card.text_format and donors[0].card.text_format,
             "license": licenses[0] if len(licenses) == 1 else mixed, "dataset_license": "; ".join(data),
             "donors": tuple(

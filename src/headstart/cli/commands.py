@@ -15,6 +15,14 @@ COMMANDS = {
         "headstart.cli.tune:tune",
         "Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command.",
     ),
+    "evaluate": (
+        "headstart.cli.evaluate:evaluate",
+        "Score MODULE on the test rows of TASK: the metric, every class, and which answers are taken for which.",
+    ),
+    "predict": (
+        "headstart.cli.predict:predict",
+        "Answer the rows of FILE with MODULE: the same rows come out, with a label and its probability.",
+    ),
     "rank": (
         "headstart.cli.rank:rank",
         "Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better.",

@@ -11,6 +11,7 @@ from headstart.cli.ensemble import BlendOptions
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
+    CalibrationOption,
     HubOptions,
     OutputOption,
     RecipeOptions,
@@ -70,6 +71,7 @@ def compare(
     ] = False,
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show: loss,el2n.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
+    calibration: CalibrationOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Compare ways to start on TASK, before and after tuning, and write a report.
@@ -88,7 +90,7 @@ def compare(
         units = UnitCount(listener)
         comparison = run(
             data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
-            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding,
+            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
             store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     write_report(comparison, output)

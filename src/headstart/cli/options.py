@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsJson",
     "BackboneOptions",
+    "CalibrationOption",
     "DeviceOption",
     "DtypeOption",
     "HubOptions",
@@ -39,6 +40,13 @@ __all__ = [
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CalibrationOption = Annotated[
+    str,
+    typer.Option(
+        help="How likelihoods of options are compared: none, length (per token), batch (less each option's mean over "
+        "the inputs), or auto, the one with the best dev score."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]

@@ -10,6 +10,7 @@ from headstart.atomic import refuse_existing
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
+    CalibrationOption,
     OutputOption,
     RecipeOptions,
     TaskOptions,
@@ -48,6 +49,7 @@ def tune(
     start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
+    calibration: CalibrationOption = "auto",
     tracker: Annotated[str | None, typer.Option(help="accelerate tracker: tensorboard, wandb …")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +65,7 @@ def tune(
         units = UnitCount(listener)
         tuned = run(
             data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
-            tracker=tracker, store=work.store, engine=work.engine, progress=units,
+            calibration=calibration, tracker=tracker, store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     saved = save_module(tuned.module, output)
     if as_json:

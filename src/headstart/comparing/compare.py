@@ -28,6 +28,7 @@ from headstart.comparing.starting import (
 from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
 from headstart.errors import HubError, SettingError, TaskError
 from headstart.evaluating.answering import check_decoding
+from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
@@ -64,6 +65,7 @@ def compare(
     indicators: str | Sequence[str] = (),
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
+    calibration: str = "auto",
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -90,6 +92,8 @@ def compare(
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
+        calibration: how likelihoods of options are compared: "none", "length", "batch", or "auto" for the one with the
+            best score on the dev draw. Every method chooses its own in each seed, before tuning and after it.
         store: where scores, tuned modules and tests are kept, so that a killed comparison can continue; `None` is the
             user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
@@ -105,6 +109,7 @@ def compare(
     backbone = as_backbone(backbone)
     compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
+    possible_calibration(calibration, draws[0], backbone, decoding=decoding)
     modules, refused = _pool_of(hub, backbone, progress=progress)
     for method in compared:
         if method.blend is not None:
@@ -112,7 +117,7 @@ def compare(
     rank_of_all = common_rank(modules, asked=base.rank) if equal_rank else None
     compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
     pool = Pool(tuple(modules), backbone, rank_of_all)
-    asked = _Asked(task, compared, base, shown, recipe, decoding, seeds)
+    asked = _Asked(task, compared, base, shown, recipe, decoding, calibration, seeds)
     run = _Run(asked, pool)
     with Store.opened(store) as kept:
         run.all(
@@ -166,6 +171,7 @@ class _Asked:
     shown: tuple[str, ...]
     recipe: Recipe
     decoding: str
+    calibration: str
     seeds: int
 
     @property
@@ -213,7 +219,10 @@ class _Run:
         trials: list[Trial] = []
         for draw, beginnings in zip(drawn, begin_all(drawn, asked.methods, run=run), strict=True):
             self._record(draw.ranking(asked.subject.blend or asked.base), beginnings, draw.seed)
-            trials += plan_trials(draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding)
+            trials += plan_trials(
+                draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding,
+                calibration=asked.calibration,
+            )  # fmt: skip
         bare = bare_unit(asked.task, self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding)
         found = run([*(unit for trial in trials for unit in trial.units()), *([bare] if bare else [])])
         for trial in trials:
@@ -295,7 +304,7 @@ class _Run:
                        for label, blend in blends.items() if blend is not None},
             "shots": USUAL_SHOTS if shots is None else shots, "seeds": asked.seeds,
             "recipe": asked.recipe.model_dump(), "test_rows": len(asked.task.test),
-            "decoding": self.decoding, "device": str(backbone.device),
+            "decoding": self.decoding, "calibration": asked.calibration, "device": str(backbone.device),
             "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
             "seconds": round(math.fsum(self.seconds.values()), 1),
         }  # fmt: skip

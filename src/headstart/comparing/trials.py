@@ -9,8 +9,11 @@ from headstart.backbones import Backbone, BackboneInput
 from headstart.blending.ensemble import unscored
 from headstart.comparing.methods.contract import Pool
 from headstart.comparing.starting import Beginning
+from headstart.evaluating.calibration import calibrate
+from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.indicators import make_indicator
+from headstart.kinds import Module
 from headstart.ranking.rank import Ranking, require_defined
 from headstart.ranking.scoring import Scoring
 from headstart.tasks import Task
@@ -19,7 +22,7 @@ from headstart.tuning.tune import Tuned, text_format_of
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Results, Unit
 
-__all__ = ["Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
+__all__ = ["Tested", "Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
 
 
 def rank_draws(
@@ -58,54 +61,74 @@ def rank_draws(
 
 
 @dataclass(frozen=True, eq=False)
+class Tested:
+    """One module on the test rows, and the choice of its calibration on the draw."""
+
+    unit: EvaluateUnit
+    choice: CalibrationChoice
+
+    def units(self) -> list[Unit]:
+        """Everything that is to be run."""
+        return [self.unit, *self.choice.units]
+
+    def found(self, found: Results) -> dict[str, Any]:
+        """Score, decoding, seconds and predictions, with the chosen calibration and without one."""
+        result = found.of(self.unit)
+        plain = self.unit.evaluation(result)
+        calibrated = calibrate(plain, self.choice.made(found))
+        return {
+            "score": calibrated.score, "decoding": plain.decoding, "seconds": result.seconds,
+            "predictions": calibrated.predictions, "calibration": calibrated.calibration.method,
+            "uncalibrated": plain.score, "uncalibrated_predictions": plain.predictions,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class Trial:
     """One start: tested (`None` if it cannot answer before it is tuned), tuned, and tested again."""
 
     begun: Beginning
-    before: EvaluateUnit | None
+    before: Tested | None
     tuning: TuneUnit
-    after: EvaluateUnit
+    after: Tested
 
     def units(self) -> list[Unit]:
         """Everything that is to be run."""
-        return [*([self.before] if self.before else []), self.tuning, self.after]
+        return [*(self.before.units() if self.before else []), self.tuning, *self.after.units()]
 
     def zero_shot(self, found: Results) -> dict[str, Any] | None:
-        """The test before tuning: score, decoding, seconds and predictions."""
-        return None if self.before is None else _tested(self.before, found)
+        """The test before tuning; see `Tested.found`."""
+        return None if self.before is None else self.before.found(found)
 
     def tuned(self, found: Results) -> tuple[Tuned, dict[str, Any]]:
         """How the tuning went, and the test after it."""
-        return self.tuning.tuned(found.of(self.tuning)), _tested(self.after, found)
+        tuned = self.tuning.tuned(found.of(self.tuning)).calibrated(self.after.choice.made(found))
+        return tuned, self.after.found(found)
 
 
 def plan_trials(
-    draw: Task, beginnings: Sequence[Beginning], pool: Pool, *, recipe: Recipe, decoding: str
+    draw: Task, beginnings: Sequence[Beginning], pool: Pool, *, recipe: Recipe, decoding: str, calibration: str
 ) -> list[Trial]:
-    """The trials of one draw. Equal starts give equal units, which are tuned once."""
-    identity, text_format = BackboneInput.of(pool.backbone), text_format_of(recipe)
+    """The trials of one draw. Equal starts give equal units, which are tuned once.
+
+    Every test chooses its own calibration, before tuning and after it, on the draw.
+    """
+    backbone = pool.backbone
+    identity, text_format = BackboneInput.of(backbone), text_format_of(recipe)
     rows = Content(draw.test, draw.fingerprint("test"))
+
+    def test(module: Module | TuneUnit, name: str) -> Tested:
+        unit = EvaluateUnit(identity, module, rows, draw.card.metric, decoding, text_format, name=name)
+        return Tested(unit, CalibrationChoice.plan(unit, draw, backbone, method=calibration))
+
     trials = []
     for begun in beginnings:
         name = f"seed {begun.seed}, {begun.label}"
         tuning = TuneUnit.of(draw, identity, start=begun.module, recipe=recipe, seed=begun.seed, name=begun.label)
-        headless = pool.backbone.is_encoder and begun.module.head is None
-        before, after = (
-            EvaluateUnit(identity, module, rows, draw.card.metric, decoding, text_format, name=f"{name}, {stage}")
-            for module, stage in ((begun.module, "untuned"), (tuning, "tuned"))
-        )
-        trials.append(Trial(begun, None if headless else before, tuning, after))
+        headless = backbone.is_encoder and begun.module.head is None
+        before = None if headless else test(begun.module, f"{name}, untuned")
+        trials.append(Trial(begun, before, tuning, test(tuning, f"{name}, tuned")))
     return trials
-
-
-def _tested(unit: EvaluateUnit, found: Results) -> dict[str, Any]:
-    result = found.of(unit)
-    evaluation = unit.evaluation(result)
-    return {
-        "score": evaluation.score, "decoding": evaluation.decoding, "seconds": result.seconds,
-        "predictions": evaluation.predictions, "calibration": "none",
-        "uncalibrated": evaluation.score, "uncalibrated_predictions": evaluation.predictions,
-    }  # fmt: skip
 
 
 def bare_unit(task: Task, backbone: Backbone, *, recipe: Recipe, decoding: str) -> EvaluateUnit | None:
@@ -122,6 +145,8 @@ def bare_baseline(unit: EvaluateUnit | None, found: Results) -> dict[str, Any]:
     if unit is None:
         reason = "an encoder answers through a task head, which the bare backbone does not have"
         return {"name": "backbone", "score": math.nan, "note": reason}
-    score = float(_tested(unit, found)["score"])
-    undefined = f"{unit.metric} is undefined for these predictions"
-    return {"name": "backbone", "score": score, "note": undefined if math.isnan(score) else "no module, nothing tuned"}
+    score = unit.evaluation(found.of(unit)).score
+    note = "no module, nothing tuned, no calibration"
+    if math.isnan(score):
+        note = f"{unit.metric} is undefined for these predictions"
+    return {"name": "backbone", "score": score, "note": note}

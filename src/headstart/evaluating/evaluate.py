@@ -3,18 +3,16 @@
 from headstart.backbones import BackboneInput, BackboneLike, TextFormat, as_backbone, backbone_loaders
 from headstart.errors import SettingError
 from headstart.evaluating.answering import check_decoding
-from headstart.evaluating.calibration import Calibration, calibrate, check_calibration, fit_calibration
+from headstart.evaluating.calibration import Calibration, calibrate, check_calibration
+from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.evaluation import Evaluation
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener
 from headstart.kinds import ModuleLike, as_module
-from headstart.tasks import METRICS, Task, TaskLike, as_task
-from headstart.units import AnyStore, Content, Results, Store, run
+from headstart.tasks import METRICS, TaskLike, as_task
+from headstart.units import AnyStore, Content, Store, run
 
-__all__ = ["MOST_INPUTS", "calibration_units", "chosen_calibration", "evaluate"]
-
-MOST_INPUTS = 256
-"""At most this many rows of dev and of train, each, are read to choose a calibration."""
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -69,31 +67,10 @@ def evaluate(
         BackboneInput.of(backbone), loaded, rows, measure, decoding, layout,
         name=f"{card.name if card else backbone.name} on {task.name}, {split}",
     )  # fmt: skip
-    further = calibration_units(unit, task) if calibration in ("auto", "batch") else []
+    choice = CalibrationChoice.plan(unit, task, backbone, method=calibration or "none")
     with Store.opened(store) as kept:
-        found = run([unit, *further], store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
-    if calibration is None:
-        chosen = (card and card.calibration) or Calibration()
-    else:
-        chosen = chosen_calibration(further or [unit], found, method=calibration)
+        found = run(
+            [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress
+        )
+    chosen = ((card and card.calibration) or Calibration()) if calibration is None else choice.made(found)
     return calibrate(unit.evaluation(found.of(unit)), chosen)
-
-
-def calibration_units(unit: EvaluateUnit, task: Task) -> list[EvaluateUnit]:
-    """The evaluations of the same module by which its calibration is chosen: on rows of dev, and of train if any."""
-    found = []
-    for split in ("dev", "train"):
-        if split == "dev" or split in task.splits:
-            some = task.take(split, MOST_INPUTS)
-            rows = Content(some.rows(split), some.fingerprint(split))
-            found.append(EvaluateUnit(
-                unit.backbone, unit.module, rows, unit.metric, unit.decoding, unit.text_format,
-                name=f"{unit.name}, calibration on {split}",
-            ))  # fmt: skip
-    return found
-
-
-def chosen_calibration(units: list[EvaluateUnit], found: Results, *, method: str) -> Calibration:
-    """The calibration of a module from the results of its `calibration_units`."""
-    dev, *others = (unit.evaluation(found.of(unit)) for unit in units)
-    return fit_calibration(dev, *others, method=method)

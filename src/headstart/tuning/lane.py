@@ -1,9 +1,10 @@
 """One tuning and its result: the records that the loop reads and returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headstart.kinds import Module
+from headstart.records import Calibration
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 
@@ -69,3 +70,8 @@ class Tuned:
     best: CurvePoint
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def calibrated(self, calibration: Calibration) -> "Tuned":
+        """The same, with how likelihoods of options are compared on the module's card."""
+        card = self.module.card.model_copy(update={"calibration": calibration})
+        return replace(self, module=replace(self.module, card=card))

@@ -9,6 +9,7 @@ import statistics
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFo
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluating.evaluation import Evaluation
 from headstart.kinds import Module, fresh_module, stack_of
-from headstart.records import Donor
+from headstart.records import Donor, TaskCard
 from headstart.tasks import Task, head_of
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
@@ -28,7 +29,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.tuning.schedules import learning_rate
 from headstart.tuning.tracking import Tracker
 
-__all__ = ["Run", "donors_of", "text_format_of"]
+__all__ = ["Run", "donors_of", "task_facts", "text_format_of"]
 
 
 OTHER_HEAD = "The start's task head is for another task or other labels, so a fresh one was tuned."
@@ -165,8 +166,8 @@ class Run:
         data = sorted({task.card.license, self.start.card.dataset_license} - {""})
         card = module.card.model_copy(
             update={
-                "name": lane.name or task.name, "task": task.name, "family": task.card.family,
-                "metric": task.card.metric, "score": None if math.isnan(self.best_score) else self.best_score,
+                **task_facts(task.card), "name": lane.name or task.name, "calibration": None,
+                "score": None if math.isnan(self.best_score) else self.best_score,
                 "train_rows": len(self.items), "license": lane.license or self.start.card.license,
                 "dataset_license": "; ".join(data), "donors": donors_of(self.start),
                 "backbone": self.backbone.fingerprint,
@@ -257,6 +258,14 @@ def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def text_format_of(recipe: Recipe) -> TextFormat:
     """The text layout that a recipe uses."""
     return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+
+
+def task_facts(card: TaskCard) -> dict[str, Any]:
+    """What a module's card says about the task that it was tuned on, so that further rows can be read and answered."""
+    return {
+        "task": card.name, "family": card.family, "metric": card.metric, "template": card.template,
+        "labels": card.labels, "options": card.options,
+    }  # fmt: skip
 
 
 def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head | None:

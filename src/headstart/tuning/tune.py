@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from headstart.backbones import BackboneInput, BackboneLike, as_backbone, backbone_loaders
+from headstart.evaluating.choice import CalibrationChoice
+from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener
 from headstart.kinds import ModuleLike, as_module
 from headstart.tasks import TaskLike, as_task
@@ -11,7 +13,7 @@ from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.run import text_format_of
 from headstart.tuning.unit import TuneUnit
-from headstart.units import AnyStore, Store, run
+from headstart.units import AnyStore, Content, Store, run
 
 __all__ = ["CurvePoint", "Lane", "Tuned", "text_format_of", "tune", "tune_lanes"]
 
@@ -25,6 +27,7 @@ def tune(
     seed: int = 0,
     name: str | None = None,
     license: str = "",  # noqa: A002 - the field's own word, as on model cards
+    calibration: str = "auto",
     checkpoint: Path | None = None,
     tracker: str | None = None,
     store: AnyStore = None,
@@ -46,6 +49,8 @@ def tune(
         seed: of the fresh module, the order of the rows, and dropout.
         name: of the tuned module; `None` is the task's name.
         license: of the tuned module, for its card.
+        calibration: how likelihoods of options are compared when the module is used: "none", "length", "batch", or
+            "auto" for the one with the best dev score. It stands on the card; the tuning itself knows nothing of it.
         checkpoint: a file that a killed run continues from, in place of the one in the store. It is written at every
             evaluation and once a minute. You remove it yourself.
         tracker: an accelerate tracker ("tensorboard", "wandb") that gets losses and scores of what is computed.
@@ -54,19 +59,26 @@ def tune(
         progress: gets a `Progress` after every step.
 
     Raises:
-        SettingError: unknown recipe or tracker, or a checkpoint of another run.
+        SettingError: unknown recipe, calibration or tracker, a calibration that is not possible for the task's
+            answers, or a checkpoint of another run.
         ModuleError: the start does not fit the backbone, or is a variant that only PEFT can tune.
         TaskError: a split is missing or empty, or the backbone is an encoder and no head can answer the task.
     """
     task, chosen = as_task(task), as_recipe(recipe)
     begin = None if start is None else as_module(start, parameter="start").load()
     backbone = as_backbone(backbone)
+    identity, layout = BackboneInput.of(backbone), text_format_of(chosen)
     unit = TuneUnit.of(
-        task, BackboneInput.of(backbone), start=begin, recipe=chosen, seed=seed, name=name, license=license,
+        task, identity, start=begin, recipe=chosen, seed=seed, name=name, license=license,
         tracker=tracker, checkpoint=checkpoint,
     )  # fmt: skip
+    answering = EvaluateUnit(
+        identity, unit, Content(task.dev, task.fingerprint("dev")), task.card.metric, "auto", layout, name=unit.name
+    )
+    choice = CalibrationChoice.plan(answering, task, backbone, method=calibration)
     with Store.opened(store) as kept:
-        found = run(
-            [unit], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False, listener=progress
-        )
-        return unit.tuned(found.or_raise().of(unit))
+        results = run(
+            [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
+            listener=progress,
+        ).or_raise()  # fmt: skip
+        return unit.tuned(results.of(unit)).calibrated(choice.made(results))

@@ -15,7 +15,7 @@ from headstart.tasks import Task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.recipes import Recipe
-from headstart.tuning.run import donors_of
+from headstart.tuning.run import donors_of, task_facts
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
@@ -119,7 +119,7 @@ class TuneUnit(Unit):
             own = {"license": self.license or self.start.card.license, "donors": donors_of(self.start)}
         card = module.card.model_copy(
             update={
-                **own, "name": self.name, "task": task.name, "family": task.card.family, "tensor_hash": "",
+                **own, **task_facts(task.card), "name": self.name, "tensor_hash": "",
                 "notes": f"Tuned with recipe '{self.recipe.name}', seed {self.seed}; "
                 f"best at step {best.step} of {curve[-1].step}.",
             }

@@ -1,0 +1,118 @@
+"""`headstart evaluate`."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headstart.atomic import refuse_existing, write_text
+from headstart.cli.options import AsJson, BackboneOptions, TaskOptions, WorkOptions, command
+from headstart.cli.output import console, print_json, print_line
+from headstart.cli.progress import UnitCount, listening
+
+if TYPE_CHECKING:
+    from headstart.evaluating.evaluation import Evaluation
+    from headstart.tasks import Task
+
+__all__ = ["BARE", "ModuleArgument", "evaluate", "given_module"]
+
+BARE = "none"
+"""What stands for the bare backbone in place of a module's folder."""
+
+ModuleArgument = Annotated[str, typer.Argument(help="Folder of the module, or none for the bare backbone.")]
+
+
+@command
+def evaluate(
+    module: ModuleArgument,
+    task: TaskOptions,
+    backbone: BackboneOptions,
+    work: WorkOptions,
+    split: Annotated[str, typer.Option(help="The rows to score on: test, dev or train.")] = "test",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="How likelihoods of options are compared: none, length, batch, or auto (best on dev); default: as the "
+            "module's card says."
+        ),
+    ] = None,
+    decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV file to write, one line per row; it must not exist.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score MODULE on the test rows of TASK: the metric, every class, and which answers are taken for which."""
+    if output is not None:
+        refuse_existing(output)
+    data = task.load()
+    given = given_module(module)
+    model = backbone.load()
+    from headstart.evaluating.evaluate import evaluate as run
+
+    with listening(f"evaluating on {data.name}") as listener:
+        units = UnitCount(listener)
+        found = run(
+            given, data, model, split=split, decoding=decoding, calibration=calibration, store=work.store,
+            engine=work.engine, progress=units,
+        )  # fmt: skip
+    if output is not None:
+        write_text(output, found.frame().to_csv(index=False))
+    lines = _baselines(data, split, found.metric)
+    if as_json:
+        print_json(_facts(found, data, split) | {"baselines": lines, "units": units.to_json()})
+        return
+    _print(found, data, split, lines)
+    if output is not None:
+        print_line(f"Wrote {output}.")
+    units.say()
+
+
+def given_module(text: str) -> Path | None:
+    """The folder that an argument names, `None` for the bare backbone."""
+    return None if text == BARE else Path(text)
+
+
+def _baselines(task: "Task", split: str, metric: str) -> dict[str, float]:
+    """What guessing and the most frequent answer would score on these rows, where that is defined."""
+    from headstart.comparing.baselines import chance, majority
+
+    rows = task.rows(split)
+    found = [chance(rows, metric)]
+    if task.splits.get("train"):
+        card = task.card.model_copy(update={"metric": metric})
+        found.append(majority(replace(task, card=card, splits={**task.splits, "test": rows}), [task]))
+    return {line["name"]: line["score"] for line in found if not math.isnan(line["score"])}
+
+
+def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
+    classes = bool(found.classes)
+    return {
+        "task": task.name, "split": split, "rows": len(found.predictions), "metric": found.metric,
+        "score": found.score, "uncalibrated": found.uncalibrated_score, "loss": found.loss, "decoding": found.decoding,
+        "calibration": found.calibration.model_dump(mode="json"),
+        "classes": found.per_class().to_dict("records") if classes else [],
+        "confusion": found.confusion().to_dict("index") if classes else {},
+    }  # fmt: skip
+
+
+def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float]) -> None:
+    from headstart.reports.console import print_table
+
+    how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
+    print_line(
+        f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows, answers {how}; "
+        f"loss {found.loss:.4f}."
+    )
+    if found.calibration.method != "none":
+        print_line(f"Calibrated ({found.calibration.method}); without, {found.uncalibrated_score:.4f}.")
+    if baselines:
+        print_line("For comparison: " + ", ".join(f"{name} {score:.4f}" for name, score in baselines.items()) + ".")
+    if found.classes:
+        print_line("")
+        print_table(found.per_class(), console(), title="Each class")
+        print_line("")
+        table = found.confusion().reset_index().rename(columns={"target": "target / prediction"})
+        print_table(table, console(), title="Which answers are taken for which: a line per class, a column per answer")

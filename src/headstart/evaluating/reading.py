@@ -1,0 +1,96 @@
+"""Rows without targets as a module's own task would have read them: the same template, the same options."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.errors import SettingError, TaskError, of_type
+from headstart.records import ModuleCard, TaskCard, Template
+from headstart.tasks import Example
+from headstart.tasks.options import TextRow, options_of
+from headstart.tasks.pairs import InputTemplate
+from headstart.tasks.sources import Rows, locate
+
+__all__ = ["Reader", "rows_of"]
+
+CLASSIFYING = frozenset({"ACC", "Classification-F1", "Matthew-Correlation"})
+"""Metrics of tasks with classes: a card that names one, but no labels, does not say what the answers are."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How rows become examples: the input's template, and where options come from (`None`: answers are open)."""
+
+    template: InputTemplate
+    card: TaskCard
+
+    @classmethod
+    def of(
+        cls,
+        card: ModuleCard | None,
+        *,
+        labels: Sequence[str] | None = None,
+        input: str | None = None,  # noqa: A002 - as in Task.load
+        separator: str | None = None,
+        decoding: str = "auto",
+    ) -> "Reader":
+        """The reader for the module with this card (`None`: the bare backbone); arguments override the card.
+
+        Raises `SettingError` if neither says what the answers are.
+        """
+        if isinstance(labels, str):
+            raise SettingError(f"labels={labels!r} is one text; give a list of labels")
+        known = (card and card.template) or Template()
+        used = known.model_copy(update={"input": input, "separator": separator} if input else {})
+        own, options = (card.labels, card.options) if card else (None, None)
+        if labels is not None:
+            own, options = tuple(map(str, labels)), "labels"
+        elif card is not None and card.head is not None:
+            own, options = card.head.labels or None, None
+        elif decoding == "generate":
+            own, options = None, None
+        elif options is None and (card is None or card.template is None or card.metric in CLASSIFYING):
+            name = f"the card of '{card.name}'" if card else "the bare backbone"
+            raise SettingError(
+                f"{name} does not say what the answers are; name the labels, or set decoding to 'generate' for open "
+                "answers"
+            )
+        task = TaskCard(name=card.task if card else "", labels=own, options=options, template=used)
+        return cls(InputTemplate(used.input, used.separator), task)
+
+    def examples(self, rows: Iterable[tuple[str, Mapping[str, object]]]) -> list[Example]:
+        """The rows as examples without outputs. Raises `TaskError` naming the row that does not fit."""
+        made = []
+        for where, fields in rows:
+            text, pair = self.template.text(fields, where=where)
+            if not text.strip():
+                raise TaskError(f"{where}: the input is empty; fill it in or remove the row")
+            row = TextRow(where, text, (), fields.get("options"), None, pair)
+            made.append(Example(text, (), options_of(row, self.card, source=self.card.options or "none"), pair))
+        return made
+
+
+def rows_of(given: object) -> Rows:
+    """The rows of a JSONL, CSV, TSV or Parquet file, a list of dicts or a pandas DataFrame.
+
+    Raises `TaskError` for anything else, and for a file that cannot be read.
+    """
+    if isinstance(given, str | Path):
+        tables = locate(given).tables
+        if None not in tables:
+            raise TaskError(f"{given} is not one file of rows; give a JSONL, CSV, TSV or Parquet file")
+        return tables[None]
+    if isinstance(given, pd.DataFrame):
+        given = given.astype(object).where(given.notna(), None).to_dict("records")
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
+        raise TaskError(f"{of_type('rows', given)}; give a file, a list of dicts or a pandas DataFrame")
+    return _of_dicts(given)
+
+
+def _of_dicts(rows: Iterable[object]) -> Rows:
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise TaskError(f"{of_type(f'row {number}', row)}; give a dict with the row's fields")
+        yield f"row {number}", {str(name): value for name, value in row.items()}
