@@ -13,6 +13,7 @@ LAYERS = (
     "extras",
     "atomic",
     "filenames",
+    "showing",
     "records",
     "registry",
     "events",

@@ -1,28 +1,51 @@
 from .backbones import Backbone
-from .blending import Blend, merge
+from .blending import RULES, SPACES, Blend, Merged, merge
 from .blending.ensemble import ensemble
+from .blending.start import Start
 from .comparing.compare import compare
 from .comparing.comparison import Comparison
+from .comparing.methods import METHODS
 from .errors import HeadstartError
 from .evaluating.evaluate import evaluate
+from .evaluating.evaluation import Evaluation
 from .evaluating.predict import predict
-from .hub import Hub
+from .events import Listener
+from .hub import Hub, ModuleRef
+from .indicators import INDICATORS
 from .indicators.engine import score
-from .kinds import load_module, save_module
-from .ranking.rank import fits, rank
+from .kinds import KINDS, Module, load_module, save_module
+from .ranking.rank import Ranking, fits, rank
+from .records import TextFormat
 from .reports.html import write_report
-from .tasks import Task
-from .tuning.recipes import Recipe
-from .tuning.tune import tune
+from .tasks import METRICS, Example, Task
+from .tuning.recipes import RECIPES, Recipe
+from .tuning.tune import Tuned, tune
 
 __all__ = [
+    "INDICATORS",
+    "KINDS",
+    "METHODS",
+    "METRICS",
+    "RECIPES",
+    "RULES",
+    "SPACES",
     "Backbone",
     "Blend",
     "Comparison",
+    "Evaluation",
+    "Example",
     "HeadstartError",
     "Hub",
+    "Listener",
+    "Merged",
+    "Module",
+    "ModuleRef",
+    "Ranking",
     "Recipe",
+    "Start",
     "Task",
+    "TextFormat",
+    "Tuned",
     "compare",
     "ensemble",
     "evaluate",

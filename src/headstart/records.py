@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from headstart.atomic import write_text
 from headstart.errors import CardError, Refused
 from headstart.filenames import CARD_FILE
+from headstart.showing import cut, plural
 
 __all__ = [
     "CARD_FILE",
@@ -264,3 +265,15 @@ class ModuleCard(Record):
     labels: tuple[str, ...] | None = None
     options: str | None = None
     calibration: Calibration | None = None
+
+    @property
+    def words(self) -> str:
+        """What the module is, for people, in one line.
+
+        >>> ModuleCard(name="ada", kind="lora", rank=8, parameters=1200, tensor_hash="", task="sst2", score=0.9).words
+        'ada, lora of rank 8, 1,200 parameters, tuned on sst2'
+        """
+        rank = "" if self.rank is None else f" of {'rank' if self.kind == 'lora' else 'size'} {self.rank}"
+        variant = f" ({self.variant})" if self.variant else ""
+        parts = (cut(self.name), f"{self.kind}{variant}{rank}", plural(self.parameters, "parameter"))
+        return ", ".join(parts) + (f", tuned on {cut(self.task)}" if self.task else "")

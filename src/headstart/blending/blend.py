@@ -7,6 +7,7 @@ from pydantic import ValidationError, field_validator
 
 from headstart.errors import SettingError, of_type
 from headstart.records import Record
+from headstart.showing import line
 
 __all__ = ["Blend", "as_blend", "fields_of"]
 
@@ -39,6 +40,11 @@ class Blend(Record):
     rank: int | None = None
     density: float | None = None
     reduction: str = "mean"
+
+    def __repr__(self) -> str:
+        stated = self.model_dump(exclude_defaults=True, exclude={"rule"})
+        words = (f"{name}={','.join(value) if name == 'members' else value}" for name, value in stated.items())
+        return line(type(self).__name__, f"'{self.rule}{':' * bool(stated)}{','.join(words)}'")
 
     @field_validator("members", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from headstart.events import Listener
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, rank, require_defined
+from headstart.ranking.rank import HubLike, Ranking, load_modules, rank, require_defined
 from headstart.records import TaskCard
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -137,9 +137,7 @@ def unscored(modules: Sequence[AnyModule], reduction: str) -> Ranking:
 
 def weight_table(start: Start) -> pd.DataFrame:
     """The ranking with a `weight` column after the indicators; best first, or by weight if no indicator set it."""
-    weights = dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
-    frame = start.ranking.frame()
-    return best_first(frame.assign(weight=frame["module"].map(weights)), start.indicator or "weight")
+    return start.frame()
 
 
 def blend_note(start: Start) -> str:

@@ -15,6 +15,7 @@ from headstart.blending.weights import TAIL, Weights, effective_number
 from headstart.errors import MergeError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.records import Donor
+from headstart.showing import line, plural
 
 __all__ = ["MergePlan", "Merged", "Summed", "merge", "require_one_kind"]
 
@@ -40,6 +41,12 @@ class Merged:
     space: str
     effective: float
     error: float | None
+
+    def __repr__(self) -> str:
+        taking = sum(weight > 0 for weight in self.weights)
+        error = "" if self.error is None else f"ΔW error {self.error:.3g}"
+        of = f"{taking} of {plural(len(self.weights), 'module')} in space '{self.space}'"
+        return line(type(self).__name__, self.module.card.words, of, f"effective number {self.effective:.3g}", error)
 
 
 def merge(

@@ -5,17 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import pandas as pd
+
 from headstart.backbones import Backbone, BackboneInput
 from headstart.blending import RULES, Blend, Candidate, Merged, Request, Weighed, Weights
 from headstart.blending.merging import MergePlan
 from headstart.blending.unit import MergeUnit
 from headstart.errors import SettingError
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import Ranking
+from headstart.ranking.rank import Ranking, best_first
 from headstart.records import Refused, TaskCard
+from headstart.showing import cut, html_table, line
 from headstart.units import Results
 
 __all__ = ["PlannedStart", "Start", "candidates_of", "plan_start"]
+
+SHOWN = 3
+"""How many of the heaviest modules the `repr` of a start names."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,27 @@ class Start:
     blend: Blend
     temperature: float | None
     left_out: tuple[Refused, ...] = ()
+
+    def __repr__(self) -> str:
+        heaviest = sorted(zip(self.merged.weights, self.ranking.scores.names, strict=True), reverse=True)[:SHOWN]
+        weights = ", ".join(f"{cut(name, 30)} {weight:.2g}" for weight, name in heaviest if weight > 0)
+        left_out = f"{len(self.left_out)} left out" if self.left_out else ""
+        return line(type(self).__name__, cut(self.module.name), self._how, f"weights: {weights}", left_out)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.frame(), title=f"{self.module.card.words}: {self._how}")
+
+    @property
+    def _how(self) -> str:
+        by = "" if self.indicator is None else f" by {self.indicator}"
+        tau = "" if self.temperature is None else f" at τ = {self.temperature:.4g}"
+        return f"{self.rule}{by}{tau}, space '{self.merged.space}'"
+
+    def frame(self) -> pd.DataFrame:
+        """The ranking with a `weight` column after the indicators; best first, or by weight if no indicator set it."""
+        weights = dict(zip(self.ranking.scores.names, self.merged.weights, strict=True))
+        frame = self.ranking.frame()
+        return best_first(frame.assign(weight=frame["module"].map(weights)), self.indicator or "weight")
 
     @property
     def module(self) -> Module:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from headstart.errors import CardError
 from headstart.records import TaskCard
+from headstart.showing import cut, html_table, line, plural
 
 __all__ = ["DEFAULT_METHODS", "ENSEMBLE", "FRAMES", "SCRATCH", "STAGES", "Comparison"]
 
@@ -108,6 +109,23 @@ class Comparison:
     def __post_init__(self) -> None:
         for name, columns in FRAMES.items():
             _check_frame(name, getattr(self, name), columns)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self._title, f"methods: {', '.join(self.methods)}")
+
+    def _repr_html_(self) -> str:
+        return html_table(self.means(), title=self._title)
+
+    @property
+    def _title(self) -> str:
+        rows = f", {plural(len(self.examples), 'test row')}" if len(self.examples) else ""
+        return f"{cut(self.task.name)} by {self.task.metric}, {plural(self.scores['seed'].nunique(), 'seed')}{rows}"
+
+    def means(self) -> pd.DataFrame:
+        """The mean score of each method over seeds, a row a method and a column a stage; NaN where one is missing."""
+        by = self.scores.groupby(["method", "stage"])["score"].agg(lambda found: found.mean(skipna=False)).unstack()
+        stages = [stage for stage in ("zero-shot", "tuned") if stage in by]
+        return by.reindex(list(self.methods))[stages].reset_index().rename_axis(columns=None)
 
     @property
     def indicators(self) -> tuple[str, ...]:

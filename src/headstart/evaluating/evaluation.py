@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from headstart.errors import TaskError
 from headstart.evaluating.answering import Answers
 from headstart.records import Calibration
+from headstart.showing import line, plural
 from headstart.tasks import METRICS, Example
 
 __all__ = ["Evaluation"]
@@ -47,6 +48,11 @@ class Evaluation:
     examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
     calibration: Calibration = field(default_factory=Calibration)
     uncalibrated: tuple[str, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        how = self.decoding if self.calibration.method == "none" else f"{self.decoding}, {self.calibration.method}"
+        rows = f"{plural(len(self.predictions), 'row')}, {how}"
+        return line(type(self).__name__, f"{self.metric} {self.score:.4f}", f"loss {self.loss:.4g}", rows)
 
     @classmethod
     def of(cls, answers: Answers, examples: Sequence[Example], *, metric: str, decoding: str) -> "Evaluation":

@@ -40,6 +40,7 @@ from headstart.formats.libraries.peft_prefix import prefix_layout
 from headstart.formats.libraries.peft_prompt import prompt_layout
 from headstart.records import CARD_FILE, HeadCard, ModuleCard
 from headstart.registry import Registry
+from headstart.showing import line
 
 __all__ = [
     "PICKLES",
@@ -95,6 +96,9 @@ class StoredModule:
     layout: Layout
     card: ModuleCard
     head: dict[str, StoredTensor] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self.card.words, f"in {self.folder}")
 
 
 def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:

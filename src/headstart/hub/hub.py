@@ -22,14 +22,26 @@ from headstart.hub.ref import ModuleRef
 from headstart.hub.reference import is_reference
 from headstart.hub.rows import Known, forget_gone, known_row, known_rows, stated_backbone
 from headstart.hub.upkeep import Upkeep
+from headstart.showing import html_table, line, plural
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from headstart.formats import StoredModule
     from headstart.records import Fingerprint, ModuleCard
 
 __all__ = ["Admission", "Hub", "as_hub"]
 
 USABLE = "reason IS NULL"
+
+PAGE = 50
+"""How many modules a notebook shows of a hub."""
+
+FACTS = (
+    "kind", "variant", "rank", "parameters", "task", "family", "metric", "score", "license", "base_model", "origin",
+    "notes",
+)  # fmt: skip
+"""The fields of the cards that `Hub.frame` shows."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +99,36 @@ class Hub:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __getitem__(self, name: str) -> ModuleRef:
+        return self.ref(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (known := self._seen(name)) is not None and known.reason is None
+
     def __repr__(self) -> str:
-        view = f", {self._view}" if str(self._view) else ""
-        return f"Hub({str(self.path)!r}{view})"
+        try:
+            held = plural(len(self), "module")
+        except HeadstartError:
+            held = "cannot be read now"
+        view = f"{'only ' if str(self._view) else ''}{self._view}"
+        return line(type(self).__name__, f"'{self.path}'", held, view)
+
+    def _repr_html_(self) -> str:
+        title = f"{self.path}: {plural(len(self), 'module')}"
+        return html_table(self.frame(limit=PAGE), title=title, rows=PAGE)
+
+    def frame(
+        self, *, sort: str = "name", limit: int | None = None, offset: int = 0, **asked: Unpack[Asked]
+    ) -> pd.DataFrame:
+        """A row for each usable module that matches all conditions; see `find` for these and the errors.
+
+        Columns: module, kind, variant, rank, parameters, task, family, metric, score, license, base_model, origin and
+        notes, as on the cards.
+        """
+        import pandas as pd  # which looking at a hub does without
+
+        rows = [ref.facts() for ref in self.find(sort=sort, limit=limit, offset=offset, **asked)]
+        return pd.DataFrame(rows, columns=["name", *FACTS]).rename(columns={"name": "module"})
 
     def where(self, **asked: Unpack[Asked]) -> Hub:
         """A view of the hub with only the matching modules; see `find`.
@@ -176,7 +215,10 @@ class Hub:
         return [Refused(known.name, known.reason or "") for known in rows]
 
     def ref(self, name: str) -> ModuleRef:
-        """Module `name` without its tensors. Raises `HubError` if the hub lacks it or cannot use it."""
+        """Module `name` without its tensors; `hub[name]` is the same.
+
+        Raises `HubError` if the hub lacks it or cannot use it.
+        """
         known = self._seen(name)
         if known is None:
             raise self._unknown(name)

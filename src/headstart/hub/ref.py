@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import ModuleError
 from headstart.hub.catalogue import DamageError
+from headstart.showing import line
 
 if TYPE_CHECKING:
     from headstart.formats import StoredModule
@@ -24,6 +26,9 @@ Widths = Mapping[str, tuple[int | None, int | None]]
 
 SAME = ("tensor_hash", "rank", "scaling", "targets")
 """Fields of a card that differ if the module computes something else."""
+
+LOADER = "headstart.kinds:load_module"
+"""What makes a module of what a hub holds. It needs torch, and lies above hubs, which only know files."""
 
 CHANGED = (
     "its tensors or configuration changed since it was added; put the old files back, "
@@ -45,6 +50,13 @@ class ModuleRef:
     digest: str
     shape: str
     written: str = field(repr=False)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self.card.words, f"in {self.path}")
+
+    def load(self) -> Any:
+        """The module itself, a `headstart.kinds.Module`. Raises `ModuleError` as `read` does."""
+        return resolve_name(LOADER)(self)
 
     @cached_property
     def card(self) -> ModuleCard:

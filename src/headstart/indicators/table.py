@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from headstart.errors import SettingError
+from headstart.showing import line, plural
 
 __all__ = ["COLUMNS", "REDUCTIONS", "WHOLE", "ScoreTable", "Scores", "check_reduction", "require_distinct"]
 
@@ -38,6 +39,11 @@ class Scores:
     examples: int
     tokens: int
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        by = f"{plural(len(self.names), 'module')} by {', '.join(self.values) or 'no indicator'}"
+        over = f"{self.reduction} over {plural(self.tokens, 'token')} of {plural(self.examples, 'example')}"
+        return line(type(self).__name__, by, over)
 
     def best(self, indicator: str) -> int:
         """Position of the module with the highest value; raises `SettingError` if no module has a value."""
@@ -69,10 +75,9 @@ class ScoreTable:
     tokens: int
 
     def __repr__(self) -> str:
-        return (
-            f"ScoreTable({len(self.modules)} modules, {', '.join(self.indicators) or 'no indicators'}, "
-            f"{self.examples} examples, {self.tokens} target tokens)"
-        )
+        by = f"{plural(len(self.modules), 'module')} by {', '.join(self.indicators) or 'no indicator'}"
+        over = f"{plural(self.tokens, 'target token')} of {plural(self.examples, 'example')}"
+        return line(type(self).__name__, by, over)
 
     def reduce(self, reduction: str = "mean") -> Scores:
         """One value per module: the "mean" or the "sum" over the target tokens of all examples.

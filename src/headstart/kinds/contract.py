@@ -21,6 +21,7 @@ from headstart.errors import MergeError, ModuleError
 from headstart.filenames import WEIGHTS_FILE
 from headstart.formats import StoredModule, computing_fields
 from headstart.records import ModuleCard
+from headstart.showing import line
 
 __all__ = ["Module", "ParameterStack", "Stack", "ValuesModule", "as_fresh", "card_of", "require_backbone_of"]
 
@@ -51,6 +52,15 @@ class Module(ABC):
     card: ModuleCard
     config: Mapping[str, Any]
     head: Head | None = field(default=None, kw_only=True)
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Keep `dataclass` from writing a `repr` of every number into each kind."""
+        super().__init_subclass__(**settings)
+        cls.__repr__ = cls.__dict__.get("__repr__", Module.__repr__)  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        head = "" if self.head is None else f"answers {self.head.card.words}"
+        return line(type(self).__name__, self.card.words, head)
 
     @property
     def name(self) -> str:

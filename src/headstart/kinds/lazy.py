@@ -11,6 +11,7 @@ from headstart.formats import StoredModule
 from headstart.kinds.contract import Module
 from headstart.kinds.tensors import to_torch
 from headstart.records import Fingerprint, ModuleCard
+from headstart.showing import line
 
 __all__ = ["AnyModule", "LazyModule", "StoredSource", "module_of"]
 
@@ -44,6 +45,9 @@ class LazyModule:
     stack_key: Hashable
     fits: Fingerprint
     head: Head | None = None
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self.card.words)
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, load_module
 from headstart.ranking.scoring import Scoring, reference_unit, scoring_examples
 from headstart.records import Refused
+from headstart.showing import cut, html_table, line, plural
 from headstart.tasks import Task, TaskLike, as_task, head_of
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store, run
@@ -49,6 +50,22 @@ class Ranking:
     scores: Scores
     refused: tuple[Refused, ...]
     reference: Module | None
+
+    def __repr__(self) -> str:
+        best = ""
+        if self.scores.values and self.modules:
+            first = self.frame().iloc[0]
+            best = f"best: {cut(first['module'])} {first.iloc[4]:.4g}"
+        refused = f"{len(self.refused)} refused" if self.refused else ""
+        return line(type(self).__name__, self._title, best, refused)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.frame(), title=self._title)
+
+    @property
+    def _title(self) -> str:
+        scored = f" on {plural(self.scores.examples, 'example')}" if self.scores.values else ""
+        return f"{plural(len(self.modules), 'module')} by {', '.join(self.scores.values) or 'no indicator'}{scored}"
 
     def frame(self) -> pd.DataFrame:
         """A row per module: module, task, family, license, a column per indicator; best first by the first of these."""

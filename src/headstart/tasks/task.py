@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headstart.errors import SettingError, TaskError, of_type
 from headstart.records import TaskCard
+from headstart.showing import cut, line
 from headstart.tasks.example import Example, seeded_order
 from headstart.tasks.few_shot import USUAL_SHOTS, draw_few_shot
 from headstart.tasks.loading import Wishes, load_task
@@ -82,6 +83,12 @@ class Task:
             separator=separator,
         )
         return cls(*load_task(source, wishes=wishes, seed=seed))
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {len(rows):,}" for name, rows in self.splits.items())
+        labels = self.card.labels
+        classes = "" if labels is None else f"{len(labels)} labels: {', '.join(labels)}"
+        return line(type(self).__name__, cut(self.name), f"rows: {splits or 'none'}", self.card.metric, classes)
 
     @property
     def name(self) -> str:

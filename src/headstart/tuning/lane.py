@@ -5,6 +5,7 @@ from pathlib import Path
 
 from headstart.kinds import Module
 from headstart.records import Calibration
+from headstart.showing import line
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 
@@ -75,3 +76,7 @@ class Tuned:
         """The same, with how likelihoods of options are compared on the module's card."""
         card = self.module.card.model_copy(update={"calibration": calibration})
         return replace(self, module=replace(self.module, card=card))
+
+    def __repr__(self) -> str:
+        best = f"dev score {self.best.dev_score:.4g} (loss {self.best.dev_loss:.4g}) at step {self.best.step}"
+        return line(type(self).__name__, self.module.card.words, best, f"{self.seconds:.0f} s")

@@ -1,0 +1,160 @@
+"""What results look like in a console and in a notebook: one line each, and tables of some rows."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import headstart as hs
+from comparison_example import make_comparison
+from handmade import write_module
+from headstart.backbones import Backbone
+from headstart.blending import Blend
+from headstart.blending.ensemble import ensemble
+from headstart.hub import Hub
+from headstart.kinds import KINDS, fresh_module, load_module
+from headstart.ranking.rank import load_modules, rank
+from headstart.records import ModuleCard, TaskCard
+from headstart.showing import LONGEST, html_table, line
+from headstart.tasks import Example, Task
+from headstart.testing import tiny_backbone
+from headstart.tuning.tune import tune
+from small_hub import RECIPE, write_hub, write_task
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, llama: Backbone) -> dict[str, Any]:
+    """Everything that a user of Python holds, by what it is called in the checks below."""
+    folder = tmp_path_factory.mktemp("shown")
+    hub, task = write_hub(folder / "hub", llama), Task.load(write_task(folder / "task"))
+    recipe = RECIPE.change(max_steps=2, eval_every=2)
+    ranking = rank(task, hub, llama, indicators=("loss", "cosine"), recipe=recipe, store=False)
+    start = ensemble(task, hub, llama, ranking=ranking, blend="softmax:indicator=loss", store=False)
+    tuned = tune(task, llama, start=start, recipe=recipe, name="reviews", store=False)
+    return {
+        "module": load_module(hub.folder("dan")), "lazy": load_modules(hub, llama)[0][0], "ref": hub["ada"],
+        "stored": hub.read("ada"), "ranking": ranking, "scores": ranking.scores, "hub": hub, "backbone": llama,
+        "view": hub.where(family="reviews"), "task": task, "start": start, "merged": start.merged, "tuned": tuned,
+        "comparison": make_comparison(), "blend": Blend(), "evaluation": hs.evaluate(hub["ada"], task, llama),
+    }  # fmt: skip
+
+
+REPRS = {
+    "module": r"^LoraModule\(dan, lora of rank 2, 448 parameters, tuned on reviews\)$",
+    "lazy": r"^LazyModule\(ada, lora of rank 2, 448 parameters\)$",
+    "ref": r"^ModuleRef\(ada, lora of rank 2, 448 parameters; in .*hub/ada\)$",
+    "stored": r"^StoredModule\(ada, lora of rank 2, 448 parameters; in .*hub/ada\)$",
+    "ranking": r"^Ranking\(4 modules by loss, cosine on 12 examples; best: \w+ -?[\d.]+\)$",
+    "scores": r"^Scores\(4 modules by loss, cosine; mean over \d+ tokens of 12 examples\)$",
+    "hub": r"^Hub\('.*hub'; 4 modules\)$",
+    "view": r"^Hub\('.*hub'; 2 modules; only family 'reviews'\)$",
+    "backbone": r"^Backbone\('tiny-llama', llama language model, float32 on cpu\)$",
+    "task": r"^Task\(reviews; rows: train 12, dev 12, test 12; ACC; 2 labels: negative, positive\)$",
+    "start": r"^Start\(reviews-start; softmax by loss at τ = [\d.e-]+, space 'parameters'; weights: \w+ 0\.\d+, .*\)$",
+    "merged": r"^Merged\(reviews-start, .*; 4 of 4 modules in space 'parameters'; effective number 2; ΔW error.*\)$",
+    "tuned": r"^Tuned\(reviews, lora.* tuned on reviews; dev score [\d.]+ \(loss [\d.]+\) at step \d; \d+ s\)$",
+    "comparison": r"^Comparison\(rte by accuracy, 3 seeds; methods: scratch, random, average, best_single, ensemble\)$",
+    "blend": r"^Blend\('softmax'\)$",
+    "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+; 12 rows, options\)$",
+}
+
+
+@pytest.mark.parametrize("name", REPRS)
+def test_a_repr_is_one_line(name: str, shown: dict[str, Any]) -> None:
+    text = repr(shown[name])
+    assert len(text) <= LONGEST
+    assert "\n" not in text
+    assert re.search(REPRS[name], text), text
+
+
+@pytest.mark.parametrize("name", REPRS)
+def test_comparing_with_itself_and_looking_for_it_in_a_list(name: str, shown: dict[str, Any]) -> None:
+    value = shown[name]
+    assert (value == value, value in [None, value], value == 3) == (True, True, False)
+
+
+def test_a_blend_shows_what_parsing_reads() -> None:
+    blend = Blend(rule="manual", members=("ada", "bob"), space="svd", rank=4)
+    text = repr(blend)
+    assert text == "Blend('manual:members=ada,bob,space=svd,rank=4')"
+    assert Blend.parse(text.removeprefix("Blend('").removesuffix("')")) == blend
+
+
+def test_every_kind_of_module_and_backbone_is_one_line() -> None:
+    bert = tiny_backbone("bert")
+    for kind in ("lora", "bitfit", "prompt", "prefix", "ia3", "adapter"):
+        module = fresh_module(kind, bert, {}, name="m" * 300, seed=0)
+        assert repr(module).startswith(f"{type(module).__name__}({'m' * 59}…, {kind}")
+        assert len(repr(module)) <= LONGEST
+        assert type(module) is KINDS[kind] or kind == "prefix"
+    assert repr(bert) == "EncoderBackbone('tiny-bert', bert encoder, float32 on cpu)"
+    assert repr(tiny_backbone("t5")) == "Backbone('tiny-t5', t5 encoder-decoder, float32 on cpu)"
+
+
+def test_a_line_is_cut_and_names_stay_in_it() -> None:
+    text = line("Name", "a\nb", "x" * 500)
+    assert (len(text), text[:14], text[-2:]) == (LONGEST, "Name(a b; xxxx", "…)")
+
+
+def test_a_card_in_words() -> None:
+    card = ModuleCard(name="a\nb", kind="adapter", rank=16, parameters=1, tensor_hash="", task="sst2", variant="")
+    assert card.words == "a b, adapter of size 16, 1 parameter, tuned on sst2"
+    dora = ModuleCard(name="ada", kind="lora", rank=8, parameters=1200, tensor_hash="", variant="DoRA")
+    assert dora.words == "ada, lora (DoRA) of rank 8, 1,200 parameters"
+
+
+def test_a_task_without_labels_or_rows() -> None:
+    task = Task(TaskCard(name="echo"), {"train": (Example("a", ("a",)),)})
+    assert repr(task) == "Task(echo; rows: train 1; EM)"
+    assert repr(Task(TaskCard(name="echo"), {})) == "Task(echo; rows: none; EM)"
+
+
+def test_a_notebook_shows_tables(shown: dict[str, Any]) -> None:
+    ranking, start, hub, comparison = (shown[name]._repr_html_() for name in ("ranking", "start", "hub", "comparison"))
+    assert "4 modules by loss, cosine on 12 examples" in ranking
+    assert all(f"<td>{name}</td>" in table for name in ("ada", "bob", "cyd", "dan") for table in (ranking, start, hub))
+    assert "<th>weight</th>" in start
+    assert "<th>variant</th>" in hub
+    assert "<th>tuned</th>" in comparison
+
+
+def test_a_table_is_cut_and_its_text_escaped() -> None:
+    frame = pd.DataFrame({"module": ["<b>"] * 25, "loss": [math.nan] * 25})
+    text = html_table(frame, title="a < b")
+    assert text.count("&lt;b&gt;") == 20
+    assert "<p>a &lt; b</p>" in text
+    assert "… and 5 more rows" in text
+
+
+def test_a_hub_is_a_mapping_from_names_to_modules(tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    write_module(tmp_path / "made" / "paws")
+    hub.add(tmp_path / "made" / "paws")
+    assert hub["paws"].name == "paws"
+    assert ("paws" in hub, "qqp" in hub, 3 in hub, list(hub)) == (True, False, False, ["paws"])
+    with pytest.raises(hs.HeadstartError, match=r"has no module 'pawz'; did you mean: paws\?$"):
+        hub["pawz"]
+    assert hub["paws"].load().digest() == load_module(hub.folder("paws")).digest()
+
+
+def test_a_hub_as_a_table(shown: dict[str, Any]) -> None:
+    frame = shown["hub"].frame()
+    assert list(frame["module"]) == ["ada", "bob", "cyd", "dan"]
+    assert list(frame.columns[:5]) == ["module", "kind", "variant", "rank", "parameters"]
+    assert list(shown["hub"].frame(family="reviews", sort="-name", limit=1)["module"]) == ["bob"]
+    assert list(shown["hub"].frame(family="zebras").columns) == list(frame.columns)
+
+
+def test_a_hub_that_is_gone_has_a_repr(tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    (tmp_path / "hub").rename(tmp_path / "moved")
+    assert repr(hub) == f"Hub('{tmp_path / 'hub'}'; cannot be read now)"
+
+
+def test_the_package_lists_what_is_public_and_nothing_else() -> None:
+    assert dir(hs) == sorted(hs.__all__)
+    assert all(getattr(hs, name) is not None for name in dir(hs))
+    assert {"Module", "Ranking", "Start", "RECIPES", "METHODS", "Listener", "Example"} <= set(dir(hs))
