@@ -95,7 +95,7 @@ def test_rows_of_one_text_are_hashed_as_ever() -> None:
 def test_csv_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("premise,hypothesis,label\n" + "It rains.,It is wet.,yes\nA dog,sleeps,no\nOne,Two,yes\n")
-    task = Task.load(path, input_template="{premise} [SEP] {hypothesis}", target_template="{label}", separator="[SEP]")
+    task = Task.load(path, input="{premise} [SEP] {hypothesis}", target="label", separator="[SEP]")
     assert {row.text for split in task.splits.values() for row in split} == {
         PAIRS[0], PAIRS[2], TextPair("A dog [SEP] sleeps", 5, 12)
     }  # fmt: skip

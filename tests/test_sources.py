@@ -125,7 +125,7 @@ def test_single_file_too_small_to_split(tmp_path: Path) -> None:
         (
             "a.csv",
             b"some text,yes\nother,no\n",
-            r"a\.csv, line 2: field 'input' is missing \(fields present: some text, yes\)",
+            r"no columns 'input' and 'output' in .*a\.csv \(columns: some text, yes\); write input=.some text.",
         ),
         (
             "a.csv",
@@ -194,7 +194,7 @@ def boolean_table(labels: list[int], *, text: str = "row") -> datasets.Dataset:
 
 
 def load_labelled(source: str | Path, **more: Any) -> Task:
-    return Task.load(source, labels=["no", "yes"], input_template="{text}", target_template="{label}", **more)
+    return Task.load(source, labels=["no", "yes"], input="text", target="label", **more)
 
 
 def test_saved_dataset_dict_maps_validation_and_class_labels(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_id_is_loaded_by_datasets(
 def test_nested_answers_of_squad(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"question": "Who?", "answers": {"text": ["Ann", "Ann B."], "answer_start": [0, 0]}}] * 5
     monkeypatch.setattr(datasets, "load_dataset", lambda path, config: datasets.Dataset.from_list(rows))
-    task = Task.load("owner/squad", input_template="{question}", target_template="{answers[text]}")
+    task = Task.load("owner/squad", input="{question}", target="{answers[text]}")
     assert task.train[0] == Example("Who?", ("Ann", "Ann B."))
 
 

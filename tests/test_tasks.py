@@ -25,7 +25,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def folder(path: Path, *, card: dict[str, Any] | None = None, **splits: list[dict[str, Any]]) -> Path:
-    for split, rows in (splits or {"train": ROWS}).items():
+    for split, rows in (splits or {"train": ROWS, "dev": ROWS[:2]}).items():
         write(path / f"{split}.jsonl", rows)
     if card is not None:
         (path / "task.json").write_text(json.dumps(card), encoding="utf-8")
@@ -81,7 +81,7 @@ def test_card_of_a_folder_takes_what_it_knows_and_leaves_the_rest(tmp_path: Path
 def test_arguments_go_before_task_json(tmp_path: Path) -> None:
     path = folder(tmp_path / "t", card={"name": "old", "family": "old", "metric": "EM", "license": "MIT"})
     task = Task.load(
-        path, name="new", family="new", metric="Pearson", labels=["no", "yes", "maybe"], input_template="Q: {input}"
+        path, name="new", family="new", metric="Pearson", labels=["no", "yes", "maybe"], input="Q: {input}"
     )
     assert (task.name, task.card.family, task.card.metric) == ("new", "new", "Pearson-Correlation")
     assert (task.card.labels, task.card.license) == (("no", "yes", "maybe"), "MIT")
@@ -91,12 +91,13 @@ def test_arguments_go_before_task_json(tmp_path: Path) -> None:
 
 def test_defaults_without_a_card(tmp_path: Path) -> None:
     path = folder(tmp_path / "mine")
-    assert (Task.load(path).name, Task.load(path).card.metric, Task.load(path).card.options) == ("mine", "EM", None)
+    task = Task.load(path, labels="none")
+    assert (task.name, task.card.metric, task.card.options) == ("mine", "EM", None)
     assert Task.load(path, labels=["no", "yes"]).card.metric == "ACC"
 
 
 def test_a_card_that_headstart_wrote_reads_back(tmp_path: Path) -> None:
-    task = Task.load(folder(tmp_path / "t"), labels=["no", "yes"], options="none", input_template="Q: {input}")
+    task = Task.load(folder(tmp_path / "t"), labels=["no", "yes"], options="none", input="Q: {input}")
     task.card.write(tmp_path / "t" / "task.json")
     again = Task.load(tmp_path / "t")
     assert (again.card, again.splits) == (task.card, task.splits)
@@ -148,7 +149,7 @@ def test_missing_field_names_line_field_and_fields_there(tmp_path: Path) -> None
     path = folder(tmp_path / "t", train=[*ROWS, {"text": "x", "output": "yes"}])
     with pytest.raises(
         TaskError,
-        match=r"train\.jsonl, line 11: field 'input' is missing \(fields present: text, output\); name the fields",
+        match=r"train\.jsonl, line 11: field 'input' is missing \(fields present: text, output\); fill it in",
     ):
         Task.load(path)
 
@@ -176,7 +177,8 @@ def test_row_that_gives_no_text(tmp_path: Path, row: dict[str, Any], message: st
 
 def test_outputs_may_be_a_list_a_text_or_a_number(tmp_path: Path) -> None:
     rows = [{"input": "a", "output": ["x", "y"]}, {"input": "b", "output": "z"}, {"input": "c", "output": 3}]
-    assert [row.outputs for row in Task.load(folder(tmp_path / "t", train=rows)).train] == [("x", "y"), ("z",), ("3",)]
+    path = folder(tmp_path / "t", train=rows, dev=rows)
+    assert [row.outputs for row in Task.load(path).train] == [("x", "y"), ("z",), ("3",)]
 
 
 def test_templates_reach_into_fields_but_not_into_python() -> None:
@@ -202,12 +204,12 @@ def test_templates_reach_into_fields_but_not_into_python() -> None:
 )
 def test_malformed_template(tmp_path: Path, template: str, message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        Task.load(folder(tmp_path / "t"), input_template=template)
+        Task.load(folder(tmp_path / "t"), input=template)
 
 
 def test_template_with_a_format_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"line 1: template '\{input:d\}': .*; correct the template"):
-        Task.load(folder(tmp_path / "t"), input_template="{input:d}")
+        Task.load(folder(tmp_path / "t"), input="{input:d}")
 
 
 @pytest.mark.parametrize(
@@ -279,13 +281,13 @@ def test_null_options_in_task_json_mean_open_answers(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_of_content_and_format_only(tmp_path: Path) -> None:
-    task = Task.load(folder(tmp_path / "t", train=ROWS, dev=ROWS, test=ROWS[:9]))
+    task = Task.load(folder(tmp_path / "t", train=ROWS, dev=ROWS, test=ROWS[:9]), labels="none")
     same = replace(task, card=task.card.model_copy(update={"name": "other", "license": "MIT"}))
     assert task.fingerprint("train") == same.fingerprint("train") == task.fingerprint("dev")
     others = [
         replace(task, card=task.card.model_copy(update={"metric": "ACC"})).fingerprint("train"),
         replace(task, card=task.card.model_copy(update={"labels": ("no", "yes")})).fingerprint("train"),
-        Task.load(tmp_path / "t", input_template="Q: {input}").fingerprint("train"),
+        Task.load(tmp_path / "t", input="Q: {input}", labels="none").fingerprint("train"),
         replace(task, splits={"train": task.train[::-1]}).fingerprint("train"),
         task.fingerprint("test"),
     ]

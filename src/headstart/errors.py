@@ -5,9 +5,12 @@ prints it without a traceback and exits with code 2.
 """
 
 import contextlib
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 __all__ = [
@@ -27,11 +30,31 @@ __all__ = [
     "UnitError",
     "about",
     "of_type",
+    "spelled",
 ]
 
 
 class HeadstartError(Exception):
-    """Root of all errors that a user can fix; the message states what is wrong and the remedy."""
+    """Root of all errors that a user can fix; the message states what is wrong and the remedy.
+
+    `options`: what the command line says in place of parts of the message, such as `--input text` for `input="text"`.
+    """
+
+    options: Mapping[str, str] = MappingProxyType({})
+
+    def with_options(self, options: Mapping[str, str]) -> Self:
+        """The same error, which says `options[part]` in place of each part of its message on the command line."""
+        error = self.saying(str(self))
+        error.options = dict(options)
+        return error
+
+    @property
+    def on_command_line(self) -> str:
+        """The message with options in place of Python's arguments."""
+        message = str(self)
+        for part, option in self.options.items():
+            message = message.replace(part, option)
+        return message
 
     def saying(self, message: str) -> Self:
         """The same error, of its class and with its attributes, with another message."""
@@ -114,6 +137,17 @@ def about(subject: str | Path) -> Iterator[None]:
         yield
     except HeadstartError as error:
         raise error.saying(f"{subject}: {error}") from error
+
+
+def spelled(**arguments: str) -> tuple[str, str]:
+    """Arguments as they are written in Python, and on the command line.
+
+    >>> spelled(input="ticket_text", target="{label}")
+    ('input="ticket_text", target="{label}"', "--input ticket_text --target '{label}'")
+    """
+    python = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    options = (f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in arguments.items())
+    return ", ".join(python), " ".join(options)
 
 
 def of_type(parameter: str, given: object) -> str:

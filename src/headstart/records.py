@@ -106,7 +106,7 @@ class Fingerprint(Record):
 
 
 class Template(Record):
-    """How one row becomes text: Python format strings over the row's fields.
+    """How one row becomes text: the names of columns, or Python format strings over the row's fields.
 
     `separator`: the text between two texts that encoders read as a pair, in the input's template or, if it has none, in
     each row's input: "[SEP]" in "{premise} [SEP] {hypothesis}". Language models read it as it is.
@@ -122,7 +122,8 @@ class Template(Record):
 
 class TaskCard(Record):
     """What a task is. `options`: where closed answer sets come from — the card's `labels`, `inline` "(A) … (B) …"
-    lists in the input, the row's own `options` field, or `None` when answers are open."""
+    lists in the input, the row's own `options` field, or `None` when answers are open. `group`: the column that says
+    which rows belong together, such as an author's, or `None`."""
 
     schema_version: int = 1
     name: str
@@ -131,6 +132,7 @@ class TaskCard(Record):
     labels: tuple[str, ...] | None = None
     options: str | None = None
     template: Template = Field(default_factory=Template)
+    group: str | None = None
     license: str = ""
     source: str = ""
 

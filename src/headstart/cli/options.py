@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
+from headstart.cli.output import print_line
 from headstart.cli.progress import listening
 from headstart.errors import SettingError
 
@@ -113,6 +114,17 @@ class TaskOptions(Options):
     task: Annotated[
         str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
     ]
+    input: Annotated[
+        str | None, typer.Option(help="Column of the input, or a template with columns in braces; default: input.")
+    ] = None
+    target: Annotated[str | None, typer.Option(help="Column of the answer, or a template; default: output.")] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Classes, as a,b,c; default: the answers if they are few; none for open answers."),
+    ] = None
+    group: Annotated[
+        str | None, typer.Option(help="Column of what rows have in common, such as an author; splits never share one.")
+    ] = None
     metric: Annotated[
         str | None, typer.Option(help="Metric to use instead of the task card's; see `headstart list metrics`.")
     ] = None
@@ -122,10 +134,18 @@ class TaskOptions(Options):
     seed: Annotated[int, typer.Option(help="Seed for draws, fresh modules and the order of rows.")] = 0
 
     def whole(self, *, family: str | None = None) -> "Task":
-        """The task before any draw."""
+        """The task before any draw; what was inferred is said on standard error."""
         from headstart.tasks import Task
+        from headstart.tasks.settings import NO_LABELS
 
-        return Task.load(self.task, metric=self.metric, family=family, seed=self.seed)
+        labels = self.labels if self.labels in (None, NO_LABELS) else [each.strip() for each in self.labels.split(",")]
+        task = Task.load(
+            self.task, metric=self.metric, labels=labels, family=family, input=self.input, target=self.target,
+            group=self.group, seed=self.seed,
+        )  # fmt: skip
+        for note in task.notes:
+            print_line(note, error=True)
+        return task
 
     def load(self) -> "Task":
         """The task, with a few-shot draw if requested."""
@@ -133,7 +153,12 @@ class TaskOptions(Options):
 
     def drawn(self, task: "Task") -> "Task":
         """The requested few-shot draw of `task`, else `task` itself."""
-        return task if self.shots is None else task.few_shot(k=self.shots, seed=self.seed)
+        if self.shots is None:
+            return task
+        drawn = task.few_shot(k=self.shots, seed=self.seed)
+        for note in drawn.notes[len(task.notes) :]:
+            print_line(note, error=True)
+        return drawn
 
 
 @dataclass(frozen=True)

@@ -51,5 +51,5 @@ def run() -> None:
     try:
         app()
     except HeadstartError as error:
-        error_console().print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        error_console().print(Text.assemble(("error: ", "bold red"), error.on_command_line), soft_wrap=True)
         sys.exit(2)

@@ -1,124 +1,85 @@
 """From a source to a card and splits: locate the rows, complete the card, make text, find the options, split."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import NamedTuple
 
-from headstart.errors import SettingError, TaskError
+from headstart.errors import TaskError
 from headstart.records import TaskCard
-from headstart.tasks.example import Example, seeded_order
+from headstart.tasks.classes import found_labels
+from headstart.tasks.columns import describe
+from headstart.tasks.example import Example
+from headstart.tasks.fitting import check_columns
 from headstart.tasks.metrics import METRICS
 from headstart.tasks.options import OPTIONS, TextRow, options_of
 from headstart.tasks.pairs import InputTemplate
-from headstart.tasks.sources import SPLIT_NAMES, Located, Rows, locate
-from headstart.tasks.sources.rows import LONGEST_LINE
+from headstart.tasks.settings import Settled, Wishes, settle
+from headstart.tasks.sources import Located, Rows
+from headstart.tasks.splitting import Splits, check_groups, draw_splits, named_splits
 from headstart.tasks.template import FieldTemplate
 
-__all__ = ["Wishes", "load_task"]
+__all__ = ["Loaded", "load_task"]
 
-Splits = dict[str, tuple[Example, ...]]
+SAMPLE = 1000
+"""How many rows are looked at to say which columns there are."""
 
-_WANTED = ("schema_version", "name", "family", "metric", "labels", "options", "template", "license", "source")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What a caller of `Task.load` sets; `None` leaves it to `task.json`, else to the defaults."""
-
-    name: str | None = None
-    metric: str | None = None
-    labels: Sequence[str] | None = None
-    family: str | None = None
-    options: str | None = None
-    input_template: str | None = None
-    target_template: str | None = None
-    separator: str | None = None
+CLASS_METRICS = ("ACC", "Classification-F1", "Matthew-Correlation")
+"""Metrics that do not keep few distinct targets from being taken for labels."""
 
 
-def load_task(source: str | Path, *, wishes: Wishes, seed: int) -> tuple[TaskCard, Splits]:
-    """Read the card and the splits of `source`; see `Task.load` for what it may be and what is raised."""
-    located = locate(source)
-    card = _settle_card(located, wishes)
+class Loaded(NamedTuple):
+    """What a source became: the fields of a `Task`."""
+
+    card: TaskCard
+    splits: Splits
+    notes: tuple[str, ...]
+
+
+def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
+    """Read the card and the splits of a source; see `Task.load` for what it may be and what is raised."""
+    settled = settle(located, wishes)
+    sampled = {split: _sampled(rows) for split, rows in located.tables.items()}
+    check_columns(settled, describe(next((sample for sample, _ in sampled.values()), ())), located)
     tables = {
-        split: _text_rows(rows, card, source=f"{source}" + (f", split '{split}'" if split else ""))
-        for split, rows in located.tables.items()
+        split: _text_rows(rows, settled.card, source=located.source + (f", split '{split}'" if split else ""))
+        for split, (_, rows) in sampled.items()
     }
-    chosen = card.options or _fitting_source(tables, card)
-    card = card.model_copy(update={"options": None if chosen == "none" else chosen})
+    card, chosen, notes = _answers(settled, tables)
     examples = {
-        split: tuple(Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair) for row in rows)
+        split: tuple(
+            Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair, row.group) for row in rows
+        )
         for split, rows in tables.items()
     }
-    if None in tables:
-        return card, _split_whole(tables[None], examples[None], source=str(source), seed=seed)
-    return card, {split: rows for split, rows in examples.items() if split is not None}
+    splits = _splits(tables, examples, source=located.source, seed=seed)
+    check_groups(splits, source=located.source)
+    return Loaded(card, splits, notes)
 
 
-def _settle_card(located: Located, wishes: Wishes) -> TaskCard:
-    fields: dict[str, Any] = {"name": located.name, "source": located.source}
-    if located.settings is not None:
-        fields |= _read_settings(located.settings)
-    fields |= {
-        key: value for key in ("name", "metric", "family", "options") if (value := getattr(wishes, key)) is not None
-    }
-    if wishes.labels is not None:
-        if isinstance(wishes.labels, str):
-            raise SettingError(f"labels={wishes.labels!r} is one text; give a list of labels")
-        fields["labels"] = [str(label) for label in wishes.labels]
-    fields.setdefault("metric", "ACC" if fields.get("labels") is not None else "EM")
-    card = TaskCard.from_json(json.dumps(fields), source=str(located.settings or located.source))
-    if card.labels is not None and (len(set(card.labels)) < 2 or len(set(card.labels)) < len(card.labels)):
-        raise TaskError(
-            f"task '{card.name}': labels {list(card.labels)} must be two or more different texts; "
-            "correct them, or leave them out for open answers"
-        )
-    if card.options is not None:
-        OPTIONS[card.options]
-    given = {
-        "input": wishes.input_template, "target": wishes.target_template, "separator": wishes.separator
-    }  # fmt: skip
-    template = card.template.model_copy(update={key: text for key, text in given.items() if text is not None})
-    return card.model_copy(update={"metric": METRICS[card.metric].name, "template": template})
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    data = _parse_settings(path)
-    fields = {key: data[key] for key in _WANTED if data.get(key) is not None}
-    if "options" in data:
-        fields["options"] = data["options"] or "none"  # a card without options is written so
-    if data.get("dataset_license") is not None:
-        fields["license"] = data["dataset_license"]
-    if not isinstance(fields.get("source", ""), str):
-        del fields["source"]
-    return fields
-
-
-def _parse_settings(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LONGEST_LINE:
-            raise TaskError(f"{path} is longer than {LONGEST_LINE:,} bytes; shorten it, or remove it")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(f"cannot read {path}: {error}; write it as a JSON object, or remove it") from error
-    if not isinstance(data, dict):
-        raise TaskError(f'{path} is not a JSON object; write it as {{"name": …}}, or remove it')
-    return data
+def _sampled(rows: Rows) -> tuple[list[Mapping[str, object]], Rows]:
+    """The first rows, and all rows."""
+    first = list(islice(rows, SAMPLE))
+    return [fields for _, fields in first], chain(first, rows)
 
 
 def _text_rows(rows: Rows, card: TaskCard, *, source: str) -> list[TextRow]:
     input_template = InputTemplate(card.template.input, card.template.separator)
-    target_template = FieldTemplate(card.template.target)
+    target_template = FieldTemplate.parse(card.template.target)
     made = []
     for where, fields in rows:
         text, pair = input_template.text(fields, where=where)
         outputs = target_template.texts(fields, where=where)
         _check_text(text, outputs, card, where=where)
-        made.append(TextRow(where, text, outputs, fields.get("options"), fields.get("split"), pair))
+        group = None if card.group is None else _group(fields.get(card.group))
+        made.append(TextRow(where, text, outputs, fields.get("options"), fields.get("split"), pair, group))
     if not made:
         raise TaskError(f"{source} has no rows; add some, or remove the file")
     return made
+
+
+def _group(value: object) -> str | None:
+    """A row without a value is a group of its own; NaN is what pandas writes for none."""
+    return None if value is None or value == "" or value != value else str(value)
 
 
 def _check_text(text: str, outputs: tuple[str, ...], card: TaskCard, *, where: str) -> None:
@@ -136,30 +97,51 @@ def _check_text(text: str, outputs: tuple[str, ...], card: TaskCard, *, where: s
             raise TaskError(f"{where}: the target {output!r} is not one of the labels ({labels}); correct one of them")
 
 
+def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[TaskCard, str, tuple[str, ...]]:
+    """The card with its labels and options, the source of options, and a note on what was inferred."""
+    card = settled.card
+    chosen = card.options or _fitting_source(tables, card)
+    labels = found_labels(row.outputs for row in _all(tables)) if _may_infer(settled, chosen) else None
+    if labels is None:
+        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, ()
+    metric = card.metric if "metric" in settled.stated else METRICS["ACC"].name
+    note = (
+        f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
+        'For open answers, write labels="none" (--labels none)'
+    )
+    return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", (note,)
+
+
+def _may_infer(settled: Settled, chosen: str) -> bool:
+    if chosen != "none" or settled.stated & {"labels", "options"}:
+        return False
+    return "metric" not in settled.stated or settled.card.metric in CLASS_METRICS
+
+
+def _all(tables: Mapping[str | None, Sequence[TextRow]]) -> Iterator[TextRow]:
+    return chain.from_iterable(tables.values())
+
+
 def _fitting_source(tables: Mapping[str | None, Sequence[TextRow]], card: TaskCard) -> str:
     if card.labels is not None:
         return "labels"
     for name in ("field", "inline"):
         source = OPTIONS[name]
-        if all(set(row.outputs) <= set(source(row, card) or ()) for rows in tables.values() for row in rows):
+        if all(set(row.outputs) <= set(source(row, card) or ()) for row in _all(tables)):
             return name
     return "none"
 
 
-def _split_whole(rows: Sequence[TextRow], examples: tuple[Example, ...], *, source: str, seed: int) -> Splits:
-    if any(row.split is not None for row in rows):
-        named: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
-        for row, example in zip(rows, examples, strict=True):
-            if str(row.split) not in SPLIT_NAMES:
-                raise TaskError(f"{row.where}: split {row.split!r} is none of: {', '.join(SPLIT_NAMES)}; correct it")
-            named[SPLIT_NAMES[str(row.split)]].append(example)
-        return {split: tuple(part) for split, part in named.items() if part}
-    if len(examples) < 3:
-        raise TaskError(
-            f"{source} has {len(examples)} rows, too few to split into train, dev and test; add rows, "
-            "or give a folder with a file for each split"
-        )
-    fifth = max(1, len(examples) // 5)
-    order = seeded_order(examples, purpose="split", seed=seed)
-    parts = {"train": order[2 * fifth :], "dev": order[:fifth], "test": order[fifth : 2 * fifth]}
-    return {split: tuple(examples[index] for index in sorted(part)) for split, part in parts.items()}
+def _splits(
+    tables: Mapping[str | None, Sequence[TextRow]],
+    examples: Mapping[str | None, tuple[Example, ...]],
+    *,
+    source: str,
+    seed: int,
+) -> Splits:
+    if None in tables:
+        named = named_splits(tables[None], examples[None])
+        return draw_splits(examples[None], source=source, seed=seed) if named is None else named
+    if list(tables) == ["train"] and len(tables["train"]) >= 3:
+        return draw_splits(examples["train"], source=source, seed=seed)
+    return {split: rows for split, rows in examples.items() if split is not None}

@@ -15,7 +15,7 @@ __all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of"]
 class TextRow:
     """A row as text, before its options are known.
 
-    `where`: file and line; `listed`: its own `options` field; `pair`: as in `Example`.
+    `where`: file and line; `listed`: its own `options` field; `pair` and `group`: as in `Example`.
     """
 
     where: str
@@ -24,6 +24,7 @@ class TextRow:
     listed: object = None
     split: object = None
     pair: tuple[int, int] | None = None
+    group: str | None = None
 
 
 Options = tuple[str, ...] | None

@@ -29,7 +29,13 @@ class InputTemplate:
             raise TaskError(f"template {template!r} has the separator {separator!r} more than once; leave one")
         self._separator = separator
         parts = [template] if separator is None else template.split(separator)
-        self._texts = [FieldTemplate(part) for part in parts]
+        # Beside a separator, a text without braces is that text; alone it is the name of a column.
+        self._texts = [FieldTemplate(part) for part in parts] if len(parts) > 1 else [FieldTemplate.parse(template)]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        return tuple(column for template in self._texts for column in template.columns)
 
     def text(self, row: Mapping[str, object], *, where: str) -> tuple[str, tuple[int, int] | None]:
         """The input, and where the first of two texts ends and the second begins; `None` for one text.

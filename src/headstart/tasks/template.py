@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from string import Formatter
+from typing import Self
 
 from headstart.errors import TaskError
 
@@ -52,6 +53,30 @@ class FieldTemplate:
                 raise TaskError(f"template {template!r}: '{{{field}}}' names no field; write {{name}} or {{name[key]}}")
         self._template = template
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A template or, if `text` has no braces, the column of that name.
+
+        Raises `TaskError` as the class does, and for a blank text.
+
+        >>> FieldTemplate.parse("label (gold)").text({"label (gold)": "yes"}, where="line 1")
+        'yes'
+        """
+        if "{" in text or "}" in text:
+            return cls(text)
+        if not text.strip():
+            raise TaskError(
+                f"the template {text!r} is blank; give the name of a column, or a template such as {{name}}"
+            )
+        template = cls("")
+        template._parts, template._template = [("", text, "", None)], text
+        return template
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads; an element "answers[text]" is of the column "answers"."""
+        return tuple(field.partition("[")[0] for _, field, _, _ in self._parts if field is not None)
+
     def text(self, row: Mapping[str, object], *, where: str) -> str:
         """The text made from `row`. Raises `TaskError` naming `where` and the field that does not fit."""
         texts, length = [], 0
@@ -97,8 +122,7 @@ def _look_up(row: Mapping[str, object], field: str, *, where: str) -> object:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             fields = ", ".join(row) or "none"
             raise TaskError(
-                f"{where}: field '{field}' is missing (fields present: {fields}); "
-                "name the fields to use in input_template and target_template"
+                f"{where}: field '{field}' is missing (fields present: {fields}); fill it in, or name another field"
             ) from error
     return value
 

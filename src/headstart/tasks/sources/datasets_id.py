@@ -8,7 +8,7 @@ from headstart.errors import TaskError
 from headstart.extras import require
 from headstart.tasks.sources.rows import Rows
 
-__all__ = ["SAVED_FILES", "is_id", "read_id", "read_saved"]
+__all__ = ["SAVED_FILES", "is_id", "read_id", "read_saved", "tables_of"]
 
 SAVED_FILES = ("dataset_dict.json", "state.json")
 """A folder that holds either of these was written by `save_to_disk`."""
@@ -33,7 +33,7 @@ def read_id(text: str) -> dict[str | None, Rows]:
         raise TaskError(
             f"cannot load the data set '{text}': {error}; check its name, its configuration and the network"
         ) from error
-    return _tables(loaded, source=text)
+    return tables_of(loaded, source=text)
 
 
 def read_saved(folder: Path) -> dict[str | None, Rows]:
@@ -45,7 +45,7 @@ def read_saved(folder: Path) -> dict[str | None, Rows]:
         loaded = _datasets().load_from_disk(str(folder))
     except Exception as error:  # a damaged folder can raise anything; the remedy is the same
         raise TaskError(f"cannot load the data set saved in {folder}: {error}; save it again") from error
-    return _tables(loaded, source=str(folder))
+    return tables_of(loaded, source=str(folder))
 
 
 def _datasets() -> Any:
@@ -55,7 +55,8 @@ def _datasets() -> Any:
     return datasets
 
 
-def _tables(loaded: Any, *, source: str) -> dict[str | None, Rows]:
+def tables_of(loaded: Any, *, source: str) -> dict[str | None, Rows]:
+    """The rows of a `Dataset` under `None`, or of each labelled split of a `DatasetDict` under its name."""
     if not isinstance(loaded, dict):
         return {None: _rows(loaded, source=source)}
     return {

@@ -9,7 +9,7 @@ from headstart.registry import Registry
 from headstart.tasks.sources import datasets_id
 from headstart.tasks.sources.rows import Rows
 
-__all__ = ["SOURCES", "SPLIT_NAMES", "Located", "locate"]
+__all__ = ["SETTINGS_FILE", "SOURCES", "SPLIT_NAMES", "Located", "known_splits", "locate"]
 
 SOURCES: Registry[Callable[[Path], Rows]] = Registry(
     "file format",
@@ -29,7 +29,8 @@ SPLIT_NAMES: Mapping[str, str] = {"train": "train", "dev": "dev", "validation": 
 """The names a split may have in the data, and the one it has in a task."""
 
 _GZIPPED = ("jsonl", "csv", "tsv")
-_SETTINGS_FILE = "task.json"
+SETTINGS_FILE = "task.json"
+"""The name of a folder's settings; those of a file `tickets.csv` are in `tickets.task.json`."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,30 @@ def _locate(source: str | Path, path: Path) -> Located:
         if format_ is None:
             raise TaskError(f"{path} has no format that is known; name it {_known_names()}")
         _require_regular(path)
-        return Located(stem, str(source), {None: SOURCES[format_](path)})
+        settings = path.with_name(f"{stem}.{SETTINGS_FILE}")
+        return Located(stem, str(source), {None: SOURCES[format_](path)}, _settings(settings))
     text = str(source)
     if isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None:
         name = text.partition("/")[2].replace(":", "-")
-        return Located(name, text, _known_splits(datasets_id.read_id(text), source=text))
+        return Located(name, text, known_splits(datasets_id.read_id(text), source=text))
     raise TaskError(
         f"there is no task at {source}; give a file, a folder, or a data set's id as owner/name or owner/name:config"
     )
 
 
 def _folder(path: Path) -> Located:
-    settings = path / _SETTINGS_FILE
-    if settings.exists():
-        _require_regular(settings)
     if any((path / name).exists() for name in datasets_id.SAVED_FILES):
-        tables = _known_splits(datasets_id.read_saved(path), source=str(path))
+        tables = known_splits(datasets_id.read_saved(path), source=str(path))
     else:
         tables = {split: SOURCES[format_](file) for split, (file, format_) in _split_files(path).items()}
-    return Located(path.resolve().name, str(path), tables, settings if settings.exists() else None)
+    return Located(path.resolve().name, str(path), tables, _settings(path / SETTINGS_FILE))
+
+
+def _settings(path: Path) -> Path | None:
+    if not path.exists():
+        return None
+    _require_regular(path)
+    return path
 
 
 def _split_files(path: Path) -> dict[str, tuple[Path, str]]:
@@ -103,7 +109,8 @@ def _require_regular(path: Path) -> None:
         raise TaskError(f"{path} is not a regular file; replace it with the file itself")
 
 
-def _known_splits(tables: Mapping[str | None, Rows], *, source: str) -> dict[str | None, Rows]:
+def known_splits(tables: Mapping[str | None, Rows], *, source: str) -> dict[str | None, Rows]:
+    """The tables under the names that splits have in a task. Raises `TaskError` if none has a known name."""
     if None in tables:
         return dict(tables)
     if "dev" in tables and "validation" in tables:

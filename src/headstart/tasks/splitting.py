@@ -1,0 +1,76 @@
+"""How the rows of one table become splits: by their `split` field, else 60/20/20."""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from headstart.errors import TaskError
+from headstart.tasks.example import Example, seeded_order
+from headstart.tasks.options import TextRow
+from headstart.tasks.sources import SPLIT_NAMES
+
+__all__ = ["Splits", "check_groups", "draw_splits", "named_splits"]
+
+Splits = dict[str, tuple[Example, ...]]
+
+SHARES = {"train": 3, "dev": 1, "test": 1}
+"""The parts of a file, in fifths."""
+
+
+def named_splits(rows: Sequence[TextRow], examples: Sequence[Example]) -> Splits | None:
+    """The splits that the rows name, or `None` if none does. Raises `TaskError` for another name."""
+    if all(row.split is None for row in rows):
+        return None
+    named: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
+    for row, example in zip(rows, examples, strict=True):
+        if str(row.split) not in SPLIT_NAMES:
+            raise TaskError(f"{row.where}: split {row.split!r} is none of: {', '.join(SPLIT_NAMES)}; correct it")
+        named[SPLIT_NAMES[str(row.split)]].append(example)
+    return {split: tuple(part) for split, part in named.items() if part}
+
+
+def draw_splits(examples: Sequence[Example], *, source: str, seed: int) -> Splits:
+    """Draw 60/20/20 of the rows for train, dev and test; rows of one group stay together.
+
+    Raises `TaskError` for too few rows or groups.
+    """
+    if len(examples) < 3:
+        raise TaskError(
+            f"{source} has {len(examples)} rows, too few to split into train, dev and test; add rows, "
+            "or give a folder with a file for each split"
+        )
+    order = seeded_order(examples, purpose="split", seed=seed)
+    if any(example.group is not None for example in examples):
+        parts = _by_group(examples, order, source=source)
+    else:
+        fifth = max(1, len(examples) // 5)
+        parts = {"train": order[2 * fifth :], "dev": order[:fifth], "test": order[fifth : 2 * fifth]}
+    return {split: tuple(examples[index] for index in sorted(part)) for split, part in parts.items()}
+
+
+def _by_group(examples: Sequence[Example], order: Sequence[int], *, source: str) -> dict[str, list[int]]:
+    """Every group, the largest first, goes where the largest share is still missing."""
+    members: dict[Hashable, list[int]] = {}
+    for index in order:
+        group = examples[index].group
+        members.setdefault(("alone", index) if group is None else group, []).append(index)
+    if len(members) < len(SHARES):
+        raise TaskError(
+            f"{source} has {len(members)} groups, too few for train, dev and test; add rows of other groups, "
+            "leave group out, or give a folder with a file for each split"
+        )
+    parts: dict[str, list[int]] = {split: [] for split in SHARES}
+    for indices in sorted(members.values(), key=len, reverse=True):
+        # An empty split has all of its share missing, so none stays empty.
+        parts[min(parts, key=lambda split: len(parts[split]) / SHARES[split])].extend(indices)
+    return parts
+
+
+def check_groups(splits: Mapping[str, Sequence[Example]], *, source: str) -> None:
+    """Raise `TaskError` for a group that is in two splits."""
+    split_of: dict[str, str] = {}
+    for split, examples in splits.items():
+        for example in examples:
+            if example.group is not None and split_of.setdefault(example.group, split) != split:
+                raise TaskError(
+                    f"{source}: group {example.group!r} has rows in the splits {split_of[example.group]} and {split}, "
+                    "where what is learned of it would be tested; leave group out, or give its rows to one split"
+                )

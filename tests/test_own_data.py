@@ -1,0 +1,278 @@
+"""A new user's own file: what is understood without a setting, and what the errors propose."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.errors import SettingError, TaskError
+from headstart.tasks import Task
+from headstart.tasks.classes import found_labels
+from headstart.tasks.columns import describe, guess
+from program import Run, assert_mistake
+
+CLASSES = ("billing", "delivery", "login", "refund")
+Row = dict[str, Any]
+pytest_plugins = ["cli_helper"]
+
+
+def tickets(count: int = 200) -> list[Row]:
+    """Rows as a help desk would export them."""
+    return [
+        {
+            "ticket_id": f"T-{number:04}",
+            "ticket_text": f"My {CLASSES[number % 4]} is broken since day {number}, please help",
+            "label_name": CLASSES[number % 4],
+        }
+        for number in range(count)
+    ]
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def sizes(task: Task) -> dict[str, int]:
+    return {split: len(rows) for split, rows in task.splits.items()}
+
+
+def test_columns_of_other_names_are_listed_and_proposed(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets())
+    with pytest.raises(TaskError) as caught:
+        Task.load(path)
+    said = f"there are no columns 'input' and 'output' in {path} (columns: ticket_id, ticket_text, label_name); write "
+    assert str(caught.value) == f'{said}input="ticket_text", target="label_name"'
+    assert caught.value.on_command_line == f"{said}--input ticket_text --target label_name"
+
+
+def test_what_is_proposed_works(tmp_path: Path) -> None:
+    task = Task.load(write(tmp_path / "tickets.csv", tickets()), input="ticket_text", target="label_name")
+    assert repr(task) == "Task(tickets: 120 train, 40 dev, 40 test; ACC; 4 labels)"
+    assert task.card.labels == CLASSES
+    assert task.train[0].options == CLASSES
+    (note,) = task.notes
+    assert note.startswith(
+        "4 distinct targets are taken for labels: billing, delivery, login, refund; the metric is ACC"
+    )
+    assert note.endswith('. For open answers, write labels="none" (--labels none)')
+
+
+def test_a_mistyped_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(20))
+    with pytest.raises(TaskError, match=r"there is no column 'ticket_txt' in .*; write input=\"ticket_text\"$"):
+        Task.load(path, input="ticket_txt", target="label_name")
+    with pytest.raises(TaskError, match=r"write input=\"\{ticket_id\}: \{ticket_text\}\"$"):
+        Task.load(path, input="{ticket_id}: {tickt_text}", target="label_name")
+    with pytest.raises(TaskError, match=r"there is no column 'customer' in .*; write group=\"COLUMN\"$"):
+        Task.load(path, input="ticket_text", target="label_name", group="customer")
+
+
+def test_a_column_that_task_json_names_is_corrected_there(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", tickets(20))
+    (tmp_path / "task.json").write_text('{"input": "text", "target": "label_name"}')
+    with pytest.raises(TaskError, match=r"no column 'text' .*; write \"input\": \"ticket_text\" in .*task\.json$"):
+        Task.load(tmp_path)
+    assert Task.load(tmp_path, input="ticket_text").card.labels == CLASSES
+
+
+def test_a_column_whose_name_has_signs_of_templates() -> None:
+    rows = [{"q: a!b [1]": f"text {number}", "gold (final)": "x"} for number in range(5)]
+    task = Task.from_rows(rows, input="q: a!b [1]", target="gold (final)")
+    assert {row.input for rows in task.splits.values() for row in rows} == {f"text {number}" for number in range(5)}
+
+
+def test_a_blank_column_is_refused() -> None:
+    with pytest.raises(
+        TaskError, match=r"the template ' ' is blank; give the name of a column, or a template such as \{name\}"
+    ):
+        Task.from_rows(tickets(5), input=" ", target="label_name")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (tickets(40), ("ticket_text", "label_name")),
+        ([{"question": f"{n}?", "answer": f"Because of the number {n}"} for n in range(9)], ("question", "answer")),
+        ([{"id": n, "a": f"a longer text, number {n}", "b": "yes" if n % 2 else "no"} for n in range(9)], ("a", "b")),
+        ([{"id": n, "stars": n % 5, "review": f"It is {n}"} for n in range(40)], ("review", "stars")),
+        ([{"text": "one", "split": "train"}], ("text", None)),
+        ([{"n": 1}], (None, "n")),
+        ([], (None, None)),
+    ],
+)  # fmt: skip
+def test_guesses(rows: list[Row], expected: tuple[str | None, str | None]) -> None:
+    assert guess(describe(rows)) == expected
+
+
+def test_what_is_said_of_a_column() -> None:
+    rows: list[Row] = [{"a": " x\ny ", "b": 1, "c": None}, {"a": "zz", "b": 2.5, "c": float("nan")}, {"d": ["x"]}]
+    assert [(each.name, each.type, each.rows, each.distinct, each.mean, each.example) for each in describe(rows)] == [
+        ("a", "text", 2, 2, 3.5, "x y"),
+        ("b", "number", 2, 2, 2.0, "1"),
+        ("c", "empty", 0, 0, 0, ""),
+        ("d", "list", 1, 1, 5.0, "['x']"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [
+        (["b", "a"] * 5, ("a", "b")),
+        (["b", "a"] * 4, None),  # fewer than five rows each
+        (["a"] * 50, None),  # one answer to all
+        ([str(number % 21) for number in range(1000)], None),  # 21 of them
+        ([str(number % 20) for number in range(100)], tuple(sorted(map(str, range(20))))),
+        (["a", "this one has six words, really"] * 9, None),
+    ],
+)
+def test_few_short_repeated_targets_are_labels(targets: list[str], labels: tuple[str, ...] | None) -> None:
+    assert found_labels((target,) for target in targets) == labels
+
+
+def test_several_answers_are_no_labels() -> None:
+    assert found_labels([("a", "b"), ("b",)] * 20) is None
+
+
+def test_labels_are_not_inferred_against_somebodys_word(tmp_path: Path) -> None:
+    rows = [{"input": f"row {number}", "output": str(number % 3)} for number in range(30)]
+    assert Task.from_rows(rows).card.labels == ("0", "1", "2")
+    assert Task.from_rows(rows, metric="Classification-F1").card.labels == ("0", "1", "2")
+    for said in ({"labels": "none"}, {"options": "none"}, {"metric": "EM"}, {"metric": "Pearson"}):
+        task = Task.from_rows(rows, **said)  # type: ignore[arg-type]
+        assert (task.card.labels, task.card.options, task.notes) == (None, None, ())
+    inline = [{"input": f"Which? {number} (A) 0 (B) 1 (C) 2", "output": str(number % 3)} for number in range(30)]
+    assert Task.from_rows(inline).card.options == "inline"
+    write(tmp_path / "train.csv", rows)
+    for card in ({"labels": None}, {"labels": "none"}, {"options": None}):
+        (tmp_path / "task.json").write_text(json.dumps(card))
+        assert Task.load(tmp_path).card.labels is None
+    with pytest.raises(SettingError, match=r"labels='0,1' is one text; give a list of labels, or \"none\" for open"):
+        Task.from_rows(rows, labels="0,1")
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"lables": ["no", "yes"]}, 'the key "lables" is not known; did you mean "labels"?'),
+        ({"input_template": "{text}"}, 'the key "input_template" is not known; did you mean "input"?'),
+        ({"template": {"inptu": "x"}}, 'the key "inptu" is not known; did you mean "input"?'),
+        ({"zzz": 1}, 'the key "zzz" is not known; the keys are schema_version, name, family, metric, labels'),
+        ({"template": {"input": "text"}, "input": "text"}, 'states "input" twice; remove it from "template"'),
+        ({"template": "text"}, '"template" is not a JSON object; write it as {"input": …, "target": …}'),
+    ],
+)
+def test_keys_of_task_json(tmp_path: Path, card: Row, message: str) -> None:
+    write(tmp_path / "train.csv", tickets(20))
+    (tmp_path / "task.json").write_text(json.dumps(card))
+    with pytest.raises(TaskError, match=rf"task\.json.*{re.escape(message)}"):
+        Task.load(tmp_path)
+
+
+def test_settings_of_a_single_file_are_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets())
+    (tmp_path / "tickets.task.json").write_text(
+        '{"input": "{ticket_id}: {ticket_text}", "target": "label_name", "family": "desk", "remarks": "of May"}'
+    )
+    task = Task.load(path)
+    assert task.train[0].input.startswith("T-00")
+    assert (task.name, task.card.family) == ("tickets", "desk")
+
+
+def test_a_folder_with_train_alone_is_split_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tickets").mkdir()
+    write(tmp_path / "tickets" / "train.csv", tickets())
+    task = Task.load(tmp_path / "tickets", input="ticket_text", target="label_name")
+    assert sizes(task) == {"train": 120, "dev": 40, "test": 40}
+    file = Task.load(tmp_path / "tickets" / "train.csv", input="ticket_text", target="label_name")
+    assert file.splits == task.splits
+
+
+def by_author(count: int, authors: int) -> list[Row]:
+    return [row | {"author": f"author {number % authors}"} for number, row in enumerate(tickets(count))]
+
+
+def groups(task: Task) -> dict[str, set[str | None]]:
+    return {split: {row.group for row in rows} for split, rows in task.splits.items()}
+
+
+@pytest.mark.parametrize("authors", [3, 7, 50, 200])
+def test_splits_share_no_group(authors: int) -> None:
+    task = Task.from_rows(by_author(200, authors), input="ticket_text", target="label_name", group="author")
+    found = groups(task)
+    assert len(found["train"] | found["dev"] | found["test"]) == sum(map(len, found.values())) == authors
+    assert sum(sizes(task).values()) == 200
+    if authors >= 50:  # many small groups leave the sizes as they are without any
+        assert sizes(task) == {"train": 120, "dev": 40, "test": 40}
+
+
+def test_groups_of_unequal_sizes_fill_the_splits_evenly() -> None:
+    # one author wrote 40 of 100 rows, the others one each
+    rows = [row | {"author": "ada" if number < 40 else None} for number, row in enumerate(tickets(100))]
+    task = Task.from_rows(rows, input="ticket_text", target="label_name", group="author")
+    assert sizes(task) == {"train": 60, "dev": 20, "test": 20}
+    assert {split: Counter(row.group for row in part)["ada"] for split, part in task.splits.items()} == {
+        "train": 40, "dev": 0, "test": 0,
+    }  # fmt: skip
+
+
+def test_too_few_groups_and_groups_across_given_splits() -> None:
+    with pytest.raises(TaskError, match="the list has 2 groups, too few for train, dev and test; add rows of other"):
+        Task.from_rows(by_author(20, 2), input="ticket_text", target="label_name", group="author")
+    both = {"train": by_author(20, 4), "dev": by_author(3, 3)}
+    with pytest.raises(TaskError, match="group 'author 0' has rows in the splits train and dev, where what is learned"):
+        Task.from_rows(splits=both, input="ticket_text", target="label_name", group="author")
+
+
+def test_few_shot_dev_is_filled_up_from_train() -> None:
+    task = Task.from_rows(tickets(), input="ticket_text", target="label_name")
+    few = task.few_shot(k=16)
+    assert (
+        Counter(row.target for row in few.train) == Counter(row.target for row in few.dev) == dict.fromkeys(CLASSES, 16)
+    )
+    assert not set(few.train) & set(few.dev)
+    assert not (set(few.train) | set(few.dev)) & set(few.test)
+    own = len(set(few.dev) & set(task.dev))
+    assert few.notes[-1] == (
+        f"dev has {own} of the 64 rows to draw; {64 - own} rows for dev were drawn from the rest of train"
+    )
+    assert own == sum(min(16, count) for count in Counter(row.target for row in task.dev).values())
+
+
+def test_few_shot_without_a_dev_split_says_so() -> None:
+    task = Task.from_rows(splits={"train": tickets(80)[:60], "test": tickets(80)[60:]}, input="ticket_text",
+                          target="label_name", labels=CLASSES)  # fmt: skip
+    few = task.few_shot(k=4)
+    assert few.notes == ("there is no dev split; 16 rows for dev were drawn from the rest of train",)
+
+
+def test_few_shot_train_and_dev_share_no_group() -> None:
+    task = Task.from_rows(by_author(400, 100), input="ticket_text", target="label_name", group="author")
+    few = task.few_shot(k=24, seed=1)
+    found = groups(few)
+    assert not found["train"] & found["dev"]
+    assert {row.group for row in few.dev} & {row.group for row in task.train}  # some did come from train
+
+
+def test_in_the_command_line_every_command_takes_the_columns(tmp_path: Path, run: Run) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(60))
+    options = ["--backbone", "nowhere", "-o", tmp_path / "out"]
+    ended = run("tune", path, *options)
+    assert_mistake(
+        ended, "(columns: ticket_id, ticket_text, label_name); write --input ticket_text --target label_name"
+    )
+    columns = ["--input", "ticket_text", "--target", "label_name"]
+    for more in ([], ["--labels", "billing, delivery,login,refund"], ["--group", "ticket_id"]):
+        ended = run("tune", path, *options, *columns, *more)
+        assert ended.code == 2
+        assert ("are taken for labels" in ended.err) == ("--labels" not in more)
+        assert "nowhere" in ended.err.splitlines()[-1]
+    ended = run("tune", path, *options, *columns, "--labels", "billing,login")
+    assert_mistake(ended, "tickets.csv, line 3: the target 'delivery' is not one of the labels (billing, login)")
