@@ -52,7 +52,7 @@ REPRS = {
     "hub": r"^Hub\('.*hub'; 4 modules\)$",
     "view": r"^Hub\('.*hub'; 2 modules; only family 'reviews'\)$",
     "backbone": r"^Backbone\('tiny-llama', llama language model, float32 on cpu\)$",
-    "task": r"^Task\(reviews; rows: train 12, dev 12, test 12; ACC; 2 labels: negative, positive\)$",
+    "task": r"^Task\(reviews: 12 train, 12 dev, 12 test; ACC; 2 labels\)$",
     "start": r"^Start\(reviews-start; softmax by loss at τ = [\d.e-]+, space 'parameters'; weights: \w+ 0\.\d+, .*\)$",
     "merged": r"^Merged\(reviews-start, .*; 4 of 4 modules in space 'parameters'; effective number 2; ΔW error.*\)$",
     "tuned": r"^Tuned\(reviews, lora.* tuned on reviews; dev score [\d.]+ \(loss [\d.]+\) at step \d; \d+ s\)$",
@@ -108,8 +108,8 @@ def test_a_card_in_words() -> None:
 
 def test_a_task_without_labels_or_rows() -> None:
     task = Task(TaskCard(name="echo"), {"train": (Example("a", ("a",)),)})
-    assert repr(task) == "Task(echo; rows: train 1; EM)"
-    assert repr(Task(TaskCard(name="echo"), {})) == "Task(echo; rows: none; EM)"
+    assert repr(task) == "Task(echo: 1 train; EM; open answers)"
+    assert repr(Task(TaskCard(name="echo"), {})) == "Task(echo: no rows; EM; open answers)"
 
 
 def test_a_notebook_shows_tables(shown: dict[str, Any]) -> None:

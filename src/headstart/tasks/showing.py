@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from headstart.records import TaskCard
+from headstart.showing import LONGEST, cut
 from headstart.tasks.example import Example
 
 __all__ = ["class_counts", "html_of", "words_of"]
@@ -14,11 +15,11 @@ Splits = Mapping[str, Sequence[Example]]
 
 def words_of(card: TaskCard, splits: Splits) -> str:
     """Name, rows of each split, metric and kind of answers: "tickets: 120 train, 40 dev; ACC; 4 labels"."""
-    rows = ", ".join(f"{len(part)} {split}" for split, part in splits.items()) or "no rows"
+    rows = ", ".join(f"{len(part):,} {split}" for split, part in splits.items()) or "no rows"
     answers = "open answers" if card.options is None else "options in each row"
     if card.labels is not None:
         answers = f"{len(card.labels)} labels"
-    return f"{card.name}: {rows}; {card.metric}; {answers}"
+    return f"{cut(card.name)}: {rows}; {card.metric}; {answers}"
 
 
 def class_counts(card: TaskCard, splits: Splits) -> dict[str, dict[str, int]]:
@@ -36,11 +37,10 @@ def html_of(card: TaskCard, splits: Splits) -> str:
         for name, counts in lines.items()
     )
     first = next((row for part in splits.values() for row in part), None)
-    example = "" if first is None else f"<p>{escape(_line(first.input))} → <b>{escape(_line(first.target))}</b></p>"
+    example = (
+        ""
+        if first is None
+        else f"<p>{escape(cut(first.input, LONGEST))} → <b>{escape(cut(first.target, LONGEST))}</b></p>"
+    )
     caption = f"<caption>{escape(words_of(card, splits))}</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{example}"
-
-
-def _line(text: str) -> str:
-    line = " ".join(text[:400].split())
-    return line if len(line) <= 200 else f"{line[:200]}…"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headstart.errors import SettingError, TaskError, of_type
 from headstart.records import TaskCard
-from headstart.showing import cut, line
+from headstart.showing import line
 from headstart.tasks.example import Example, seeded_order
 from headstart.tasks.few_shot import USUAL_SHOTS, draw_few_shot
 from headstart.tasks.loading import load_task
@@ -37,7 +37,7 @@ class Task:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
-        return f"Task({words_of(self.card, self.splits)})"
+        return line(type(self).__name__, words_of(self.card, self.splits))
 
     def _repr_html_(self) -> str:
         return html_of(self.card, self.splits)
@@ -143,12 +143,6 @@ class Task:
         )  # fmt: skip
         located = locate_rows(rows) if splits is None else locate_rows(splits, parameter="splits")
         return cls(*load_task(located, wishes=wishes, seed=seed))
-
-    def __repr__(self) -> str:
-        splits = ", ".join(f"{name} {len(rows):,}" for name, rows in self.splits.items())
-        labels = self.card.labels
-        classes = "" if labels is None else f"{len(labels)} labels: {', '.join(labels)}"
-        return line(type(self).__name__, cut(self.name), f"rows: {splits or 'none'}", self.card.metric, classes)
 
     @property
     def name(self) -> str:
