@@ -1,15 +1,18 @@
-"""A realistic comparison for the tests of reports: 5 methods × 3 seeds, 12 modules, 6 curve points."""
+"""A realistic comparison for the tests of reports: 5 methods × 3 seeds × 200 test rows, 12 modules, 6 curve points."""
 
+import json
 import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from headstart.comparing.comparison import DEFAULT_METHODS, STAGES, Comparison
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.records import TaskCard
 
 SEEDS = (0, 1, 2)
+ROWS = 200
+LABELS = ("entailment", "not_entailment")
 STEPS = (0, 20, 40, 60, 80, 100)
 FAMILIES = ("nli", "nli", "nli", "paraphrase", "paraphrase", "sentiment", "sentiment", "qa", "qa", "qa", "topic", "")
 TASKS = (
@@ -35,7 +38,7 @@ _LEVELS = {
 }
 
 
-def scores_frame(values: dict[tuple[str, str], list[float]], *, metric: str = "accuracy") -> pd.DataFrame:
+def scores_frame(values: dict[tuple[str, str], list[float]], *, metric: str = "ACC") -> pd.DataFrame:
     """A scores frame from {(method, stage): one score per seed}; NaN gets a reason."""
     rows = [
         {"method": method, "seed": seed, "stage": stage, "split": "test", "metric": metric, "score": score}
@@ -45,6 +48,55 @@ def scores_frame(values: dict[tuple[str, str], list[float]], *, metric: str = "a
         for seed, score in enumerate(scores)
     ]
     return pd.DataFrame(rows)
+
+
+def examples_frame(rows: int = ROWS, *, groups: list[str] | None = None) -> pd.DataFrame:
+    """An examples frame: premises and hypotheses, the labels in turn."""
+    targets = [LABELS[row % 2] for row in range(rows)]
+    return pd.DataFrame(
+        {
+            "row": range(rows),
+            "input": [f"premise: rain number {row} fell. hypothesis: it was wet." for row in range(rows)],
+            "target": targets,
+            "references": [json.dumps([target]) for target in targets],
+            "group": groups or [""] * rows,
+        }
+    )
+
+
+def answers_frame(right: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """An answers frame from {(method, stage): whether each answer is right (seeds, rows)}."""
+    frames = []
+    for (method, stage), table in right.items():
+        for seed, answers in enumerate(np.asarray(table, dtype=bool)):
+            said = [LABELS[(row % 2) ^ (not good)] for row, good in enumerate(answers)]
+            own = {"method": method, "seed": seed, "stage": stage, "row": range(len(said)), "prediction": said}
+            frames.append(pd.DataFrame(own | {"uncalibrated": said}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def answered(right: dict[tuple[str, str], np.ndarray], **changes: Any) -> Comparison:
+    """The example with these answers and their accuracies, and as many test rows."""
+    tables = {key: np.asarray(table, dtype=float) for key, table in right.items()}
+    rows = next(iter(tables.values())).shape[1]
+    own = {
+        "scores": scores_frame({key: list(table.mean(1)) for key, table in tables.items()}),
+        "answers": answers_frame(right),
+        "examples": examples_frame(rows),
+    }
+    return make_comparison(**(own | changes))
+
+
+def _right(draw: np.random.Generator, levels: dict[tuple[str, str], list[float]]) -> dict[tuple[str, str], np.ndarray]:
+    """Answers of which these shares are right; what is hard for one method is harder for the others too."""
+    ease = draw.normal(0, 1, ROWS)
+    right = {}
+    for key, shares in levels.items():
+        order = [np.argsort(-(ease + draw.normal(0, 0.6, ROWS))) for _ in shares]
+        right[key] = np.array(
+            [np.isin(range(ROWS), rows[: round(share * ROWS)]) for rows, share in zip(order, shares, strict=True)]
+        )
+    return right
 
 
 def curves_frame(values: dict[tuple[str, int], list[float]], *, steps: tuple[int, ...] = STEPS) -> pd.DataFrame:
@@ -65,6 +117,8 @@ def make_comparison(**changes: Any) -> Comparison:
         for method, levels in _LEVELS.items()
         for stage, level in zip(STAGES, levels, strict=True)
     }
+    right = _right(np.random.default_rng(11), values)
+    values = {key: list(table.mean(1)) for key, table in right.items()}
     curves = {
         (method, seed): [
             float(high - (high - low) * math.exp(-step / (22 if low > 0.6 else 38)) + draw.normal(0, 0.007))
@@ -74,7 +128,7 @@ def make_comparison(**changes: Any) -> Comparison:
         for seed in SEEDS
     }
     fields: dict[str, Any] = {
-        "task": TaskCard(name="rte", family="nli", metric="accuracy", labels=("entailment", "not_entailment")),
+        "task": TaskCard(name="rte", family="nli", metric="ACC", labels=LABELS),
         "settings": _settings(),
         "ranking": _ranking(draw),
         "refused": pd.DataFrame(
@@ -95,9 +149,20 @@ def make_comparison(**changes: Any) -> Comparison:
         "starts": _starts(),
         "scores": scores_frame(values),
         "curves": curves_frame(curves),
+        "answers": answers_frame(right),
+        "examples": examples_frame(),
+        "baselines": pd.DataFrame(
+            [
+                {"name": "chance", "score": 0.5, "note": "a uniform guess among 2 options"},
+                {"name": "majority", "score": 0.5, "note": "always 'entailment', the most frequent answer"},
+                {"name": "backbone", "score": 0.505, "note": "no module, nothing tuned"},
+            ]
+        ),
         "notes": ("Merge error (relative ΔW): 0.0412.",),
     }
     assert {method for method, _ in values} == set(DEFAULT_METHODS)
+    if "scores" in changes:  # the answers above would not be theirs
+        fields |= {name: pd.DataFrame(columns=list(FRAMES[name])) for name in ("answers", "examples")}
     return Comparison(**(fields | changes))
 
 

@@ -91,7 +91,7 @@ def test_a_lacking_column_is_refused() -> None:
 
 def test_two_rows_for_one_score_are_refused() -> None:
     scores = scores_frame({("ensemble", "tuned"): [0.5]})
-    message = r"'scores' has two rows for method ensemble, seed 0, stage tuned, split test, metric accuracy; keep one"
+    message = r"'scores' has two rows for method ensemble, seed 0, stage tuned, split test, metric ACC; keep one"
     with pytest.raises(CardError, match=message):
         make_comparison(scores=pd.concat([scores, scores]))
 

@@ -18,6 +18,7 @@ LAYERS = (
     "registry",
     "events",
     "units",
+    "statistics",
     "architectures",
     "formats",
     "tasks",

@@ -152,11 +152,11 @@ class TestPlots:
     def test_scores_figure_draws_the_table(self) -> None:
         comparison = make_comparison()
         table = summary(comparison)
-        axes = plots.scores_figure(table, seed_scores(comparison), metric="accuracy").axes
+        axes = plots.scores_figure(table, seed_scores(comparison), metric="ACC").axes
         assert [each.get_title(loc="left") for each in axes] == ["Zero-shot", "Tuned"]
         means = [float(bar.lines[0].get_ydata()[0]) for bar in axes[1].containers]  # type: ignore[attr-defined]
         assert means == table["tuned"].tolist()
-        assert axes[0].get_ylabel() == "test accuracy"
+        assert axes[0].get_ylabel() == "test ACC"
 
     def test_bars_only_where_zero_is_the_floor(self) -> None:
         ranking = ranking_table(make_comparison())

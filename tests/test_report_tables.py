@@ -188,7 +188,7 @@ class TestDifferencesAndVerdict:
         text = verdict(
             make_comparison(scores=both_stages({method: [0.1 * place] for place, method in enumerate(DEFAULT_METHODS)}))
         )
-        assert text.startswith("On rte (accuracy, 1 seed):")
+        assert text.startswith("On rte (ACC, 1 seed):")
         assert "beats" not in text
         assert "scratch (mean difference 0.400; no interval: one seed)" in text
 
@@ -215,10 +215,10 @@ class TestDifferencesAndVerdict:
 
 class TestOtherTables:
     def test_main_metric(self) -> None:
-        assert main_metric(make_comparison()) == "accuracy"
+        assert main_metric(make_comparison()) == "ACC"
         renamed = make_comparison().scores.assign(metric="EM")
         assert main_metric(make_comparison(scores=renamed)) == "EM"
-        with pytest.raises(CardError, match=r"'rte' has the metric 'accuracy', .*measured: EM, F1"):
+        with pytest.raises(CardError, match=r"'rte' has the metric 'ACC', .*measured: EM, F1"):
             main_metric(make_comparison(scores=pd.concat([renamed, renamed.assign(metric="F1")])))
 
     def test_ranking_is_sorted_by_the_chosen_indicator_missing_last(self) -> None:
@@ -345,7 +345,7 @@ class TestConsole:
         console = Console(file=io.StringIO(), width=160)
         print_summary(make_comparison(), console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert text.startswith("On rte (accuracy, 3 seeds): Before tuning, the ensemble beats scratch by")
+        assert text.startswith("On rte (ACC, 3 seeds): Before tuning, the ensemble beats scratch by")
         for part in ("best_single", "lora-mnli-r8", "Refused: 2", "Note: Merge error", "Effective number of modules"):
             assert part in text
 

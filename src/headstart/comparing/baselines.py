@@ -22,7 +22,7 @@ def example_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
         {
             "row": row, "input": example.input[:MOST_INPUT], "target": example.target,
             "references": json.dumps(example.outputs, ensure_ascii=False),
-            "group": getattr(example, "group", None) or "",
+            "group": example.group or "",
         }
         for row, example in enumerate(examples)
     ]  # fmt: skip

@@ -1,0 +1,181 @@
+"""What a comparison advises: use a start, train fresh, or go on measuring."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from headstart.comparing.comparison import SCRATCH, Comparison
+from headstart.comparing.effects import effects, mean_scores
+from headstart.comparing.samples import main_metric
+
+__all__ = ["CONTROL", "SMALL", "SPOKEN", "Choice", "Decision", "ahead", "decide", "spoken"]
+
+Choice = Literal["use", "fresh", "undecided"]
+Row = Mapping[Any, Any]
+Pairs = Mapping[tuple[str, str], Row]
+
+SMALL = 0.02
+"""A gain that is certainly below this, two points of a metric from 0 to 1, is not worth a hub."""
+
+CONTROL = "random"
+"""The method that begins from noise of the hub's size: what it gains is no merit of the hub's modules."""
+
+SPOKEN = {
+    "random": "the random module", "average": "the average", "best_single": "the best single module",
+    "ensemble": "the ensemble",
+}  # fmt: skip
+"""What sentences call the usual methods."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why.
+
+    Attributes:
+        choice: "use" a start, train "fresh", or "undecided".
+        method: the start to use, else the method that is ahead; "" if nothing was measured.
+        gain: its mean test score less that of scratch, after tuning, with `low` and `high` of the 95 % interval.
+        cost: what tuning took; "" where it is not known.
+        sentence: all of it in plain English.
+        remedy: what would decide it; "" where it is decided.
+    """
+
+    choice: Choice
+    method: str
+    gain: float
+    low: float
+    high: float
+    cost: str
+    sentence: str
+    remedy: str
+
+
+def spoken(method: str) -> str:
+    """What a sentence calls a method."""
+    return SPOKEN.get(method, method)
+
+
+def ahead(comparison: Comparison, stage: str = "tuned") -> str:
+    """The method with the highest mean test score at a stage, scratch apart; "" if none has a score."""
+    means = {
+        str(row["method"]): float(row["score"])
+        for row in mean_scores(comparison).to_dict("records")
+        if row["stage"] == stage and row["method"] != SCRATCH and not math.isnan(row["score"])
+    }
+    return max(means, key=lambda method: means[method], default="")
+
+
+def decide(comparison: Comparison) -> Decision:
+    """Which start to use, from the scores after tuning.
+
+    1. "use": of the methods that win against scratch and do not lose to the random module, the one that gains most. The
+       random module itself is no start to use.
+    2. "fresh": all methods lose to the random module, or the 95 % interval of every gain over scratch ends below
+       `SMALL`.
+    3. "undecided" otherwise, with the seeds or rows that would show the gain of the best method.
+
+    Whichever method is ahead is named, and compared with the random module and the average too.
+    """
+    pairs = _pairs(comparison)
+    gains = {method: row for (method, other), row in pairs.items() if other == SCRATCH}
+    leader = ahead(comparison)
+    if not leader:
+        return _nothing("no start was tuned and tested", "compare more methods than scratch")
+    if leader not in gains:
+        return _nothing("nothing was compared with scratch", f"compare with the method '{SCRATCH}' too", method=leader)
+    usable = [name for name in gains if name != CONTROL and _outcome(pairs, name, CONTROL) != "loss"]
+    winners = [name for name in usable if gains[name]["outcome"] == "win"]
+    best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
+    row, cost = gains[best], _cost(comparison, best)
+    gain, beside = _gain(comparison, row, leads=best == leader), _beside(pairs, best, leader)
+    if winners:
+        return _decision("use", row, [f"Use this start: {spoken(best)}.", gain, *beside], cost=cost)
+    fresh = "Train fresh: the hub has nothing for this task."
+    if not usable:
+        return _decision("fresh", row, [fresh, "No start is ahead of the random module.", gain], cost=cost)
+    if all(each["high"] < SMALL for each in gains.values()):
+        small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
+        return _decision("fresh", row, [fresh, small, gain], cost=cost)
+    return _decision("undecided", row, ["Cannot tell yet.", gain, *beside], cost=cost, remedy=_remedy(row))
+
+
+def _pairs(comparison: Comparison) -> Pairs:
+    """What was measured after tuning, by (method, other)."""
+    table = effects(comparison)
+    measured = table[(table["stage"] == "tuned") & (table["outcome"] != "not measured")]
+    return {(str(row["method"]), str(row["other"])): row for row in measured.to_dict("records")}
+
+
+def _nothing(sentence: str, remedy: str, *, method: str = "") -> Decision:
+    nan = math.nan
+    return Decision("undecided", method, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{_capital(remedy)}.")
+
+
+def _decision(choice: Choice, row: Row, texts: list[str], *, cost: str, remedy: str = "") -> Decision:
+    difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+    return Decision(choice, str(row["method"]), difference, low, high, cost, " ".join(texts), remedy)
+
+
+def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
+    """How much a method gains over scratch, with the interval and what it is about."""
+    seeds = "this seed" if row["seeds"] == 1 else f"these {row['seeds']} seeds"
+    over = f"over {seeds}" if row["scope"] == "over these seeds" else f"from {row['seeds']} seeds"
+    interval = f"95 % interval {_text(row['low'])} to {_text(row['high'])}, {over} and {row['rows']:,} rows"
+    known = f"no interval: {row['reason']}" if math.isnan(row["low"]) else interval
+    name = _capital(spoken(row["method"])) + (", the method ahead," if leads else "")
+    size, direction = abs(row["difference"]), "above" if row["difference"] >= 0 else "below"
+    if size == 0:
+        return f"{name} is level with scratch after tuning ({known})."
+    return f"{name} is {_text(size)} {main_metric(comparison)} {direction} scratch after tuning ({known})."
+
+
+def _beside(pairs: Pairs, method: str, leader: str) -> list[str]:
+    """How the method stands to the random module, to the average and to the method ahead, if that is another."""
+    told: dict[str, list[str]] = {"win": [], "loss": [], "undecided": []}
+    for other in dict.fromkeys([*([leader] if leader != method else []), CONTROL, "average"]):
+        outcome = _outcome(pairs, method, other)
+        if outcome in told:
+            difference = pairs[method, other]["difference"]
+            told[outcome].append(f"{spoken(other)} ({'+' if difference > 0 else ''}{_text(difference)})")
+    parts = [
+        f"{verb} {' and '.join(told[outcome])}"
+        for outcome, verb in (("win", "beats"), ("loss", "is behind"), ("undecided", "is not told apart from"))
+        if told[outcome]
+    ]
+    return [f"It {'; it '.join(parts)}."] if parts else []
+
+
+def _outcome(pairs: Pairs, method: str, other: str) -> str:
+    return str(pairs[method, other]["outcome"]) if (method, other) in pairs else "not measured"
+
+
+def _remedy(row: Row) -> str:
+    """How many more seeds or rows would show a difference like the one seen."""
+    if math.isnan(row["low"]):
+        return f"{_capital(str(row['reason']))}."
+    ways = [
+        f"{int(row[f'{what}_needed'] - row[what]):,} more {'test rows' if what == 'rows' else what}"
+        for what in ("seeds", "rows")
+        if not math.isnan(row[f"{what}_needed"])
+    ]
+    if not ways:
+        return "Neither 100 seeds nor 100,000 test rows would show a difference as small as the one seen."
+    return f"{_capital(' or '.join(ways))} would show a difference like this one, in 80 of 100 studies."
+
+
+def _cost(comparison: Comparison, method: str) -> str:
+    """How long the tuning of one seed took, beside that of scratch."""
+    tuned = comparison.scores[comparison.scores["stage"] == "tuned"]
+    seconds = tuned.groupby("method")["seconds"].mean()
+    if math.isnan(seconds.get(method, math.nan)) or math.isnan(seconds.get(SCRATCH, math.nan)):
+        return ""
+    return f"tuning took {seconds[method]:.3g} s a seed, {seconds[SCRATCH]:.3g} s from scratch"
+
+
+def _text(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
