@@ -27,6 +27,7 @@ __all__ = [
     "SettingError",
     "StoreError",
     "TaskError",
+    "TooLargeError",
     "UnitError",
     "about",
     "of_type",
@@ -118,6 +119,10 @@ class StoreError(HeadstartError):
 
 class TaskError(HeadstartError):
     """A task cannot be read: empty, a field missing, labels or splits that do not fit."""
+
+
+class TooLargeError(SettingError):
+    """What was asked for does not fit into memory, not even with the least at once."""
 
 
 class UnitError(HeadstartError):

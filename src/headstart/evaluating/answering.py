@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import PASS_COST, Backbone, Encoded, TextFormat, plan_batches, target_loss
+from headstart.backbones.memory import in_halves
 from headstart.errors import SettingError, TaskError
 from headstart.records import HeadCard
 from headstart.tasks import Example
 
-__all__ = ["DECODINGS", "Answers", "answer_rows", "check_decoding", "decoding_for"]
+__all__ = ["DECODINGS", "TOO_LARGE", "Answers", "answer_rows", "check_decoding", "decoding_for"]
 
 DECODINGS = ("auto", "options", "generate")
 MOST_LOGIT_ROWS = 4096
+TOO_LARGE = "a single row does not fit into the device's memory; lower max_input or max_target"
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,22 @@ def answer_rows(
 ) -> list[Answers]:
     """The answers of each of the N = `modules` attached modules; rows without `outputs` have no loss.
 
-    `decoding`: as `decoding_for` returns it.
+    `decoding`: as `decoding_for` returns it. Where memory runs out, fewer rows share a pass. Raises `TooLargeError` if
+    a single row does not fit.
     """
-    with torch.inference_mode():
+
+    def answered(budget: int) -> list[Answers]:
         if decoding == "head":
-            return _by_head(backbone, examples, text_format, modules, head)
-        if decoding == "options":
-            return _by_options(backbone, examples, text_format, modules)
-        return _by_generation(backbone, examples, text_format, modules)
+            return _by_head(backbone, examples, text_format, modules, head=head, budget=budget)
+        by = _by_options if decoding == "options" else _by_generation
+        return by(backbone, examples, text_format, modules, budget=budget)
+
+    with torch.inference_mode():
+        return in_halves(answered, backbone.token_budget // modules, too_large=TOO_LARGE)
 
 
 def _by_options(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int
+    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int
 ) -> list[Answers]:
     """The likeliest option of every row (the first of equals), and the loss of the target."""
     prompts = [backbone.encoder.prompt(example.input, text_format) for example in examples]
@@ -90,7 +96,7 @@ def _by_options(
     found: list[list[list[float]]] = [[[] for _ in examples] for _ in range(modules)]
     plan = plan_batches(
         [len(prompt) for prompt in prompts],
-        budget=backbone.token_budget // modules,
+        budget=budget,
         pass_cost=2 * PASS_COST / modules,  # one pass over the prompts, one over the options
         targets=[sum(len(ids[text]) for text in texts) for texts in listed],
         most_targets=MOST_LOGIT_ROWS // modules,
@@ -125,7 +131,13 @@ def _chosen(
 
 
 def _by_head(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, head: HeadCard | None
+    backbone: Backbone,
+    examples: Sequence[Example],
+    text_format: TextFormat,
+    modules: int,
+    *,
+    head: HeadCard | None,
+    budget: int,
 ) -> list[Answers]:
     """Each head's answer to every row, the log-likelihoods of a classifier's labels, and the loss of the target."""
     pairs = [(row.text, row.target if row.outputs else _any_target(head)) for row in examples]
@@ -135,7 +147,7 @@ def _by_head(
     scores: list[list[tuple[float, ...]]] = [[()] * len(examples) for _ in range(modules)]
     losses = torch.full((modules, len(examples)), math.nan, dtype=torch.float64)
     lengths = [len(item.prompt) for item in items]
-    for indices in plan_batches(lengths, budget=backbone.token_budget // modules, pass_cost=PASS_COST / modules):
+    for indices in plan_batches(lengths, budget=budget, pass_cost=PASS_COST / modules):
         batch = backbone.batch(items, indices)
         logits = backbone.target_logits(batch, modules=modules)
         losses[:, indices] = _row_losses(target_loss(logits, batch.gold.to(logits.device)), batch.owner, len(indices))
@@ -179,25 +191,25 @@ def _answer(logits: Tensor, head: HeadCard, example: Example, item: Encoded, tex
 
 
 def _by_generation(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int
+    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int
 ) -> list[Answers]:
     prompts = [backbone.encoder.prompt(example.input, text_format) for example in examples]
     answers = [[""] * len(examples) for _ in range(modules)]
-    for indices in plan_batches([len(prompt) for prompt in prompts], budget=backbone.token_budget // modules):
+    for indices in plan_batches([len(prompt) for prompt in prompts], budget=budget):
         texts = backbone.generate(
             [prompts[index] for index in indices], max_new_tokens=text_format.max_target, modules=modules
         )
         for module, row in enumerate(texts):
             for index, text in zip(indices, row, strict=True):
                 answers[module][index] = text
-    losses, tokens = _target_losses(backbone, examples, text_format, modules)
+    losses, tokens = _target_losses(backbone, examples, text_format, modules, budget=budget)
     return [
         Answers(tuple(own), tuple(losses[module].tolist()), (), (), (), tokens) for module, own in enumerate(answers)
     ]
 
 
 def _target_losses(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int
+    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int
 ) -> tuple[Tensor, int]:
     """The loss of every row's target under each module, (N, rows), NaN without one; and the number of their tokens."""
     losses = torch.full((modules, len(examples)), math.nan, dtype=torch.float64)
@@ -205,7 +217,7 @@ def _target_losses(
     items = backbone.encode([(examples[index].text, examples[index].target) for index in known], text_format)
     plan = plan_batches(
         [len(item.prompt) + len(item.target) for item in items],
-        budget=backbone.token_budget // modules,
+        budget=budget,
         pass_cost=PASS_COST / modules,
         targets=[len(item.target) for item in items],
         most_targets=MOST_LOGIT_ROWS // modules,

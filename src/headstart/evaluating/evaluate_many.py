@@ -1,11 +1,13 @@
 """Evaluating a list of modules on the same rows, those of equal shape in one pass."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from headstart.backbones import Backbone, TextFormat
-from headstart.evaluating.answering import answer_rows, decoding_for
+from headstart.backbones.memory import in_halves
+from headstart.evaluating.answering import TOO_LARGE, answer_rows, decoding_for
 from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Listener, Progress
 from headstart.kinds import Module, stack_of, stacks
@@ -41,6 +43,7 @@ def evaluate_many(
     Raises:
         TaskError: no examples, or options asked for and missing.
         SettingError: unknown metric or decoding, or, on an encoder, a module without a head.
+        TooLargeError: a single row under a single module does not fit into the device's memory.
     """
     results: dict[int, Evaluation] = {}
     bare = [index for index, module in enumerate(modules) if module is None]
@@ -49,24 +52,27 @@ def evaluate_many(
         results.update(dict.fromkeys(bare, found))
     present = [(index, module) for index, module in enumerate(modules) if module is not None]
     groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
-    done = 0
+
+    def evaluate_some(members: Sequence[int], most: int) -> None:
+        left = [present[member] for member in members if present[member][0] not in results]
+        for some in (left[start : start + most] for start in range(0, len(left), most)):
+            chosen = [module for _, module in some]
+            with torch.inference_mode(), stack_of(chosen, backbone).attach(backbone):
+                found = evaluate_attached(
+                    backbone,
+                    examples,
+                    metric=metric,
+                    decoding=decoding,
+                    text_format=text_format,
+                    modules=len(chosen),
+                    head=chosen[0].card.head,
+                )
+            results.update({index: value for (index, _), value in zip(some, found, strict=True)})
+            if progress:
+                progress(Progress("evaluating", len(results.keys() - bare), len(present)))
+
     for members in groups:
-        chosen = [present[member][1] for member in members]
-        stack, head = stack_of(chosen, backbone), chosen[0].card.head
-        with torch.inference_mode(), stack.attach(backbone):
-            found_all = evaluate_attached(
-                backbone,
-                examples,
-                metric=metric,
-                decoding=decoding,
-                text_format=text_format,
-                modules=len(chosen),
-                head=head,
-            )
-        results.update({present[member][0]: value for member, value in zip(members, found_all, strict=True)})
-        done += len(members)
-        if progress:
-            progress(Progress("evaluating", done, len(present)))
+        in_halves(partial(evaluate_some, members), len(members), too_large=TOO_LARGE)
     return [results[index] for index in range(len(modules))]
 
 

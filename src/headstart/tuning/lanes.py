@@ -7,9 +7,8 @@ import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-import torch
-
 from headstart.backbones import Backbone
+from headstart.backbones.memory import RAN_OUT
 from headstart.errors import HeadstartError, LanesError
 from headstart.events import Listener, Note, Progress, Saved
 from headstart.tuning.lane import Lane, Tuned
@@ -70,18 +69,23 @@ def _tune_together(
     """The loop: waiting lanes enter, every lane makes a step, lanes that are due are evaluated, finished ones leave."""
     waiting = deque(members)
     here: dict[int, Run] = {}
-    packs: list[Pack] = []
+    pack: Pack | None = None
     while waiting or here:
         while waiting and len(here) < width.now:
             index = waiting.popleft()
             with report.failing(index):
-                members[index].begin()
-                here[index] = members[index]
+                try:
+                    members[index].begin()
+                except RAN_OUT as error:
+                    width.ran_out_of_memory(error)
+                    waiting.appendleft(index)
+                else:
+                    here[index] = members[index]
         _evaluate_due(here, backbone, report)
         working = [run for run in here.values() if not run.finished]
         if working:
-            packs = _packed(working, width.now, backbone, before=packs)
-            _take_turn(packs, width)
+            pack = _packed(working, width, backbone, before=pack)
+            _take_turn(pack, width)
             _evaluate_due(here, backbone, report)
             report.after_turn(here)
         for index in [index for index, run in here.items() if run.finished]:
@@ -91,23 +95,27 @@ def _tune_together(
             waiting.appendleft(index)
 
 
-def _packed(runs: Sequence[Run], width: int, backbone: Backbone, *, before: list[Pack]) -> list[Pack]:
-    """The runs in packs of at most `width`; the packs of `before` are kept where nothing has changed."""
-    wanted = [tuple(runs[start : start + width]) for start in range(0, len(runs), width)]
-    if [pack.runs for pack in before] == wanted:
-        return before
-    return [Pack(members, backbone) for members in wanted]
-
-
-def _take_turn(packs: Sequence[Pack], width: Width) -> None:
-    """One update of every lane; if memory runs out, the remaining lanes follow in the next turn, in smaller packs."""
-    for pack in packs:
+def _packed(runs: Sequence[Run], width: Width, backbone: Backbone, *, before: Pack | None) -> Pack:
+    """The first of the runs as a pack, as many as share a pass; `before` if nothing has changed."""
+    while True:
+        members = tuple(runs[: width.now])
+        if before is not None and before.runs == members:
+            return before
         try:
-            pack.find_gradients()
-        except torch.OutOfMemoryError:
-            width.ran_out_of_memory()
-            return
-        pack.step()
+            return Pack(members, backbone)
+        except RAN_OUT as error:
+            width.ran_out_of_memory(error)
+
+
+def _take_turn(pack: Pack, width: Width) -> None:
+    """One update of every lane of the pack; if memory runs out, none moves, and a smaller pack follows."""
+    try:
+        pack.find_gradients()
+    except RAN_OUT as error:
+        width.ran_out_of_memory(error)
+        return
+    pack.step()
+    width.measured(pack.memory_use, lanes=len(pack.runs), share=pack.share)
 
 
 def _evaluate_due(here: dict[int, Run], backbone: Backbone, report: _Report) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import Backbone, Encoded, target_loss
+from headstart.backbones.memory import in_halves, watched
 from headstart.evaluating.evaluate_many import evaluate_attached
 from headstart.kinds import Stack, stack_of
 from headstart.tuning.layout import side_by_side
 from headstart.tuning.optimizers import OPTIMIZERS, Pace
 from headstart.tuning.run import Run
+from headstart.tuning.width import TOO_LARGE
 
 __all__ = ["Pack", "equal_dev_rows", "evaluate_runs", "lane_losses"]
 
@@ -37,17 +39,24 @@ class Pack:
         runs[0].layout.bind(self._stack.parameters, list(self._values.values()), self._gradients)
         self._optimizer = OPTIMIZERS[runs[0].recipe.optimizer]
         self._clip = self._each([run.recipe.clip or float("inf") for run in runs])
+        self._measured = False
 
     def find_gradients(self) -> None:
-        """Compute the loss of every lane on the next batch of its own rows, and its gradients; no parameter changes."""
+        """Compute the loss of every lane on the next batch of its own rows, and its gradients; no parameter changes.
+
+        `memory_use` is then the memory that this needed, measured the first time only, and `share` the tokens of the
+        rows, as a share of those of the longest rows.
+        """
         self._began = time.monotonic()
         for block in self._gradients:
             block.zero_()
         rows = [run.next_rows() for run in self.runs]
-        with self._stack.attach(self._backbone), self._dropout():
+        self.share = batch_tokens(rows) / max(run.most_tokens for run in self.runs)
+        measured = watched(self._backbone.device, wanted=not self._measured)
+        with measured as self.memory_use, self._stack.attach(self._backbone), self._dropout():
             losses = lane_losses(self._backbone, rows)
             torch.autograd.backward(losses.sum())
-        self._losses = losses.detach()
+        self._losses, self._measured = losses.detach(), True
 
     def step(self) -> None:
         """Make one optimizer step for every lane, with the gradients just computed."""
@@ -91,6 +100,11 @@ class Pack:
                 model.eval()
 
 
+def batch_tokens(rows: Sequence[Sequence[Encoded]]) -> int:
+    """The tokens that each of several lanes has in a pass, padding included."""
+    return max(len(own) for own in rows) * max(len(item.prompt) + len(item.target) for own in rows for item in own)
+
+
 def lane_losses(backbone: Backbone, rows: Sequence[Sequence[Encoded]]) -> Tensor:
     """The mean loss per target token of each attached module on its own rows, (N,)."""
     most = max(len(own) for own in rows)
@@ -116,8 +130,18 @@ def evaluate_runs(runs: Sequence[Run], backbone: Backbone) -> None:
     """Score the current states of runs with equal dev rows, which are read once for all of them.
 
     Lanes with different dev rows are evaluated one after the other. That costs little, because an evaluation fills
-    its passes with as many examples as the device takes at once.
+    its passes with as many examples as the device takes at once. Where memory runs out, the runs take turns.
     """
+
+    def evaluate_some(most: int) -> None:
+        left = [run for run in runs if run.due]
+        for start in range(0, len(left), most):
+            _evaluate_together(left[start : start + most], backbone)
+
+    in_halves(evaluate_some, len(runs), too_large=TOO_LARGE)
+
+
+def _evaluate_together(runs: Sequence[Run], backbone: Backbone) -> None:
     began, first = time.monotonic(), runs[0]
     stack = _stack(runs, backbone)
     first.layout.bind(stack.parameters, list(_together([run.values for run in runs]).values()))

@@ -53,7 +53,7 @@ class Run:
 
     `values` holds the parameters in the blocks (G, …) of `layout`, `state` the optimizer's tensors; while the lane
     shares passes, both are views of the pack's tensors. `losses` are those since the last evaluation.
-    `batch_tokens`: tokens of a typical batch.
+    `batch_tokens`: tokens of a typical batch; `most_tokens`: of one with the longest rows.
     """
 
     def __init__(self, lane: Lane, backbone: Backbone) -> None:
@@ -67,7 +67,8 @@ class Run:
         self.train_key, self.dev_key = seen.fingerprint("train"), seen.fingerprint("dev")
         self.items = self._train_items()
         size = min(self.recipe.batch_size, len(self.items))
-        self.batch_tokens = size * int(statistics.median(len(item.prompt) + len(item.target) for item in self.items))
+        lengths = [len(item.prompt) + len(item.target) for item in self.items]
+        self.batch_tokens, self.most_tokens = size * int(statistics.median(lengths)), size * max(lengths)
         self.order = RowOrder([len(item.prompt) for item in self.items], size, lane.seed)
         self.learning_rate = learning_rate(self.recipe)
         self.step = self.stale = 0
