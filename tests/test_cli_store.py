@@ -129,6 +129,16 @@ def test_prune_mistakes(run: Run, store: Store, options: list[str], message: str
     assert len(list(store.entries())) == 5
 
 
-def test_a_broken_entry_does_not_stop_a_list(run: Run, store: Store) -> None:
-    (store.home(next(store.entries())) / "unit.json").write_text("{")
-    assert len(run("store", "list", "--store", store.folder, "--json").data["entries"]) == 4
+def test_a_broken_entry_is_named_and_does_not_stop_a_list(run: Run, store: Store) -> None:
+    broken = next(store.entries())
+    (store.home(broken) / "unit.json").write_text("{")
+    ended = run("store", "list", "--store", store.folder)
+    assert "4 entries" in ended.out
+    assert ended.err == (
+        f"damaged: {broken.type} {broken.key[:12]} cannot be read, and is computed again when it is needed; "
+        "headstart store prune removes it\n"
+    )
+    data = run("store", "list", "--store", store.folder, "--json").data
+    assert (len(data["entries"]), data["damaged"]) == (4, [str(store.home(broken))])
+    other = "total" if broken.type != "total" else "saved"
+    assert run("store", "list", "--type", other, "--store", store.folder, "--json").data["damaged"] == []

@@ -16,9 +16,12 @@ from headstart.evaluating.calibration import Calibration, fit_calibration
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Event, Progress, UnitEvent
+from headstart.indicators import INDICATORS
+from headstart.indicators.unit import ScoreUnit, scored_rows
 from headstart.kinds import load_module, save_module
-from headstart.tasks import Example, Task
+from headstart.tasks import METRICS, Example, Task
 from headstart.testing import tiny_backbone
+from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.tune import Lane, Tuned, text_format_of, tune, tune_lanes
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Store, run
@@ -78,6 +81,29 @@ def test_a_backbone_with_other_settings_is_another(task: Task, tmp_path: Path) -
     other = Backbone(backbone.model, backbone.tokenizer, name=backbone.name)
     assert other.fingerprint.same_as(backbone.fingerprint), "its weights are the same"
     assert tuned(task, other, tmp_path)[1] == "computed"
+
+
+def test_a_raised_version_of_optimizer_metric_or_indicator_is_computed_again(
+    task: Task, llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tuned(task, llama, tmp_path)[1] == "computed"
+    rows, identity = Content.of(task.test), BackboneInput.of(llama)
+    tests = [EvaluateUnit(identity, None, rows, name, "auto", text_format_of(RECIPE)).key for name in ("ACC", "EM")]
+    monkeypatch.setattr(type(OPTIMIZERS[RECIPE.optimizer]), "version", 2)
+    assert tuned(task, llama, tmp_path)[1] == "computed"
+    assert tuned(task, llama, tmp_path)[1] == "reused"
+    monkeypatch.setitem(METRICS._loaded, "ACC", replace(METRICS["ACC"], version=2))
+    assert tuned(task, llama, tmp_path)[1] == "computed"
+    again = [EvaluateUnit(identity, None, rows, name, "auto", text_format_of(RECIPE)).key for name in ("ACC", "EM")]
+    assert (again[0] != tests[0], again[1] == tests[1]) == (True, True)
+    lora = module(llama, "one", seed=1)
+
+    def key() -> str:
+        return ScoreUnit(identity, lora, scored_rows(task.train), "grand:block=1", text_format_of(RECIPE)).key
+
+    before = key()
+    monkeypatch.setattr(INDICATORS["grand"], "version", 3)
+    assert key() != before
 
 
 def test_where_a_start_comes_from_does_not_count(task: Task, llama: Backbone, tmp_path: Path) -> None:

@@ -68,6 +68,23 @@ def test_names_and_defaults_do_not_count() -> None:
     assert len({key, Uses(Settings(rank=8)).key, Uses(LaterSettings(rank=4, warmup=0)).key}) == 3
 
 
+def test_the_version_of_a_plug_in_counts_once_it_is_raised() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Measured(Square):
+        raised: ClassVar[int] = 1
+
+        @property
+        def versions(self) -> dict[str, int]:
+            return {"metric f1": self.raised, "metric acc": 1}
+
+    plain = Square(3).key
+    assert Measured(3).key == plain, "keys of before versions stay"
+    assert Measured(3).inputs == {"number": 3}
+    Measured.raised = 2
+    assert Measured(3).key != plain
+    assert Measured(3).inputs == {"number": 3, "versions": {"metric f1": 2}}
+
+
 def test_the_version_and_the_type_count() -> None:
     class Newer(Square):
         version: ClassVar[int] = 2

@@ -50,9 +50,12 @@ def list_(
     if type is not None and type not in known:
         raise SettingError(f"no unit is of type '{type}'; choose one of: {', '.join(known)}")
     entries = sorted((each for each in everything if type in (None, each.type)), key=lambda entry: -entry.used)
+    damaged = [folder for folder in opened.damaged(everything) if type in (None, folder.parent.parent.name)]
     if as_json:
         rows = [_facts(opened, entry) for entry in entries]
-        print_json({"store": str(opened.folder), "size": sum(entry.size for entry in entries), "entries": rows})
+        size = sum(entry.size for entry in entries)
+        broken = [str(folder) for folder in damaged]
+        print_json({"store": str(opened.folder), "size": size, "entries": rows, "damaged": broken})
         return
     if entries:
         rows = [_facts(opened, entry) | _shown(entry) for entry in entries]
@@ -63,6 +66,12 @@ def list_(
         return
     amount = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
     print_line(f"{amount}, {size_text(sum(entry.size for entry in entries))}, in {opened.folder}.")
+    for folder in damaged:
+        print_line(
+            f"damaged: {folder.parent.parent.name} {folder.name[:SHORT]} cannot be read, and is computed again when it "
+            "is needed; headstart store prune removes it",
+            error=True,
+        )
 
 
 @app.command()

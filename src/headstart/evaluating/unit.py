@@ -14,7 +14,7 @@ from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.evaluation import Evaluation
 from headstart.kinds import Module
 from headstart.kinds.unit import given_module
-from headstart.tasks import Example
+from headstart.tasks import METRICS, Example
 from headstart.units import Content, Context, Result, Unit
 from headstart.units.unit import Found, alone
 
@@ -45,6 +45,11 @@ class EvaluateUnit(Unit):
     def label(self) -> str:
         """Which module is evaluated."""
         return f"evaluating {self.name or 'a module'}"
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The metric's."""
+        return {f"metric {self.metric}": METRICS[self.metric].version}
 
     def batch_key(self) -> Hashable:
         """Modules on the same rows can be evaluated together."""

@@ -50,13 +50,15 @@ class Indicator(ABC):
 
     A field has a default, and its type says which values are allowed (`int | None`, a `Literal`, ...). Class
     attributes: `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute;
-    `distribution`, whether it is defined only for probabilities of answers, and so not for a regression.
+    `distribution`, whether it is defined only for probabilities of answers, and so not for a regression; `version`,
+    raised by hand when it gives other values than before, so that stored ones are computed again.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     distribution: ClassVar[bool] = True
+    version: ClassVar[int] = 1
 
     @property
     def spec(self) -> Spec:

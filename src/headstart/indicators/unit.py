@@ -12,6 +12,8 @@ from headstart.backbones.source import RESOURCE
 from headstart.errors import HeadstartError, ModuleError
 from headstart.formats import StoredModule
 from headstart.indicators.engine import score_table
+from headstart.indicators.registry import INDICATORS
+from headstart.indicators.spec import Spec
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
 from headstart.kinds import AnyModule, LazyModule, Module, StoredSource
 from headstart.kinds.unit import given_module
@@ -48,6 +50,12 @@ class ScoreUnit(Unit):
     def label(self) -> str:
         """Which indicator scores which module."""
         return f"{self.indicator} of {self.module.name}"
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The indicator's."""
+        name = Spec.parse(self.indicator).name
+        return {f"indicator {name}": INDICATORS[name].version}
 
     def batch_key(self) -> Hashable:
         """Modules are scored together on the same examples, by all indicators in one pass."""

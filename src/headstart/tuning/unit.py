@@ -11,9 +11,10 @@ from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError
 from headstart.kinds import Module, load_module
 from headstart.kinds.unit import given_module, kept_module
-from headstart.tasks import Task
+from headstart.tasks import METRICS, Task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
+from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.run import donors_of, task_facts
 from headstart.units import Content, Context, Result, Unit
@@ -78,6 +79,13 @@ class TuneUnit(Unit):
     @property
     def _title(self) -> str:
         return f"{self.name} on {self.rows.value.name}, seed {self.seed}"
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Those of the optimizer, and of the metric by which the state is chosen."""
+        optimizer, metric = self.recipe.optimizer, self.rows.value.card.metric
+        chosen = {f"optimizer {optimizer}": OPTIMIZERS[optimizer].version}
+        return chosen | {f"metric {metric}": METRICS[metric].version}
 
     def batch_key(self) -> Hashable:
         """All tunings on one backbone can be lanes of one run."""

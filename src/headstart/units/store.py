@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -202,7 +202,7 @@ class Store:
             if old or (keep is not None and left > keep):
                 left -= entry.size
                 removed.append(entry)
-        damaged = self._damaged({self.home(entry) for entry in entries})
+        damaged = self.damaged(entries)
         freed = sum(entry.size for entry in removed) + sum(_size(folder) for folder in damaged)
         if not dry_run:
             for folder in [*(self.home(entry) for entry in removed), *damaged]:
@@ -231,12 +231,12 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
                     leases.release(lease)
 
-    def _damaged(self, sound: Collection[Path]) -> list[Path]:
-        """The folders of entries, other than the `sound` ones, whose records are missing or not what was written."""
-        found = []
+    def damaged(self, sound: Iterable[Entry]) -> list[Path]:
+        """The folders of entries whose records are missing or not what was written; `sound` are those just read."""
+        found, known = [], {self.home(entry) for entry in sound}
         for folder in sorted(self.folder.glob("*/??/*")):
             is_entry = KEY.fullmatch(folder.name) and folder.name.startswith(folder.parent.name) and folder.is_dir()
-            if is_entry and folder not in sound:
+            if is_entry and folder not in known:
                 try:
                     read_entry(folder)
                 except (DamagedError, FileNotFoundError):

@@ -85,10 +85,16 @@ class Unit(ABC):
     uncounted: ClassVar[frozenset[str]] = frozenset()
     together: ClassVar[int] = 1
 
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """The versions of the members of families, such as an indicator, that the computation uses, by name."""
+        return {}
+
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """The inputs that count, in canonical form."""
-        return canonical_fields(self)
+        """The inputs that count, in canonical form; `versions` count once they are raised, so that older keys stay."""
+        raised = {name: version for name, version in self.versions.items() if version != 1}
+        return canonical_fields(self) | ({"versions": raised} if raised else {})
 
     @cached_property
     def key(self) -> str:

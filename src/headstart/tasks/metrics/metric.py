@@ -30,12 +30,14 @@ class Metric:
         parts: what each row adds, so that the metric of any resampled rows is a function of sums; `None` if unknown.
         whole: that function. With `weights` (draws, rows), how often each draw holds each row, the metric of every
             draw is `whole(weights @ parts(predictions, references), weights.sum(1))`.
+        version: raised by hand when it gives other scores than before, so that stored ones are computed again.
     """
 
     name: str
     formula: Formula
     parts: Parts | None = None
     whole: Whole | None = None
+    version: int = 1
 
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.

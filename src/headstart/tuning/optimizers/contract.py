@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,11 @@ class Optimizer(ABC):
     """Updates the parameters of N lanes. It holds no state itself: the state is tensors whose first dimension is N.
 
     Parameters and gradients come as blocks (N, G, …): G tensors of equal shape for each of N lanes. Nothing of one lane
-    or of one tensor may enter another's update, or a lane's result would depend on its neighbours.
+    or of one tensor may enter another's update, or a lane's result would depend on its neighbours. `version` is raised
+    by hand when it updates otherwise than before, so that stored tunings are computed again.
     """
+
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def fresh(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
