@@ -1,6 +1,6 @@
 from .adapter import AdapterModule
 from .bitfit import BitFitModule
-from .contract import Module, Stack
+from .contract import Module, ParameterStack, Stack, ValuesModule, card_of, require_backbone_of
 from .headed import stack_of, stacks
 from .ia3 import IA3Module
 from .lazy import AnyModule, LazyModule, StoredSource
@@ -28,6 +28,7 @@ __all__ = [
     "LoraSettings",
     "Module",
     "ModuleLike",
+    "ParameterStack",
     "PeftModule",
     "PrefixModule",
     "PrefixSettings",
@@ -35,10 +36,13 @@ __all__ = [
     "PromptSettings",
     "Stack",
     "StoredSource",
+    "ValuesModule",
     "as_module",
     "as_modules",
+    "card_of",
     "fresh_module",
     "load_module",
+    "require_backbone_of",
     "save_module",
     "stack_of",
     "stacks",
