@@ -14,6 +14,7 @@ from headstart.formats import read_module
 from headstart.hub.model_card import readme
 from headstart.kinds import LoraModule, load_module, save_module, saving
 from headstart.kinds.lora import Factors
+from headstart.kinds.saving import based_on
 from headstart.records import CARD_FILE, Donor, ModuleCard
 from naive import assert_same_parameters, load, random_lora
 
@@ -59,14 +60,18 @@ def test_a_folder_as_peft_writes_it_and_a_card(module: LoraModule, backbone: Bac
 def test_nothing_of_the_machine_is_on_the_disk(module: LoraModule, tiny_llama: Path, tmp_path: Path) -> None:
     save_module(module, tmp_path / "mine")
     for path in (tmp_path / "mine").iterdir():
+        if path.name != "adapter_config.json":  # whose base_model_name_or_path is where PEFT finds the backbone
+            assert str(tiny_llama.parent).encode() not in path.read_bytes()
+    save_module(based_on(module, "tiny-llama"), tmp_path / "for-others")
+    for path in (tmp_path / "for-others").iterdir():
         assert str(tiny_llama.parent).encode() not in path.read_bytes()
 
 
 def test_saved_twice_is_byte_for_byte_the_same(module: LoraModule, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        save_module(module, tmp_path / name)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        save_module(module, tmp_path / name / "mine")
+    for path in (tmp_path / "one" / "mine").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / "mine" / path.name).read_bytes()
 
 
 def test_saved_then_loaded_is_the_same(module: LoraModule, tmp_path: Path) -> None:

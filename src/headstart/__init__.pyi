@@ -14,6 +14,7 @@ from .hub import Hub, ModuleRef
 from .indicators import INDICATORS
 from .indicators.engine import score
 from .kinds import KINDS, Module, load_module, save_module
+from .kinds.exporting import save_merged
 from .ranking.rank import Ranking, fits, rank
 from .records import TextFormat
 from .reports.html import write_report
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "predict",
     "rank",
+    "save_merged",
     "save_module",
     "score",
     "tune",

@@ -154,6 +154,14 @@ class Backbone:
         return family
 
     @property
+    def place(self) -> str:
+        """Where transformers and PEFT load it from: the absolute path of a folder or file, or its hub id.
+
+        Its name, if it was given as an object that does not say where it comes from.
+        """
+        return loading.place_of(self.source[0] if self.source else str(self.model.name_or_path or self.name))
+
+    @property
     def device(self) -> torch.device:
         """The device that holds the model."""
         device: torch.device = self.model.device

@@ -41,6 +41,7 @@ __all__ = [
     "is_encoder",
     "load",
     "name_of",
+    "place_of",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,6 +84,12 @@ def name_of(source: str | Path) -> str:
     """A backbone's name on cards: its hub id, or the last part of a local path, to reveal nothing else."""
     path = Path(source).expanduser()
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if path.exists() else str(source)
+
+
+def place_of(source: str | Path) -> str:
+    """Where other libraries find a backbone from any folder: the absolute path of what exists here, else the text."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else str(source)
 
 
 def is_encoder(config: Any) -> bool:

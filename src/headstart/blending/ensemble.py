@@ -94,7 +94,7 @@ def ensemble(
         found = run(
             [planned.unit], store=kept, loaders=backbone_loaders(backbone), raising=False, listener=progress
         )  # fmt: skip
-        return planned.start(found.or_raise())
+        return planned.start(found.or_raise()).made_for(task.card, backbone.place)
 
 
 def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Blend:

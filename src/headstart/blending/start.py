@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -13,6 +13,7 @@ from headstart.blending.merging import MergePlan
 from headstart.blending.unit import MergeUnit
 from headstart.errors import SettingError
 from headstart.kinds import AnyModule, Module
+from headstart.kinds.saving import based_on
 from headstart.ranking.rank import Ranking, best_first
 from headstart.records import Refused, TaskCard
 from headstart.showing import cut, html_table, line
@@ -63,6 +64,12 @@ class Start:
     def module(self) -> Module:
         """The module from which to tune."""
         return self.merged.module
+
+    def made_for(self, card: TaskCard, place: str) -> "Start":
+        """The same start, whose module says how rows of the task are read, and where its backbone is."""
+        facts = {"template": card.template, "labels": card.labels, "options": card.options}
+        module = replace(self.module, card=self.module.card.model_copy(update=facts))
+        return replace(self, merged=replace(self.merged, module=based_on(module, place)))
 
     @property
     def rule(self) -> str:

@@ -23,6 +23,10 @@ COMMANDS = {
         "headstart.cli.predict:predict",
         "Answer the rows of FILE with MODULE: the same rows come out, with a label and its probability.",
     ),
+    "export": (
+        "headstart.cli.export:export",
+        "Write MODULE for other programs: a PEFT folder that finds its backbone, or the backbone with it merged in.",
+    ),
     "rank": (
         "headstart.cli.rank:rank",
         "Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better.",

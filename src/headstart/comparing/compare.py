@@ -264,7 +264,7 @@ class _Run:
             "calibration": "none", "uncalibrated": math.nan, "uncalibrated_predictions": (),
         }  # fmt: skip
         before = trial.zero_shot(found) or untested
-        tuned, after = trial.tuned(found)
+        tuned, after = trial.tuned(found, place=self.pool.backbone.place)
         self._add(begun, before, stage="zero-shot", steps=math.nan, seconds=before["seconds"])
         self._add(begun, after, stage="tuned", steps=tuned.best.step, seconds=tuned.seconds)
         self.frames["curves"] += [

@@ -100,9 +100,9 @@ class Trial:
         """The test before tuning; see `Tested.found`."""
         return None if self.before is None else self.before.found(found)
 
-    def tuned(self, found: Results) -> tuple[Tuned, dict[str, Any]]:
-        """How the tuning went, and the test after it."""
-        tuned = self.tuning.tuned(found.of(self.tuning)).calibrated(self.after.choice.made(found))
+    def tuned(self, found: Results, *, place: str) -> tuple[Tuned, dict[str, Any]]:
+        """How the tuning went, and the test after it; `place` is the backbone's."""
+        tuned = self.tuning.tuned(found.of(self.tuning)).made_for(self.after.choice.made(found), place)
         return tuned, self.after.found(found)
 
 

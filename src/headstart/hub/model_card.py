@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.records import ModuleCard
@@ -18,8 +19,11 @@ LONGEST_METADATA = 1 << 20
 MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
-def readme(card: ModuleCard) -> str:
-    """A model card with the metadata block that hubs read, then the facts as prose and tables."""
+def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
+    """A model card with the metadata block that hubs read, then the facts as prose and tables.
+
+    `loading`: lines of Python that load the module (see `headstart.hub.snippet`).
+    """
     lines = ["---", *_metadata(card), "---", f"# {_cell(card.name)}", ""]
     lines += [f"A {card.kind} module made with Headstart.", ""]
     facts = {
@@ -38,6 +42,8 @@ def readme(card: ModuleCard) -> str:
     }
     stated = [f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value not in (None, "")]
     lines += ["| | |", "|---|---|", *stated]
+    if loading:
+        lines += ["", "## Load it", "", "```python", *loading, "```"]
     if card.donors:
         lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
         lines += [f"| {_cell(d.name)} | {d.weight:.4f} | {_cell(d.license or '—')} |" for d in card.donors]

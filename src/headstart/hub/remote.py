@@ -5,6 +5,7 @@ The login is huggingface_hub's own: `hf auth login` once, or the environment var
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from headstart.formats import PICKLES, StoredModule, read_module, regular_file
 from headstart.hub.folder import KEPT
 from headstart.hub.model_card import readme, stated_license
 from headstart.hub.reference import RemoteModule, parse_reference
+from headstart.hub.snippet import snippet
 from headstart.records import CARD_FILE, ModuleCard
 
 __all__ = ["fetch", "push"]
@@ -102,7 +104,7 @@ def push(
             f"'{repo}' names a revision; give the branch to push to on its own: --revision {target.revision}"
         )
     card = _licensed(module.card, license_id)
-    files = _files(module.folder, card)
+    files = _files(module.folder, card, target.repo)
     with _errors_named(target, "push to"), _no_progress_bars():
         api = HfApi()
         api.create_repo(target.repo, private=private or None, exist_ok=True)
@@ -120,10 +122,16 @@ def push(
     return dataclasses.replace(target, revision=commit.oid)
 
 
-def _files(folder: Path, card: ModuleCard) -> dict[str, Path | bytes]:
+def _files(folder: Path, card: ModuleCard, repo: str) -> dict[str, Path | bytes]:
     """What a module consists of on a remote hub: its files, and its card and README as they should be there."""
     files: dict[str, Path | bytes] = {name: path for name in KEPT if (path := regular_file(folder, name)) is not None}
-    return files | {CARD_FILE: card.to_json().encode(), README_FILE: readme(card).encode()}
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if Path(str(config.get("base_model_name_or_path"))).is_absolute():
+        # A path on somebody's machine says nothing elsewhere, and is nobody's business.
+        config["base_model_name_or_path"] = card.base_model or None
+        files["adapter_config.json"] = (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
+    text = readme(card, loading=snippet(card, config, folder=repo))
+    return files | {CARD_FILE: card.to_json().encode(), README_FILE: text.encode()}
 
 
 def _licensed(card: ModuleCard, license_id: str) -> ModuleCard:

@@ -71,7 +71,7 @@ class BitFitModule(ValuesModule):
         config = {
             "peft_type": "BITFIT",
             "task_type": backbone.task_type,
-            "base_model_name_or_path": backbone.name,
+            "base_model_name_or_path": backbone.place,
             "inference_mode": True,
             "target_modules": None if settings.targets is None else sorted(settings.targets),
         }

@@ -13,7 +13,7 @@ def peft_config(family: type[PeftConfig], backbone: Backbone | None, **fields: A
     """The configuration of a fresh module, for this backbone or any causal language model, in plain values."""
     config = family(
         task_type="CAUSAL_LM" if backbone is None else backbone.task_type,
-        base_model_name_or_path=None if backbone is None else backbone.name,
+        base_model_name_or_path=None if backbone is None else backbone.place,
         inference_mode=True,
         **fields,
     )

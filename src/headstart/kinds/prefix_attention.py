@@ -113,7 +113,7 @@ class AttentionPrefixModule(ValuesModule):
         shape = AttentionPrefixLayout(None, settings.length, dim, heads, layers, projection, BIASED_TEXT)
         values = drawn(shape.shapes, seed=seed)
         card = card_of(cls.kind, values.values(), name=name, backbone=backbone, rank=settings.length)
-        return cls(card, shape.config(task_type=backbone.task_type, base_model=backbone.name), values, shape)
+        return cls(card, shape.config(task_type=backbone.task_type, base_model=backbone.place), values, shape)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The values."""

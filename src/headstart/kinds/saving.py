@@ -14,16 +14,17 @@ from headstart.atomic import refuse_existing, staged_folder
 from headstart.filenames import HEAD_FILE
 from headstart.formats import TASK_TYPES, read_safetensors, tensor_hash
 from headstart.hub.model_card import readme
+from headstart.hub.snippet import snippet
 from headstart.kinds.contract import Module
 from headstart.records import CARD_FILE
 
-__all__ = ["save_module"]
+__all__ = ["based_on", "save_module"]
 
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 
 def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
-    """Write `adapter_config.json`, the kind's file of tensors, the card and a README for people.
+    """Write `adapter_config.json`, the kind's file of tensors, the card and a README with the code that loads it.
 
     Returns the module with the hash of the written tensors on its card. Raises `OutputError` if the folder exists or
     cannot be written; then nothing is left behind.
@@ -43,10 +44,21 @@ def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
         # Tensors that differ from the fetched ones were made here and no longer have that origin.
         origin = module.card.origin if written == module.card.tensor_hash else ""
         card = module.card.model_copy(update={"tensor_hash": written, "origin": origin})
-        (staging / "adapter_config.json").write_text(json.dumps(_config(module), indent=1, sort_keys=True) + "\n")
+        config = _config(module)
+        (staging / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         (staging / CARD_FILE).write_text(card.to_json())
-        (staging / "README.md").write_text(readme(card))
+        (staging / "README.md").write_text(readme(card, loading=snippet(card, config, folder=folder.name)))
     return replace(module, card=card)
+
+
+def based_on(module: AnyModule, place: str) -> AnyModule:
+    """The module with the place of its backbone (`Backbone.place`) in its configuration, from where PEFT loads it.
+
+    A configuration without such a field, AdapterHub's, stays as it is.
+    """
+    if "base_model_name_or_path" not in module.config:
+        return module
+    return replace(module, config={**module.config, "base_model_name_or_path": place})
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headstart.kinds import Module
+from headstart.kinds.saving import based_on
 from headstart.records import Calibration
 from headstart.showing import line
 from headstart.tasks import Task
@@ -72,10 +73,10 @@ class Tuned:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def calibrated(self, calibration: Calibration) -> "Tuned":
-        """The same, with how likelihoods of options are compared on the module's card."""
+    def made_for(self, calibration: Calibration, place: str) -> "Tuned":
+        """The same, with how likelihoods of options are compared, and where the backbone is (`Backbone.place`)."""
         card = self.module.card.model_copy(update={"calibration": calibration})
-        return replace(self, module=replace(self.module, card=card))
+        return replace(self, module=based_on(replace(self.module, card=card), place))
 
     def __repr__(self) -> str:
         best = f"dev score {self.best.dev_score:.4g} (loss {self.best.dev_loss:.4g}) at step {self.best.step}"

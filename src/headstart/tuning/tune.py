@@ -81,4 +81,4 @@ def tune(
             [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
             listener=progress,
         ).or_raise()  # fmt: skip
-        return unit.tuned(results.of(unit)).calibrated(choice.made(results))
+        return unit.tuned(results.of(unit)).made_for(choice.made(results), backbone.place)

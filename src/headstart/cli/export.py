@@ -1,0 +1,62 @@
+"""`headstart export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.atomic import refuse_existing
+from headstart.cli.options import AsJson, DeviceOption, DtypeOption, OutputOption, command, load_backbone
+from headstart.cli.output import print_json, print_line
+from headstart.errors import SettingError
+
+__all__ = ["export"]
+
+
+@command
+def export(
+    module: Annotated[Path, typer.Argument(help="Folder of the module.")],
+    output: OutputOption,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write the whole backbone with the module merged into its weights.")
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", "-b", help="Folder or hub id of the frozen model; default: the module's own."),
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write MODULE for other programs: a PEFT folder that finds its backbone, or the backbone with it merged in.
+
+    LoRA, IA3 and BitFit can be merged. The result is a model like any other, for transformers, vLLM and the like.
+    """
+    refuse_existing(output)
+    from headstart.backbones.loading import place_of
+    from headstart.kinds import load_module, save_module
+    from headstart.kinds.exporting import save_merged
+    from headstart.kinds.saving import based_on
+
+    loaded = load_module(module)
+    stated = loaded.config.get("base_model_name_or_path") or loaded.card.base_model
+    place = place_of(backbone or str(stated or ""))
+    if not place:
+        raise SettingError(f"{module} does not say which backbone it is for; name it with --backbone")
+    if not merged:
+        save_module(based_on(loaded, place), output)
+        if as_json:
+            print_json({"folder": str(output), "backbone": place})
+            return
+        print_line(f"Saved {output}, a module for the backbone {place}.")
+        if "/" not in place:
+            print_line("PEFT will look for that name on a hub: give --backbone, the folder of the model.", error=True)
+        return
+    made = save_merged(loaded, output, load_backbone(place, device, dtype))
+    if as_json:
+        print_json({"folder": str(output), "backbone": place, "rounding": made.rounding})
+        return
+    print_line(
+        f"Saved {output}: {place} with {loaded.name} merged into {len(made.tensors)} of its tensors; rounded by "
+        f"{made.rounding:.2g} of the change's norm."
+    )

@@ -1,0 +1,67 @@
+"""The code that loads a module's folder, for its README: with PEFT where PEFT can, else with Headstart."""
+
+import json
+from collections.abc import Mapping
+
+from headstart.records import ModuleCard
+
+__all__ = ["snippet"]
+
+PEFT_TYPES = frozenset({"LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING"})
+"""What PEFT loads; BitFit, prefixes of chosen attention units and adapters are not among them."""
+
+CLASSES = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
+}
+"""PEFT's class for each of its task types."""
+
+
+def snippet(card: ModuleCard, config: Mapping[str, object], *, folder: str) -> list[str]:
+    """Lines of Python that load the module from `folder` (a path or a repository) and run it on one input.
+
+    Nothing if its configuration does not say where the backbone is; the place itself, which may be a path on somebody's
+    machine, is only there.
+    """
+    family = CLASSES.get(str(config.get("task_type")))
+    if not config.get("base_model_name_or_path"):
+        return []
+    if config.get("peft_type") not in PEFT_TYPES or family is None:
+        return _by_headstart(folder)
+    size = f", num_labels={card.head.outputs}" if card.head is not None and card.head.task != "span" else ""
+    lines = [
+        f"from peft import {family}",
+        "from transformers import AutoTokenizer",
+        "",
+        f"model = {family}.from_pretrained({_quoted(folder)}{size}).eval()",
+        'tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)',
+    ]
+    if card.head is not None:
+        return [*lines, 'print(model(**tokenizer("Your text", return_tensors="pt")).logits)']
+    lines += [
+        f'inputs = tokenizer({_prompt(card)}, return_tensors="pt")',
+        "output = model.generate(**inputs, max_new_tokens=16)",
+    ]
+    if config.get("task_type") == "CAUSAL_LM":
+        return [*lines, 'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))']
+    return [*lines, "print(tokenizer.decode(output[0], skip_special_tokens=True))"]
+
+
+def _by_headstart(folder: str) -> list[str]:
+    return [
+        "import headstart as hs",
+        "",
+        f"module = hs.load_module({_quoted(folder)})",
+        'backbone = hs.Backbone.load(module.config["base_model_name_or_path"])',
+        'print(hs.predict(module, [{"input": "Your text"}], backbone, input="{input}"))',
+    ]
+
+
+def _prompt(card: ModuleCard) -> str:
+    return _quoted(f"Your text{card.text_format.suffix if card.text_format else ''}")
+
+
+def _quoted(text: object) -> str:
+    return json.dumps(str(text), ensure_ascii=False)

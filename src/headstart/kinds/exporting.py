@@ -1,0 +1,136 @@
+"""A module for other programs: its folder with the place of its backbone, or a backbone with the module in it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headstart.atomic import refuse_existing, staged_folder
+from headstart.backbones import Backbone
+from headstart.errors import ModuleError
+from headstart.kinds.bitfit import BitFitModule
+from headstart.kinds.contract import Module
+from headstart.kinds.ia3 import IA3Module
+from headstart.kinds.lora import LoraModule
+
+__all__ = ["MergedWeights", "merged_weights", "save_merged"]
+
+
+@dataclass(frozen=True, eq=False)
+class MergedWeights:
+    """The backbone's weights that a module changes, by name, changed and in the backbone's dtype.
+
+    `rounding`: how far they are from the exact change because of that dtype, relative to the norm of the change; 0 if
+    nothing changes.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rounding: float
+
+
+def merged_weights(module: Module, backbone: Backbone) -> MergedWeights:
+    """The weights of the backbone with the module merged into them: LoRA, IA3 and BitFit.
+
+    Raises `ModuleError` for any other kind, for a module with a task head, for one that does not fit the backbone, and
+    for a weight that two layers share, since a merge would change both.
+    """
+    module.check(backbone)
+    change = _changes(module, backbone)
+    _refuse_shared(change, module, backbone)
+    tensors, off, moved = {}, 0.0, 0.0
+    for name, made in change.items():
+        old = backbone.model.get_parameter(name).detach()
+        exact = made(old.double().cpu())
+        tensors[name] = exact.to(old.dtype)
+        off += float((tensors[name].double() - exact).square().sum())
+        moved += float((exact - old.double().cpu()).square().sum())
+    return MergedWeights(tensors, math.sqrt(off / moved) if moved else 0.0)
+
+
+def save_merged(module: Module, folder: str | Path, backbone: Backbone) -> MergedWeights:
+    """Write the backbone with the module merged into it, with tokenizer and generation settings, and a README.
+
+    transformers, vLLM and others load the folder like any other model. Nothing of the backbone in memory changes.
+    Raises what `merged_weights` raises, and `OutputError` if the folder exists or cannot be written.
+    """
+    folder = Path(folder)
+    refuse_existing(folder)
+    merged = merged_weights(module, backbone)
+    with staged_folder(folder) as staging:
+        weights = {name: value.cpu() for name, value in backbone.model.state_dict().items()} | dict(merged.tensors)
+        backbone.model.save_pretrained(staging, state_dict=weights)
+        backbone.tokenizer.save_pretrained(staging)
+        (staging / "README.md").write_text(_readme(module, backbone, merged), encoding="utf-8")
+    return merged
+
+
+Change = Callable[[Tensor], Tensor]
+"""From a parameter in float64 on the CPU to the changed one."""
+
+
+def _changes(module: Module, backbone: Backbone) -> dict[str, Change]:
+    """What becomes of each parameter of the backbone, by name."""
+    if module.head is not None or backbone.is_encoder:
+        raise ModuleError(f"'{module.name}' answers through a task head, which no merge includes; leave out --merged")
+    if isinstance(module, LoraModule):
+        return dict(_lora(module, path, backbone) for path in module.factors)
+    if isinstance(module, IA3Module):
+        return {name: change for path in module.vectors for name, change in _ia3(module, path, backbone).items()}
+    if isinstance(module, BitFitModule):
+        return {name: _set_to(value) for name, value in module.values.items()}
+    what = module.only_ranked or f"a module of kind {module.kind}"
+    raise ModuleError(
+        f"'{module.name}' is {what}, which cannot be merged into weights; leave out --merged and load it with PEFT"
+    )
+
+
+def _lora(module: LoraModule, path: str, backbone: Backbone) -> tuple[str, Change]:
+    factors, layer = module.factors[path], backbone.model.get_submodule(path)
+    update = factors.scaling * (factors.b.double() @ factors.a.double())
+    if isinstance(layer, Conv1D | nn.Embedding):  # their weight matrices are (in, out)
+        update = update.T
+    return f"{path}.weight", lambda weight: weight + update
+
+
+def _ia3(module: IA3Module, path: str, backbone: Backbone) -> dict[str, Change]:
+    layer, factors = backbone.model.get_submodule(path), module.vectors[path].double()
+    of_input = path in module.inputs
+    # A column of a linear layer's weight belongs to an input, a row to an output; of a Conv1D's the other way round.
+    columns = of_input != isinstance(layer, Conv1D)
+    found: dict[str, Change] = {f"{path}.weight": lambda weight: weight * (factors if columns else factors[:, None])}
+    if not of_input and getattr(layer, "bias", None) is not None:
+        found[f"{path}.bias"] = lambda bias: bias * factors
+    return found
+
+
+def _set_to(value: Tensor) -> Change:
+    return lambda _: value.double()
+
+
+def _refuse_shared(names: Mapping[str, Change], module: Module, backbone: Backbone) -> None:
+    owners: dict[int, list[str]] = {}
+    for name, value in backbone.model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(value), []).append(name)
+    for shared in owners.values():
+        changed = [name for name in shared if name in names]
+        if changed and len(shared) > 1:
+            other = next(name for name in shared if name != changed[0])
+            raise ModuleError(
+                f"'{module.name}' changes {changed[0]}, which is {other} too, and a merge would change both; "
+                "leave out --merged"
+            )
+
+
+def _readme(module: Module, backbone: Backbone, merged: MergedWeights) -> str:
+    card, dtype = module.card, str(backbone.dtype).removeprefix("torch.")
+    made = (
+        f"The weights of `{backbone.name}` with the {card.kind} module `{card.name}` merged into them by Headstart, in "
+        f"{dtype}: rounded by {merged.rounding:.2g} of the change's norm."
+    )
+    layout = f"Prompts are {card.text_format.words}." if card.text_format else ""
+    licence = f"The module's licence: {card.license}." if card.license else ""
+    parts = [f"# {backbone.name} with {card.name}", made, layout, licence]
+    return "\n\n".join(part for part in parts if part) + "\n"
