@@ -161,7 +161,8 @@ def test_an_ensemble_is_merged_once(task: Task, hub: Hub, llama: Backbone, tmp_p
     assert (first.module.name, again.module.name) == ("one", "two")
     assert again.module.digest() == first.module.digest()
     modules, _ = load_modules(hub, llama)
-    assert_same(again.merged, merge(modules, first.merged.weights, name="two"))
+    alone = replace(again, merged=merge(modules, first.merged.weights, name="two"))
+    assert_same(again.merged, alone.made_for(task.card, llama.place).merged)
     other, computed = blended(task, hub, llama, tmp_path, blend=Blend(temperature=9.0))
     assert computed == ["merge"]
     assert other.module.digest() != first.module.digest()
