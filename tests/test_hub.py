@@ -117,7 +117,10 @@ def test_impossible_names_are_refused(hub: Hub, made: list[Path], name: str) -> 
 
 
 def test_taken_names_and_equal_tensors_are_refused(hub: Hub, made: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="already has a module 'rte'; choose another name or remove it"):
+    with pytest.raises(
+        HubError,
+        match=r"already has a module 'rte'; choose another name \(--name, or name=",
+    ):
         hub.add(write_module(tmp_path / "new", seed=9), name="rte")
     with pytest.raises(ModuleError, match="module 'twin' has the same tensors as 'rte' in the hub"):
         hub.add(made[1], name="twin")

@@ -176,7 +176,7 @@ def test_a_view_holds_for_every_method(hub: Hub, tmp_path: Path) -> None:
         hub.where(kind="lora", text="shops")
     with pytest.raises(HubError, match=r"has no module of kind 'lora'"):
         view.where(kind="lora")
-    assert repr(view) == f"Hub({str(hub.path)!r}, kind 'bitfit')"
+    assert repr(view) == f"Hub('{hub.path}'; 1 module; only kind 'bitfit')"
 
 
 def test_problems_of_a_view_are_those_of_its_kind_and_of_no_known_kind(tmp_path: Path) -> None:

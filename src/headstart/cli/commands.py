@@ -10,7 +10,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 __all__ = ["COMMANDS", "Deferred", "Explained", "Program"]
 
 COMMANDS = {
-    "hub": ("headstart.cli.hub:app", "Look after a hub of modules: add, list, show, check, remove, push."),
+    "hub": ("headstart.cli.hub:app", "Look after a hub of modules: add, edit, list, show, check, remove, push."),
     "tune": (
         "headstart.cli.tune:tune",
         "Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command.",

@@ -7,16 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from headstart.cli.options import AsJson, DeviceOption, DtypeOption, Options, command, load_backbone
+from headstart.cli.options import (
+    AsJson,
+    DeviceOption,
+    DtypeOption,
+    ExcludeOption,
+    IncludeOption,
+    Options,
+    command,
+    load_backbone,
+)
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.cli.progress import listening
+from headstart.errors import HubError, SettingError
+from headstart.hub.catalogue import CATALOGUE_FILE
+from headstart.hub.folder import is_module, modules_in
 
 if TYPE_CHECKING:
+    from headstart.hub.admission import Stated
     from headstart.hub.query import Asked
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Look after a hub of modules: add, list, show, check, remove, push.")
+app = typer.Typer(no_args_is_help=True, help="Look after a hub of modules: add, edit, list, show, check, remove, push.")
 
 ON_A_PAGE = 50
 
@@ -24,10 +37,32 @@ HubArgument = Annotated[Path, typer.Argument(help="Hub folder.")]
 NameArgument = Annotated[str, typer.Argument(help="Module's name in the hub.")]
 
 
+@dataclass(frozen=True)
+class StatedOptions(Options):
+    """What goes onto a module's card."""
+
+    name: Annotated[str | None, typer.Option(help="The module's name in the hub.")] = None
+    task: Annotated[str | None, typer.Option(help="The task that it was tuned on.")] = None
+    family: Annotated[str | None, typer.Option(help="The task's family, such as reviews/films.")] = None
+    license: Annotated[str | None, typer.Option(help="The module's licence, such as apache-2.0.")] = None
+    metric: Annotated[str | None, typer.Option(help="The metric of its score.")] = None
+    score: Annotated[float | None, typer.Option(help="Its dev score by that metric, as a fraction of 1.")] = None
+    notes: Annotated[str | None, typer.Option(help="Whatever else a reader should know.")] = None
+
+    def stated(self) -> "Stated":
+        """The fields of the card."""
+        return cast("Stated", {name: value for name, value in asdict(self).items() if name != "name"})
+
+
 @app.command()
+@command
 def add(
     hub: HubArgument,
-    sources: Annotated[list[str], typer.Argument(help="PEFT folders, or remote modules: hf://owner/name[@revision].")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="PEFT folders, folders of such folders, or remote modules: hf://owner/name[@revision]."),
+    ],
+    stated: StatedOptions,
     backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Check against this backbone too.")] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
@@ -36,6 +71,7 @@ def add(
     """Validate modules and add them to HUB, which is created if necessary. Exits with code 1 if any was refused."""
     from headstart.hub import Hub
 
+    _refuse_swapped(hub, sources)
     check = None
     if backbone is not None:
         model = load_backbone(backbone, device, dtype)
@@ -43,7 +79,9 @@ def add(
 
         check = fits(model)
     with listening("adding modules", kept="what was added stays, and the same command adds the rest") as listener:
-        admissions = Hub.create(hub).add_all(sources, check=check, progress=listener)
+        admissions = Hub.create(hub).add_all(
+            sources, name=stated.name, check=check, progress=listener, **stated.stated()
+        )
     rows = [
         {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}
         for a in admissions
@@ -54,6 +92,36 @@ def add(
         print_rows(rows, ("module", "result", "reason"), whole=("module", "result"))
     if any(row["result"] == "refused" for row in rows):
         raise typer.Exit(1)
+
+
+def _refuse_swapped(hub: Path, sources: Sequence[str]) -> None:
+    """Raise `HubError` for a hub that was named after the modules."""
+    last = Path(sources[-1])
+    is_hub = (last / CATALOGUE_FILE).exists()
+    loose = hub.is_dir() and not (hub / CATALOGUE_FILE).exists() and modules_in(hub) != [hub]
+    if is_module(hub) or (loose and (is_hub or not last.exists())):
+        what = "is a module" if is_module(hub) else "is a folder of modules"
+        swapped = " ".join(["headstart hub add", str(last), str(hub), *sources[:-1]])
+        raise HubError(f"{hub} {what}, and the hub comes first; did you mean {swapped}?")
+
+
+@app.command()
+@command
+def edit(hub: HubArgument, module: NameArgument, changes: StatedOptions, as_json: AsJson = False) -> None:
+    """Change a module's name in HUB, or what its card says; an empty text empties a field."""
+    from headstart.hub import Hub
+
+    opened = Hub.open(hub)
+    before, stated = opened.card(module), changes.stated()
+    if changes.name is None and all(value is None for value in stated.values()):
+        raise SettingError("nothing to change; give --name, --task, --family, --license, --metric, --score or --notes")
+    card = opened.edit(module, name=changes.name, **stated)
+    if as_json:
+        print_json(card.model_dump(mode="json"))
+        return
+    found = [(field, getattr(before, field), getattr(card, field)) for field in ("name", *stated)]
+    changed = [f"{field} {old!r} → {new!r}" for field, old, new in found if old != new]
+    print_line(f"{module}: {', '.join(changed) or 'nothing changed; its card says so already'}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +137,8 @@ class FilterOptions(Options):
     text: Annotated[
         str | None, typer.Option(help="Only with these words in name, task, family, base model, notes or origin.")
     ] = None
+    include: IncludeOption = None
+    exclude: ExcludeOption = None
 
     def asked(self) -> "Asked":
         """The choices as keyword arguments of `Hub.find`."""

@@ -29,7 +29,9 @@ __all__ = [
     "CalibrationOption",
     "DeviceOption",
     "DtypeOption",
+    "ExcludeOption",
     "HubOptions",
+    "IncludeOption",
     "Options",
     "OutputOption",
     "RecipeOptions",
@@ -58,6 +60,15 @@ StoreOption = Annotated[
     typer.Option(
         "--store", help="Folder that keeps finished work; default: $HEADSTART_STORE, else one in your cache folder."
     ),
+]
+
+
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Only modules whose name fits this pattern, such as 'glue-*'; repeatable."),
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", help="No modules whose name fits this pattern; repeatable.")
 ]
 
 
@@ -167,12 +178,16 @@ class HubOptions(Options):
 
     hub: Annotated[Path, typer.Option("--hub", help="Hub folder made by `headstart hub add`.")]
     kind: Annotated[str | None, typer.Option("--kind", help="Only modules of this kind: {kinds}.")] = None
+    include: IncludeOption = None
+    exclude: ExcludeOption = None
 
     def open(self) -> "Hub":
         """The opened hub."""
         from headstart.hub import Hub
 
         opened = Hub.open(self.hub)
+        if self.include or self.exclude:
+            opened = opened.where(include=self.include, exclude=self.exclude)
         return opened if self.kind is None else opened.of_kind(self.kind)
 
 

@@ -6,24 +6,27 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
-from headstart.atomic import hidden_folder, sync_folder, sync_trees
+from headstart.atomic import hidden_folder, sweep, sync_folder, sync_trees
 from headstart.errors import HeadstartError, HubError, ModuleError, OutputError
+from headstart.events import Listener, Progress
 from headstart.formats import StoredModule, module_name
+from headstart.hub.admission import Admission, Stated, stated_card
 from headstart.hub.catalogue import DamageError, UnusableError
-from headstart.hub.folder import stamp
-from headstart.hub.names import check_name
-from headstart.hub.reading import WORKERS, copy_unchanged, entry_of, read_stamped
+from headstart.hub.folder import modules_in, stamp
+from headstart.hub.names import ANOTHER, check_name
+from headstart.hub.reading import WORKERS, copy_unchanged, entry_of, read_stamped, write_card
 from headstart.hub.ref import Entry, changed
 from headstart.hub.reference import is_reference, parse_reference
 from headstart.hub.rows import known_row, record, refuse_conflict, refuse_twin
 from headstart.hub.upkeep import Upkeep
 from headstart.records import ModuleCard
 
-__all__ = ["Intake", "Staged", "name_of"]
+__all__ = ["Check", "Intake", "Staged", "admit", "name_of"]
 
 BATCH = 128
 """How many modules are flushed to the disk and entered together."""
@@ -49,16 +52,24 @@ def name_of(source: Path | str) -> str:
 class Intake:
     """Adds modules to the hub at `path`.
 
-    `check` raises `ModuleError` for a module that does not fit; `report` is called after each module that was read.
+    `check` raises `ModuleError` for a module that does not fit; `report` is called after each module that was read;
+    `stated` goes onto every card.
     """
 
     def __init__(
-        self, path: Path, upkeep: Upkeep, *, check: Check | None = None, report: Callable[[], None] | None = None
+        self,
+        path: Path,
+        upkeep: Upkeep,
+        *,
+        check: Check | None = None,
+        report: Callable[[], None] | None = None,
+        stated: Stated | None = None,
     ) -> None:
         self.path = path
         self._upkeep = upkeep
         self._check = check
         self._report = report or (lambda: None)
+        self._stated = {field: value for field, value in (stated or {}).items() if value is not None}
         self._checking = threading.Lock()
 
     def results(self, sources: Sequence[tuple[Path | str, str]]) -> Iterator[ModuleCard | HeadstartError]:
@@ -111,13 +122,18 @@ class Intake:
         if self._check is not None:
             with self._checking:
                 self._check(module)
-        entry = entry_of(module, name)
-        if (self.path / name).exists() and self._upkeep.ask(lambda c: _same(c, entry)) is not None:
+        given = cast("Stated", self._stated)
+        entry = entry_of(replace(module, card=stated_card(module.card, name, given)), name)
+        if (self.path / name).exists() and (there := self._upkeep.ask(lambda c: _same(c, entry))) is not None:
+            if self._stated and stated_card(there, name, given) != there:
+                raise HubError(f"{self.path / name} is this very module; change its card with headstart hub edit")
             return Staged(entry, None)
         with _disk_errors_named(self.path / name):
             staging = hidden_folder(self.path / name)
             try:
                 copy_unchanged(module, read_at, staging)
+                if self._stated:
+                    write_card(staging, entry.card)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -166,7 +182,43 @@ class Intake:
     def _refuse_taken(self, connection: sqlite3.Connection, name: str) -> None:
         target = self.path / name
         if known_row(connection, name) or target.exists() or target.is_symlink():
-            raise HubError(f"the hub {self.path} already has a module '{name}'; choose another name or remove it")
+            raise HubError(f"the hub {self.path} already has a module '{name}'; {ANOTHER}, or remove that one")
+
+
+def admit(
+    path: Path,
+    upkeep: Upkeep,
+    sources: Iterable[Path | str],
+    *,
+    name: str | None,
+    check: Check | None,
+    stated: Stated,
+    progress: Listener | None,
+) -> list[Admission]:
+    """What became of every module in `sources`; see `Hub.add_all`."""
+    offered = [one for source in sources for one in ([source] if is_reference(source) else modules_in(Path(source)))]
+    if name is not None and len(offered) != 1:
+        raise HubError(f"the name '{name}' is for one module, and {len(offered)} are given; add that one alone")
+    found: dict[int, Admission] = {}
+    named: dict[int, str] = {}
+    for index, source in enumerate(offered):
+        try:
+            named[index] = name_of(source) if name is None else name
+        except HeadstartError as error:
+            found[index] = Admission(source, str(source), None, str(error))
+    report = None if progress is None else _counted(progress, len(found), len(offered))
+    sweep(path)
+    intake = Intake(path, upkeep, check=check, report=report, stated=stated)
+    taken = intake.results([(offered[index], given) for index, given in named.items()])
+    for (index, given), result in zip(named.items(), taken, strict=True):
+        card, reason = (None, str(result)) if isinstance(result, HeadstartError) else (result, None)
+        found[index] = Admission(offered[index], given, card, reason)
+    return [found[index] for index in range(len(offered))]
+
+
+def _counted(progress: Listener, done: int, total: int) -> Callable[[], None]:
+    counter = iter(range(done + 1, total + 1))
+    return lambda: progress(Progress("adding modules", next(counter), total))
 
 
 def _same(connection: sqlite3.Connection, entry: Entry) -> ModuleCard | None:

@@ -1,7 +1,7 @@
 """The hub's folder on disk: which modules it holds, and whether they changed since they were read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headstart.errors import HubError
@@ -15,7 +15,7 @@ from headstart.filenames import (
     WEIGHTS_FILES,
 )
 
-__all__ = ["KEPT", "is_hub", "stamp", "stamps"]
+__all__ = ["KEPT", "is_hub", "is_module", "modules_in", "stamp", "stamps"]
 
 WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, HEAD_FILE, CARD_FILE)
 KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
@@ -23,6 +23,9 @@ KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE
 
 STAMPED = ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS)
 ABSENT = "-"
+
+DEEPEST = 3
+"""How far below a folder its modules may lie, such as in runs/paws/checkpoint-500."""
 
 
 def stamps(hub: Path, known: Mapping[str, str]) -> dict[str, str]:
@@ -61,6 +64,29 @@ def stamp(folder: Path | str, known: str = "") -> str:
 def is_hub(path: Path) -> bool:
     """Whether the folder may be a hub: empty, or one of its folders holds a module's configuration."""
     return not any(path.iterdir()) or any(os.path.lexists(path / name / CONFIG_FILE) for name in stamps(path, {}))
+
+
+def is_module(path: Path) -> bool:
+    """Whether the folder looks like a module's: one that PEFT or AdapterHub saved, or OpenDelta."""
+    opendelta = (OPENDELTA_CONFIG, OPENDELTA_WEIGHTS)
+    return (path / CONFIG_FILE).exists() or all((path / name).exists() for name in opendelta)
+
+
+def modules_in(folder: Path, *, depth: int = DEEPEST) -> list[Path]:
+    """The modules that a folder holds, at most `depth` levels below it; else the folder itself, whatever it is.
+
+    Folders whose names begin with a dot are not looked into.
+    """
+    return list(_below(folder, depth)) or [folder]
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if is_module(folder):
+        yield folder
+    elif depth and folder.is_dir():
+        for inner in sorted(folder.iterdir()):
+            if not inner.name.startswith("."):
+                yield from _below(inner, depth - 1)
 
 
 def _part(folder: Path | str, name: str) -> str:

@@ -6,20 +6,19 @@ import copy
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from headstart.atomic import sweep
 from headstart.errors import HeadstartError, HubError, Refused, of_type
-from headstart.events import Listener, Progress
+from headstart.events import Listener
 from headstart.filenames import CONFIG_FILE
 from headstart.hub import removing
+from headstart.hub.admission import Admission, Stated
 from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.hub.folder import is_hub
 from headstart.hub.query import Asked, Filter, order_by, page_of
 from headstart.hub.ref import ModuleRef
-from headstart.hub.reference import is_reference
 from headstart.hub.rows import Known, forget_gone, known_row, known_rows, stated_backbone
 from headstart.hub.upkeep import Upkeep
 from headstart.showing import html_table, line, plural
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from headstart.formats import StoredModule
     from headstart.records import Fingerprint, ModuleCard
 
-__all__ = ["Admission", "Hub", "as_hub"]
+__all__ = ["Hub", "as_hub"]
 
 USABLE = "reason IS NULL"
 
@@ -42,16 +41,6 @@ FACTS = (
     "notes",
 )  # fmt: skip
 """The fields of the cards that `Hub.frame` shows."""
-
-
-@dataclass(frozen=True)
-class Admission:
-    """What became of one folder or reference that was to be added: its card, or the reason for refusing it."""
-
-    path: Path | str
-    name: str
-    card: ModuleCard | None
-    reason: str | None
 
 
 class Hub:
@@ -133,15 +122,23 @@ class Hub:
     def where(self, **asked: Unpack[Asked]) -> Hub:
         """A view of the hub with only the matching modules; see `find`.
 
-        Raises `HubError` if no module is left.
+        Raises `HubError` if no module is left, or if a pattern of names fits none.
         """
-        wanted = Filter(**asked)
+        wanted = Filter.of(asked)
+        for pattern in (*(one for group in wanted.include for one in group), *wanted.exclude):
+            self._require_some(pattern)
         narrowed = self._view.narrowed(wanted)
         view = copy.copy(self)
         view._view = narrowed or wanted
         if narrowed is None or not len(view):
             raise HubError(f"the hub {self.path} has no module of {wanted}; see `headstart hub list`")
         return view
+
+    def _require_some(self, pattern: str) -> None:
+        """Raise `HubError` if a pattern fits no name, which is then mistyped."""
+        condition, values = Filter.of({"include": pattern}).name_condition()
+        if not self._upkeep.ask(lambda c: known_rows(c, condition, values, order="name LIMIT 1")):
+            raise self._unknown(pattern)
 
     def of_kind(self, kind: str) -> Hub:
         """A view of the hub with only the modules of one kind ("lora").
@@ -170,14 +167,15 @@ class Hub:
             asked: the conditions; capital letters do not matter. `kind`, `license`, `task` and `metric` as on the
                 card; `variant`, one that the module has, such as "DoRA", or "" for none; `family`, the whole path
                 ("reviews/films") or whole parts of it ("reviews", "films"); `text`, words that must all occur, perhaps
-                inside longer ones, in name, kind, task, family, base model, notes or origin.
+                inside longer ones, in name, kind, task, family, base model, notes or origin; `include` and `exclude`,
+                one or several patterns of names ("paws", "glue-*", "[a-m]*"), of which any or none must fit.
 
         Raises:
             SettingError: an unknown order, a limit or offset below 0 or beyond 2**63 - 1, a family, variant or text of
                 more than 1,000 characters, or a text of more than 32 words.
         """
         order = f"{order_by(sort)} {page_of(limit, offset)}"
-        narrowed = self._view.narrowed(Filter(**asked))
+        narrowed = self._view.narrowed(Filter.of(asked))
         if narrowed is None:
             return []
         condition, values = narrowed.condition()
@@ -186,7 +184,7 @@ class Hub:
 
     def count(self, **asked: Unpack[Asked]) -> int:
         """How many usable modules match all conditions; see `find`."""
-        narrowed = self._view.narrowed(Filter(**asked))
+        narrowed = self._view.narrowed(Filter.of(asked))
         if narrowed is None:
             return 0
         condition, values = narrowed.condition()
@@ -209,9 +207,9 @@ class Hub:
 
     def problems(self) -> list[Refused]:
         """Folders that could not be used when they were last read."""
-        condition, values = self._view.condition()
-        condition = f"reason IS NOT NULL AND (card IS NULL OR {condition})"
-        rows = self._upkeep.ask(lambda c: known_rows(c, condition, values))
+        (condition, values), (named, patterns) = self._view.condition(), self._view.name_condition()
+        condition = f"reason IS NOT NULL AND {named} AND (card IS NULL OR {condition})"
+        rows = self._upkeep.ask(lambda c: known_rows(c, condition, [*patterns, *values]))
         return [Refused(known.name, known.reason or "") for known in rows]
 
     def ref(self, name: str) -> ModuleRef:
@@ -247,7 +245,12 @@ class Hub:
         return None if stated is None else stated[1]
 
     def add(
-        self, source: Path | str, *, name: str | None = None, check: Callable[[StoredModule], None] | None = None
+        self,
+        source: Path | str,
+        *,
+        name: str | None = None,
+        check: Callable[[StoredModule], None] | None = None,
+        **stated: Unpack[Stated],
     ) -> ModuleCard:
         """Validate a module and copy it into the hub; the same module under the same name stays as it is.
 
@@ -256,16 +259,18 @@ class Hub:
                 is noted on the card as its `origin`.
             name: its name in the hub; by default the folder's name, or the last part of the remote one.
             check: raises `ModuleError` if the module does not fit, for instance, a given backbone.
+            stated: fields of the card in the hub: `task`, `family`, `license`, `metric`, `score`, `notes`.
 
         Raises:
             HubError: the name is taken or impossible, or the remote module cannot be fetched.
             ModuleError: the module is broken, unsupported, in the hub already or made for another backbone.
             OutputError: the hub cannot be written.
+            SettingError: a card cannot hold what is stated.
         """
         from headstart.hub.adding import Intake, name_of  # NumPy, which looking at a hub does without
 
         name = name_of(source) if name is None else name
-        (result,) = Intake(self.path, self._upkeep, check=check).results([(source, name)])
+        (result,) = Intake(self.path, self._upkeep, check=check, stated=stated).results([(source, name)])
         if isinstance(result, HeadstartError):
             raise result
         return result
@@ -274,32 +279,31 @@ class Hub:
         self,
         sources: Iterable[Path | str],
         *,
+        name: str | None = None,
         check: Callable[[StoredModule], None] | None = None,
         progress: Listener | None = None,
+        **stated: Unpack[Stated],
     ) -> list[Admission]:
         """Add every folder or remote module, as `add` does; one that is refused does not stop the rest.
 
-        Many are read and copied in parallel, then entered together. Returns one `Admission` each, in the given order.
+        A folder that is no module stands for the modules in it, down to three levels below. Many are read and copied in
+        parallel, then entered together. Returns one `Admission` for each module, in the given order. `name` is for a
+        single one, `stated` for all.
         """
-        from headstart.hub.adding import Intake, name_of  # NumPy, which looking at a hub does without
+        from headstart.hub.adding import admit  # NumPy, which looking at a hub does without
 
-        offered = [source if is_reference(source) else Path(source) for source in sources]
-        found: dict[int, Admission] = {}
-        named: dict[int, str] = {}
-        for index, source in enumerate(offered):
-            try:
-                named[index] = name_of(source)
-            except HeadstartError as error:
-                found[index] = Admission(source, str(source), None, str(error))
-        report = None if progress is None else _counted(progress, len(found), len(offered))
-        sweep(self.path)
-        taken = Intake(self.path, self._upkeep, check=check, report=report).results(
-            [(offered[i], name) for i, name in named.items()]
-        )
-        for (index, name), result in zip(named.items(), taken, strict=True):
-            card, reason = (None, str(result)) if isinstance(result, HeadstartError) else (result, None)
-            found[index] = Admission(offered[index], name, card, reason)
-        return [found[index] for index in range(len(offered))]
+        return admit(self.path, self._upkeep, sources, name=name, check=check, stated=stated, progress=progress)
+
+    def edit(self, module: str, /, *, name: str | None = None, **stated: Unpack[Stated]) -> ModuleCard:
+        """Change a module's name in the hub, or fields of its card: `task`, `family`, `license`, `metric`, `score` and
+        `notes`. "" empties a text.
+
+        What it computes stays, and so does its digest. Readers see the old state or the new one. Returns the card.
+        Raises `HubError` if the hub lacks the module or the name is taken or impossible, `ModuleError` if it is broken.
+        """
+        from headstart.hub.editing import edit  # NumPy, which looking at a hub does without
+
+        return edit(self.path, self._upkeep, self.ref(module), name=name or module, stated=stated)
 
     def remove(self, *names: str) -> None:
         """Delete modules, usable or not. If a removal of the same modules was killed, it is completed.
@@ -354,11 +358,6 @@ class Hub:
     def _ref(self, known: Known) -> ModuleRef:
         assert known.written is not None  # as in every usable row
         return ModuleRef(known.name, self.path / known.name, known.digest or "", known.shape or "", known.written)
-
-
-def _counted(progress: Listener, done: int, total: int) -> Callable[[], None]:
-    counter = iter(range(done + 1, total + 1))
-    return lambda: progress(Progress("adding modules", next(counter), total))
 
 
 def as_hub(given: Hub | str | Path) -> Hub:

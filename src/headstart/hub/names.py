@@ -4,7 +4,10 @@ import unicodedata
 
 from headstart.errors import HubError
 
-__all__ = ["check_name", "folded", "twin_key"]
+__all__ = ["ANOTHER", "check_name", "folded", "twin_key"]
+
+ANOTHER = "choose another name (--name, or name= in Python)"
+"""The remedy for a name that a module cannot have."""
 
 MAX_NAME_BYTES = 200
 """Staging adds a prefix and a suffix to the name, and file systems allow 255 bytes."""
@@ -41,12 +44,12 @@ def check_name(name: str) -> None:
     ):
         raise HubError(
             f"{name!r} cannot be a module's name: it must not be empty, begin or end with a dot or a space, "
-            'or hold one of / \\ : * ? " < > |; choose another name'
+            f'or hold one of / \\ : * ? " < > |; {ANOTHER}'
         )
     if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         raise HubError(f"the module name '{name[:40]}…' is longer than {MAX_NAME_BYTES} bytes; choose a shorter one")
     if name.partition(".")[0].rstrip().casefold() in RESERVED:
-        raise HubError(f"'{name}' cannot be a module's name: Windows keeps it for a device; choose another name")
+        raise HubError(f"'{name}' cannot be a module's name: Windows keeps it for a device; {ANOTHER}")
     if not unicodedata.is_normalized("NFC", name):
         raise HubError(
             f"{name!a} cannot be a module's name: its letters are decomposed; write it in Unicode's form NFC, "

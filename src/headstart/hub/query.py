@@ -1,10 +1,12 @@
 """Which modules of a hub are wanted, and in which order, as SQL."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypedDict
+from typing import Any, Self, TypedDict
 
 from headstart.errors import SettingError
-from headstart.hub.names import folded
+from headstart.hub.names import folded, twin_key
 
 __all__ = ["SORTS", "Asked", "Filter", "order_by", "page_of"]
 
@@ -31,6 +33,8 @@ class Asked(TypedDict, total=False):
     task: str | None
     metric: str | None
     text: str | None
+    include: str | Sequence[str] | None
+    exclude: str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Filter:
 
     `family` is the whole path ("reviews/films") or whole parts of it; `variant` is one that a module has, or "" for
     none. Every word of `text` must occur, perhaps inside a longer one, in the name, kind, task, family, base model,
-    notes or origin.
+    notes or origin. `include`: groups of patterns of names ("paws", "glue-*"), of each of which one must fit the name;
+    `exclude`: patterns that must not.
     """
 
     kind: str | None = None
@@ -49,16 +54,26 @@ class Filter:
     task: str | None = None
     metric: str | None = None
     text: str | None = None
+    include: tuple[tuple[str, ...], ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, asked: Asked) -> Self:
+        """The filter for these conditions."""
+        given: dict[str, Any] = {**asked}
+        include, exclude = (_patterns(given.pop(name, None)) for name in ("include", "exclude"))
+        return cls(**given, include=(include,) if include else (), exclude=exclude)
 
     def narrowed(self, other: Self) -> Self | None:
         """Both filters at once, or `None` if no module can match both."""
-        stated = {f.name: getattr(other, f.name) for f in fields(other) if getattr(other, f.name) is not None}
+        stated = {name: value for name in TEXTS if (value := getattr(other, name)) is not None}
         words = " ".join(part for part in (self.text, stated.pop("text", None)) if part)
         for name, value in stated.items():
             own = getattr(self, name)
             if own is not None and _comparable(name, own) != _comparable(name, value):
                 return None
-        return replace(self, **stated, text=words or None)
+        include, exclude = (*self.include, *other.include), (*self.exclude, *other.exclude)
+        return replace(self, **stated, text=words or None, include=include, exclude=exclude)
 
     def condition(self) -> tuple[str, list[str]]:
         """An SQL condition over the catalogue's columns, and its values. Raises `SettingError` for too long ones."""
@@ -78,7 +93,19 @@ class Filter:
         for word in self._words():
             terms.append("text LIKE ? ESCAPE '\\'")
             values.append(f"%{_literally(word)}%")
-        return " AND ".join(terms), [value.encode(errors="replace").decode() for value in values]
+        named, patterns = self.name_condition()
+        return f"{' AND '.join(terms)} AND {named}", [_searchable(value) for value in values] + patterns
+
+    def name_condition(self) -> tuple[str, list[str]]:
+        """What `condition` asks of the name alone, which is known of broken modules too."""
+        terms, values = ["1"], []
+        for group in (*self.include, *((pattern,) for pattern in self.exclude)):
+            if any(len(pattern) > MAX_CHARACTERS for pattern in group):
+                raise SettingError(f"a pattern of names has more than {MAX_CHARACTERS:,} characters; shorten it")
+            values += [_searchable(_glob(pattern)) for pattern in group]
+        terms += [f"({' OR '.join(['twin GLOB ?'] * len(group))})" for group in self.include]
+        terms += ["twin NOT GLOB ?"] * len(self.exclude)
+        return " AND ".join(terms), values
 
     def _words(self) -> list[str]:
         return folded(self.text or "").split()
@@ -92,8 +119,16 @@ class Filter:
 
     def __str__(self) -> str:
         """For people: "of kind 'lora' and family 'reviews'"."""
-        stated = {f.name: getattr(self, f.name) for f in fields(self)}
-        return " and ".join(f"{name} '{value}'" for name, value in stated.items() if value is not None)
+        stated = {name: getattr(self, name) for name in TEXTS}
+        said = [f"{name} '{value}'" for name, value in stated.items() if value is not None]
+        quoted = [[f"'{pattern}'" for pattern in group] for group in self.include]
+        said += [f"name {' or '.join(group)}" for group in quoted]
+        said += [f"name not '{pattern}'" for pattern in self.exclude]
+        return " and ".join(said)
+
+
+TEXTS = tuple(field.name for field in fields(Filter) if field.name not in ("include", "exclude"))
+"""The conditions that are one text each."""
 
 
 def order_by(sort: str) -> str:
@@ -130,3 +165,23 @@ def _closed_up(family: str) -> str:
 
 def _literally(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def _glob(pattern: str) -> str:
+    """A pattern as SQLite's GLOB reads it: "[!a]" is written "[^a]" there, and "[" without an end must be in brackets.
+
+    It is compared with `twin`, so capital letters do not matter.
+    """
+    parts = re.split(r"(\[!?\]?[^\]]*\])", twin_key(pattern))
+    return "".join(
+        part.replace("[!", "[^", 1) if index % 2 else part.replace("[", "[[]") for index, part in enumerate(parts)
+    )
+
+
+def _searchable(value: str) -> str:
+    """The text as it can be searched for in the catalogue, which never holds invalid text."""
+    return value.encode(errors="replace").decode()

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from headstart.errors import HeadstartError, ModuleError
+from headstart.atomic import write_text
+from headstart.errors import CardError, HeadstartError, ModuleError
 from headstart.events import Listener, Progress
 from headstart.filenames import ADAPTERHUB_WEIGHTS, CONFIG_FILE, WEIGHTS_FILE
 from headstart.formats import (
@@ -21,10 +22,20 @@ from headstart.formats import (
     safetensors_bytes,
 )
 from headstart.hub.folder import KEPT, stamp
+from headstart.hub.model_card import readme
 from headstart.hub.ref import Entry
-from headstart.records import ModuleCard
+from headstart.records import CARD_FILE, ModuleCard
 
-__all__ = ["WORKERS", "copy_module", "copy_unchanged", "entry_of", "read_entries", "read_entry", "read_stamped"]
+__all__ = [
+    "WORKERS",
+    "copy_module",
+    "copy_unchanged",
+    "entry_of",
+    "read_entries",
+    "read_entry",
+    "read_stamped",
+    "write_card",
+]
 
 WORKERS = min(8, os.cpu_count() or 1)
 """How many threads read modules in parallel."""
@@ -115,6 +126,18 @@ def copy_module(source: Path, target: Path) -> None:
         (target / CONFIG_FILE).write_text(json.dumps(plain.config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         weights = WEIGHTS_FILE if "peft_type" in plain.config else ADAPTERHUB_WEIGHTS[0]
         (target / weights).write_bytes(safetensors_bytes(plain.tensors))
+
+
+def write_card(folder: Path, card: ModuleCard) -> None:
+    """Write a module's card into its folder, and its README anew if Headstart wrote that for the old card."""
+    page = folder / "README.md"
+    try:
+        own = page.read_text(encoding="utf-8") == readme(ModuleCard.read(folder / CARD_FILE))
+    except (CardError, OSError, UnicodeDecodeError):
+        own = False
+    card.write(folder / CARD_FILE)
+    if own:
+        write_text(page, readme(card))
 
 
 def _written_lately(mark: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart.errors import HubError, ModuleError
-from headstart.hub.names import check_name, folded, twin_key
+from headstart.hub.names import ANOTHER, check_name, folded, twin_key
 from headstart.hub.ref import CHANGED, Entry, Widths, changed, parsed
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def refuse_twin(connection: sqlite3.Connection, name: str) -> None:
     if twin is not None:
         raise HubError(
             f"the name '{name}' differs from '{twin[0]}' in the hub only by case or by letters that look alike; "
-            "choose another name"
+            f"{ANOTHER}"
         )
 
 
