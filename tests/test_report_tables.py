@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from comparison_example import curves_frame, make_comparison, scores_frame
-from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES
+from comparison_example import answered, curves_frame, make_comparison, scores_frame
+from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
 from headstart.reports.console import frame_columns, print_summary, print_table
@@ -38,6 +38,16 @@ def row_of(frame: pd.DataFrame, **keys: str) -> dict[str, object]:
 
 def both_stages(values: dict[str, list[float]]) -> pd.DataFrame:
     return scores_frame({(method, stage): list(v) for method, v in values.items() for stage in ("zero-shot", "tuned")})
+
+
+def first_rows(starts: pd.DataFrame | None = None, **right: int) -> Comparison:
+    """Methods that have so many of the first of 100 rows right, on three seeds and at both stages."""
+    values = {
+        (method, stage): np.tile(np.arange(100) < count, (3, 1))
+        for method, count in right.items()
+        for stage in ("zero-shot", "tuned")
+    }
+    return answered(values) if starts is None else answered(values, starts=starts)
 
 
 def render(*items: object, width: int = 160) -> str:
@@ -88,14 +98,13 @@ class TestEstimate:
 
 class TestSummary:
     def test_paired_gain_by_hand(self) -> None:
-        # The scores vary by 0.1 between seeds, but the differences are 0.02, 0.03, 0.04: mean 0.03, s = 0.01,
-        # half-width 4.3027 * 0.01 / sqrt(3) = 0.024841. Paired, so much narrower than either method's own interval.
-        scores = both_stages({"scratch": [0.4, 0.5, 0.6], "ensemble": [0.42, 0.53, 0.64]})
-        row = row_of(summary(make_comparison(scores=scores)), method="ensemble")
-        assert row["tuned"] == pytest.approx(0.53)
-        assert row["tuned_gain"] == pytest.approx(0.03)
-        assert row["tuned_gain_interval"] == pytest.approx(0.024841, abs=1e-6)
-        assert row["tuned_interval"] > 0.2
+        # 100 rows, alike on all three seeds: 40 and 50 right, so +1 on 10 rows. √(0.1·0.9/99) = 0.030151, times
+        # t(0.975, 99) = 1.98422. Paired, so narrower than the method's own √(0.5·0.5/99) = 0.050252 times that.
+        row = row_of(summary(first_rows(scratch=40, ensemble=50)), method="ensemble")
+        assert row["tuned"] == pytest.approx(0.5)
+        assert row["tuned_gain"] == pytest.approx(0.1)
+        assert row["tuned_gain_interval"] == pytest.approx(0.059827, rel=0.03)
+        assert row["tuned_interval"] == pytest.approx(0.099711, rel=0.03)
 
     def test_pairs_are_matched_by_seed_not_by_place(self) -> None:
         scores = both_stages({"scratch": [0.4, 0.5, 0.6], "ensemble": [0.42, 0.53, 0.64]})
@@ -106,7 +115,8 @@ class TestSummary:
 
     def test_a_missing_score_drops_its_pair_and_says_why(self) -> None:
         scores = both_stages({"scratch": [0.4, NAN, 0.6], "ensemble": [0.42, 0.53, 0.66]})
-        table_ = summary(make_comparison(scores=scores))
+        told = make_comparison()
+        table_ = summary(make_comparison(scores=scores, answers=told.answers, examples=told.examples))
         ensemble, scratch = row_of(table_, method="ensemble"), row_of(table_, method="scratch")
         assert (scratch["tuned"], scratch["tuned_seeds"]) == (pytest.approx(0.5), 2)
         assert scratch["tuned_reason"] == "seed 1: training diverged"
@@ -149,48 +159,48 @@ class TestSummary:
 
 
 class TestDifferencesAndVerdict:
-    scores = both_stages(
-        {
-            "scratch": [0.40, 0.50, 0.60],
-            "average": [0.50, 0.50, 0.66],
-            "best_single": [0.50, 0.61, 0.72],
-            "ensemble": [0.42, 0.53, 0.64],
-        }
-    )
-
-    def test_outcomes(self) -> None:
-        # against scratch 0.02, 0.03, 0.04 (0.03 ± 0.0248); average -0.08, 0.03, -0.02 (s 0.055: ± 0.137);
-        # best_single -0.08, -0.08, -0.08: no spread, so no interval and no claim
-        table_ = differences(make_comparison(scores=self.scores))
+    def test_differences_are_those_of_the_method_that_the_decision_names(self) -> None:
+        table_ = differences(first_rows(scratch=40, average=80, ensemble=60))
+        assert set(table_["method"]) == {"average"}
         outcomes = table_[table_["stage"] == "tuned"].set_index("other")["outcome"].to_dict()
         assert outcomes == {
-            "scratch": "better",
-            "random": "not measured",
-            "average": "no difference shown",
-            "best_single": "no difference shown",
-        }
+            "scratch": "win", "random": "not measured", "best_single": "not measured", "ensemble": "win"
+        }  # fmt: skip
 
     def test_verdict_claims_only_what_is_shown(self) -> None:
-        text = verdict(make_comparison(scores=self.scores))
-        assert "After tuning, the ensemble beats scratch by 0.0300 (95 % interval 0.00516 to 0.0548)" in text
-        assert "no difference shown between it and the average (interval −0.160 to 0.113)" in text
-        assert f"the best single module (mean difference −0.0800; no interval: {SAME})" in text
-
-    def test_verdict_says_when_the_ensemble_is_behind(self) -> None:
-        text = verdict(
-            make_comparison(scores=both_stages({"scratch": [0.42, 0.53, 0.64], "ensemble": [0.4, 0.5, 0.6]}))
+        text = verdict(first_rows(scratch=40, average=52, ensemble=50))
+        assert text.startswith(
+            "On rte (ACC, 3 seeds): Use this start: the average. The average, the method ahead, is 0.120 ACC above "
+            "scratch after tuning (95 % interval 0.0"
         )
-        assert "the ensemble is behind scratch by 0.0300 (95 % interval −0.0548 to −0.00516)" in text
-        assert "the average (average was not run)" in text
-        assert "beats" not in text
+        assert "Before tuning, the average beats scratch by 0.120 (95 % interval 0.0" in text
+        few = verdict(first_rows(scratch=40, average=43, ensemble=42))
+        assert few.startswith(
+            "On rte (ACC, 3 seeds): Cannot tell yet. The average, the method ahead, is 0.030 ACC above"
+        )
+        assert "Before tuning, the average is not told apart from scratch (difference 0.0300, 95 % interval −0.0" in few
+        assert "beats" not in few
 
-    def test_one_seed_claims_nothing(self) -> None:
+    def test_verdict_says_when_every_start_is_behind(self) -> None:
+        text = verdict(first_rows(scratch=60, ensemble=40))
+        assert "Train fresh: the hub has nothing for this task." in text
+        assert "The ensemble, the best of the starts, is 0.200 ACC below scratch after tuning" in text
+        assert "Before tuning, the ensemble is behind scratch by 0.200 (95 % interval −0.2" in text
+
+    def test_scores_without_answers_claim_nothing(self) -> None:
         text = verdict(
             make_comparison(scores=both_stages({method: [0.1 * place] for place, method in enumerate(DEFAULT_METHODS)}))
         )
-        assert text.startswith("On rte (ACC, 1 seed):")
+        assert text.startswith("On rte (ACC, 1 seed): Cannot tell yet.")
         assert "beats" not in text
-        assert "scratch (mean difference 0.400; no interval: one seed)" in text
+        assert "the record holds no answers to single rows; compare again to have them" in text
+
+    def test_a_shared_start_is_named(self) -> None:
+        starts = make_comparison().starts
+        same = starts[starts["method"] == "best_single"].assign(method="ensemble")
+        both = pd.concat([starts[starts["method"] != "ensemble"], same], ignore_index=True)
+        text = verdict(first_rows(starts=both, scratch=40, best_single=80, ensemble=80))
+        assert "The best single module begins from the very module of the ensemble." in text
 
     def test_steps_sentence(self) -> None:
         curves = {("scratch", 0): [0.4, 0.5], ("ensemble", 0): [0.5, 0.6]}
@@ -207,9 +217,8 @@ class TestDifferencesAndVerdict:
     def test_all_empty(self) -> None:
         empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in FRAMES.items()}
         text = verdict(make_comparison(**empty))
-        assert (
-            "compared with scratch, the random module, the average and the best single module (ensemble was not run)"
-            in text
+        assert text == (
+            "On rte (ACC, 0 seeds): Cannot tell: no start was tuned and tested. Compare more methods than scratch."
         )
 
 
@@ -306,7 +315,8 @@ class TestCells:
         row = row_of(cells, Method="ensemble")
         assert str(row["Tuned"]).startswith("50.25")
         numbers = {line.split(" ", 1)[1]: line.split(" ", 1)[0] for line in notes.lines()}
-        assert str(row["Tuned"]) == f"50.25\N{NO-BREAK SPACE}{numbers[ONE_SEED]}"
+        why = "the record holds no answers to single rows; compare again to have them"
+        assert str(row["Tuned"]) == f"50.25\N{NO-BREAK SPACE}{numbers[why]}"
         assert row_of(cells, Method="average")["Tuned"] == f"{DASH}\N{NO-BREAK SPACE}{numbers['average was not run']}"
 
 
@@ -345,7 +355,7 @@ class TestConsole:
         console = Console(file=io.StringIO(), width=160)
         print_summary(make_comparison(), console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert text.startswith("On rte (ACC, 3 seeds): Before tuning, the ensemble beats scratch by")
+        assert text.startswith("On rte (ACC, 3 seeds): Use this start: the ensemble. The ensemble, the method ahead,")
         for part in ("best_single", "lora-mnli-r8", "Refused: 2", "Note: Merge error", "Effective number of modules"):
             assert part in text
 

@@ -44,8 +44,8 @@ __all__ = ["compare"]
 
 
 TEST_NOTE = (
-    "The test split was used for the reported scores only; states were chosen on the dev draw. The intervals are "
-    "over seeds (draws, fresh modules, orders) on the same {rows} test rows; other rows are not in them."
+    "The test split was used for the reported scores only; states were chosen on the dev draw. The intervals say how "
+    "much other rows than these {rows} would change and, from 6 seeds on, other seeds (draws, fresh modules, orders)."
 )
 
 

@@ -123,8 +123,10 @@ def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
     over = f"over {seeds}" if row["scope"] == "over these seeds" else f"from {row['seeds']} seeds"
     interval = f"95 % interval {_text(row['low'])} to {_text(row['high'])}, {over} and {row['rows']:,} rows"
     known = f"no interval: {row['reason']}" if math.isnan(row["low"]) else interval
-    name = _capital(spoken(row["method"])) + (", the method ahead," if leads else "")
-    size, direction = abs(row["difference"]), "above" if row["difference"] >= 0 else "below"
+    size, behind = abs(row["difference"]), row["difference"] < 0
+    name = _capital(spoken(row["method"]))
+    name += "" if not leads else ", the best of the starts," if behind else ", the method ahead,"
+    direction = "below" if behind else "above"
     if size == 0:
         return f"{name} is level with scratch after tuning ({known})."
     return f"{name} is {_text(size)} {main_metric(comparison)} {direction} scratch after tuning ({known})."

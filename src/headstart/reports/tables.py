@@ -8,7 +8,9 @@ import pandas as pd
 from pydantic import BaseModel
 
 from headstart.comparing.comparison import FRAMES, SCRATCH, STAGES, Comparison
-from headstart.errors import CardError
+from headstart.comparing.decision import decide
+from headstart.comparing.effects import effects, mean_scores
+from headstart.comparing.samples import main_metric, seed_scores
 from headstart.reports.intervals import Estimate, estimate
 
 __all__ = [
@@ -26,79 +28,40 @@ __all__ = [
 ]
 
 
-def main_metric(comparison: Comparison) -> str:
-    """The metric that a report is about: the task's own if it was measured, else the only one.
-
-    Raises `CardError` if several were measured and none is the task's.
-    """
-    measured = list(dict.fromkeys(comparison.scores["metric"]))
-    if comparison.task.metric in measured or not measured:
-        return comparison.task.metric
-    if len(measured) == 1:
-        return str(measured[0])
-    raise CardError(
-        f"task '{comparison.task.name}' has the metric '{comparison.task.metric}', which was not measured "
-        f"(measured: {', '.join(map(str, measured))}); name one of these in the task card"
-    )
-
-
 def chosen_indicator(comparison: Comparison) -> str | None:
     """The indicator that set the weights, or `None` if the ranking has no column for it."""
     name = comparison.settings.get("indicator")
     return str(name) if name in comparison.indicators else None
 
 
-def seed_scores(comparison: Comparison) -> pd.DataFrame:
-    """Test scores of the main metric: method, seed, stage, score, reason; in the methods' order."""
-    scores = comparison.scores
-    kept = scores[(scores["split"] == "test") & (scores["metric"] == main_metric(comparison))]
-    kept = kept.assign(score=kept["score"].astype("float64"), reason=kept["reason"].fillna("").astype(str))
-    order = {method: index for index, method in enumerate(comparison.methods)}
-    kept = kept.sort_values(["stage", "seed"], kind="stable")
-    kept = kept.sort_values("method", key=lambda names: names.map(order), kind="stable")
-    return kept[["method", "seed", "stage", "score", "reason"]].reset_index(drop=True)
-
-
 def summary(comparison: Comparison) -> pd.DataFrame:
     """One row per method.
 
     `zero_shot` and `tuned` (mean test score) and `zero_shot_gain` and `tuned_gain` (mean difference to scratch on the
-    same seeds) have four columns each: the mean, `_interval` (half-width of the 95 % interval), `_seeds`, and `_reason`
-    (why something is missing). `steps_to_scratch` is the first step at which the method's dev score is at least the
-    best that scratch reaches on that seed: the median over seeds, where a seed that never gets there counts as later
-    than any step. `steps_to_scratch_seeds` is how many seeds get there, of `curve_seeds`.
+    same seeds) have four columns each: the mean, `_interval` (half-width of the 95 % interval, over rows and, from 6
+    seeds on, over seeds), `_seeds`, and `_reason` (why something is missing). `steps_to_scratch` is the first step at
+    which the method's dev score is at least the best that scratch reaches on that seed: the median over seeds, where a
+    seed that never gets there counts as later than any step. `steps_to_scratch_seeds` is how many seeds get there, of
+    `curve_seeds`.
     """
-    scores = seed_scores(comparison)
     arrival = _arrival_steps(comparison)
+    means, gains = mean_scores(comparison), effects(comparison)
+    against = gains[gains["other"] == SCRATCH].rename(columns={"difference": "score"})
     rows = []
     for method in comparison.methods:
         row: dict[str, Any] = {"method": method}
         for stage in STAGES:
             name = stage.replace("-", "_")
-            row |= _columns(name, _score(scores, method, stage))
-            row |= _columns(f"{name}_gain", _difference(scores, method, SCRATCH, stage=stage))
+            row |= _estimated(name, means, method, stage)
+            row |= _estimated(f"{name}_gain", against, method, stage)
         rows.append(row | _steps_columns(arrival[arrival["method"] == method]))
     return pd.DataFrame(rows)
 
 
 def differences(comparison: Comparison) -> pd.DataFrame:
-    """The method that the verdict is about against each other one, before and after tuning, on the same seeds.
-
-    Columns: stage, other, difference (own - other), interval, low, high, seeds, reason, and outcome: "better" or
-    "worse" only if the 95 % interval excludes 0; "no difference shown" if it does not, or if there is no interval;
-    "not measured" if there is no pair of scores.
-    """
-    scores = seed_scores(comparison)
-    rows = []
-    for stage in STAGES:
-        for other in comparison.methods:
-            if other == comparison.subject:
-                continue
-            found = _difference(scores, comparison.subject, other, stage=stage)
-            row = {"stage": stage, "other": other, "difference": found.mean, "interval": found.interval}
-            row |= {"low": found.low, "high": found.high, "seeds": found.seeds, "reason": found.reason}
-            rows.append(row | {"outcome": _outcome(found)})
-    return pd.DataFrame(rows)
+    """The method that the decision names against each other one, before and after tuning: these rows of `effects`."""
+    table = effects(comparison)
+    return table[table["method"] == (decide(comparison).method or comparison.subject)].reset_index(drop=True)
 
 
 def ranking_table(comparison: Comparison) -> pd.DataFrame:
@@ -194,54 +157,13 @@ def _columns(name: str, found: Estimate) -> dict[str, Any]:
     return dict(zip(_names(name), (found.mean, found.interval, found.seeds, found.reason), strict=True))
 
 
-def _by_seed(scores: pd.DataFrame, method: str, stage: str) -> pd.DataFrame:
-    return scores[(scores["method"] == method) & (scores["stage"] == stage)].set_index("seed")
-
-
-def _score(scores: pd.DataFrame, method: str, stage: str) -> Estimate:
-    own = _by_seed(scores, method, stage)
-    found = estimate(own["score"].tolist(), missing=f"{method} was not run" if own.empty else "no score")
-    return _with_reasons(found, [_why_missing(method, seed, own) for seed in own.index])
-
-
-def _difference(scores: pd.DataFrame, method: str, other: str, *, stage: str) -> Estimate:
-    """The mean of method minus other over the seeds that have both, with its paired interval."""
-    if method == other:
-        return Estimate(math.nan, math.nan, 0, f"{other} is what the others are compared with")
-    mine, theirs = _by_seed(scores, method, stage), _by_seed(scores, other, stage)
-    for name, own in ((method, mine), (other, theirs)):
-        if own.empty:
-            return Estimate(math.nan, math.nan, 0, f"{name} was not run")
-    pairs = mine["score"] - theirs["score"]
-    found = estimate(pairs.tolist(), missing="no seed has both scores")
-    reasons = [_why_missing(name, seed, own) for seed in pairs.index for name, own in ((method, mine), (other, theirs))]
-    return _with_reasons(found, reasons)
-
-
-def _why_missing(method: str, seed: Any, own: pd.DataFrame) -> tuple[Any, str]:
-    """The seed, and why the method has no score there; "" if it has one."""
-    if seed not in own.index:
-        return seed, f"{method} was not run"
-    if not math.isnan(own["score"].loc[seed]):
-        return seed, ""
-    return seed, str(own["reason"].loc[seed] or f"no score for {method}")
-
-
-def _with_reasons(found: Estimate, reasons: Iterable[tuple[Any, str]]) -> Estimate:
-    """The estimate, with each reason given once for all of its seeds."""
-    seeds: dict[str, list[str]] = {}
-    for seed, reason in dict.fromkeys(reasons):
-        seeds.setdefault(reason, []).append(str(seed))
-    said = [f"seed{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}" for why, own in seeds.items() if why]
-    return Estimate(found.mean, found.interval, found.seeds, "; ".join(part for part in (found.reason, *said) if part))
-
-
-def _outcome(found: Estimate) -> str:
-    if found.seeds == 0:
-        return "not measured"
-    if found.low > 0:
-        return "better"
-    return "worse" if found.high < 0 else "no difference shown"
+def _estimated(name: str, table: pd.DataFrame, method: str, stage: str) -> dict[str, Any]:
+    """The columns of a mean that has been estimated, or of scratch against itself."""
+    for row in table[(table["method"] == method) & (table["stage"] == stage)].to_dict("records"):
+        half = (row["high"] - row["low"]) / 2
+        return dict(zip(_names(name), (row["score"], half, row["seeds"], row["reason"]), strict=True))
+    reason = f"{SCRATCH} is what the others are compared with" if method == SCRATCH else f"{SCRATCH} was not run"
+    return dict(zip(_names(name), (math.nan, math.nan, 0, reason), strict=True))
 
 
 def _arrival_steps(comparison: Comparison) -> pd.DataFrame:

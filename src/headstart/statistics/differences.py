@@ -25,9 +25,9 @@ class Components:
     """Variances of a difference: between seeds, between groups of rows, and what both do together, each of one unit.
 
     Over all seeds, the mean difference of S seeds on G groups has the variance seeds/S + rows/G + both/(S·G); over
-    these very seeds, it is without the first term. To this comes 1/(R + 2)², with R = G · `size` rows: as with
-    the half observations that Agresti and Min (2005) add to a table of paired answers, rows that all agree are no
-    proof that all rows would.
+    these very seeds, it is without the first term. What rows give is never below
+    1/(R + 2)², with R = G · `size` rows: rows that all agree are no proof that all rows would, and that is the variance
+    that remains where Agresti and Min (2005) add half an observation to each cell of a table of paired answers.
     """
 
     seeds: float
@@ -41,7 +41,7 @@ class Components:
         The latter after Satterthwaite (1946), from G − 1 of the groups and S − 1 of the seeds.
         """
         again = self.both / (seeds * groups)
-        within = self.rows / groups + again + 1 / (self.size * groups + 2) ** 2
+        within = max(self.rows / groups + again, 1 / (self.size * groups + 2) ** 2)
         if seeds < ENOUGH_SEEDS:
             return math.sqrt(within), groups - 1.0
         between = self.seeds / seeds
