@@ -10,7 +10,7 @@ import pytest
 from handmade import write_module
 from headstart.hub import Hub
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pandas", "matplotlib")
+HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pandas")
 
 
 def heavy_after(statement: str) -> list[str]:

@@ -43,7 +43,7 @@ def _whole(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np
     return np.asarray(scores.sum(-1) / occurs.sum(-1))
 
 
-CLASSIFICATION_F1 = Metric("Classification-F1", _macro_f1, _parts, _whole)
+CLASSIFICATION_F1 = Metric("Classification-F1", _macro_f1, _parts, _whole, least=0.0, most=1.0)
 """Macro F1 over every text that occurs as a target (the first reference) or as a prediction. In 0 … 1.
 
 As in CrossFit, a prediction outside the classes counts as one more class of F1 0: it lowers the mean.

@@ -46,7 +46,7 @@ def _whole(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np
     return np.where(free[0] > 0, score, math.nan)
 
 
-MATTHEW_CORRELATION = Metric("Matthew-Correlation", _matthews, _parts, _whole)
+MATTHEW_CORRELATION = Metric("Matthew-Correlation", _matthews, _parts, _whole, least=-1.0, most=1.0)
 """Matthews' correlation of predictions and targets (the first reference), for any number of classes. In -1 … 1.
 
 NaN when the targets are all one class, since they measure nothing; 0 when only the predictions are, as GLUE and

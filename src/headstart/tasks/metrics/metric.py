@@ -28,6 +28,8 @@ class Metric:
         name: CrossFit's name for it, as the user types it.
         formula: what `compute` calls after it has checked the arguments.
         parts: what each row adds, so that the metric of any resampled rows is a function of sums; `None` if unknown.
+        least: the smallest value that it can have; `None` if unknown.
+        most: the largest; `None` if unknown.
         whole: that function. With `weights` (draws, rows), how often each draw holds each row, the metric of every
             draw is `whole(weights @ parts(predictions, references), weights.sum(1))`.
         version: raised by hand when it gives other scores than before, so that stored ones are computed again.
@@ -38,6 +40,8 @@ class Metric:
     parts: Parts | None = None
     whole: Whole | None = None
     version: int = 1
+    least: float | None = None
+    most: float | None = None
 
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.
@@ -58,7 +62,7 @@ class Metric:
 
 
 def mean_of_rows(name: str, scores: Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]) -> Metric:
-    """The metric that is the plain mean of `scores`, one for each row."""
+    """The metric that is the plain mean of `scores`, one in 0 … 1 for each row."""
 
     def formula(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         return fmean(scores(predictions, references))
@@ -66,7 +70,7 @@ def mean_of_rows(name: str, scores: Callable[[Sequence[str], Sequence[Sequence[s
     def parts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         return np.array(scores(predictions, references), dtype=np.float64).reshape(-1, 1)
 
-    return Metric(name, formula, parts, _mean)
+    return Metric(name, formula, parts, _mean, least=0.0, most=1.0)
 
 
 def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
