@@ -48,7 +48,7 @@ also read embeddings of relative positions, which all rows of a pass share.
 
 For a family that is not in the table, LoRA, (IA)³ and BitFit work on the layers that are named, and prompts and
 prefixes work if the model caches plain keys and values; adapters, default targets and indicators of a part need the
-family's [architecture](api.md#architectures) and are refused by name without it.
+family's [architecture](api/architectures.md) and are refused by name without it.
 """
 
 OWN_KIND = """\

@@ -79,8 +79,29 @@ def covered(page: str) -> set[str]:
 
 
 def test_every_export_stands_in_the_reference() -> None:
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
-    assert set(headstart.__all__) - covered(page) - {"__version__"} == set(), "add a line `::: module` to docs/api.md"
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+    assert set(headstart.__all__) - covered(pages) - {"__version__"} == set(), "add a line `::: module` in docs/api/"
+
+
+def test_the_overview_names_what_the_package_exports() -> None:
+    overview = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert [name for name in headstart.__all__ if f"`{name}`" not in overview] == []
+    for path in re.findall(r"\]\[([\w.]+)\]", overview):
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+
+
+def test_every_page_of_the_reference_is_listed() -> None:
+    overview = (DOCS / "api.md").read_text(encoding="utf-8")
+    menu = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (DOCS / "api").glob("*.md"):
+        assert f"(api/{page.name})" in overview
+        assert f"- {page.stem}: api/{page.name}\n" in menu
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# headstart.{page.stem}\n")
+        named = re.findall(r"^::: (\S+)", text, flags=re.MULTILINE)
+        assert named
+        assert {name.split(".")[1] for name in named} == {page.stem}
 
 
 def test_every_name_a_user_types_stands_in_the_methods() -> None:
