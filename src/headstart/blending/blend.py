@@ -5,11 +5,11 @@ from typing import Any, Self
 
 from pydantic import ValidationError, field_validator
 
-from headstart.errors import SettingError, of_type
+from headstart.errors import SettingError
 from headstart.records import Record
 from headstart.showing import line
 
-__all__ = ["Blend", "as_blend", "fields_of"]
+__all__ = ["Blend", "fields_of"]
 
 
 class Blend(Record):
@@ -17,7 +17,8 @@ class Blend(Record):
 
     `rule`: a name in `RULES`. `indicator`: the spec of the indicator whose scores are the S_i ("cosine",
     "grand:block=3"). `reduction`: "mean" or "sum" over target tokens. `members`: names of modules, for rule "manual";
-    default: all modules of the task's family. `top_k`: blend only the k best ("softmax", "top_k").
+    default: all modules of the task's family; `weights`: one for each of them, default: equal ones. `top_k`: blend only
+    the k best ("softmax", "top_k").
 
     Two fields say how concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is chosen such that
     the effective number of modules 1/Σw² is `effective`. Default: √n of n modules, at most 4 (see `usual_effective`).
@@ -36,6 +37,7 @@ class Blend(Record):
     effective: float | None = None
     top_k: int | None = None
     members: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     space: str = "auto"
     rank: int | None = None
     density: float | None = None
@@ -43,8 +45,17 @@ class Blend(Record):
 
     def __repr__(self) -> str:
         stated = self.model_dump(exclude_defaults=True, exclude={"rule"})
-        words = (f"{name}={','.join(value) if name == 'members' else value}" for name, value in stated.items())
+        words = (
+            f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for name, value in stated.items()
+        )
         return line(type(self).__name__, f"'{self.rule}{':' * bool(stated)}{','.join(words)}'")
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        """Split a text "0.7,0.3" into numbers."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
 
     @field_validator("members", mode="before")
     @classmethod
@@ -82,7 +93,7 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
     """The fields in "field=value,field=value"; `source` is the whole text, for the error.
 
     A part that does not begin with a field's name belongs to the value before it if that value is an indicator with
-    parameters ("indicator=grand:block=3,sublayer=attention") or the members ("members=ada,bob").
+    parameters ("indicator=grand:block=3,sublayer=attention"), the members ("members=ada,bob") or their weights.
     """
     found: dict[str, str] = {}
     last = ""
@@ -94,7 +105,7 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
             if name == "members" and not value:
                 raise SettingError(f"'{source}' has members without names; write members=NAME,NAME or leave it out")
             found[name], last = value, name
-        elif (last == "members" and not separator) or (last == "indicator" and ":" in found[last]):
+        elif (last in ("members", "weights") and not separator) or (last == "indicator" and ":" in found[last]):
             found[last] += f",{part.strip()}"
         elif separator:
             raise SettingError(
@@ -103,17 +114,3 @@ def fields_of(text: str, *, source: str) -> Mapping[str, str]:
         else:
             raise SettingError(f"'{source}' has '{name}' without a value; write field=value")
     return found
-
-
-def as_blend(given: Blend | str | None) -> Blend:
-    """The blend that a caller gave, or the one that a text describes; `None` is the default one.
-
-    Raises `SettingError` for a value of another type, or a text that describes no blend.
-    """
-    if given is None or isinstance(given, Blend):
-        return given or Blend()
-    if isinstance(given, str):
-        return Blend.parse(given)
-    raise SettingError(
-        f"{of_type('blend', given)}; give a Blend, or its text, such as 'softmax:indicator=loss,temperature=0.1'"
-    )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import RULES, Blend, Request, check_space, fitting_space, require_one_kind
-from headstart.blending.blend import as_blend
+from headstart.blending.given import BlendLike, as_blend
 from headstart.blending.start import Start, candidates_of, plan_start
 from headstart.errors import SettingError
 from headstart.events import Listener
@@ -36,7 +36,7 @@ def ensemble(
     hub: HubLike,
     backbone: BackboneLike,
     *,
-    blend: Blend | str | None = None,
+    blend: BlendLike = None,
     ranking: Ranking | None = None,
     name: str | None = None,
     recipe: Recipe | str = "few-shot",
@@ -56,7 +56,8 @@ def ensemble(
         task: with a dev split.
         hub: a hub, or a list of modules.
         backbone: the frozen model.
-        blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"); `None`: `Blend()`.
+        blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"), or as a recipe file of
+            modules and their weights ("blend.yaml"; see `read_recipe_file`); `None`: `Blend()`.
         ranking: a ranking made before, by the blend's indicator among others, instead of scoring again.
         name: of the start; `None` is "<task>-start".
         recipe: of the reference module, if the indicator needs one.

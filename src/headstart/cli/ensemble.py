@@ -1,6 +1,7 @@
 """`headstart ensemble`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,8 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
-from headstart.cli.rank import ReductionOption
+from headstart.cli.rank import ReductionOption, with_variants
+from headstart.errors import SettingError
 
 if TYPE_CHECKING:
     from headstart.blending import Blend
@@ -82,6 +84,16 @@ class BlendOptions(Options):
         fields = vars(self) | {"members": tuple(self.member or ())}
         return Blend(**{name: value for name, value in fields.items() if name != "member"})
 
+    def of_file(self, path: Path) -> "Blend":
+        """The blend that a recipe file states. Raises `SettingError` for options beside it."""
+        from headstart.blending.given import read_recipe_file
+
+        for field in fields(self):
+            if getattr(self, field.name) != field.default:
+                name = field.name.replace("_", "-")
+                raise SettingError(f"--recipe-file says how the modules are blended; leave out it or --{name}")
+        return read_recipe_file(path)
+
 
 @command
 def ensemble(
@@ -92,11 +104,16 @@ def ensemble(
     recipe: RecipeOptions,
     work: WorkOptions,
     output: OutputOption,
+    recipe_file: Annotated[
+        Path | None,
+        typer.Option("--recipe-file", help="YAML file of modules and weights, modules: {paws: 0.7, qqp: 0.3}."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
+    asked = blend.load() if recipe_file is None else blend.of_file(recipe_file)
     model = backbone.load()
     from headstart.blending.ensemble import blend_note, weight_table
     from headstart.blending.ensemble import ensemble as run
@@ -105,11 +122,11 @@ def ensemble(
     with listening(f"blending for {data.name}") as listener:
         units = UnitCount(listener)
         start = run(
-            data, opened, model, blend=blend.load(), recipe=chosen, seed=task.seed, name=output.name,
+            data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name,
             store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     saved = save_module(start.module, output)
-    frame = weight_table(start)
+    frame = with_variants(weight_table(start), start.ranking)
     if as_json:
         print_json(
             {

@@ -17,10 +17,12 @@ from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from headstart.ranking.rank import Ranking
     from headstart.records import ModuleCard
 
-__all__ = ["ReductionOption", "print_gaps", "rank"]
+__all__ = ["ReductionOption", "print_gaps", "rank", "with_variants"]
 
 ReductionOption = Annotated[str, typer.Option(help="Over the target tokens: mean or sum.")]
 
@@ -51,7 +53,7 @@ def rank(
             data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
             seed=task.seed, store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
-    frame = ranking.frame()
+    frame = with_variants(ranking.frame(), ranking)
     if as_json:
         refused = [vars(module) for module in ranking.refused]
         print_json(
@@ -73,6 +75,14 @@ def rank(
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
     units.say()
+
+
+def with_variants(frame: "pd.DataFrame", ranking: "Ranking") -> "pd.DataFrame":
+    """The table with a column of variants after the names, if a module is one that only PEFT computes, such as DoRA."""
+    variants = {module.name: module.card.variant for module in ranking.modules}
+    if any(variants.values()):
+        frame.insert(1, "variant", frame["module"].map(variants))
+    return frame
 
 
 def reference_note(card: "ModuleCard", *, through_head: bool) -> str:

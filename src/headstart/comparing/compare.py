@@ -11,8 +11,8 @@ import pandas as pd
 
 from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import Blend
-from headstart.blending.blend import as_blend
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
+from headstart.blending.given import BlendLike, as_blend
 from headstart.comparing.baselines import chance, example_rows, majority
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.comparing.methods.contract import Draw, Pool
@@ -60,7 +60,7 @@ def compare(
     methods: str | Sequence[str] = DEFAULT_METHODS,
     seeds: int = 3,
     shots: int | None = None,
-    blend: Blend | str | None = None,
+    blend: BlendLike = None,
     equal_rank: bool = True,
     indicators: str | Sequence[str] = (),
     recipe: Recipe | str = "few-shot",

@@ -187,6 +187,11 @@ class Module(ABC):
         self.require_shapes_of(other)
         return self
 
+    @property
+    def exclude_hint(self) -> str:
+        """How to leave this module out of what is made from a hub, for the end of an error."""
+        return f"(--exclude {self.name}, or Hub.where(exclude=…))"
+
     def require_shapes_of(self, other: Module) -> None:
         """Raise `MergeError` unless both are of one kind, and their parameters have the same names and shapes."""
         mine = {name: tuple(value.shape) for name, value in self.parameters().items()}
@@ -199,7 +204,7 @@ class Module(ABC):
             if mine.get(name) != theirs.get(name):
                 raise MergeError(
                     f"{name} is {_shape(mine.get(name))} in '{self.name}' and {_shape(theirs.get(name))} in "
-                    f"'{other.name}'; {self.unequal_remedy}"
+                    f"'{other.name}'; {self.unequal_remedy} {self.exclude_hint}"
                 )
 
 

@@ -130,7 +130,7 @@ class IA3Module(ValuesModule):
         if unlike:
             raise MergeError(
                 f"'{self.name}' and '{other.name}' scale different sides of {min(unlike)}, one its input and one its "
-                "output; leave one out"
+                f"output; leave one out {self.exclude_hint}"
             )
         return self
 

@@ -132,7 +132,7 @@ class AttentionPrefixModule(ValuesModule):
                 if None not in (mine, theirs) and mine != theirs:
                     raise MergeError(
                         f"'{self.name}' has {what} {mine!r} and '{other.name}' {theirs!r}, so an average of the two is "
-                        "neither; leave one out"
+                        f"neither; leave one out {self.exclude_hint}"
                     )
         return self
 

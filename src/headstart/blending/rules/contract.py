@@ -15,7 +15,7 @@ __all__ = ["NEEDS", "OPTIONS", "Candidate", "HeldOutLoss", "Request", "Rule", "W
 NEEDS = frozenset({"scores", "loss"})
 """What a rule may need: an indicator's scores, and the held-out loss of given weights."""
 
-OPTIONS = ("temperature", "effective", "top_k", "members")
+OPTIONS = ("temperature", "effective", "top_k", "members", "weights")
 """The fields of a `Blend` that only some rules use."""
 
 HeldOutLoss = Callable[[Weights], float]
@@ -75,7 +75,7 @@ class Rule(ABC):
         for option in OPTIONS:
             value = getattr(blend, option)
             if value not in (None, ()) and option not in self.reads:
-                shown = ", ".join(value) if isinstance(value, tuple) else value
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise SettingError(f"{option} {shown} is not for rule '{self.name}'; leave it out, or choose its rule")
 
     def most(self, blend: Blend) -> int | None:
