@@ -77,7 +77,10 @@ def main() -> None:
     assert "bob" in listed, listed
     words = ["--hub", folder / "hub", "--backbone", folder / "backbone", "--device", "cpu", "--indicator", "loss"]
     ranked = json.loads(run("rank", folder / "task", *words, "--json"))
-    sys.stdout.write(json.dumps({"imported": imported, "ranked": ranked}))
+    rows = folder / "task" / "dev.jsonl"
+    on = ["--backbone", folder / "backbone", "--device", "cpu", "--labels", "good,bad"]
+    answered = run("predict", folder / "ada", rows, *on).splitlines()
+    sys.stdout.write(json.dumps({"imported": imported, "ranked": ranked, "answered": len(answered) - 1}))
 
 
 if __name__ == "__main__":

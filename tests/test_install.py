@@ -59,6 +59,7 @@ def tried(python: Path, folder: Path, *extras: str) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["imported"] > 200
     assert {row["module"] for row in found["ranked"]["modules"]} == {"ada", "bob"}
+    assert found["answered"] == 8
 
 
 def test_without_extras(plain: Path, tmp_path: Path) -> None:
