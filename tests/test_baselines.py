@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from headstart.comparing.baselines import chance, example_rows, majority
+from headstart.comparing.examples import example_rows
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
+from headstart.tasks.baselines import chance, majority
 
 
 def rows(*targets: str, options: tuple[str, ...] | None = ("a", "b")) -> tuple[Example, ...]:

@@ -11,6 +11,7 @@ __all__ = ["COMMANDS", "Deferred", "Explained", "Program"]
 
 COMMANDS = {
     "hub": ("headstart.cli.hub:app", "Look after a hub of modules: add, edit, list, show, check, remove, push."),
+    "task": ("headstart.cli.task:task", "Show what is understood of TASK: columns, splits, classes, prompts, lengths."),
     "tune": (
         "headstart.cli.tune:tune",
         "Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command.",

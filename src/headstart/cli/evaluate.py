@@ -77,7 +77,7 @@ def given_module(text: str) -> Path | None:
 
 def _baselines(task: "Task", split: str, metric: str) -> dict[str, float]:
     """What guessing and the most frequent answer would score on these rows, where that is defined."""
-    from headstart.comparing.baselines import chance, majority
+    from headstart.tasks.baselines import chance, majority
 
     rows = task.rows(split)
     found = [chance(rows, metric)]

@@ -29,7 +29,7 @@ def predict(
         str | None, typer.Option(help="Answers to choose from, separated by commas; default: the card's.")
     ] = None,
     input: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option(help="Template of the input, such as '{title}: {text}'; default: the card's.")
+        str | None, typer.Option(help="Column of the input, or a template with columns in braces; default: the card's.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Add the probability of every label, each as a column.")] = False,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",

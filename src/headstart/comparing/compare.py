@@ -13,8 +13,8 @@ from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_lo
 from headstart.blending import Blend
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
 from headstart.blending.given import BlendLike, as_blend
-from headstart.comparing.baselines import chance, example_rows, majority
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
+from headstart.comparing.examples import example_rows
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.starting import (
@@ -35,6 +35,7 @@ from headstart.kinds import AnyModule
 from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, require_defined
 from headstart.records import Refused
 from headstart.tasks import Task, TaskLike, as_task
+from headstart.tasks.baselines import chance, majority
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Results, Store, Unit
@@ -227,6 +228,7 @@ class _Run:
         found = run([*(unit for trial in trials for unit in trial.units()), *([bare] if bare else [])])
         for trial in trials:
             self._add_trial(trial, found)
+        self.notes += dict.fromkeys(note for draw in draws for note in draw.notes if note not in asked.task.notes)
         self.frames["baselines"] += [
             chance(asked.task.test, asked.task.card.metric),
             majority(asked.task, draws),

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-__all__ = ["MOST_CLASSES", "MOST_DISTINCT", "Column", "describe", "guess"]
+from headstart.tasks.sources import locate
+
+__all__ = ["MOST_CLASSES", "MOST_DISTINCT", "Column", "describe", "guess", "source_columns"]
 
 MOST_CLASSES = 20
 """The most distinct targets that are taken for classes."""
@@ -44,6 +47,12 @@ class _Seen:
     characters: int = 0
     values: set[int] = field(default_factory=set)
     example: str = ""
+
+
+def source_columns(source: str | Path) -> tuple[Column, ...]:
+    """The columns of a file, a folder or a `datasets` id, over all its splits. Raises `TaskError` as `Task.load`."""
+    tables = locate(source).tables.values()
+    return describe(fields for rows in tables for _, fields in rows)
 
 
 def describe(rows: Iterable[Mapping[str, object]]) -> tuple[Column, ...]:

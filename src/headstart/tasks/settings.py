@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.atomic import write_text
 from headstart.errors import SettingError, TaskError
 from headstart.records import TaskCard, Template
 from headstart.tasks.metrics import METRICS
 from headstart.tasks.options import OPTIONS
-from headstart.tasks.sources import Located
+from headstart.tasks.sources import Located, settings_path
 from headstart.tasks.sources.rows import LONGEST_LINE
 
-__all__ = ["NO_LABELS", "Settled", "Wishes", "settle"]
+__all__ = ["NO_LABELS", "Settled", "Wishes", "settle", "write_settings"]
 
 NO_LABELS = "none"
 """What is given as labels where targets are open, however few they are."""
@@ -80,6 +81,31 @@ def settle(located: Located, wishes: Wishes) -> Settled:
     if card.options is not None:
         OPTIONS[card.options]
     return Settled(card.model_copy(update={"metric": METRICS[card.metric].name}), stated, in_file)
+
+
+def write_settings(card: TaskCard, source: str | Path) -> Path:
+    """Write what a card states beside its source, so that the source is understood without any argument.
+
+    Returns the file: `task.json` in a folder, `tickets.task.json` for `tickets.csv`. Raises `TaskError` if it exists
+    with another content, or if the source is no file or folder.
+    """
+    path = settings_path(source)
+    if path is None:
+        raise TaskError(f"{source} is no file or folder that settings could be written beside; give them each time")
+    stated = card.model_dump(mode="json", exclude={"schema_version", "source", "template"}, exclude_defaults=True)
+    # Null for open answers: otherwise, few distinct ones would be taken for labels.
+    stated = (
+        {"name": card.name, "metric": card.metric, "labels": None}
+        | stated
+        | card.template.model_dump(mode="json", exclude_none=True)
+    )
+    text = json.dumps(stated, indent=1, ensure_ascii=False) + "\n"
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return path
+        raise TaskError(f"{path} exists and says something else; remove it first, or correct it by hand")
+    write_text(path, text)
+    return path
 
 
 def _listed(labels: Sequence[str]) -> Sequence[str]:

@@ -10,12 +10,15 @@ from headstart.tasks.example import Example
 
 __all__ = ["class_counts", "html_of", "words_of"]
 
+SPLITS = ("train", "dev", "test")
+
 Splits = Mapping[str, Sequence[Example]]
 
 
 def words_of(card: TaskCard, splits: Splits) -> str:
     """Name, rows of each split, metric and kind of answers: "tickets: 120 train, 40 dev; ACC; 4 labels"."""
-    rows = ", ".join(f"{len(part):,} {split}" for split, part in splits.items()) or "no rows"
+    order = sorted(splits, key=lambda split: SPLITS.index(split) if split in SPLITS else len(SPLITS))
+    rows = ", ".join(f"{len(splits[split]):,} {split}" for split in order) or "no rows"
     answers = "open answers" if card.options is None else "options in each row"
     if card.labels is not None:
         answers = f"{len(card.labels)} labels"
@@ -37,10 +40,9 @@ def html_of(card: TaskCard, splits: Splits) -> str:
         for name, counts in lines.items()
     )
     first = next((row for part in splits.values() for row in part), None)
-    example = (
-        ""
-        if first is None
-        else f"<p>{escape(cut(first.input, LONGEST))} → <b>{escape(cut(first.target, LONGEST))}</b></p>"
-    )
+    example = ""
+    if first is not None:
+        text, target = (escape(cut(each, LONGEST)) for each in (first.input, first.target))
+        example = f"<p>{text} → <b>{target}</b></p>"
     caption = f"<caption>{escape(words_of(card, splits))}</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{example}"

@@ -9,7 +9,7 @@ from headstart.registry import Registry
 from headstart.tasks.sources import datasets_id
 from headstart.tasks.sources.rows import Rows
 
-__all__ = ["SETTINGS_FILE", "SOURCES", "SPLIT_NAMES", "Located", "known_splits", "locate"]
+__all__ = ["SETTINGS_FILE", "SOURCES", "SPLIT_NAMES", "Located", "known_splits", "locate", "settings_path"]
 
 SOURCES: Registry[Callable[[Path], Rows]] = Registry(
     "file format",
@@ -43,6 +43,14 @@ class Located:
     settings: Path | None = None
 
 
+def settings_path(source: str | Path) -> Path | None:
+    """Where the settings of a task are, if there are any; `None` for a `datasets` id."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path / SETTINGS_FILE
+    return path.with_name(f"{_stem_and_format(path)[0]}.{SETTINGS_FILE}") if path.exists() else None
+
+
 def locate(source: str | Path) -> Located:
     """Find the tables of `source`: a file, a folder, or a `datasets` id. Raises `TaskError` when it is none of them."""
     try:
@@ -59,8 +67,7 @@ def _locate(source: str | Path, path: Path) -> Located:
         if format_ is None:
             raise TaskError(f"{path} has no format that is known; name it {_known_names()}")
         _require_regular(path)
-        settings = path.with_name(f"{stem}.{SETTINGS_FILE}")
-        return Located(stem, str(source), {None: SOURCES[format_](path)}, _settings(settings))
+        return Located(stem, str(source), {None: SOURCES[format_](path)}, _settings(path))
     text = str(source)
     if isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None:
         name = text.partition("/")[2].replace(":", "-")
@@ -75,11 +82,12 @@ def _folder(path: Path) -> Located:
         tables = known_splits(datasets_id.read_saved(path), source=str(path))
     else:
         tables = {split: SOURCES[format_](file) for split, (file, format_) in _split_files(path).items()}
-    return Located(path.resolve().name, str(path), tables, _settings(path / SETTINGS_FILE))
+    return Located(path.resolve().name, str(path), tables, _settings(path))
 
 
-def _settings(path: Path) -> Path | None:
-    if not path.exists():
+def _settings(source: Path) -> Path | None:
+    path = settings_path(source)
+    if path is None or not path.exists():
         return None
     _require_regular(path)
     return path

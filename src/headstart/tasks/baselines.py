@@ -1,6 +1,5 @@
-"""What a start is worth nothing without beating: a guess, always the same answer, and the backbone as it is."""
+"""What a module is worth nothing without beating: a guess, and always the same answer."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -8,24 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.tasks import METRICS, Example, Metric, Task
+from headstart.tasks.example import Example
+from headstart.tasks.metrics import METRICS, Metric
+from headstart.tasks.task import Task
 
-__all__ = ["MOST_INPUT", "chance", "example_rows", "majority"]
-
-MOST_INPUT = 400
-"""How many characters of an input a comparison keeps."""
-
-
-def example_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The rows of `Comparison.examples`."""
-    return [
-        {
-            "row": row, "input": example.input[:MOST_INPUT], "target": example.target,
-            "references": json.dumps(example.outputs, ensure_ascii=False),
-            "group": example.group or "",
-        }
-        for row, example in enumerate(examples)
-    ]  # fmt: skip
+__all__ = ["chance", "majority"]
 
 
 def chance(examples: Sequence[Example], metric: str) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""`headstart task` and what it shows: every number by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from headstart.backbones import Backbone
+from headstart.records import TextFormat
+from headstart.tasks import Task
+from headstart.tasks.columns import source_columns
+from headstart.tasks.inspecting import inspect_task
+from program import Run, assert_mistake
+from test_light import heavy_after
+from test_light import program as statement
+from test_own_data import CLASSES, tickets, write
+
+pytest_plugins = ["cli_helper"]
+COLUMNS = ["--input", "ticket_text", "--target", "label_name"]
+
+
+def small() -> Task:
+    """Three classes; "same" is in both splits, twice in train, and once with another answer."""
+    train = [("same", "a"), ("same", "a"), ("one", "a"), ("two", "b"), ("three", "c")]
+    test = [("same", "b"), ("four", "a"), ("five", "b"), ("six", "c")]
+    rows = {
+        split: [{"input": text, "output": target} for text, target in part]
+        for split, part in (("train", train), ("test", test))
+    }
+    return Task.from_rows(splits=rows, labels=["a", "b", "c"], name="small")
+
+
+def test_splits_classes_and_problems() -> None:
+    found = inspect_task(small())
+    assert found.splits.to_dict("records") == [
+        {"split": "train", "rows": 5, "distinct inputs": 4}, {"split": "test", "rows": 4, "distinct inputs": 4},
+    ]  # fmt: skip
+    assert found.classes.set_index("label").to_dict("index") == {
+        "a": {"train": 3, "test": 1}, "b": {"train": 1, "test": 2}, "c": {"train": 1, "test": 1},
+    }  # fmt: skip
+    assert found.problems.to_dict("records") == [
+        {"problem": "repeated input", "splits": "train", "inputs": 1, "example": "same"},
+        {"problem": "different answers", "splits": "all", "inputs": 1, "example": "same"},
+        {"problem": "in two splits", "splits": "train, test", "inputs": 1, "example": "same"},
+    ]
+
+
+def test_what_guessing_scores() -> None:
+    found = inspect_task(small()).guesses.set_index("metric")
+    assert list(found.index) == ["ACC", "Classification-F1", "Matthew-Correlation"]
+    assert found.loc["ACC", "chance"] == pytest.approx(1 / 3)
+    assert found.loc["ACC", "majority"] == 0.25  # always "a", and one of four rows is
+    # macro F1 of always "a": a has 1 hit of 1 target and 4 answers, 2·1/5; b and c have none
+    assert found.loc["Classification-F1", "majority"] == pytest.approx(0.4 / 3)
+    assert set(found["split"]) == {"test"}
+
+
+def test_open_answers_have_no_chance() -> None:
+    rows = [{"input": f"row {number}", "output": f"answer {number}"} for number in range(20)]
+    (guess,) = inspect_task(Task.from_rows(rows)).guesses.to_dict("records")
+    assert math.isnan(guess["chance"])
+    assert guess["metric"] == "EM"
+    assert "there are no options to guess among" in guess["note"]
+
+
+def test_texts_without_a_backbone_are_as_a_language_model_reads_them() -> None:
+    found = inspect_task(small())
+    assert found.prompts.to_dict("records") == [{"split": "train", "prompt": "same\nAnswer:", "target": " a"}] * 2
+    rows = found.lengths.set_index("text").to_dict("index")
+    # same same one two three same four five six
+    assert rows["input"] == {"unit": "characters", "rows": 9, "median": 4, "95 %": pytest.approx(4.6), "longest": 5}
+    assert rows["target"]["longest"] == 1
+
+
+def test_tokens_are_those_of_the_backbone(llama: Backbone) -> None:
+    task = small()
+    whole = [len(llama.encoder.prompt(row.input, TextFormat())) for part in task.splits.values() for row in part]
+    found = inspect_task(task, backbone=llama, text_format=TextFormat(max_input=max(whole) - 1))
+    (row, _), ids = found.prompts.to_dict("records"), llama.encoder.prompt("same", TextFormat())
+    assert (row["prompt"], row["prompt_tokens"]) == (llama.tokenizer.decode(ids), len(ids))
+    rows = found.lengths.set_index("text").to_dict("index")
+    assert rows["input"]["longest"] == max(whole)
+    assert rows["input"]["longest read"] == max(whole) - 1
+    assert rows["input"]["cut"] == whole.count(max(whole))
+    assert (rows["target"]["unit"], rows["target"]["cut"]) == ("tokens", 0)
+
+
+def test_groups_are_counted() -> None:
+    rows = [row | {"author": f"{number // 10}"} for number, row in enumerate(tickets(100))]
+    task = Task.from_rows(rows, input="ticket_text", target="label_name", group="author")
+    assert inspect_task(task).splits["groups"].sum() == 10
+
+
+def test_the_command_shows_it_and_saves_the_settings(tmp_path: Path, run: Run) -> None:
+    path = write(tmp_path / "tickets.csv", tickets())
+    shown = run("task", path, *COLUMNS)
+    assert shown.out.startswith("tickets: 120 train, 40 dev, 40 test; ACC; 4 labels\n")
+    for part in (
+        "ticket_id",
+        "What guessing scores",
+        "Chance: a uniform guess among 4 options.",
+        "please help\nAnswer:",
+    ):
+        assert part in shown.out
+    saved = run("task", path, *COLUMNS, "--write")
+    settings = tmp_path / "tickets.task.json"
+    assert saved.out.endswith(f"Saved {settings}: {path} needs no options now.\n")
+    assert json.loads(settings.read_text()) == {
+        "name": "tickets", "metric": "ACC", "labels": list(CLASSES), "options": "labels", "input": "ticket_text",
+        "target": "label_name",
+    }  # fmt: skip
+    again = run("task", path, "--write", "--json")
+    assert again.err == "", "nothing is inferred any more"
+    assert again.data["card"]["labels"] == list(CLASSES)
+    assert again.data["written"] == str(settings)
+    assert [row["rows"] for row in again.data["splits"]] == [120, 40, 40]
+    assert again.data["columns"][2] == {
+        "column": "label_name", "type": "text", "rows": 200, "distinct": 4, "example": "billing",
+    }  # fmt: skip
+    other = run("task", path, "--input", "ticket_id", "--write")
+    assert other.code == 2
+    assert other.err.endswith(
+        "tickets.task.json exists and says something else; remove it first, or correct it by hand\n"
+    )
+
+
+def test_open_answers_are_saved_as_such(tmp_path: Path, run: Run) -> None:
+    path = write(tmp_path / "train.csv", tickets(20))
+    run("task", tmp_path, *COLUMNS, "--labels", "none", "--group", "ticket_id", "--write")
+    assert json.loads((tmp_path / "task.json").read_text()) == {
+        "name": tmp_path.name, "metric": "EM", "labels": None, "group": "ticket_id", "input": "ticket_text",
+        "target": "label_name",
+    }  # fmt: skip
+    assert Task.load(tmp_path).card.labels is None
+    assert path.exists()
+
+
+def test_columns_are_shown_of_a_file_that_is_not_understood(tmp_path: Path, run: Run) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(20))
+    shown = run("task", path)
+    assert "T-0000" in shown.out
+    assert shown.code == 2
+    assert shown.err.endswith("write --input ticket_text --target label_name\n")
+    assert_mistake(run("task", path, "--json"), "write --input ticket_text --target label_name")
+
+
+def test_an_id_has_no_folder_for_settings() -> None:
+    from headstart.errors import TaskError
+    from headstart.tasks.settings import write_settings
+
+    with pytest.raises(TaskError, match="owner/name is no file or folder that settings could be written beside"):
+        write_settings(small().card, "owner/name")
+
+
+def test_columns_are_of_all_splits(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", tickets(20))
+    write(tmp_path / "dev.csv", [row | {"more": "x"} for row in tickets(4)])
+    assert [(column.name, column.rows) for column in source_columns(tmp_path)] == [
+        ("ticket_id", 24), ("ticket_text", 24), ("label_name", 24), ("more", 4),
+    ]  # fmt: skip
+
+
+def test_looking_needs_no_torch(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(60))
+    assert not {"torch", "transformers", "peft"} & set(heavy_after(statement("task", str(path), *COLUMNS)))
