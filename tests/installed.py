@@ -72,6 +72,7 @@ def main() -> None:
     write_inputs(folder)
     run("--help")
     run("list", "--check")
+    run("task", folder / "task")
     listed = run("hub", "list", folder / "hub")
     assert "ada" in listed, listed
     assert "bob" in listed, listed

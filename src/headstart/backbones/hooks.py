@@ -1,13 +1,17 @@
 """Hooks that last as long as a block, for one thread or for each of several."""
 
 import contextlib
+import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["HookPerThread", "attached"]
+__all__ = ["Hook", "HookPerThread", "attached", "hooked", "named_inputs"]
 
 T = TypeVar("T")
 
@@ -22,6 +26,35 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
         for handle in handles:
             removals.callback(handle.remove)
         yield
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Where to hook: `before` changes the inputs of `layer` by name, `after` its output, given the changed inputs."""
+
+    layer: nn.Module
+    before: Callable[[dict[str, Any]], dict[str, Any]]
+    after: Callable[[dict[str, Any], Any], Any] | None = None
+
+
+def hooked(*hooks: Hook) -> AbstractContextManager[None]:
+    """Attach every hook for the block; none is left when it ends, however it ends."""
+    return attached(handle for hook in hooks for handle in _handles(hook))
+
+
+def _handles(hook: Hook) -> Iterator[RemovableHandle]:
+    def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        return (), hook.before(named_inputs(layer, args, kwargs))
+
+    yield hook.layer.register_forward_pre_hook(before, with_kwargs=True)
+    after = hook.after
+    if after is not None:
+        yield hook.layer.register_forward_hook(lambda _, __, kwargs, output: after(kwargs, output), with_kwargs=True)
+
+
+def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a call by name, including those given by position."""
+    return {**dict(zip(inspect.signature(layer.forward).parameters, args, strict=False)), **kwargs}
 
 
 class HookPerThread(Generic[T]):

@@ -42,15 +42,7 @@ from headstart.records import CARD_FILE, HeadCard, ModuleCard
 from headstart.registry import Registry
 from headstart.showing import line
 
-__all__ = [
-    "PICKLES",
-    "READERS",
-    "FolderReader",
-    "StoredModule",
-    "module_name",
-    "read_module",
-    "read_opendelta",
-]
+__all__ = ["PICKLES", "READERS", "FolderReader", "StoredModule", "module_name", "read_module", "read_opendelta"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of files that may be pickles; they are never opened, except AdapterHub's, as a dictionary of tensors."""

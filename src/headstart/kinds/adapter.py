@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from headstart.backbones import Backbone, attached
+from headstart.backbones.hooks import named_inputs
 from headstart.errors import MergeError, ModuleError, SettingError
 from headstart.formats import AdapterLayout, StoredModule
 from headstart.formats.libraries.adapterhub_adapter import NAMES, Computation
@@ -33,7 +34,6 @@ from headstart.kinds.placement import (
 from headstart.kinds.settings import AdapterSettings
 from headstart.kinds.targets import require_widths
 from headstart.kinds.tensors import to_torch
-from headstart.kinds.virtual_tokens import named_inputs
 
 __all__ = ["AdapterModule", "AdapterStack"]
 
@@ -129,8 +129,7 @@ class AdapterStack(ParameterStack["AdapterModule"]):
 class AdapterModule(ValuesModule):
     """Bottleneck adapters: `<sublayer>.down` (m, d), `.down_bias` (m,), `.up` (d, m) and `.up_bias` (d,).
 
-    Biases may be missing. `keys` gives the beginning of each adapter's tensor names, by sublayer; `computation` is the
-    same for all of them.
+    Biases may be missing. `names` gives AdapterHub's name of each tensor; `computation` is the same for all adapters.
     """
 
     kind = "adapter"
@@ -138,7 +137,7 @@ class AdapterModule(ValuesModule):
     stack_family = AdapterStack
     weights_file = "adapter.safetensors"
     head_prefix = None  # AdapterHub's library would warn of tensors that it does not know
-    keys: Mapping[str, str]
+    names: Mapping[str, str]
     computation: Computation
 
     @classmethod
@@ -146,13 +145,10 @@ class AdapterModule(ValuesModule):
         """The module that a validated AdapterHub folder holds."""
         layout = stored.layout
         assert isinstance(layout, AdapterLayout)  # `load_module` chose this class by the kind on the card
-        values = {
-            f"{path}.{part}": to_torch(stored.tensors[name]).float()
-            for path, site in layout.sites.items()
-            for part, name in site.tensors.items()
-        }
-        keys = {path: site.tensors["down"].removesuffix(f".{NAMES['down']}") for path, site in layout.sites.items()}
-        return cls(stored.card, stored.config, values, keys, layout.computation)
+        sites = layout.sites.items()
+        names = {f"{path}.{part}": name for path, site in sites for part, name in site.tensors.items()}
+        values = {own: to_torch(stored.tensors[name]).float() for own, name in names.items()}
+        return cls(stored.card, stored.config, values, names, layout.computation)
 
     @classmethod
     def fresh(cls, backbone: Backbone, settings: AdapterSettings, *, name: str, seed: int) -> AdapterModule:
@@ -170,10 +166,11 @@ class AdapterModule(ValuesModule):
         config = adapterhub_config(placement, settings.bottleneck, name=name, backbone=backbone)
         size = (settings.bottleneck, backbone_width(backbone))
         values = _drawn(dict.fromkeys(chosen, size), biases=placement.biases, seed=seed)
-        keys = {path: f"{site.key}.adapters.{config['name']}" for path, site in chosen.items()}
+        parts = ((*own.rpartition("."), own) for own in values)
+        names = {own: f"{chosen[path].key}.adapters.{config['name']}.{NAMES[part]}" for path, _, part, own in parts}
         shape = {"rank": settings.bottleneck, "scaling": 1.0, "targets": tuple(sorted(chosen))}
         card = card_of(cls.kind, values.values(), name=name, backbone=backbone, **shape)
-        return cls(card, config, values, keys, Computation(reads_in(backbone, placement), placement.activation, 1.0))
+        return cls(card, config, values, names, Computation(reads_in(backbone, placement), placement.activation, 1.0))
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -183,8 +180,7 @@ class AdapterModule(ValuesModule):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors by AdapterHub's names, `<block>.adapters.<name>.adapter_down.0.weight` and so on."""
-        named = ((*name.rpartition("."), value) for name, value in self.values.items())
-        return {f"{self.keys[path]}.{NAMES[part]}": value for path, _, part, value in named}
+        return {self.names[own]: value for own, value in self.values.items()}
 
     def aligned_to(self, other: Module) -> Module:
         """The same function with `other`'s scaling s: the difference moves into U and u.
@@ -206,7 +202,7 @@ class AdapterModule(ValuesModule):
         ratio = mine.factor / theirs.factor
         values = {name: v * ratio if name.endswith((".up", ".up_bias")) else v for name, v in self.values.items()}
         card = self.card.model_copy(update={"scaling": other.card.scaling})
-        return replace(self, values=values, computation=theirs, config=other.config, keys=other.keys, card=card)
+        return replace(self, values=values, computation=theirs, config=other.config, names=other.names, card=card)
 
     def reset(self, *, seed: int) -> AdapterModule:
         """The same sites and sizes, drawn as in `fresh`."""

@@ -117,7 +117,7 @@ class BitFitModule(ValuesModule):
             if path not in layers:
                 raise ModuleError(
                     f"module '{self.name}' has a bias for {path}, which in {backbone.name} "
-                    f"{'has none' if _has(backbone.model, path) else 'does not exist'}; "
+                    f"{'has none' if path in dict(backbone.model.named_modules()) else 'does not exist'}; "
                     "load the backbone it was tuned on, or leave it out"
                 )
             if len(bias) != len(_bias(layers[path])):
@@ -180,7 +180,3 @@ def _own_biases(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def _bias(layer: nn.Module) -> Tensor:
     return layer.get_parameter("bias")
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    return any(name == path for name, _ in model.named_modules())

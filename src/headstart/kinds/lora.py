@@ -48,6 +48,11 @@ class Factors(NamedTuple):
     scaling: float
     embedding: bool = False
 
+    @property
+    def alpha(self) -> float:
+        """α with which PEFT computes the scaling as α/r."""
+        return self.scaling * self.a.shape[0]
+
     def norm(self) -> float:
         """‖ΔW‖_F = |s|·√tr(BᵀB·AAᵀ), without forming ΔW."""
         a, b = self.a.double(), self.b.double()
@@ -123,7 +128,7 @@ class LoraModule(Module):
     ) -> LoraModule:
         """Make a module from factors, with a PEFT configuration that states their ranks and scalings exactly."""
         # The file keeps α, not α/r: the scaling is computed from α, or the card could differ from the file by a bit.
-        factors = {path: f._replace(scaling=_alpha(f) / f.a.shape[0]) for path, f in factors.items()}
+        factors = {path: f._replace(scaling=f.alpha / f.a.shape[0]) for path, f in factors.items()}
         config = _peft_config(factors, targets=targets, backbone=backbone)
         scalings = {f.scaling for f in factors.values()}
         shape = {
@@ -315,16 +320,12 @@ def _default_targets(backbone: Backbone) -> tuple[str, ...]:
     return targets
 
 
-def _alpha(factor: Factors) -> float:
-    return factor.scaling * factor.a.shape[0]
-
-
 def _peft_config(
     factors: Mapping[str, Factors], *, targets: Sequence[str] | None, backbone: Backbone | None
 ) -> dict[str, Any]:
     """PEFT's configuration for these factors: the commonest rank and alpha, and patterns for the others."""
     ranks = {path: f.a.shape[0] for path, f in factors.items()}
-    alphas = {path: _alpha(f) for path, f in factors.items()}
+    alphas = {path: f.alpha for path, f in factors.items()}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
     alpha = max(set(alphas.values()), key=list(alphas.values()).count)
     return peft_config(

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from headstart.backbones import Backbone
+from headstart.backbones.hooks import Hook, hooked
 from headstart.errors import ModuleError, SettingError
 from headstart.formats import AttentionPrefixLayout, PrefixLayout, StoredModule
 from headstart.formats.libraries.peft_prefix import PROJECTION
@@ -27,15 +28,7 @@ from headstart.kinds.prefix_attention import AttentionPrefixModule
 from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
-from headstart.kinds.virtual_tokens import (
-    Hook,
-    hooked,
-    is_empty,
-    make_room,
-    past_padding,
-    per_row,
-    require_task_type,
-)
+from headstart.kinds.virtual_tokens import is_empty, make_room, past_padding, per_row, require_task_type
 
 __all__ = ["PrefixModule", "PrefixStack"]
 

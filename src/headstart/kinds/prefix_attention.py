@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from headstart.backbones import Backbone
+from headstart.backbones.hooks import Hook, hooked
 from headstart.errors import MergeError, ModuleError
 from headstart.formats import AttentionPrefixLayout, StoredModule
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT
@@ -24,7 +25,7 @@ from headstart.kinds.prefix_projection import drawn, projected
 from headstart.kinds.prefix_units import KEYWORD, attention_heads, attention_units, reader_of, through_prefixes
 from headstart.kinds.settings import PrefixSettings
 from headstart.kinds.tensors import to_torch
-from headstart.kinds.virtual_tokens import Hook, hooked, require_task_type
+from headstart.kinds.virtual_tokens import require_task_type
 
 __all__ = ["AttentionPrefixModule", "AttentionPrefixStack"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headstart.backbones import Backbone
+from headstart.backbones.hooks import Hook, hooked
 from headstart.errors import ModuleError
 from headstart.formats import PromptLayout, StoredModule
 from headstart.formats.libraries.peft_virtual_tokens import EMBEDDINGS
@@ -19,14 +20,7 @@ from headstart.kinds.contract import ParameterStack, ValuesModule, card_of, requ
 from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import PromptSettings
 from headstart.kinds.tensors import to_torch
-from headstart.kinds.virtual_tokens import (
-    Hook,
-    hooked,
-    is_empty,
-    make_room,
-    per_row,
-    require_task_type,
-)
+from headstart.kinds.virtual_tokens import is_empty, make_room, per_row, require_task_type
 
 __all__ = ["PromptModule", "PromptStack"]
 

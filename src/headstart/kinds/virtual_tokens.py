@@ -4,59 +4,17 @@ A stack adds its tokens while nothing is cached; from then on they are in the ca
 for them. If positions are given, they count the virtual tokens first and no padding.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
-from headstart.backbones import Backbone, attached
+from headstart.backbones import Backbone
 from headstart.errors import ModuleError
 from headstart.formats import TASK_TYPES as HEAD_TYPES
 
-__all__ = [
-    "Hook",
-    "hooked",
-    "is_empty",
-    "make_room",
-    "named_inputs",
-    "past_padding",
-    "per_row",
-    "require_task_type",
-]
-
-
-@dataclass(frozen=True)
-class Hook:
-    """Where to hook: `before` changes the inputs of `layer` by name, `after` its output, given the changed inputs."""
-
-    layer: nn.Module
-    before: Callable[[dict[str, Any]], dict[str, Any]]
-    after: Callable[[dict[str, Any], Any], Any] | None = None
-
-
-def hooked(*hooks: Hook) -> AbstractContextManager[None]:
-    """Attach every hook for the block; none is left when it ends, however it ends."""
-    return attached(handle for hook in hooks for handle in _handles(hook))
-
-
-def _handles(hook: Hook) -> Iterator[RemovableHandle]:
-    def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        return (), hook.before(named_inputs(layer, args, kwargs))
-
-    yield hook.layer.register_forward_pre_hook(before, with_kwargs=True)
-    after = hook.after
-    if after is not None:
-        yield hook.layer.register_forward_hook(lambda _, __, kwargs, output: after(kwargs, output), with_kwargs=True)
-
-
-def named_inputs(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a call by name, including those given by position."""
-    return {**dict(zip(inspect.signature(layer.forward).parameters, args, strict=False)), **kwargs}
+__all__ = ["is_empty", "make_room", "past_padding", "per_row", "require_task_type"]
 
 
 def is_empty(cache: Any) -> bool:

@@ -5,7 +5,7 @@ name. Heads beside an adapter are not part of the module and are not read.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from headstart.architectures import ARCHITECTURES, Role, architecture_of
 from headstart.errors import ModuleError
@@ -91,19 +91,7 @@ def _as_peft(config: Mapping[str, object], tensors: Mapping[str, StoredTensor]) 
         raise ModuleError(
             f"field 'model_type' is {family!r}; LoRA in AdapterHub's layout is read for: {', '.join(read)}"
         )
-    ends = _lora_ends(family)
-    renamed: dict[str, StoredTensor] = {}
-    for old, tensor in tensors.items():
-        found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
-        if found is None:
-            raise ModuleError(f"tensor '{old}' is not part of the LoRA '{config['name']}'")
-        _check_layer(found[1], old, method=method, ends=ends)
-        new = f"{PREFIX}{architecture.base}{found[1]}.{found[2]}.weight"
-        if new in renamed:
-            raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
-        renamed[new] = tensor
-    layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in renamed}
-    targets = _targets(method, layers, ends)
+    renamed, targets = _renamed(config, tensors, base=f"{PREFIX}{architecture.base}")
     peft: dict[str, object] = {
         "peft_type": "LORA", "r": method.get("r"), "lora_alpha": _alpha(config, method), "target_modules": targets,
         "exclude_modules": excluded_dense(targets), "init_lora_weights": True, "bias": "none",
@@ -124,28 +112,42 @@ def _lora_ends(family: str) -> LoraEnds:
     }
 
 
-def _check_layer(layer: str, tensor: str, *, method: Mapping[str, object], ends: LoraEnds) -> None:
-    """Raise `ModuleError` unless the configuration adapts this layer, or AdapterHub would ignore the tensor."""
-    field, matrix = ends.get(_end(layer, ends), ("", ""))
-    if not field:
-        raise ModuleError(
-            f"tensor '{tensor}' adapts a layer that Headstart does not know in AdapterHub's layout; "
-            "save the module with PEFT"
-        )
-    if (field, matrix) not in _adapted(method):
-        raise ModuleError(
-            f"tensor '{tensor}' is there but fields '{field}' and 'attn_matrices' do not adapt its layer; {SAVE_AGAIN}"
-        )
+def _renamed(
+    config: Mapping[str, object], tensors: Mapping[str, StoredTensor], *, base: str
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors by PEFT's names, and the names for its `target_modules`.
 
-
-def _targets(method: Mapping[str, object], layers: Iterable[str], known: LoraEnds) -> list[str]:
-    """Names of layers for PEFT's `target_modules`: every such layer of a backbone must have its tensors."""
-    ends = {_end(layer, known) for layer in layers}
-    for field, matrix in sorted(_adapted(method) - {known[end] for end in ends}) if ends else ():
+    Raises `ModuleError` unless the layers with tensors are those that the configuration adapts: AdapterHub would ignore
+    other tensors, and in PEFT every layer of such a name must have its own.
+    """
+    ends, adapted = _lora_ends(str(config["model_type"])), _adapted(method_fields(config))
+    renamed: dict[str, StoredTensor] = {}
+    targets: set[str] = set()
+    for old, tensor in tensors.items():
+        found = re.fullmatch(rf"(.+)\.loras\.{re.escape(str(config['name']))}\.(lora_[AB])", without_base(old))
+        if found is None:
+            raise ModuleError(f"tensor '{old}' is not part of the LoRA '{config['name']}'")
+        end = _end(found[1], ends)
+        if not end:
+            raise ModuleError(
+                f"tensor '{old}' adapts a layer that Headstart does not know in AdapterHub's layout; "
+                "save the module with PEFT"
+            )
+        if ends[end] not in adapted:
+            raise ModuleError(
+                f"tensor '{old}' is there but fields '{ends[end][0]}' and 'attn_matrices' do not adapt its layer; "
+                f"{SAVE_AGAIN}"
+            )
+        new = f"{base}{found[1]}.{found[2]}.weight"
+        if new in renamed:
+            raise ModuleError(f"tensor '{old}' stands for the same parameter as another one; {SAVE_AGAIN}")
+        renamed[new] = tensor
+        targets.add(end)
+    for field, matrix in sorted(adapted - {ends[end] for end in targets}) if targets else ():
         raise ModuleError(
             f"field '{field}' is set{f' for {matrix!r}' if matrix else ''} but its tensors are missing; {SAVE_AGAIN}"
         )
-    return sorted(ends)
+    return renamed, sorted(targets)
 
 
 def _end(layer: str, ends: LoraEnds) -> str:

@@ -17,14 +17,7 @@ from headstart.formats.libraries.adapterhub_config import SAVE_AGAIN, method_fie
 from headstart.formats.libraries.own_prefix import BIASED_PREFIX, BIASED_TEXT, AttentionPrefixLayout
 from headstart.formats.libraries.peft_config import Fields, Plain, sizes
 
-__all__ = [
-    "FIELDS",
-    "FLAT",
-    "PROJECTED",
-    "as_attention_prefix",
-    "require_known_prefix",
-    "units_of",
-]
+__all__ = ["FIELDS", "FLAT", "PROJECTED", "as_attention_prefix", "require_known_prefix", "units_of"]
 
 FIELDS = Fields(
     handled={

@@ -6,17 +6,7 @@ from typing import NamedTuple
 from headstart.errors import ModuleError
 from headstart.formats.containers.safetensors_file import StoredTensor
 
-__all__ = [
-    "IDENTITY",
-    "LARGEST",
-    "PREFIX",
-    "SAVE_AGAIN",
-    "Fields",
-    "Plain",
-    "require_matrix",
-    "require_shape",
-    "sizes",
-]
+__all__ = ["IDENTITY", "LARGEST", "PREFIX", "SAVE_AGAIN", "Fields", "Plain", "require_matrix", "require_shape", "sizes"]
 
 PREFIX = "base_model.model."
 """The prefix that PEFT puts before a layer's path in the names of its tensors."""

@@ -233,11 +233,7 @@ def _patterns(config: Mapping[str, object], field: str) -> PatternTable:
 
 
 def _target(
-    stated: _Stated,
-    layer: str,
-    names: Mapping[str, str],
-    *,
-    shapes: Mapping[str, tuple[int, ...]],
+    stated: _Stated, layer: str, names: Mapping[str, str], *, shapes: Mapping[str, tuple[int, ...]]
 ) -> LoraTarget:
     a, b = (names[suffix] for suffix in _factors(names))
     for name in (a, b):
