@@ -9,6 +9,7 @@ from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import RULES, Blend, Request, check_space, fitting_space, require_one_kind
 from headstart.blending.given import BlendLike, as_blend
 from headstart.blending.start import Start, candidates_of, plan_start
+from headstart.blending.unit import MergeUnit
 from headstart.errors import SettingError
 from headstart.events import Listener
 from headstart.indicators import make_indicator
@@ -18,7 +19,7 @@ from headstart.ranking.rank import HubLike, Ranking, load_modules, rank, require
 from headstart.records import TaskCard
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
-from headstart.units import AnyStore, Store, run
+from headstart.units import AnyStore, PlannedOnly, Store, here, run
 
 __all__ = [
     "Start",
@@ -82,10 +83,13 @@ def ensemble(
         require_fit(blend, modules, task.card)
         ranking = unscored(modules, blend.reduction)
         if scored:
-            ranking = rank(
-                task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
-                seed=seed, store=store, engine=engine, progress=progress,
-            )  # fmt: skip
+            try:
+                ranking = rank(
+                    task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
+                    seed=seed, store=store, engine=engine, progress=progress,
+                )  # fmt: skip
+            except PlannedOnly as dry:
+                raise dry.followed_by({MergeUnit.type: (1, None)}) from None
         ranking = replace(ranking, refused=tuple(refused))
     planned = plan_start(
         ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out
@@ -93,7 +97,8 @@ def ensemble(
     with Store.opened(store) as kept:
         # Merged in this process, which has everything loaded: a worker would take longer to start.
         found = run(
-            [planned.unit], store=kept, loaders=backbone_loaders(backbone), raising=False, listener=progress
+            [planned.unit], store=kept, engine=here(engine), loaders=backbone_loaders(backbone), raising=False,
+            listener=progress,
         )  # fmt: skip
         return planned.start(found.or_raise()).made_for(task.card, backbone.place)
 

@@ -1,13 +1,15 @@
 """`headstart compare`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
+from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -19,7 +21,7 @@ from headstart.cli.options import (
     WorkOptions,
     command,
 )
-from headstart.cli.output import console, print_json, print_line
+from headstart.cli.output import command_line, console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def compare(
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show: loss,el2n.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     calibration: CalibrationOption = "auto",
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare ways to start on TASK, before and after tuning, and write a report.
@@ -86,13 +89,18 @@ def compare(
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
+    call = partial(
+        run, data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
+        equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
+        store=work.store,
+    )  # fmt: skip
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
-        comparison = run(
-            data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
-            equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
-            store=work.store, engine=work.engine, progress=units,
-        )  # fmt: skip
+        comparison = call(engine=work.engine, progress=units)
+    comparison = replace(comparison, settings=comparison.settings | {"command": command_line()})
     write_report(comparison, output)
     if as_json:
         print_json(

@@ -1,12 +1,14 @@
 """`headstart ensemble`."""
 
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.atomic import refuse_existing
+from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -108,6 +110,7 @@ def ensemble(
         Path | None,
         typer.Option("--recipe-file", help="YAML file of modules and weights, modules: {paws: 0.7, qqp: 0.3}."),
     ] = None,
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
@@ -119,12 +122,15 @@ def ensemble(
     from headstart.blending.ensemble import ensemble as run
     from headstart.kinds import save_module
 
+    call = partial(
+        run, data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name, store=work.store
+    )
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
     with listening(f"blending for {data.name}") as listener:
         units = UnitCount(listener)
-        start = run(
-            data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name,
-            store=work.store, engine=work.engine, progress=units,
-        )  # fmt: skip
+        start = call(engine=work.engine, progress=units)
     saved = save_module(start.module, output)
     frame = with_variants(weight_table(start), start.ranking)
     if as_json:

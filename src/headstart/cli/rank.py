@@ -1,9 +1,11 @@
 """`headstart rank`."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -40,6 +42,7 @@ def rank(
     ] = None,
     reduction: ReductionOption = "mean",
     rows: Annotated[int | None, typer.Option(help="Dev rows to score on; default 30 with classes, else 50.")] = None,
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better."""
@@ -47,12 +50,16 @@ def rank(
     model = backbone.load()
     from headstart.ranking.rank import rank as run
 
+    call = partial(
+        run, data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
+        seed=task.seed, store=work.store,
+    )  # fmt: skip
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
     with listening(f"ranking for {data.name}") as listener:
         units = UnitCount(listener)
-        ranking = run(
-            data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
-            seed=task.seed, store=work.store, engine=work.engine, progress=units,
-        )  # fmt: skip
+        ranking = call(engine=work.engine, progress=units)
     frame = with_variants(ranking.frame(), ranking)
     if as_json:
         refused = [vars(module) for module in ranking.refused]

@@ -1,12 +1,14 @@
 """`headstart tune`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headstart.atomic import refuse_existing
+from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -51,6 +53,7 @@ def tune(
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
     calibration: CalibrationOption = "auto",
     tracker: Annotated[str | None, typer.Option(help="accelerate tracker: tensorboard, wandb …")] = None,
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
@@ -61,12 +64,16 @@ def tune(
 
     begin = load_module(start) if start else None
     model = backbone.load()
+    call = partial(
+        run, data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
+        calibration=calibration, tracker=tracker, store=work.store,
+    )  # fmt: skip
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
     with listening(f"tuning on {data.name}") as listener:
         units = UnitCount(listener)
-        tuned = run(
-            data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
-            calibration=calibration, tracker=tracker, store=work.store, engine=work.engine, progress=units,
-        )  # fmt: skip
+        tuned = call(engine=work.engine, progress=units)
     saved = save_module(tuned.module, output)
     if as_json:
         curve = [vars(point) for point in tuned.curve]

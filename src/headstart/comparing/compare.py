@@ -38,7 +38,7 @@ from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.baselines import chance, majority
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.recipes import Recipe, as_recipe
-from headstart.units import AnyStore, Results, Store, Unit
+from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
 from headstart.units import run as run_units
 
 __all__ = ["compare"]
@@ -119,7 +119,7 @@ def compare(
     compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
     pool = Pool(tuple(modules), backbone, rank_of_all)
     asked = _Asked(task, compared, base, shown, recipe, decoding, calibration, seeds)
-    run = _Run(asked, pool)
+    run = _Run(asked, pool, merging=here(engine))
     with Store.opened(store) as kept:
         run.all(
             draws,
@@ -197,8 +197,8 @@ class _Asked:
 class _Run:
     """One comparison as it grows, seed by seed."""
 
-    def __init__(self, asked: _Asked, pool: Pool) -> None:
-        self.asked, self.pool = asked, pool
+    def __init__(self, asked: _Asked, pool: Pool, *, merging: str) -> None:
+        self.asked, self.pool, self.merging = asked, pool, merging
         names = ("missing", "starts", "scores", "curves", "answers", "baselines")
         self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.rankings: list[pd.DataFrame] = []
@@ -212,13 +212,20 @@ class _Run:
         Weights depend on scores, and a tuning's key on the contents of its start; so equal starts are tuned once.
         """
         asked, run = self.asked, partial(self._timed, run)
-        ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
+        try:
+            ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
+        except PlannedOnly as dry:
+            raise dry.followed_by(self._later(draws, merges=True)) from None
         drawn = [
             Draw(draw, seed, self.pool, partial(_by_reduction, rankings))
             for seed, (draw, rankings) in enumerate(zip(draws, ranked, strict=True))
         ]
+        try:
+            begun = begin_all(drawn, asked.methods, run=partial(run, engine=self.merging))
+        except PlannedOnly as dry:
+            raise dry.followed_by(self._later(draws, merges=False)) from None
         trials: list[Trial] = []
-        for draw, beginnings in zip(drawn, begin_all(drawn, asked.methods, run=run), strict=True):
+        for draw, beginnings in zip(drawn, begun, strict=True):
             self._record(draw.ranking(asked.subject.blend or asked.base), beginnings, draw.seed)
             trials += plan_trials(
                 draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding,
@@ -234,6 +241,23 @@ class _Run:
             majority(asked.task, draws),
             bare_baseline(bare, found),
         ]
+
+    def _later(self, draws: Sequence[Task], *, merges: bool) -> dict[str, tuple[int, Unit | None]]:
+        """What follows the scores, or the merges: how many units of each type, and one that they are like.
+
+        Methods that arrive at the same start share its tuning and tests, so it may be less.
+        """
+        asked, pool, draw = self.asked, self.pool, draws[0]
+        like = Beginning(asked.methods[0], 0, pool.shape.untuned(pool.backbone, seed=0), None, "")
+        (trial,) = plan_trials(
+            draw, [like], pool, recipe=asked.recipe, decoding=asked.decoding, calibration=asked.calibration
+        )
+        blended = sum(method.blend is not None for method in asked.methods) if merges else 0
+        found: dict[str, tuple[int, Unit | None]] = {"merge": (blended * len(draws), None)} if blended else {}
+        for unit in trial.units():
+            count, _ = found.get(unit.type, (0, None))
+            found[unit.type] = (count + len(asked.methods) * len(draws), unit)
+        return found
 
     def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:
         """Run units and record how long each took, in whichever run it was computed."""

@@ -60,11 +60,11 @@ def begin_all(
 ) -> list[list[Beginning]]:
     """The starts of every method on each draw, in order, each at the pool's rank or at the rank that the method names.
 
-    `run` runs units; the merges of all draws are one graph.
+    `run` runs units in this process, which has everything loaded: a worker would take longer to start than to merge.
+    The merges of all draws are one graph.
     """
     begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in draws]
-    # In this process, which has everything loaded: a worker would take longer to start than to merge.
-    found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)], engine="serial")
+    found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)])
     return [
         _at_rank([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)
     ]

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
+from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.evaluation import Evaluation
 from headstart.kinds import Module
 from headstart.kinds.unit import given_module
 from headstart.tasks import METRICS, Example
-from headstart.units import Content, Context, Result, Unit
+from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.unit import Found, alone
 
 __all__ = ["EvaluateUnit"]
@@ -50,6 +51,11 @@ class EvaluateUnit(Unit):
     def versions(self) -> dict[str, int]:
         """The metric's."""
         return {f"metric {self.metric}": METRICS[self.metric].version}
+
+    def load(self, context: Context) -> Load:
+        """One pass over the rows, with the options of each that its input does not already count."""
+        backbone: Backbone = context.resource(RESOURCE)
+        return load_of(backbone, forward=tokens_of(self.rows.value, backbone, self.text_format, options=True))
 
     def batch_key(self) -> Hashable:
         """Modules on the same rows can be evaluated together."""

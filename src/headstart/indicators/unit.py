@@ -8,17 +8,20 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
+from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.errors import HeadstartError, ModuleError
 from headstart.formats import StoredModule
+from headstart.indicators.contract import Need
 from headstart.indicators.engine import score_table
+from headstart.indicators.parsing import make_indicator
 from headstart.indicators.registry import INDICATORS
 from headstart.indicators.spec import Spec
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
 from headstart.kinds import AnyModule, LazyModule, Module, StoredSource
 from headstart.kinds.unit import given_module
 from headstart.tasks import Example
-from headstart.units import Content, Context, Result, Unit
+from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
@@ -56,6 +59,14 @@ class ScoreUnit(Unit):
         """The indicator's."""
         name = Spec.parse(self.indicator).name
         return {f"indicator {name}": INDICATORS[name].version}
+
+    def load(self, context: Context) -> Load:
+        """One pass over the examples, which all indicators of a module share."""
+        backbone: Backbone = context.resource(RESOURCE)
+        tokens = tokens_of(self.examples.value, backbone, self.text_format)
+        back = Need.GRADIENTS in make_indicator(self.indicator).needs
+        load = load_of(backbone, forward=0 if back else tokens, both=tokens if back else 0)
+        return replace(load, shared=(self.module.digest(), self.examples.digest()))
 
     def batch_key(self) -> Hashable:
         """Modules are scored together on the same examples, by all indicators in one pass."""

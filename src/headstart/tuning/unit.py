@@ -1,12 +1,13 @@
 """Tuning as a unit of work: which inputs count, and which results are kept."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from headstart.backbones import Backbone, BackboneInput
+from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError
 from headstart.kinds import Module, load_module
@@ -16,8 +17,8 @@ from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.recipes import Recipe
-from headstart.tuning.run import donors_of, task_facts
-from headstart.units import Content, Context, Result, Unit
+from headstart.tuning.run import donors_of, task_facts, text_format_of
+from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
@@ -86,6 +87,23 @@ class TuneUnit(Unit):
         optimizer, metric = self.recipe.optimizer, self.rows.value.card.metric
         chosen = {f"optimizer {optimizer}": OPTIMIZERS[optimizer].version}
         return chosen | {f"metric {metric}": METRICS[metric].version}
+
+    def load(self, context: Context) -> Load:
+        """All steps, of which each reads a batch and goes back through it, and all evaluations of the dev rows."""
+        backbone: Backbone = context.resource(RESOURCE)
+        recipe, task, read = self.recipe, self.rows.value, text_format_of(self.recipe)
+        rows = min(recipe.batch_size, len(task.train))
+        steps = recipe.max_steps * rows * tokens_of(task.train, backbone, read) // max(len(task.train), 1)
+        evaluations = 1 + recipe.max_steps // recipe.eval_every
+        dev = evaluations * tokens_of(task.dev, backbone, read)
+        return load_of(backbone, forward=dev, both=steps)
+
+    @classmethod
+    def size_of(cls, inputs: Mapping[str, Any]) -> float:
+        """Rows read in all steps."""
+        settings, usual = inputs["settings"]["map"], Recipe.model_fields
+        steps, rows = (settings.get(name, usual[name].default) for name in ("max_steps", "batch_size"))
+        return float(steps * rows)
 
     def batch_key(self) -> Hashable:
         """All tunings on one backbone can be lanes of one run."""

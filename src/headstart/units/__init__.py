@@ -6,9 +6,10 @@ The types of unit themselves belong in the folder whose work they do, such as `t
 from headstart.units.canonical import Content, Digested, canonical
 from headstart.units.engines import ENGINES
 from headstart.units.entry import Entry
+from headstart.units.forecast import Expected, Forecast, PlannedOnly, foresee, here
 from headstart.units.run import Results, Tally, run
 from headstart.units.store import AnyStore, Pruned, Store
-from headstart.units.unit import Context, Result, Unit
+from headstart.units.unit import Context, Load, Result, Unit
 
 __all__ = [
     "ENGINES",
@@ -17,6 +18,10 @@ __all__ = [
     "Context",
     "Digested",
     "Entry",
+    "Expected",
+    "Forecast",
+    "Load",
+    "PlannedOnly",
     "Pruned",
     "Result",
     "Results",
@@ -24,5 +29,7 @@ __all__ = [
     "Tally",
     "Unit",
     "canonical",
+    "foresee",
+    "here",
     "run",
 ]

@@ -10,6 +10,7 @@ from headstart.errors import HeadstartError, OutputError, StoreError, UnitError
 from headstart.events import Listener, Note, UnitEvent
 from headstart.units.engines import ENGINES, Engine
 from headstart.units.engines.contract import BatchEnd, Loaders, Outcome
+from headstart.units.forecast import DRY_RUN, forecast_of
 from headstart.units.lease import Lease, Leases
 from headstart.units.store import Store
 from headstart.units.unit import Result, Unit
@@ -90,6 +91,7 @@ def run(
         units: what to compute, with everything that they need; the graph must have no cycle.
         store: where results are kept.
         engine: where they are computed: a name in `ENGINES`, with an argument where it takes one ("processes=4").
+            "dry-run" computes nothing (see `foresee`).
         loaders: what units may ask for by name (see `Context.resource`).
         attempts: how often a unit is tried if it fails with an unforeseen error or its process dies. An error that a
             user can fix is final at once.
@@ -100,8 +102,14 @@ def run(
         HeadstartError: a unit failed with it; the message begins with the unit's label. The others are done and stored.
         UnitError: several failed, or one failed all its attempts.
         StoreError, OutputError: nothing can be written.
+        PlannedOnly: the engine is "dry-run", and something is missing.
     """
     graph = _Run(store, attempts=attempts, listener=listener)
+    if engine == DRY_RUN:
+        graph.plan(units)
+        if graph.missing:
+            raise forecast_of(graph.missing.values(), store, loaders or {})
+        return graph.results(raising=raising)
     name, _, argument = engine.partition("=")
     hands = ENGINES[name](store, loaders=loaders or {}, listener=listener, argument=argument or None)
     graph.plan(units)

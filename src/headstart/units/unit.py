@@ -66,6 +66,19 @@ class Context(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """About what computing a unit takes: tokens that a model reads, floating point operations, and on which device.
+
+    `shared`: equal for units that share one pass, whose tokens count once; `None`: a pass of its own.
+    """
+
+    tokens: int = 0
+    operations: float = 0.0
+    device: str = "cpu"
+    shared: Hashable = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unit(ABC):
     """One piece of work. Subclasses are dataclasses with `frozen=True, eq=False` whose fields are the inputs.
@@ -118,6 +131,17 @@ class Unit(ABC):
     def batch_key(self) -> Hashable:
         """Units of one type with the same batch key may be computed together; `None`: this unit alone."""
         return None
+
+    def load(self, context: Context) -> "Load":
+        """What computing it takes, for an estimate made before."""
+        del context
+        return Load()
+
+    @classmethod
+    def size_of(cls, inputs: Mapping[str, Any]) -> float:
+        """How much work a unit of this type with these canonical inputs is, in proportion to others; above 0."""
+        del inputs
+        return 1.0
 
     @abstractmethod
     def compute(self, context: Context) -> Result:

@@ -1,0 +1,49 @@
+"""`--dry-run`: what a command would compute, and about how long it would take."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from headstart.cli.output import duration_text, print_json, print_line, print_rows
+
+__all__ = ["DryRunOption", "show_forecast"]
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Compute nothing: say what would be computed, and about how long that takes.")
+]
+
+
+def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
+    """Print what `call`, which takes `engine` and `progress`, would compute."""
+    # Here: commands that only look at a hub do not plan any work.
+    from headstart.units import foresee
+
+    forecast = foresee(call)
+    if as_json:
+        print_json({"dry_run": True, **forecast.to_json()})
+        return
+    if not forecast.expected:
+        print_line("Nothing would be computed: no unit of work is needed.")
+        return
+    rows = [
+        {
+            "unit": each.type,
+            "to compute": f"{'up to ' if each.later else ''}{each.compute:,}",
+            "in the store": "not known yet" if each.later else f"{each.stored:,}",
+            "tokens": f"{each.tokens:,}",
+            "time": _range(each.seconds) if each.tokens or each.measured else "",
+        }
+        for each in forecast.expected
+    ]
+    print_rows(rows, tuple(rows[0]), whole=tuple(rows[0]))
+    if any(each.later for each in forecast.expected):
+        print_line("“Not known yet”: what these units begin from is computed first, so they could not be looked up.")
+    print_line(f"About {_range(forecast.seconds)} in one process ({forecast.basis}).")
+    print_line("This was a dry run: nothing was computed or written.")
+
+
+def _range(seconds: tuple[float, float]) -> str:
+    """The time from low to high, once if both read alike."""
+    low, high = map(duration_text, seconds)
+    return high if low == high else f"{low} to {high}"

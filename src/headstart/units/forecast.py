@@ -1,0 +1,194 @@
+"""What a run would compute, and about how long that would take, told before anything is computed."""
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from headstart.errors import HeadstartError
+from headstart.events import Event, UnitEvent
+from headstart.units.engines.contract import Loaders, WorkerContext
+from headstart.units.store import Store
+from headstart.units.unit import Load, Unit
+
+__all__ = ["DRY_RUN", "SPEEDS", "Expected", "Forecast", "PlannedOnly", "forecast_of", "foresee", "here"]
+
+DRY_RUN = "dry-run"
+"""The engine that computes nothing: the first graph with missing units ends in `PlannedOnly`."""
+
+SPEEDS: Mapping[str, tuple[float, float]] = {"cpu": (1e10, 1e11), "mps": (5e11, 5e12), "cuda": (5e12, 1e14)}
+"""Floating point operations a second, from slow to fast, that are assumed where nothing has been measured."""
+
+SPREAD = (0.6, 1.6)
+"""How far below and above the time of earlier results an estimate reaches."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The units of one type: how many are to be computed and how many are stored; what computing them takes.
+
+    `tokens`: those that the backbone reads; `seconds`: from low to high, in one process; `measured`: how many earlier
+    results the seconds are taken from, 0 if they are assumed from `SPEEDS`. `later`: whether the inputs depend on
+    results that are not there yet, so that the units are counted but could not be looked up in the store. `device`:
+    where they would be computed.
+    """
+
+    type: str
+    compute: int
+    stored: int = 0
+    tokens: int = 0
+    seconds: tuple[float, float] = (0.0, 0.0)
+    measured: int = 0
+    later: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would compute, by type of unit."""
+
+    expected: tuple[Expected, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that the backbone would read."""
+        return sum(each.tokens for each in self.expected)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """The time that it would take in one process, from low to high."""
+        low, high = zip(*(each.seconds for each in self.expected), strict=True) if self.expected else ((), ())
+        return sum(low), sum(high)
+
+    @property
+    def basis(self) -> str:
+        """What the time is estimated from."""
+        measured = sum(each.measured for each in self.expected)
+        assumed = [each.type for each in self.expected if each.compute and each.tokens and not each.measured]
+        said = [f"{measured} earlier results of these types on this backbone and device"] if measured else []
+        if assumed:
+            device = next(each.device for each in self.expected if each.type == assumed[0])
+            slow, fast = (f"{speed / 1e9:,.0f}" for speed in _speeds(device))
+            said.append(
+                f"nothing measured yet for {', '.join(dict.fromkeys(assumed))}: {slow} to {fast} billion operations a "
+                f"second are assumed on {device}"
+            )
+        return "; ".join(said) or "nothing has to be computed"
+
+    def with_stored(self, stored: Mapping[str, int]) -> "Forecast":
+        """The same, with so many units by type found in the store."""
+        known = {each.type: each for each in self.expected if not each.later}
+        types = dict.fromkeys([*stored, *known])
+        now = [replace(known.get(name, Expected(name, 0)), stored=stored.get(name, 0)) for name in types]
+        return Forecast((*now, *(each for each in self.expected if each.later)))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        low, high = self.seconds
+        return {
+            "units": [
+                {"type": each.type, "compute": each.compute, "stored": each.stored, "tokens": each.tokens,
+                 "seconds": list(each.seconds), "measured": each.measured, "later": each.later}
+                for each in self.expected
+            ],
+            "tokens": self.tokens, "minutes": [low / 60, high / 60], "basis": self.basis,
+        }  # fmt: skip
+
+
+class PlannedOnly(HeadstartError):  # noqa: N818 - it is the answer to a question, rather than a failure
+    """Raised by `run` with the engine "dry-run" in place of computing what is missing. `foresee` catches it."""
+
+    def __init__(self, forecast: Forecast, ask: Callable[[Sequence[Unit], int], Expected]) -> None:
+        super().__init__("engine 'dry-run' computes nothing; use headstart.units.foresee, or another engine")
+        self.forecast, self._ask = forecast, ask
+
+    def followed_by(self, later: Mapping[str, tuple[int, Unit | None]]) -> "PlannedOnly":
+        """The same error, with units that would follow: by type, how many, and one that they are like if one is known.
+
+        They are not looked up in the store, because their inputs depend on what is missing.
+        """
+        more = [
+            Expected(name, count, later=True) if like is None else replace(self._ask([like], count), later=True)
+            for name, (count, like) in later.items()
+        ]
+        return PlannedOnly(Forecast((*self.forecast.expected, *more)), self._ask)
+
+
+def here(engine: str) -> str:
+    """The engine for work that takes less time in this process than starting another one: "serial", or "dry-run"."""
+    return DRY_RUN if engine == DRY_RUN else "serial"
+
+
+def foresee(call: Callable[..., Any]) -> Forecast:
+    """What `call` would compute. It is called with `engine` and `progress`, which it passes on to the library.
+
+    >>> foresee(lambda engine, progress: None)
+    Forecast(expected=())
+    """
+    seen: dict[str, str] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, UnitEvent) and event.state == "reused":
+            seen[event.key] = event.type
+
+    found = Forecast()
+    try:
+        call(engine=DRY_RUN, progress=listen)
+    except PlannedOnly as planned:
+        found = planned.forecast
+    return found.with_stored(Counter(seen.values()))
+
+
+def forecast_of(missing: Iterable[Unit], store: Store, loaders: Loaders) -> PlannedOnly:
+    """The error that says what computing `missing` would take."""
+    types: dict[str, list[Unit]] = {}
+    for unit in missing:
+        types.setdefault(unit.type, []).append(unit)
+    judge = _Judge(store, WorkerContext(store, loaders))
+    found = tuple(judge.expect(units, len(units)) for units in types.values())
+    return PlannedOnly(Forecast(found), judge.expect)
+
+
+@dataclass
+class _Judge:
+    """Estimates what units take, from earlier results if there are some."""
+
+    store: Store
+    context: WorkerContext
+    _speeds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def expect(self, units: Sequence[Unit], count: int) -> Expected:
+        """What `count` units like these take, all of one type."""
+        share = count / len(units)
+        loads: dict[Any, Load] = {}
+        for unit in units:  # units that share a pass read its tokens once
+            load = unit.load(self.context)
+            loads[load.shared if load.shared is not None else unit.key] = load
+        tokens = round(share * sum(load.tokens for load in loads.values()))
+        rates, device = self._rates(units[0]), next(load.device for load in loads.values())
+        if rates:
+            seconds = share * statistics.median(rates) * sum(unit.size_of(unit.inputs) for unit in units)
+            limits = (seconds * SPREAD[0], seconds * SPREAD[1])
+        else:
+            work = share * sum(load.operations for load in loads.values())
+            slow, fast = _speeds(device)
+            limits = (work / fast, work / slow)
+        return Expected(units[0].type, count, tokens=tokens, seconds=limits, measured=len(rates), device=device)
+
+    def _rates(self, like: Unit) -> list[float]:
+        """Seconds of each earlier unit of this type on this backbone and device, by their size."""
+        backbone = json.dumps(like.inputs.get("backbone"), sort_keys=True)
+        if (like.type, backbone) not in self._speeds:
+            self._speeds[like.type, backbone] = [
+                entry.seconds / like.size_of(entry.inputs)
+                for entry in self.store.entries(type=like.type)
+                if json.dumps(entry.inputs.get("backbone"), sort_keys=True) == backbone and entry.seconds > 0
+            ]
+        return self._speeds[like.type, backbone]
+
+
+def _speeds(device: str) -> tuple[float, float]:
+    """The speeds that are assumed on a device, those of a processor if it is none of the known ones."""
+    return SPEEDS.get(device, SPEEDS["cpu"])

@@ -1,0 +1,130 @@
+"""A dry run says what would be computed, and computes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.backbones import Backbone
+from headstart.backbones.encoding import TextFormat
+from headstart.backbones.load import load_of, tokens_of
+from headstart.tasks import Example
+from headstart.units import Store, foresee
+from headstart.units import run as run_units
+from headstart.units.forecast import DRY_RUN, SPEEDS, Expected, Forecast, PlannedOnly
+from program import QUICK, Run, assert_mistake
+from toy_units import Square, Total
+
+pytest_plugins = ["cli_helper"]
+
+
+class TestForecast:
+    def test_only_what_is_missing_is_counted(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        one, two = Square(1), Square(2)
+        run_units([one], store=store)
+        both = Total((one, two))
+
+        def call(engine: str, progress: Any) -> None:
+            run_units([both], store=store, engine=engine, listener=progress)
+
+        found = {each.type: (each.compute, each.stored) for each in foresee(call).expected}
+        assert found == {Total.type: (1, 0), Square.type: (1, 1)}
+        assert store.get(two) is None, "nothing was computed"
+        run_units([both], store=store)
+        assert {each.type: (each.compute, each.stored) for each in foresee(call).expected} == {Total.type: (0, 1)}
+
+    def test_a_dry_run_that_nobody_foresees_is_an_error_that_says_how(self, tmp_path: Path) -> None:
+        with pytest.raises(PlannedOnly, match=r"'dry-run' computes nothing; use headstart\.units\.foresee, or"):
+            run_units([Square(1)], store=Store(tmp_path), engine=DRY_RUN)
+
+    def test_times_add_up_and_say_what_they_are_from(self) -> None:
+        found = Forecast((Expected("tune", 2, 0, 100, (10, 20), 3), Expected("score", 5, 1, 50, (1, 4), later=True)))
+        assert (found.tokens, found.seconds) == (150, (11, 24))
+        assert found.basis == (
+            "3 earlier results of these types on this backbone and device; nothing measured yet for score: 10 to 100 "
+            "billion operations a second are assumed on cpu"
+        )
+        data = json.loads(json.dumps(found.to_json()))
+        assert data["minutes"] == [11 / 60, 24 / 60]
+        assert [each["later"] for each in data["units"]] == [False, True]
+
+    def test_earlier_results_of_this_backbone_say_how_long_it_takes(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        run_units([Square(1), Square(2)], store=store)
+
+        def call(engine: str, progress: Any) -> None:
+            run_units([Square(3), Square(4)], store=store, engine=engine, listener=progress)
+
+        (expected,) = foresee(call).expected
+        assert (expected.measured, expected.compute) == (2, 2)
+        assert 0 < expected.seconds[0] < expected.seconds[1]
+
+
+class TestLoad:
+    def test_tokens_by_hand(self, llama: Backbone) -> None:
+        count = lambda text: len(llama.tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+        row = Example("one two three four", ("yes",), ("yes", "no way"))
+        whole = TextFormat(max_input=64, max_target=8)
+        assert tokens_of([row, row], llama, whole) == 2 * (count(row.input) + count("yes"))
+        assert tokens_of([row], llama, whole, options=True) == count(row.input) + count("yes") + count("no way")
+        assert tokens_of([row], llama, TextFormat(max_input=2, max_target=1)) == 3
+        assert tokens_of([], llama, whole) == 0
+
+    def test_operations_by_hand(self, llama: Backbone) -> None:
+        # forward: a multiplication and an addition for each parameter and token; backward as many for activations
+        parameters = sum(parameter.numel() for parameter in llama.model.parameters())
+        load = load_of(llama, forward=10, both=5)
+        assert (load.tokens, load.operations, load.device) == (15, parameters * (2 * 15 + 2 * 5), "cpu")
+        assert load.device in SPEEDS
+
+
+EXPECTED = {
+    "rank": {("score", False): 4},
+    "ensemble": {("score", False): 4, ("merge", True): 1},
+    "tune": {("tune", False): 1},
+    "compare": {("score", False): 12, ("merge", True): 9, ("tune", True): 15},
+}
+"""Units by type and whether they come later: 4 modules; in compare 3 seeds, 5 methods, of which 3 blend."""
+
+
+def command_of(name: str, here: dict[str, list[str]], output: Path) -> list[str]:
+    hub = [] if name == "tune" else here["hub"]
+    out = [] if name == "rank" else ["-o", str(output)]
+    recipe = QUICK if name == "tune" else [*QUICK[:-4], *(("--shots", "4") if name == "compare" else ())]
+    return [name, *here["task"], *hub, *here["on"], *recipe, *out, "--store", str(output.parent / "store")]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_dry_run_of_every_command(name: str, run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    words = command_of(name, here, tmp_path / "out")
+    ended = run(*words, "--dry-run")
+    assert ended.code == 0, ended.err
+    assert "This was a dry run: nothing was computed or written." in ended.out
+    assert "billion operations a second are assumed on cpu" in ended.out
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "store").glob("*/*/*/unit.json"))
+    data = run(*words, "--dry-run", "--json").data
+    units = {(each["type"], each["later"]): each for each in data["units"]}
+    counts = {key: each["compute"] for key, each in units.items() if key[0] != "evaluate"}
+    assert counts == EXPECTED[name]
+    assert ("“Not known yet”" in ended.out) == (name in ("ensemble", "compare"))
+    assert data["tokens"] > 0
+    assert 0 < data["minutes"][0] < data["minutes"][1]
+
+
+def test_after_a_run_the_store_has_it_all(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    words = command_of("rank", here, tmp_path / "out")
+    assert run(*words).code == 0
+    data = run(*words, "--dry-run", "--json").data
+    assert {each["type"]: (each["compute"], each["stored"]) for each in data["units"]} == {"score": (0, 4)}
+    assert data["minutes"] == [0, 0]
+    more = {each["type"]: each for each in run(*words, "-i", "tupate,cosine", "--dry-run", "--json").data["units"]}
+    assert (more["score"]["compute"], more["score"]["stored"], more["score"]["measured"]) == (4, 4, 4)
+    assert (more["tune"]["compute"], more["tune"]["later"]) == (1, False), "the reference module's key is known"
+
+
+def test_a_dry_run_finds_mistakes(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    words = command_of("compare", here, tmp_path / "out")
+    assert_mistake(run(*words, "--dry-run", "--seeds", "0"), "seeds 0 must be at least 1")
