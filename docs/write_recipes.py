@@ -27,6 +27,10 @@ tokens, steps are optimizer updates; the best state on the dev rows is kept, and
 better one end the run. If `max_steps` is changed and `warmup_steps` is not, the warm-up keeps its share of the steps,
 rounded down: `few-shot` with `max_steps=100` warms up for 6 steps, because it has 200 of 3000.
 
+`suffix`, `prefix` and `chat_template` lay the prompt out, and are options of their own: `--suffix`, `--prefix` and
+`--chat`. What is not set is as the start was tuned; a fresh module reads the input, then `\\nAnswer:`. See
+[Use the result elsewhere](use.md#the-layout-of-prompts).
+
 ## Recipes
 
 `few-shot` and `full` are those of Lv et al., 2023, `tupate` that of Zhou et al., 2022; `quick` takes a laptop a
@@ -74,6 +78,9 @@ UNSET = {
     "max_dev": "all",
     "targets": "PEFT's for the architecture",
     "feedforward": "those of them that PEFT counts as such",
+    "suffix": "the start's",
+    "prefix": "the start's",
+    "chat_template": "the start's",
     "activation": "the placement's",
     "biases": "the placement's",
 }

@@ -233,9 +233,12 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     drawn = found.starts.groupby(["digest", "seed"]).ngroups
     evaluated = starts + 2 * drawn + 3 * 10 + 1  # and the bare backbone
     assert data["units"]["computed"] == {"score": 16, "merge": blends, "tune": 10, "evaluate": evaluated}
-    table = run(*command, "-o", tmp_path / "two")
+    table = run(*command, "-o", tmp_path / "two", "--keep", "best")
+    (kept,) = (tmp_path / "two" / "modules").iterdir()
+    assert f"Modules: {kept}" in table.out
+    assert load_module(kept).card.name == f"reviews-{kept.name}"
     assert all(method in table.out for method in DEFAULT_METHODS)
-    assert table.out.rstrip().endswith(f"Report: {tmp_path / 'two' / 'report.html'}")
+    assert f"Report: {tmp_path / 'two' / 'report.html'}\n" in table.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, TextFormat
 from headstart.blending import Blend, softmax
 from headstart.blending.merging import MergePlan
 from headstart.comparing import compare as comparing
@@ -154,6 +154,26 @@ def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbo
     assert baselines.loc["chance"].tolist() == [0.5, "a uniform guess among 2 options"]
     assert baselines.loc["backbone"].tolist() == [bare.score, "no module, nothing tuned, no calibration"]
     assert baselines.loc["majority", "score"] == 0.5
+
+
+def test_tuned_modules_are_kept_where_asked(task: Task, hub: Hub, backbone: Backbone, whole: Comparison) -> None:
+    assert whole.modules == {}
+    methods = ["scratch", "ensemble", "again=ensemble"]
+    kept = run(task, hub, backbone, methods=methods, seeds=2, keep="all")
+    assert list(kept.modules) == ["scratch-seed0", "ensemble-seed0", "scratch-seed1", "ensemble-seed1"]
+    (found,) = evaluate_many([kept.modules["ensemble-seed1"]], task.test, backbone, metric="ACC")
+    by = kept.scores.set_index(["method", "seed", "stage"])
+    assert found.score == by.loc["ensemble", 1, "tuned"]["uncalibrated"]
+    card = kept.modules["ensemble-seed1"].card
+    assert card.calibration is not None
+    assert (card.name, card.calibration.method) == (
+        "reviews-ensemble-seed1", by.loc["ensemble", 1, "tuned"]["calibration"]
+    )  # fmt: skip
+    assert (card.labels, card.text_format) == (task.card.labels, TextFormat(max_input=48, max_target=8))
+    (name,) = run(task, hub, backbone, methods=methods, seeds=2, keep="best").modules
+    assert name == max(kept.modules, key=lambda each: kept.modules[each].card.score or 0)
+    with pytest.raises(SettingError, match="unknown keep 'some'; choose one of: best, all"):
+        run(task, hub, backbone, keep="some")
 
 
 def test_the_curves_begin_before_tuning(whole: Comparison) -> None:

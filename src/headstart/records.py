@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headstart.atomic import write_text
 from headstart.errors import CardError, Refused
@@ -203,13 +203,24 @@ class Calibration(Record):
 class TextFormat(Record):
     """How a text-to-text example is laid out for a causal backbone, and at which lengths texts are cut.
 
-    The prompt is the input, cut on the right to leave room, followed by `suffix`; the target follows after one space.
-    Lengths are in tokens; [PEWE] uses 512 and 64. Encoder-decoder backbones take input and target as they are.
+    The prompt is `prefix`, the input, cut on the right to leave room, and `suffix`; the target follows after one space.
+    With `chat_template`, that text is the user's turn of a chat, as the tokenizer's own template writes it; the target
+    begins the answer, without a space, and the suffix is empty unless it is given. Lengths are in tokens; [PEWE] uses
+    512 and 64. Encoder-decoder backbones take input and target as they are.
     """
 
     suffix: str = "\nAnswer:"
     max_input: int = 512
     max_target: int = 64
+    prefix: str = ""
+    chat_template: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chat_ends_the_turn(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("chat_template"):
+            return {"suffix": "", **data}
+        return data
 
     @property
     def words(self) -> str:
@@ -218,9 +229,11 @@ class TextFormat(Record):
         >>> print(TextFormat().words)
         the input, then "\\nAnswer:"
         """
-        if not self.suffix:
-            return "the input as it is"
-        return f"the input, then {json.dumps(self.suffix, ensure_ascii=False)}"
+        parts = [json.dumps(text, ensure_ascii=False) if text else "" for text in (self.prefix, self.suffix)]
+        text = ", then ".join(part for part in (parts[0], "the input", parts[1]) if part)
+        if self.chat_template:
+            return f"{text}, as the user's turn in the tokenizer's chat template"
+        return "the input as it is" if text == "the input" else text
 
 
 class ModuleCard(Record):

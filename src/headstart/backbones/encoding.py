@@ -60,41 +60,47 @@ class Encoder:
         self.known = known
 
     def layout(self, text_format: TextFormat) -> TextFormat:
-        """`text_format` as this encoder uses it, for a module's card: without a suffix if it adds none."""
-        return text_format.model_copy(update={"suffix": ""}) if self.whole else text_format
+        """`text_format` as this encoder uses it, for a module's card: the bare input if it adds nothing."""
+        bare = {"suffix": "", "prefix": "", "chat_template": False}
+        return text_format.model_copy(update=bare) if self.whole else text_format
 
     def prompt(self, text: Text, text_format: TextFormat) -> tuple[int, ...]:
         """Ids of an input as language models read it, at most `text_format.max_input` long.
 
-        For a causal backbone, they are the ids of input and suffix as one text, so that a module reads the same when
-        it is prompted with plain text. A long input is cut at the end of a token; the suffix is always whole. Raises
-        `TaskError` if there is nothing to read, or no token of the input fits.
+        For a causal backbone, they are the ids of the whole prompt as one text, so that a module reads the same when it
+        is prompted with plain text. A long input is cut at the end of a token; what is around it is always whole.
+        Raises `TaskError` if there is nothing to read, or no token of the input fits, and `BackboneError` for a chat
+        without a template.
         """
         text = text if isinstance(text, str) else text.joined
         if self.whole:
+            self._refuse_chat(text_format)
             made = self.tokenizer(text, truncation=True, max_length=self._most(text_format))
             return self._embedded(made["input_ids"])
-        suffix = text_format.suffix
-        most, alone = text_format.max_input - len(self._start), len(self._plain(suffix))
+        start = () if text_format.chat_template else self._start
+        most, alone = text_format.max_input - len(start), len(self._plain(self._prompt("", text_format)))
         if most <= alone:
             raise TaskError(
                 f"max_input={text_format.max_input} leaves no room for the input; raise it above {alone + 1}"
             )
-        ids = self._plain(text + suffix)
+        ids = self._plain(self._prompt(text, text_format))
         if len(ids) > most:
-            ids = self._plain(self._cut(text, suffix, most) + suffix)
-        if not (ids or self._start):
+            ids = self._plain(self._prompt(self._cut(text, text_format, most), text_format))
+        if not (ids or start):
             raise TaskError(
                 "an input without text and without a suffix leaves nothing to read; give the task longer inputs"
             )
-        return self._embedded((*self._start, *ids))
+        return self._embedded((*start, *ids))
 
     def target(self, text: str, text_format: TextFormat) -> tuple[int, ...]:
         """Ids of a target with end-of-sequence, at most `text_format.max_target` long."""
         if self.whole:
             made = self.tokenizer(text_target=text, truncation=True, max_length=text_format.max_target)
             return self._embedded(made["input_ids"])
-        ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
+        if text_format.chat_template:
+            ids = self._continued(text, (self._prompt("", text_format),))
+        else:
+            ids = self._continued(f" {text}", (text_format.suffix, *USUAL_ENDS))
         return self._embedded((*ids[: text_format.max_target - 1], int(self.tokenizer.eos_token_id)))
 
     def read(self, text: Text, text_format: TextFormat) -> Encoded:
@@ -118,6 +124,7 @@ class Encoder:
         return self._read(text, text_format, return_offsets_mapping=True)
 
     def _read(self, text: Text, text_format: TextFormat, **wanted: bool) -> Encoded:
+        self._refuse_chat(text_format)
         texts = (text,) if isinstance(text, str) else (text.first, text.second)
         made = self.tokenizer(*texts, truncation=True, max_length=self._most(text_format), **wanted)
         offsets = made.get("offset_mapping", ())
@@ -131,15 +138,35 @@ class Encoder:
     def _most(self, text_format: TextFormat) -> int:
         return text_format.max_input if self.longest is None else min(text_format.max_input, self.longest)
 
-    def _cut(self, text: str, suffix: str, most: int) -> str:
-        """The longest beginning of `text` that, together with `suffix`, is at most `most` tokens long."""
+    def _prompt(self, text: str, text_format: TextFormat) -> str:
+        """What a causal backbone reads for an input."""
+        whole = f"{text_format.prefix}{text}{text_format.suffix}"
+        if not text_format.chat_template:
+            return whole
+        if not self.tokenizer.chat_template:
+            raise BackboneError(
+                f"{type(self.tokenizer).__name__} of this backbone has no chat template; leave out --chat "
+                "(chat_template in Python), or choose a backbone that was tuned for chats"
+            )
+        turn = [{"role": "user", "content": whole}]
+        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+    def _refuse_chat(self, text_format: TextFormat) -> None:
+        if text_format.chat_template:
+            raise BackboneError(
+                "this backbone is no causal language model and reads inputs as they are; leave out --chat "
+                "(chat_template in Python)"
+            )
+
+    def _cut(self, text: str, text_format: TextFormat, most: int) -> str:
+        """The longest beginning of `text` that, with what is around it, is at most `most` tokens long."""
         ends: Sequence[int]
         if self.tokenizer.is_fast:
             made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ends = [0, *(end for _, end in made["offset_mapping"][:most])]
         else:
             ends = range(len(text) + 1)
-        kept = bisect_right(ends, most, key=lambda end: len(self._plain(text[:end] + suffix)))
+        kept = bisect_right(ends, most, key=lambda end: len(self._plain(self._prompt(text[:end], text_format))))
         if kept < 2:
             raise TaskError(f"no token of the input {text[:SHOWN]!r} fits beside the suffix; raise max_input")
         return text[: ends[kept - 1]]

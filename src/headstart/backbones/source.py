@@ -1,5 +1,6 @@
 """What identifies a backbone in a unit's inputs, and how another process loads the same backbone."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from headstart.backbones.backbone import Backbone
 from headstart.errors import BackboneError
-from headstart.records import Fingerprint
+from headstart.records import Fingerprint, TextFormat
 
 __all__ = ["RESOURCE", "BackboneInput", "backbone_loaders"]
 
@@ -20,7 +21,7 @@ class BackboneInput:
     """Everything about a backbone that a result depends on: not its name, and not where it was loaded from.
 
     `config`: a hash of the settings that it computes by; `tokenizer`: of how it makes tokens. `dtype` and `device`
-    ("cpu", "cuda", …): what it computes in and on.
+    ("cpu", "cuda", …): what it computes in and on. `chat`: a hash of the tokenizer's chat template, if it is used.
     """
 
     architecture: str
@@ -30,14 +31,19 @@ class BackboneInput:
     tokenizer: str
     dtype: str
     device: str
+    chat: str = ""
 
     @classmethod
-    def of(cls, backbone: Backbone) -> "BackboneInput":
-        """The identity of a loaded backbone."""
+    def of(cls, backbone: Backbone, text_format: TextFormat | None = None) -> "BackboneInput":
+        """The identity of a loaded backbone that reads texts of this format."""
         print_ = backbone.fingerprint
+        chat = ""
+        if text_format is not None and text_format.chat_template:
+            chat = hashlib.sha256(str(backbone.tokenizer.chat_template).encode()).hexdigest()
         return cls(
             print_.architecture, print_.shapes, print_.weights, backbone.config_digest,
             backbone.tokenizer_digest, str(backbone.dtype).removeprefix("torch."), backbone.device.type,
+            chat,
         )  # fmt: skip
 
 

@@ -74,6 +74,10 @@ def compare(
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show: loss,el2n.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     calibration: CalibrationOption = "auto",
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Save tuned modules in the folder modules of the report: best (by dev score) or all."),
+    ] = None,
     dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
@@ -86,13 +90,14 @@ def compare(
     model = backbone.load()
     from headstart.comparing.compare import compare as run
     from headstart.comparing.comparison import DEFAULT_METHODS
+    from headstart.kinds import save_module
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
     call = partial(
         run, data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
         equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
-        store=work.store,
+        keep=keep, store=work.store,
     )  # fmt: skip
     if dry_run:
         show_forecast(call, as_json=as_json)
@@ -102,6 +107,8 @@ def compare(
         comparison = call(engine=work.engine, progress=units)
     comparison = replace(comparison, settings=comparison.settings | {"command": command_line()})
     write_report(comparison, output)
+    for name, module in comparison.modules.items():
+        save_module(module, output / "modules" / name)
     if as_json:
         print_json(
             {
@@ -112,4 +119,6 @@ def compare(
         return
     print_summary(comparison, console())
     print_line(f"Report: {output / 'report.html'}")
+    if comparison.modules:
+        print_line(f"Modules: {', '.join(str(output / 'modules' / name) for name in comparison.modules)}")
     units.say()

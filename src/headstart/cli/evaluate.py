@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headstart.atomic import refuse_existing, write_text
-from headstart.cli.options import AsJson, BackboneOptions, TaskOptions, WorkOptions, command
+from headstart.cli.options import AsJson, BackboneOptions, LayoutOptions, TaskOptions, WorkOptions, command
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 
 if TYPE_CHECKING:
     from headstart.evaluating.evaluation import Evaluation
+    from headstart.kinds import Module
     from headstart.tasks import Task
 
 __all__ = ["BARE", "ModuleArgument", "evaluate", "given_module"]
@@ -29,6 +30,7 @@ def evaluate(
     module: ModuleArgument,
     task: TaskOptions,
     backbone: BackboneOptions,
+    layout: LayoutOptions,
     work: WorkOptions,
     split: Annotated[str, typer.Option(help="The rows to score on: test, dev or train.")] = "test",
     calibration: Annotated[
@@ -56,7 +58,8 @@ def evaluate(
         units = UnitCount(listener)
         found = run(
             given, data, model, split=split, decoding=decoding, calibration=calibration, store=work.store,
-            engine=work.engine, progress=units,
+            text_format=layout.text_format(given.card.text_format if given else None), engine=work.engine,
+            progress=units,
         )  # fmt: skip
     if output is not None:
         write_text(output, found.frame().to_csv(index=False))
@@ -70,9 +73,13 @@ def evaluate(
     units.say()
 
 
-def given_module(text: str) -> Path | None:
-    """The folder that an argument names, `None` for the bare backbone."""
-    return None if text == BARE else Path(text)
+def given_module(text: str) -> "Module | None":
+    """The module in the folder that an argument names, `None` for the bare backbone."""
+    if text == BARE:
+        return None
+    from headstart.kinds import load_module
+
+    return load_module(text)
 
 
 def _baselines(task: "Task", split: str, metric: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ import typer
 from headstart.cli.output import print_line
 from headstart.cli.progress import listening
 from headstart.errors import SettingError
+from headstart.records import TextFormat
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -32,6 +33,7 @@ __all__ = [
     "ExcludeOption",
     "HubOptions",
     "IncludeOption",
+    "LayoutOptions",
     "Options",
     "OutputOption",
     "RecipeOptions",
@@ -205,8 +207,37 @@ class BackboneOptions(Options):
 
 
 @dataclass(frozen=True)
-class RecipeOptions(Options):
-    """How modules are tuned."""
+class LayoutOptions(Options):
+    """How an input becomes a prompt; what is not given is as the module was tuned, else the standard."""
+
+    suffix: Annotated[
+        str | None, typer.Option(help=r"Text after every input; \\n is a line end; default: as the module was tuned.")
+    ] = None
+    prefix: Annotated[str | None, typer.Option(help="Text before every input; default: as the module was tuned.")] = (
+        None
+    )
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Make the input the user's turn in the tokenizer's chat template.")
+    ] = False
+
+    def layout(self) -> dict[str, Any]:
+        """What is given, by the names of `TextFormat`."""
+        texts = {name: getattr(self, name) for name in ("suffix", "prefix")}
+        given = {name: text.replace("\\n", "\n") for name, text in texts.items() if text is not None}
+        return given | ({"chat_template": True} if self.chat else {})
+
+    def text_format(self, known: TextFormat | None) -> TextFormat | None:
+        """The layout for a module with `known` on its card; `None` leaves it to the card."""
+        given = self.layout()
+        if not given:
+            return None
+        kept = {} if known is None else known.model_dump(exclude={"suffix"} if self.chat else set())
+        return TextFormat(**{**kept, **given})
+
+
+@dataclass(frozen=True)
+class RecipeOptions(LayoutOptions):
+    """How modules are tuned, and on which prompts."""
 
     recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = "few-shot"
     settings: Annotated[
@@ -218,8 +249,8 @@ class RecipeOptions(Options):
     ] = None
 
     def changes(self) -> dict[str, Any]:
-        """What `--set` changes; values are read as JSON if possible."""
-        changes: dict[str, Any] = {}
+        """What `--set` and the options of the layout change; values of `--set` are read as JSON if possible."""
+        changes: dict[str, Any] = self.layout()
         for setting in self.settings or []:
             key, separator, value = setting.partition("=")
             if not separator:

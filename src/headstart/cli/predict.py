@@ -11,7 +11,7 @@ import typer
 
 from headstart.atomic import refuse_existing, staged_file
 from headstart.cli.evaluate import ModuleArgument, given_module
-from headstart.cli.options import BackboneOptions, command
+from headstart.cli.options import BackboneOptions, LayoutOptions, command
 from headstart.cli.output import print_line
 from headstart.cli.progress import listening
 from headstart.errors import OutputError, TaskError
@@ -25,6 +25,7 @@ def predict(
     module: ModuleArgument,
     file: Annotated[Path, typer.Argument(help="JSONL, CSV, TSV or Parquet file of rows, with the task's columns.")],
     backbone: BackboneOptions,
+    layout: LayoutOptions,
     labels: Annotated[
         str | None, typer.Option(help="Answers to choose from, separated by commas; default: the card's.")
     ] = None,
@@ -58,6 +59,7 @@ def predict(
     predictor = Predictor.of(
         given, model, labels=None if labels is None else [label.strip() for label in labels.split(",")], input=input,
         every=every, calibrated=not uncalibrated, decoding=decoding,
+        text_format=layout.text_format(given.card.text_format if given else None),
     )  # fmt: skip
     with listening(f"predicting {file.name}") as listener:
         chunks = predictor.chunks(rows, progress=listener)

@@ -31,13 +31,14 @@ from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
-from headstart.kinds import AnyModule
+from headstart.kinds import AnyModule, Module
 from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, require_defined
 from headstart.records import Refused
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.baselines import chance, majority
 from headstart.tasks.few_shot import USUAL_SHOTS
 from headstart.tuning.recipes import Recipe, as_recipe
+from headstart.tuning.tune import Tuned
 from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
 from headstart.units import run as run_units
 
@@ -50,6 +51,7 @@ TEST_NOTE = (
 )
 
 
+KEEPS = (None, "best", "all")
 UNTUNED_HEAD = "a fresh task head answers at random until it is tuned"
 
 
@@ -67,6 +69,7 @@ def compare(
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
     calibration: str = "auto",
+    keep: str | None = None,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -95,6 +98,8 @@ def compare(
         decoding: as in `evaluate`.
         calibration: how likelihoods of options are compared: "none", "length", "batch", or "auto" for the one with the
             best score on the dev draw. Every method chooses its own in each seed, before tuning and after it.
+        keep: which tuned modules are in `Comparison.modules`: "best", the one with the best score on its dev rows, or
+            "all"; `None` is none.
         store: where scores, tuned modules and tests are kept, so that a killed comparison can continue; `None` is the
             user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
@@ -110,6 +115,8 @@ def compare(
     backbone = as_backbone(backbone)
     compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
+    if keep not in KEEPS:
+        raise SettingError(f"unknown keep '{keep}'; choose one of: {', '.join(filter(None, KEEPS))}")
     possible_calibration(calibration, draws[0], backbone, decoding=decoding)
     modules, refused = _pool_of(hub, backbone, progress=progress)
     for method in compared:
@@ -118,7 +125,7 @@ def compare(
     rank_of_all = common_rank(modules, asked=base.rank) if equal_rank else None
     compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
     pool = Pool(tuple(modules), backbone, rank_of_all)
-    asked = _Asked(task, compared, base, shown, recipe, decoding, calibration, seeds)
+    asked = _Asked(task, compared, base, shown, recipe, decoding, calibration, seeds, keep)
     run = _Run(asked, pool, merging=here(engine))
     with Store.opened(store) as kept:
         run.all(
@@ -174,6 +181,7 @@ class _Asked:
     decoding: str
     calibration: str
     seeds: int
+    keep: str | None
 
     @property
     def subject(self) -> Compared:
@@ -205,6 +213,7 @@ class _Run:
         self.notes: list[str] = []
         self.decoding = ""
         self.seconds: dict[str, float] = {}
+        self.tuned: dict[str, Tuned] = {}
 
     def all(self, draws: Sequence[Task], run: Callable[..., Results]) -> None:
         """Rank on every draw, merge every start, then test, tune and test again: three graphs, each over all draws.
@@ -291,6 +300,8 @@ class _Run:
         }  # fmt: skip
         before = trial.zero_shot(found) or untested
         tuned, after = trial.tuned(found, place=self.pool.backbone.place)
+        if self.asked.keep is not None and not begun.same_as:
+            self.tuned[f"{begun.label}-seed{begun.seed}"] = tuned
         self._add(begun, before, stage="zero-shot", steps=math.nan, seconds=before["seconds"])
         self._add(begun, after, stage="tuned", steps=tuned.best.step, seconds=tuned.seconds)
         self.frames["curves"] += [
@@ -352,8 +363,27 @@ class _Run:
             self.settings(shots=shots),
             ranking=pd.concat(self.rankings, ignore_index=True),
             notes=tuple(notes),
+            modules=_kept(self.tuned, self.asked.keep),
             **{name: pd.DataFrame(found, columns=list(FRAMES[name])) for name, found in rows.items()},
         )
+
+
+def _kept(tuned: Mapping[str, Tuned], keep: str | None) -> dict[str, Module]:
+    """The modules to keep, each called as what it was tuned on, its method and its seed."""
+    names = list(tuned)
+    if keep == "best" and names:
+        # The dev score: the test rows decide nothing. NaN is the worst, and of equal ones the first is taken.
+        names = [max(names, key=lambda name: _or_worst(tuned[name].best.dev_score))]
+    found = {}
+    for name in names:
+        module = tuned[name].module
+        card = module.card.model_copy(update={"name": f"{module.card.task}-{name}"})
+        found[name] = replace(module, card=card)
+    return found
+
+
+def _or_worst(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
 def _by_reduction(rankings: Mapping[str, Ranking], blend: Blend) -> Ranking:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from headstart.errors import CardError
 from headstart.records import TaskCard
 from headstart.showing import cut, html_table, line, plural
+
+if TYPE_CHECKING:
+    from headstart.kinds import Module
 
 __all__ = ["DEFAULT_METHODS", "ENSEMBLE", "FRAMES", "SCRATCH", "STAGES", "Comparison"]
 
@@ -88,6 +91,7 @@ class Comparison:
         baselines: the scores of "chance", "majority" and "backbone" (nothing tuned) on the test split, each with a
             note on what it is or why it is missing; empty in a record of version 2.
         notes: what else a reader should know.
+        modules: the tuned modules that were asked for, by "METHOD-seedN"; not a part of the record in JSON.
 
     Raises:
         CardError: a frame lacks a column, or has two rows for what must be one.
@@ -105,6 +109,7 @@ class Comparison:
     answers: pd.DataFrame = field(default_factory=lambda: _empty("answers"))
     examples: pd.DataFrame = field(default_factory=lambda: _empty("examples"))
     baselines: pd.DataFrame = field(default_factory=lambda: _empty("baselines"))
+    modules: Mapping[str, "Module"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, columns in FRAMES.items():
@@ -175,7 +180,7 @@ class Comparison:
                 data = _from_version_2(data)
             frames = {name: _frame_from_json(data[name]) for name in FRAMES}
             task = TaskCard.model_validate(data["task"])
-            return cls(task=task, settings=dict(data["settings"]), notes=tuple(data["notes"]), **frames)
+            return cls(task=task, settings=dict(data["settings"]), notes=tuple(data["notes"]), modules={}, **frames)
         except KeyError as error:
             raise CardError(f"{source} lacks the field {error}; write the comparison again") from error
         except ValidationError as error:

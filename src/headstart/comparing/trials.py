@@ -114,20 +114,23 @@ def plan_trials(
     Every test chooses its own calibration, before tuning and after it, on the draw.
     """
     backbone = pool.backbone
-    identity, text_format = BackboneInput.of(backbone), text_format_of(recipe)
     rows = Content(draw.test, draw.fingerprint("test"))
 
-    def test(module: Module | TuneUnit, name: str) -> Tested:
-        unit = EvaluateUnit(identity, module, rows, draw.card.metric, decoding, text_format, name=name)
+    def test(module: Module | TuneUnit, own: Recipe, name: str) -> Tested:
+        layout = text_format_of(own)
+        identity = BackboneInput.of(backbone, layout)
+        unit = EvaluateUnit(identity, module, rows, draw.card.metric, decoding, layout, name=name)
         return Tested(unit, CalibrationChoice.plan(unit, draw, backbone, method=calibration))
 
     trials = []
     for begun in beginnings:
         name = f"seed {begun.seed}, {begun.label}"
-        tuning = TuneUnit.of(draw, identity, start=begun.module, recipe=recipe, seed=begun.seed, name=begun.label)
+        own = recipe if backbone.encoder.whole else recipe.laid_out_as(begun.module.card.text_format)
+        identity = BackboneInput.of(backbone, text_format_of(own))
+        tuning = TuneUnit.of(draw, identity, start=begun.module, recipe=own, seed=begun.seed, name=begun.label)
         headless = backbone.is_encoder and begun.module.head is None
-        before = None if headless else test(begun.module, f"{name}, untuned")
-        trials.append(Trial(begun, before, tuning, test(tuning, f"{name}, tuned")))
+        before = None if headless else test(begun.module, own, f"{name}, untuned")
+        trials.append(Trial(begun, before, tuning, test(tuning, own, f"{name}, tuned")))
     return trials
 
 
@@ -136,7 +139,8 @@ def bare_unit(task: Task, backbone: Backbone, *, recipe: Recipe, decoding: str) 
     if backbone.is_encoder:
         return None
     rows = Content(task.test, task.fingerprint("test"))
-    identity, text_format = BackboneInput.of(backbone), text_format_of(recipe)
+    text_format = text_format_of(recipe)
+    identity = BackboneInput.of(backbone, text_format)
     return EvaluateUnit(identity, None, rows, task.card.metric, decoding, text_format, name="the bare backbone")
 
 

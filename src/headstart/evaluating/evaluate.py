@@ -64,7 +64,7 @@ def evaluate(
     layout = text_format or (card and card.text_format) or TextFormat()
     rows = Content(task.rows(split), task.fingerprint(split))
     unit = EvaluateUnit(
-        BackboneInput.of(backbone), loaded, rows, measure, decoding, layout,
+        BackboneInput.of(backbone, layout), loaded, rows, measure, decoding, layout,
         name=f"{card.name if card else backbone.name} on {task.name}, {split}",
     )  # fmt: skip
     choice = CalibrationChoice.plan(unit, task, backbone, method=calibration or "none")

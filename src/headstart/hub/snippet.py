@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from headstart.records import ModuleCard
+from headstart.records import ModuleCard, TextFormat
 
 __all__ = ["snippet"]
 
@@ -41,7 +41,7 @@ def snippet(card: ModuleCard, config: Mapping[str, object], *, folder: str) -> l
     if card.head is not None:
         return [*lines, 'print(model(**tokenizer("Your text", return_tensors="pt")).logits)']
     lines += [
-        f'inputs = tokenizer({_prompt(card)}, return_tensors="pt")',
+        *_inputs(card),
         "output = model.generate(**inputs, max_new_tokens=16)",
     ]
     if config.get("task_type") == "CAUSAL_LM":
@@ -59,8 +59,17 @@ def _by_headstart(folder: str) -> list[str]:
     ]
 
 
-def _prompt(card: ModuleCard) -> str:
-    return _quoted(f"Your text{card.text_format.suffix if card.text_format else ''}")
+def _inputs(card: ModuleCard) -> list[str]:
+    layout = card.text_format or TextFormat(suffix="")
+    text = _quoted(f"{layout.prefix}Your text{layout.suffix}")
+    if not layout.chat_template:
+        return [f'inputs = tokenizer({text}, return_tensors="pt")']
+    return [
+        f'turn = [{{"role": "user", "content": {text}}}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    turn, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+        ")",
+    ]
 
 
 def _quoted(text: object) -> str:

@@ -45,13 +45,13 @@ class Scoring:
         reference: Module | None = None,
     ) -> Self:
         """The units that `rank` runs with these arguments; units that need no reference module do not name it."""
-        text_format = text_format or TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+        text_format = text_format or recipe.text_format
         # An encoder's modules answer through the reference module's task head.
         needing = {one for one in indicators if backbone.is_encoder or Need.REFERENCE in one.needs}
         compared: Module | TuneUnit | None = reference
         if needing and reference is None:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
-        identity = BackboneInput.of(backbone)
+        identity = BackboneInput.of(backbone, text_format)
         examples = scored_rows(scoring_examples(task, rows=rows, seed=seed))
         units = {
             (module.name, str(one.spec)): ScoreUnit(
@@ -109,4 +109,5 @@ def reference_unit(
         max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
         warmup_steps=min(steps, recipe.warmup_steps),
     )  # fmt: skip
-    return TuneUnit.of(task, BackboneInput.of(backbone), start=start, recipe=short, seed=seed, name="reference")
+    identity = BackboneInput.of(backbone, recipe.text_format)
+    return TuneUnit.of(task, identity, start=start, recipe=short, seed=seed, name="reference")

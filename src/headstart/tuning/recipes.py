@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from headstart.errors import SettingError, of_type
 from headstart.kinds.settings import checked, kinds_with, names_of
-from headstart.records import Record, fault
+from headstart.records import Record, TextFormat, fault
 from headstart.registry import Registry
 from headstart.tuning.optimizers import OPTIMIZERS
 
@@ -21,6 +21,7 @@ SCHEDULES = (
 )  # fmt: skip
 """The schedules of transformers that need only the steps of the warm-up and of the whole run."""
 SELECTS = ("score", "loss")
+LAYOUT = ("suffix", "prefix", "chat_template")
 
 Count = Annotated[int, Field(gt=0)]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,6 +36,9 @@ class Recipe(Record):
     steadier of the two on a small or hard dev set. `max_dev`: dev examples used per evaluation, `None` for all.
     `dropout`: whether the backbone applies the dropout of its own configuration during tuning, as in both papers'
     code; without it, the backbone computes as it does when it is used.
+
+    `suffix`, `prefix` and `chat_template` lay a prompt out (see `TextFormat`); `None` is as the start was tuned, else
+    the standard.
 
     `kind` and `shape` make a fresh module; a given start keeps its own shape. `shape` holds settings of that kind by
     name: those that differ from the kind's defaults, or that are to stay if the defaults change; `settings` gives all.
@@ -58,6 +62,9 @@ class Recipe(Record):
     select: str = "score"
     max_dev: Count | None = None
     dropout: bool = False
+    suffix: str | None = None
+    prefix: str | None = None
+    chat_template: bool | None = None
     kind: str = "lora"
     shape: dict[str, Any] = Field(default_factory=dict)
 
@@ -132,6 +139,20 @@ class Recipe(Record):
             if field.default is MISSING or getattr(self.settings, field.name) != field.default
         }
         return {**found, "kind": self.kind, "shape": own}
+
+    @property
+    def text_format(self) -> TextFormat:
+        """The text layout and cut lengths; what the recipe leaves open is the standard."""
+        given = {name: getattr(self, name) for name in LAYOUT if getattr(self, name) is not None}
+        return TextFormat(max_input=self.max_input, max_target=self.max_target, **given)
+
+    def laid_out_as(self, text_format: TextFormat | None) -> "Recipe":
+        """The recipe with the layout of `text_format`, such as a start's, where it leaves its own open."""
+        if text_format is None or any(getattr(self, name) is not None for name in LAYOUT):
+            return self
+        standard = TextFormat()
+        own = {name: value for name in LAYOUT if (value := getattr(text_format, name)) != getattr(standard, name)}
+        return self.change(**own) if own else self
 
     @classmethod
     def shapes(cls, name: str) -> bool:

@@ -258,7 +258,7 @@ def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def text_format_of(recipe: Recipe) -> TextFormat:
     """The text layout that a recipe uses."""
-    return TextFormat(max_input=recipe.max_input, max_target=recipe.max_target)
+    return recipe.text_format
 
 
 def task_facts(card: TaskCard) -> dict[str, Any]:

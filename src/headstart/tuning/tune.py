@@ -67,7 +67,10 @@ def tune(
     task, chosen = as_task(task), as_recipe(recipe)
     begin = None if start is None else as_module(start, parameter="start").load()
     backbone = as_backbone(backbone)
-    identity, layout = BackboneInput.of(backbone), text_format_of(chosen)
+    if begin is not None and not backbone.encoder.whole:
+        chosen = chosen.laid_out_as(begin.card.text_format)
+    layout = text_format_of(chosen)
+    identity = BackboneInput.of(backbone, layout)
     unit = TuneUnit.of(
         task, identity, start=begin, recipe=chosen, seed=seed, name=name, license=license,
         tracker=tracker, checkpoint=checkpoint,
