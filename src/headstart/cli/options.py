@@ -16,11 +16,11 @@ import typer
 from headstart.cli.output import print_line
 from headstart.cli.progress import listening
 from headstart.errors import SettingError
-from headstart.records import TextFormat
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
     from headstart.hub import Hub
+    from headstart.records import TextFormat
     from headstart.tasks import Task
     from headstart.tuning.recipes import Recipe
 
@@ -226,8 +226,10 @@ class LayoutOptions(Options):
         given = {name: text.replace("\\n", "\n") for name, text in texts.items() if text is not None}
         return given | ({"chat_template": True} if self.chat else {})
 
-    def text_format(self, known: TextFormat | None) -> TextFormat | None:
+    def text_format(self, known: "TextFormat | None") -> "TextFormat | None":
         """The layout for a module with `known` on its card; `None` leaves it to the card."""
+        from headstart.records import TextFormat  # here: looking at a hub reads no card
+
         given = self.layout()
         if not given:
             return None
