@@ -24,11 +24,11 @@ TEXT = "modules: {ada: 0.7, cyd: 0.3}\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, llama: Backbone, tiny_llama: Path) -> Path:
-    """A folder with "hub" (ada, bob, cyd, dan, of rank 2; eve of rank 4; zoe, a DoRA) and "task"."""
+    """A folder with "hub" (ada, bob, cyd, dan, of rank 2; bea of rank 4; zoe, a DoRA) and "task"."""
     folder = tmp_path_factory.mktemp("recipe-file")
     hub = write_hub(folder / "hub", llama)
     save_module(module(llama, "eve", seed=5, rank=4), folder / "eve")
-    hub.add(folder / "eve")
+    hub.add(folder / "eve", name="bea")  # neither the first nor the last of its hub
     hub.add(make(tiny_llama, folder / "zoe", use_dora=True))
     write_task(folder / "task")
     return folder
@@ -58,7 +58,7 @@ def test_the_start_is_that_sum_without_a_pass(folder: Path, file: Path, llama: B
     rowless = Task(TaskCard(name="new"), {})
     start = ensemble(rowless, hub, llama, blend=file, store=False)
     assert dict(zip(start.ranking.scores.names, start.merged.weights, strict=True)) == {
-        "ada": 0.7, "bob": 0.0, "cyd": 0.3, "dan": 0.0, "eve": 0.0, "zoe": 0.0,
+        "ada": 0.7, "bea": 0.0, "bob": 0.0, "cyd": 0.3, "dan": 0.0, "zoe": 0.0,
     }  # fmt: skip
     direct = merge([load_module(hub["ada"]), load_module(hub["cyd"])], [0.7, 0.3])
     for name, value in start.module.parameters().items():
@@ -152,9 +152,9 @@ def test_unequal_shapes_are_refused_before_any_pass_and_excluding_one_helps(
     ended = run("ensemble", *common, "-o", str(tmp_path / "start"))
     assert_mistake(
         ended,
-        "'eve'",
-        "merge them with space 'exact' or 'svd', or leave one out (--exclude eve, or Hub.where(exclude=…))",
+        "'bea'",
+        "merge them with space 'exact' or 'svd', or leave one out (--exclude bea, or Hub.where(exclude=…))",
     )
-    done = run("ensemble", *common, "--exclude", "eve", "--rule", "uniform", "-o", str(tmp_path / "start"), "--json")
+    done = run("ensemble", *common, "--exclude", "bea", "--rule", "uniform", "-o", str(tmp_path / "start"), "--json")
     assert len(done.data["card"]["donors"]) == 4
-    assert_mistake(run("ensemble", *common, "--exclude", "evee", "-o", str(tmp_path / "other")), "did you mean: eve?")
+    assert_mistake(run("ensemble", *common, "--exclude", "beaa", "-o", str(tmp_path / "other")), "did you mean: bea?")

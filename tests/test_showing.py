@@ -146,6 +146,7 @@ def test_a_hub_as_a_table(shown: dict[str, Any]) -> None:
     assert list(frame.columns[:5]) == ["module", "kind", "variant", "rank", "parameters"]
     assert list(shown["hub"].frame(family="reviews", sort="-name", limit=1)["module"]) == ["bob"]
     assert list(shown["hub"].frame(family="zebras").columns) == list(frame.columns)
+    assert (list(frame["rank"]), frame["score"].isna().all()) == ([2, 2, 2, 2], True)
 
 
 def test_a_hub_that_is_gone_has_a_repr(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ class Hub:
         import pandas as pd  # which looking at a hub does without
 
         rows = [ref.facts() for ref in self.find(sort=sort, limit=limit, offset=offset, **asked)]
-        return pd.DataFrame(rows, columns=["name", *FACTS]).rename(columns={"name": "module"})
+        frame = pd.DataFrame(rows, columns=["name", *FACTS]).rename(columns={"name": "module"})
+        return frame.astype({"rank": "Int64", "score": "float64"})
 
     def where(self, **asked: Unpack[Asked]) -> Hub:
         """A view of the hub with only the matching modules; see `find`.

@@ -1,6 +1,7 @@
 """What a merge space is: how the weighted sum of modules is computed, and what it needs from them."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -89,8 +90,13 @@ def _require_lora(modules: Sequence[AnyModule], *, space: str) -> None:
 
 
 def _require_equal_shapes(modules: Sequence[AnyModule]) -> None:
-    """One module of each stack is checked, because the modules of a stack have equal shapes."""
+    """One module of each stack is checked, because the modules of a stack have equal shapes.
+
+    The commonest shape comes first, so that the error names one of the others as the odd one.
+    """
+    counts = Counter(module.stack_key for module in modules)
     firsts = list({module.stack_key: module for module in reversed(modules)}.values())[::-1]
+    firsts.sort(key=lambda module: -counts[module.stack_key])
     if len(firsts) > 1:
         first = firsts[0].load()
         for module in firsts[1:]:
