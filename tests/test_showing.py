@@ -56,7 +56,7 @@ REPRS = {
     "start": r"^Start\(reviews-start; softmax by loss at τ = [\d.e-]+, space 'parameters'; weights: \w+ 0\.\d+, .*\)$",
     "merged": r"^Merged\(reviews-start, .*; 4 of 4 modules in space 'parameters'; effective number 2; ΔW error.*\)$",
     "tuned": r"^Tuned\(reviews, lora.* tuned on reviews; dev score [\d.]+ \(loss [\d.]+\) at step \d; \d+ s\)$",
-    "comparison": r"^Comparison\(rte by accuracy, 3 seeds; methods: scratch, random, average, best_single, ensemble\)$",
+    "comparison": r"^Comparison\(rte by ACC, 3 seeds, 200 test rows; methods: scratch, random, .*, ensemble\)$",
     "blend": r"^Blend\('softmax'\)$",
     "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+; 12 rows, options\)$",
 }
