@@ -213,3 +213,21 @@ def test_lanes_follow_the_measurement(llama: Backbone, monkeypatch: pytest.Monke
     assert all(0 < share <= 1 for share in shares)
     for index, alone in enumerate(expected):
         assert largest_difference(found[index].module, alone) < 1e-5
+
+
+def test_what_a_pack_reads_is_a_share_of_the_longest_rows_that_it_may_read(llama: Backbone) -> None:
+    # One lane reads 4 short rows at once, the other 1 long one: together they read at most 4 rows as long as that.
+    long = tuple(replace(row, input=row.input * 3) for row in REVIEWS)
+    tasks = (TASK, replace(TASK, splits={"train": long, "dev": REVIEWS}))
+    lanes = [Lane(task, recipe=RECIPE.change(batch_size=size)) for task, size in zip(tasks, (4, 1), strict=True)]
+    runs = [Run(lane, llama) for lane in lanes]
+    for run in runs:
+        run.begin()
+    pack = Pack(runs, llama)
+    pack.find_gradients()
+    (four, _), (one, longest) = (run.largest for run in runs)
+    assert (four, one) == (4, 1)
+    rows, (long_row,) = (run.next_rows() for run in runs)
+    assert pack.share == len(rows) * (len(long_row.prompt) + len(long_row.target)) / (4 * longest)
+    assert len(rows) > 1
+    assert len(long_row.prompt) > max(len(row.prompt) for row in rows)

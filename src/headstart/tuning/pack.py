@@ -51,7 +51,8 @@ class Pack:
         for block in self._gradients:
             block.zero_()
         rows = [run.next_rows() for run in self.runs]
-        self.share = batch_tokens(rows) / max(run.most_tokens for run in self.runs)
+        most, longest = (max(sizes) for sizes in zip(*(run.largest for run in self.runs), strict=True))
+        self.share = batch_tokens(rows) / (most * longest)
         measured = watched(self._backbone.device, wanted=not self._measured)
         with measured as self.memory_use, self._stack.attach(self._backbone), self._dropout():
             losses = lane_losses(self._backbone, rows)

@@ -53,7 +53,7 @@ class Run:
 
     `values` holds the parameters in the blocks (G, …) of `layout`, `state` the optimizer's tensors; while the lane
     shares passes, both are views of the pack's tensors. `losses` are those since the last evaluation.
-    `batch_tokens`: tokens of a typical batch; `most_tokens`: of one with the longest rows.
+    `batch_tokens`: tokens of a typical batch; `largest`: rows of a batch, and tokens of the longest one.
     """
 
     def __init__(self, lane: Lane, backbone: Backbone) -> None:
@@ -68,7 +68,7 @@ class Run:
         self.items = self._train_items()
         size = min(self.recipe.batch_size, len(self.items))
         lengths = [len(item.prompt) + len(item.target) for item in self.items]
-        self.batch_tokens, self.most_tokens = size * int(statistics.median(lengths)), size * max(lengths)
+        self.batch_tokens, self.largest = size * int(statistics.median(lengths)), (size, max(lengths))
         self.order = RowOrder([len(item.prompt) for item in self.items], size, lane.seed)
         self.learning_rate = learning_rate(self.recipe)
         self.step = self.stale = 0
