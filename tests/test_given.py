@@ -95,13 +95,14 @@ def test_what_is_given_as_itself_stays_itself(folder: Path, llama: Backbone, tas
     assert as_modules(module) == [module]
 
 
+IN_MEMORY = "Task.from_rows makes one of rows in memory"
 WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
     (lambda task, hub, llama: rank([{"input": "a"}], hub, llama), TaskError,
-     "task is a list; give a Task, or the path of a file or folder that Task.load reads"),
+     "task is a list; give a Task, or the path of a file or folder that Task.load reads; " + IN_MEMORY),
     (lambda task, hub, llama: rank(None, hub, llama), TaskError,
-     "task is None; give a Task, or the path of a file or folder that Task.load reads"),
+     "task is None; give a Task, or the path of a file or folder that Task.load reads; " + IN_MEMORY),
     (lambda task, hub, llama: compare(hub, task, llama), TaskError,
-     "task is a Hub; give a Task, or the path of a file or folder that Task.load reads"),
+     "task is a Hub; give a Task, or the path of a file or folder that Task.load reads; " + IN_MEMORY),
     (lambda task, hub, llama: rank(task, 7, llama), HubError,
      "hub is an int; give a Hub, the path of its folder, or a list of modules"),
     (lambda task, hub, llama: rank(task, [7], llama), ModuleError,

@@ -176,6 +176,22 @@ def test_keys_of_task_json(tmp_path: Path, card: Row, message: str) -> None:
         Task.load(tmp_path)
 
 
+def test_csv_with_semicolons_is_read_where_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.csv"
+    lines = [f"T-{number};Text {number}, with a comma;{number % 2}" for number in range(10)]
+    path.write_text("\n".join(["ticket_id;ticket_text;label_name", *lines]))
+    task = Task.load(path, input="ticket_text", target="label_name")
+    assert task.train[0].input.endswith(", with a comma")
+    path.write_text("input,output\na;b,c\nd,e\nf,g\n")
+    assert {row.input for rows in Task.load(path).splits.values() for row in rows} == {"a;b", "d", "f"}
+
+
+def test_a_folder_with_one_file_of_another_name_says_to_give_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(5))
+    with pytest.raises(TaskError, match=rf"holds no task; it needs train, .* or give one file, such as {path}$"):
+        Task.load(tmp_path)
+
+
 def test_settings_of_a_single_file_are_beside_it(tmp_path: Path) -> None:
     path = write(tmp_path / "tickets.csv", tickets())
     (tmp_path / "tickets.task.json").write_text(

@@ -165,8 +165,8 @@ def test_a_task_head_answers() -> None:
     ("rows", "message"),
     [
         ([], "there are no rows to predict; add some"),
-        (3, "rows is an int.*; give a file, a list of dicts or a pandas DataFrame"),
-        (["a"], "row 1 is a str.*; give a dict with the row's fields"),
+        (3, "rows is an int; give a list of dicts, a pandas DataFrame, a datasets.Dataset"),
+        (["a"], "row 1 of rows is a str; give a list of dicts"),
         ([{"input": " "}], "row 1: the input is empty; fill it in or remove the row"),
     ],
 )

@@ -90,7 +90,7 @@ WORKS = "give a list of dicts, a pandas DataFrame, a datasets.Dataset or a pyarr
         (["a text"], f"row 1 of rows is a str; {WORKS}"),
         (
             {"ticket_text": ["a"]},
-            "rows is a dict with the keys ticket_text, none of them a split; give a list of dicts",
+            "rows is a dict with the keys ticket_text, not all of them splits; give a list of dicts",
         ),
         ({"train": "x"}, r"rows\['train'\] is a str; give a list of dicts"),
         ([], "the list has no rows; add some"),

@@ -142,7 +142,7 @@ def test_single_file_too_small_to_split(tmp_path: Path) -> None:
         (
             "a.txt",
             b"x",
-            r"a\.txt has no format that is known; name it ….jsonl, ….csv, ….tsv, ….parquet, .* or ….tsv.gz",
+            r"a\.txt has no format that is known; save it as one that is, named ….jsonl, ….csv, .* or ….tsv.gz",
         ),
         ("a.parquet.gz", b"x", r"a\.parquet\.gz has no format that is known"),
     ],

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from headstart.errors import SettingError, TaskError, of_type
+from headstart.errors import SettingError, TaskError
 from headstart.records import ModuleCard, TaskCard, Template
 from headstart.tasks import Example
 from headstart.tasks.options import TextRow, options_of
 from headstart.tasks.pairs import InputTemplate
-from headstart.tasks.sources import Rows, locate
+from headstart.tasks.sources import Rows, locate, locate_rows
 
 __all__ = ["Reader", "rows_of"]
 
@@ -73,24 +71,11 @@ class Reader:
 
 
 def rows_of(given: object) -> Rows:
-    """The rows of a JSONL, CSV, TSV or Parquet file, a list of dicts or a pandas DataFrame.
+    """The rows of a JSONL, CSV, TSV or Parquet file, or in memory: a list of dicts, a pandas DataFrame and the like.
 
     Raises `TaskError` for anything else, and for a file that cannot be read.
     """
-    if isinstance(given, str | Path):
-        tables = locate(given).tables
-        if None not in tables:
-            raise TaskError(f"{given} is not one file of rows; give a JSONL, CSV, TSV or Parquet file")
-        return tables[None]
-    if isinstance(given, pd.DataFrame):
-        given = given.astype(object).where(given.notna(), None).to_dict("records")
-    if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
-        raise TaskError(f"{of_type('rows', given)}; give a file, a list of dicts or a pandas DataFrame")
-    return _of_dicts(given)
-
-
-def _of_dicts(rows: Iterable[object]) -> Rows:
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise TaskError(f"{of_type(f'row {number}', row)}; give a dict with the row's fields")
-        yield f"row {number}", {str(name): value for name, value in row.items()}
+    located = locate(given) if isinstance(given, str | Path) else locate_rows(given)
+    if None not in located.tables:
+        raise TaskError(f"{located.source} is not one table of rows; give a JSONL, CSV, TSV or Parquet file, or a list")
+    return located.tables[None]

@@ -231,4 +231,7 @@ def as_task(given: TaskLike) -> Task:
         return given
     if isinstance(given, str | Path):
         return Task.load(given)
-    raise TaskError(f"{of_type('task', given)}; give a Task, or the path of a file or folder that Task.load reads")
+    raise TaskError(
+        f"{of_type('task', given)}; give a Task, or the path of a file or folder that Task.load reads; "
+        "Task.from_rows makes one of rows in memory"
+    )

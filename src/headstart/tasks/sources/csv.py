@@ -1,7 +1,11 @@
-"""CSV and TSV: the first line names the columns; quoted fields may hold separators and line ends."""
+"""CSV and TSV: the first line names the columns; quoted fields may hold separators and line ends.
+
+Where a comma is the decimal sign, spreadsheets write CSV with semicolons: a first line with these and no comma says so.
+"""
 
 import csv
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 from headstart.errors import TaskError
@@ -11,18 +15,28 @@ __all__ = ["read_csv", "read_tsv"]
 
 
 def read_csv(path: Path) -> Rows:
-    """The rows of a comma-separated file (also `.gz`). Raises `TaskError` for a bad header, quote or row length."""
-    return _read(path, separator=",")
+    """The rows of a file with commas or semicolons (also `.gz`).
+
+    Raises `TaskError` for a bad header, quote or row length.
+    """
+    lines = _lines(path)
+    first = list(islice(lines, 1))
+    semicolons = bool(first) and ";" in first[0] and "," not in first[0]
+    yield from _read(path, chain(first, lines), separator=";" if semicolons else ",")
 
 
 def read_tsv(path: Path) -> Rows:
     """The rows of a tab-separated file (also `.gz`). Raises `TaskError` for a bad header, quote or row length."""
-    return _read(path, separator="\t")
+    return _read(path, _lines(path), separator="\t")
 
 
-def _read(path: Path, *, separator: str) -> Rows:
+def _lines(path: Path) -> Iterator[str]:
+    return (line for _, line in numbered_lines(path))
+
+
+def _read(path: Path, lines: Iterator[str], *, separator: str) -> Rows:
     # strict: otherwise a stray quote would silently swallow all lines up to the next one
-    table = csv.reader((line for _, line in numbered_lines(path)), delimiter=separator, strict=True)
+    table = csv.reader(lines, delimiter=separator, strict=True)
     records = _records(path, table)
     _, header = next(records, ("", []))
     if not header or not all(name.strip() for name in header) or len(set(header)) < len(header):

@@ -65,7 +65,7 @@ def _locate(source: str | Path, path: Path) -> Located:
     if path.exists():
         stem, format_ = _stem_and_format(path)
         if format_ is None:
-            raise TaskError(f"{path} has no format that is known; name it {_known_names()}")
+            raise TaskError(f"{path} has no format that is known; save it as one that is, named {_known_names()}")
         _require_regular(path)
         return Located(stem, str(source), {None: SOURCES[format_](path)}, _settings(path))
     text = str(source)
@@ -107,7 +107,11 @@ def _split_files(path: Path) -> dict[str, tuple[Path, str]]:
         _require_regular(file)
         found[split] = file, format_
     if not found:
-        raise TaskError(f"{path} holds no task; it needs train, dev and test files named {_known_names('train')}")
+        one = next((file.name for file in sorted(path.iterdir()) if _stem_and_format(file)[1] is not None), None)
+        raise TaskError(
+            f"{path} holds no task; it needs train, dev and test files named {_known_names('train')}"
+            + (f", or give one file, such as {path / one}" if one else "")
+        )
     return {split: found[split] for split in ("train", "dev", "test") if split in found}
 
 

@@ -11,10 +11,7 @@ from headstart.tasks.sources.rows import Rows
 
 __all__ = ["locate_rows"]
 
-WORKS = (
-    "give a list of dicts, a pandas DataFrame, a datasets.Dataset or a pyarrow Table, or a dict of them by split, "
-    "such as train and dev"
-)
+WORKS = "give a list of dicts, a pandas DataFrame, a datasets.Dataset or a pyarrow Table"
 
 
 def locate_rows(rows: object, *, parameter: str = "rows") -> Located:
@@ -33,7 +30,10 @@ def locate_rows(rows: object, *, parameter: str = "rows") -> Located:
         }
     else:
         names = ", ".join(map(str, rows)) or "none"
-        raise TaskError(f"{parameter} is a dict with the keys {names}, none of them a split; {WORKS}")
+        raise TaskError(
+            f"{parameter} is a dict with the keys {names}, not all of them splits; {WORKS}, "
+            "or a dict of them by split: train, dev, test"
+        )
     found = known_splits(tables, source=source)
     return Located("rows", source, {split: found[split] for split in ("train", "dev", "test") if split in found})
 
