@@ -3,8 +3,8 @@
 Every study has two methods (or five, for claims on several at once), S seeds and R test rows. What a method answers on
 a row with a seed depends on its level, on the row (shared by all methods, and the method's own), on the seed and on
 both together; all are normal. The true difference is known by integration: over these very seeds where there are
-fewer than 6, else over all. Studies are seeded, so that the table in docs/statistics.md can be repeated; `--table`
-prints it.
+fewer than 6, else over all. Studies are seeded, so that the tables in docs/statistics.md can be repeated; `--table`
+prints them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,17 +159,23 @@ def measure(setting: Setting, count: int = 1_000) -> dict[str, float]:
     return {name: number / count for name, number in shares.items()}
 
 
+METRICS_TRIED = ("ACC", "Classification-F1", "Pearson-Correlation")
+ROWS_TRIED = (50, 150, 1000)
+EFFECTS_TRIED = (0.0, 0.5)
+
+
+def grid_name(metric: str, seeds: int, rows: int, effect: float) -> str:
+    return f"{metric}, {seeds} seeds, {rows} rows, effect {effect:g}"
+
+
 def settings() -> dict[str, Setting]:
-    """The settings of the table, by what is special about them."""
+    """The settings of the tables, by name: a grid, and then those that are special in something."""
     found = {}
-    for metric in ("ACC", "Classification-F1", "Pearson-Correlation"):
-        for rows in (50, 150, 1000):
-            for seeds in (1, 3, 6, 10) if rows < 1000 else (3, 10):
-                for effect in (0.0, 0.5):
-                    # Over a few seeds, their own difference is the true one: it is 0 only where seeds are all alike.
-                    own = 0.0 if seeds < ENOUGH_SEEDS and not effect else 0.05
-                    setting = Setting(metric, seeds, rows, effect, seed=own)
-                    found[f"{metric}, {seeds} seeds, {rows} rows, effect {effect:g}"] = setting
+    for metric, rows, effect in product(METRICS_TRIED, ROWS_TRIED, EFFECTS_TRIED):
+        for seeds in (1, 3, 6, 10) if rows < 1000 else (3, 10):
+            # Over a few seeds, their own difference is the true one: it is 0 only where seeds are all alike.
+            own = 0.0 if seeds < ENOUGH_SEEDS and not effect else 0.05
+            found[grid_name(metric, seeds, rows, effect)] = Setting(metric, seeds, rows, effect, seed=own)
     ten = Setting(seeds=10)
     return found | {
         "seeds differ much": replace(ten, seed=0.5),
@@ -193,12 +200,21 @@ def settings() -> dict[str, Setting]:
     }
 
 
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The results as a table of Markdown."""
-    lines = ["| setting | intervals that hold the truth | false wins | false wins or losses | effect shown |"]
+def tables(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The results as two tables of Markdown: the grid, and the settings that are special in something."""
+    lines = [f"| metric | seeds | {' | '.join(f'{rows} rows' for rows in ROWS_TRIED)} |", "|---|---|---|---|---|"]
+    for metric, seeds in product(METRICS_TRIED, (1, 3, 6, 10)):
+        cells = []
+        for rows in ROWS_TRIED:
+            none, some = (found.get(grid_name(metric, seeds, rows, effect)) for effect in EFFECTS_TRIED)
+            shares = (none["covered"], some["covered"], none["false_wins"]) if none and some else ()
+            cells.append(" / ".join(f"{share:.1%}" for share in shares) or "not run")
+        lines.append(f"| {metric} | {seeds} | {' | '.join(cells)} |")
+    lines += ["", "| setting | intervals that hold the truth | false wins | false wins or losses | effect shown |"]
     lines.append("|---|---|---|---|---|")
-    for name, shares in found.items():
-        cells = [f"{shares[key]:.1%}" for key in ("covered", "false_wins", "false_claims", "shown")]
+    special = [name for name in found if ", effect " not in name]
+    for name in special:
+        cells = [f"{found[name][key]:.1%}" for key in ("covered", "false_wins", "false_claims", "shown")]
         lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
 
@@ -206,7 +222,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--table", action="store_true", help="print a table of Markdown")
+    parser.add_argument("--table", action="store_true", help="print tables of Markdown")
     parser.add_argument("--studies", type=int, default=1_000, help="simulated studies a setting")
     asked = parser.parse_args()
     began, found = time.monotonic(), {}
@@ -214,7 +230,7 @@ def main() -> int:
         found[name] = measure(setting, asked.studies)
         print(name, found[name], file=sys.stderr, flush=True)
     if asked.table:
-        print(table(found))
+        print(tables(found))
     if asked.json:
         seconds = round(time.monotonic() - began, 1)
         print(json.dumps({"studies": asked.studies, "seconds": seconds, "settings": found}))

@@ -225,6 +225,8 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     assert (len(found.scores), found.settings["test_rows"]) == (2 * 2 * len(DEFAULT_METHODS), 6)
     assert Path(data["report"]) == tmp_path / "one" / "report.html"
     assert json.loads((tmp_path / "one" / "comparison.json").read_text()) == data["comparison"]
+    assert data["decision"]["choice"] in ("use", "fresh", "undecided")
+    assert data["decision"]["sentence"]
     # Two draws: 4 modules by 2 indicators, 5 starts. The average is one for both, and so may be the best module.
     starts = found.starts["digest"].nunique()
     blends = found.starts.loc[~found.starts["method"].isin(["scratch", "random"]), "digest"].nunique()

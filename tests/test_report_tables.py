@@ -17,7 +17,6 @@ from headstart.reports.console import frame_columns, print_summary, print_table
 from headstart.reports.intervals import ONE_SEED, SAME, estimate
 from headstart.reports.tables import (
     curve_table,
-    differences,
     effective_modules,
     main_metric,
     ranking_table,
@@ -158,15 +157,7 @@ class TestSummary:
         assert "no learning curve" in str(row["steps_to_scratch_reason"])
 
 
-class TestDifferencesAndVerdict:
-    def test_differences_are_those_of_the_method_that_the_decision_names(self) -> None:
-        table_ = differences(first_rows(scratch=40, average=80, ensemble=60))
-        assert set(table_["method"]) == {"average"}
-        outcomes = table_[table_["stage"] == "tuned"].set_index("other")["outcome"].to_dict()
-        assert outcomes == {
-            "scratch": "win", "random": "not measured", "best_single": "not measured", "ensemble": "win"
-        }  # fmt: skip
-
+class TestVerdict:
     def test_verdict_claims_only_what_is_shown(self) -> None:
         text = verdict(first_rows(scratch=40, average=52, ensemble=50))
         assert text.startswith(

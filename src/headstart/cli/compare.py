@@ -1,7 +1,7 @@
 """`headstart compare`."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,6 +90,7 @@ def compare(
     model = backbone.load()
     from headstart.comparing.compare import compare as run
     from headstart.comparing.comparison import DEFAULT_METHODS
+    from headstart.comparing.decision import decide
     from headstart.kinds import save_module
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
@@ -112,8 +113,8 @@ def compare(
     if as_json:
         print_json(
             {
-                "report": str(output / "report.html"), "comparison": json.loads(comparison.to_json()),
-                "units": units.to_json(),
+                "report": str(output / "report.html"), "decision": asdict(decide(comparison)),
+                "comparison": json.loads(comparison.to_json()), "units": units.to_json(),
             }
         )  # fmt: skip
         return

@@ -185,7 +185,7 @@ class _Asked:
 
     @property
     def subject(self) -> Compared:
-        """What the verdict is about: the ensemble, else the first blend by scores, else the last method."""
+        """Whose weights the ranking shows: the ensemble, else the first blend by scores, else the last method."""
         blends = [method for method in self.methods if method.method.name == "ensemble"]
         scored = [method for method in self.methods if method.needs_scores]
         return [*blends, *scored, self.methods[-1]][0]

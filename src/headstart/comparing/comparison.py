@@ -24,7 +24,7 @@ SCRATCH = "scratch"
 """The method that starts from an untrained module; every gain is measured against it."""
 
 ENSEMBLE = "ensemble"
-"""The method that starts from the weighted module; the verdict is about this one whenever it takes part."""
+"""The method that starts from the weighted module."""
 
 DEFAULT_METHODS = (SCRATCH, "random", "average", "best_single", ENSEMBLE)
 """The methods compared by default, in the order in which reports show them."""
@@ -72,9 +72,9 @@ class Comparison:
     Attributes:
         task: the task that was compared on.
         settings: everything needed to run it again. `settings["indicator"]` names the indicator that set the weights,
-            `settings["methods"]` lists the methods' labels in order, and `settings["subject"]` is the label that the
-            verdict is about. `settings["seconds"]` is the time that all its units of work took together, in whichever
-            runs they were computed.
+            `settings["methods"]` lists the methods' labels in order, and `settings["subject"]` is the blend
+            whose weights the ranking shows. `settings["seconds"]` is the time that all its units of work took together,
+            in whichever runs they were computed.
         ranking: one row per (seed, module) that was scored: its `weight` in the subject, and a column per indicator.
         refused: modules that did not take part, with the reason; may be empty.
         missing: one row per (seed, indicator, module) without a value, with the reason; may be empty.
@@ -145,7 +145,7 @@ class Comparison:
 
     @property
     def subject(self) -> str:
-        """The label of the method that the verdict is about."""
+        """The label of the blend whose weights `ranking` holds."""
         return str(self.settings.get("subject", ENSEMBLE))
 
     def to_json(self) -> str:

@@ -8,7 +8,6 @@ import pandas as pd
 from pydantic import BaseModel
 
 from headstart.comparing.comparison import FRAMES, SCRATCH, STAGES, Comparison
-from headstart.comparing.decision import decide
 from headstart.comparing.effects import effects, mean_scores
 from headstart.comparing.samples import main_metric, seed_scores
 from headstart.reports.intervals import Estimate, estimate
@@ -16,7 +15,6 @@ from headstart.reports.intervals import Estimate, estimate
 __all__ = [
     "chosen_indicator",
     "curve_table",
-    "differences",
     "effective_modules",
     "main_metric",
     "missing_table",
@@ -56,12 +54,6 @@ def summary(comparison: Comparison) -> pd.DataFrame:
             row |= _estimated(f"{name}_gain", against, method, stage)
         rows.append(row | _steps_columns(arrival[arrival["method"] == method]))
     return pd.DataFrame(rows)
-
-
-def differences(comparison: Comparison) -> pd.DataFrame:
-    """The method that the decision names against each other one, before and after tuning: these rows of `effects`."""
-    table = effects(comparison)
-    return table[table["method"] == (decide(comparison).method or comparison.subject)].reset_index(drop=True)
 
 
 def ranking_table(comparison: Comparison) -> pd.DataFrame:
@@ -108,7 +100,7 @@ def missing_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def effective_modules(comparison: Comparison) -> pd.DataFrame:
-    """1/Σw², the effective number of modules, of the method that the verdict is about, by seed; NaN without weights.
+    """1/Σw², the effective number of modules in the ranking's blend, by seed; NaN without weights.
 
     Columns: seed, effective.
     """

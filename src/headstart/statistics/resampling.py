@@ -43,12 +43,13 @@ def row_weights(groups: NDArray[np.int64], *, draws: int, seed: int) -> Iterator
     count = int(groups.max()) + 1
     generator = np.random.default_rng(seed)
     size = max(1, _CHUNK // max(count, len(groups)))
+    alone = bool((groups == np.arange(len(groups))).all())
     for first in range(0, draws, size):
         held = min(size, draws - first)
         drawn = generator.integers(count, size=(held, count))
         drawn += np.arange(held)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=held * count).reshape(held, count)
-        yield times[:, groups].astype(np.float64)
+        times = np.bincount(drawn.ravel(), minlength=held * count).reshape(held, count).astype(np.float64)
+        yield times if alone else times[:, groups]
 
 
 def resampled(
