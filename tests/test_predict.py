@@ -128,7 +128,9 @@ def test_open_answers_are_written(llama: Backbone) -> None:
 
 def test_a_card_that_does_not_say_what_the_answers_are(llama: Backbone) -> None:
     foreign = module(llama, "ada", seed=1)
-    message = r"the card of 'ada' does not say what the answers are; name the labels, or set decoding to 'generate'"
+    message = (
+        r"the card of 'ada' does not say what the answers are; name them with --labels \(labels in Python\), or ask"
+    )
     with pytest.raises(SettingError, match=message):
         predict(foreign, [{"input": "a"}], llama)
     found = predict(foreign, [{"input": "a"}], llama, labels=["x", "y"])

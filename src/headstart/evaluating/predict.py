@@ -53,10 +53,11 @@ def predict(
 
     Args:
         module: a module, a result that holds one, its folder, or `None` for the bare backbone.
-        rows: with the columns of the task, except the target's.
+        rows: with the columns of the task, except the target's: a JSONL, CSV, TSV or Parquet file, a list of dicts, or
+            a table of pandas, datasets or pyarrow.
         backbone: the frozen model.
         labels: the answers to choose from.
-        input: template of the input, such as "{title}: {text}".
+        input: a column, or a template of columns such as "{title}: {text}".
         separator: the text between two texts of the input; only together with `input`.
         every: whether to add a column "probability_LABEL" for every label.
         calibrated: whether likelihoods are calibrated as the card says.

@@ -52,8 +52,8 @@ class Reader:
         elif options is None and (card is None or card.template is None or card.metric in CLASSIFYING):
             name = f"the card of '{card.name}'" if card else "the bare backbone"
             raise SettingError(
-                f"{name} does not say what the answers are; name the labels, or set decoding to 'generate' for open "
-                "answers"
+                f"{name} does not say what the answers are; name them with --labels (labels in Python), or ask for "
+                "open ones with --decoding generate"
             )
         task = TaskCard(name=card.task if card else "", labels=own, options=options, template=used)
         return cls(InputTemplate(used.input, used.separator), task)
@@ -73,7 +73,7 @@ class Reader:
 def rows_of(given: object) -> Rows:
     """The rows of a JSONL, CSV, TSV or Parquet file, or in memory: a list of dicts, a pandas DataFrame and the like.
 
-    Raises `TaskError` for anything else, and for a file that cannot be read.
+    Raises `TaskError` for anything else, for several tables, and for a file that cannot be read.
     """
     located = locate(given) if isinstance(given, str | Path) else locate_rows(given)
     if None not in located.tables:
