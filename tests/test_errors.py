@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from headstart.errors import HeadstartError, LanesError, SettingError, about
+from headstart.errors import HeadstartError, LanesError, SettingError, TaskError, about, spelled
 
 
 def lanes_error() -> LanesError:
@@ -17,6 +17,18 @@ def test_an_error_keeps_its_class_and_attributes_under_a_subject() -> None:
     assert str(caught.value) == "reviews: 1 of 2 tunings failed: one; mend it"
     assert str(caught.value.failures[1]) == "one; mend it"
     assert isinstance(caught.value.__cause__, LanesError)
+
+
+def test_an_error_says_on_the_command_line_what_options_say() -> None:
+    python, options = spelled(input="the text", top_k="3")
+    assert (python, options) == ('input="the text", top_k="3"', "--input 'the text' --top-k 3")
+    error = TaskError(f"no such column; write {python}").with_options({python: options})
+    with pytest.raises(TaskError) as caught, about("reviews"):
+        raise error
+    assert str(caught.value) == 'reviews: no such column; write input="the text", top_k="3"'
+    assert caught.value.on_command_line == "reviews: no such column; write --input 'the text' --top-k 3"
+    assert pickle.loads(pickle.dumps(caught.value)).on_command_line == caught.value.on_command_line
+    assert SettingError("wrong; mend it").on_command_line == "wrong; mend it"
 
 
 @pytest.mark.parametrize("error", [SettingError("wrong; mend it"), lanes_error()])

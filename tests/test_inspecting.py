@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from encoders import encoder
 from headstart.backbones import Backbone
 from headstart.records import TextFormat
 from headstart.tasks import Task
@@ -84,6 +85,22 @@ def test_tokens_are_those_of_the_backbone(llama: Backbone) -> None:
     assert rows["input"]["longest read"] == max(whole) - 1
     assert rows["input"]["cut"] == whole.count(max(whole))
     assert (rows["target"]["unit"], rows["target"]["cut"]) == ("tokens", 0)
+
+
+def test_every_family_of_backbones_reads_a_task(t5: Backbone) -> None:
+    task = small()
+    whole = inspect_task(task, backbone=t5)
+    assert whole.prompts["prompt"][0].startswith("same")
+    assert list(whole.lengths["text"]) == ["input", "target"]
+    bert = encoder("bert")
+    found = inspect_task(task, backbone=bert, text_format=TextFormat(max_input=3))
+    row = found.prompts.to_dict("records")[0]
+    assert (row["prompt_tokens"], row["target"]) == (3, "a")
+    assert found.lengths["cut"].tolist() == [sum(length > 3 for length in lengths_of(bert, task))]
+
+
+def lengths_of(backbone: Backbone, task: Task) -> list[int]:
+    return [len(backbone.tokenizer(row.input)["input_ids"]) for part in task.splits.values() for row in part]
 
 
 def test_groups_are_counted() -> None:

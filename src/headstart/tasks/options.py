@@ -35,6 +35,9 @@ OPTIONS: Registry[Callable[[TextRow, TaskCard], Options]] = Registry("source of 
 MOST_OPTIONS = 10_000
 """The most options of a row."""
 
+OPEN = 'set options="none"'
+"""How Python is told that answers are open."""
+
 _MARKER = re.compile(r"\(([A-Z])\)")
 
 
@@ -59,19 +62,21 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
     if source == "none":
         return None
     if options is None:
-        raise TaskError(f'{row.where}: {_ABSENT[source]}; correct the row or set options="none"')
+        raise _refused(f"{row.where}: {_ABSENT[source]}; correct the row or {OPEN}")
     if len(options) > MOST_OPTIONS:
-        raise TaskError(
-            f'{row.where}: {len(options):,} options, where at most {MOST_OPTIONS:,} can be; set options="none"'
-        )
+        raise _refused(f"{row.where}: {len(options):,} options, where at most {MOST_OPTIONS:,} can be; {OPEN}")
     for output in row.outputs:
         if output not in options:
             shown = ", ".join(repr(option) for option in options)
-            raise TaskError(
-                f"{row.where}: the target {output!r} is not one of its options ({shown}); "
-                'correct it or set options="none"'
+            raise _refused(
+                f"{row.where}: the target {output!r} is not one of its options ({shown}); correct it or {OPEN}"
             )
     return options
+
+
+def _refused(message: str) -> TaskError:
+    """The command line has no such option: where options come from stands in the task's file."""
+    return TaskError(message).with_options({OPEN: 'write "options": null in its task.json'})
 
 
 _ABSENT = {
