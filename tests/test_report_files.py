@@ -21,6 +21,7 @@ from headstart.reports.axes import Axis
 from headstart.reports.chosen import chosen_rows
 from headstart.reports.html import write_report
 from headstart.reports.page import MOST_MODULES, page_values
+from headstart.reports.tables import summary
 from report_examples import answered, full
 
 TABLES = {f"{name}.csv" for name in ("summary", "effects", "ranking", "scores", "curves", "answers", "refused")}
@@ -80,7 +81,8 @@ def rows_of(comparison: Comparison, method: str) -> list[dict[str, str]]:
 def values(comparison: Comparison, decision: Decision | None = None) -> dict[str, Any]:
     """What the template is given."""
     found = decision or decide(comparison)
-    return page_values(comparison, found, effects=effects(comparison), means=mean_scores(comparison))
+    made = {"effects": effects(comparison), "means": mean_scores(comparison), "summary": summary(comparison)}
+    return page_values(comparison, found, **made)
 
 
 def test_the_folder_is_complete(report: Path) -> None:
@@ -232,6 +234,22 @@ class TestPlots:
         assert len(values(comparison)["curves"]["plots"]) == 2
         without = full(curves=comparison.curves.assign(dev_loss=float("nan")))
         assert len(values(without)["curves"]["plots"]) == 1
+
+    def test_a_curve_says_when_it_is_at_scratchs_best(self) -> None:
+        curves = {("scratch", 0): [0.4, 0.5], ("average", 0): [0.3, 0.5], ("ensemble", 0): [0.6, 0.7]}
+        plot = values(full(curves=curves_frame(curves)))["curves"]["plots"][0]
+        assert {panel["method"]: panel["arrival"] for panel in plot["panels"]} == {
+            "scratch": "", "average": "at scratch’s best from step 20",
+            "ensemble": "at scratch’s best before any tuning",
+        }  # fmt: skip
+
+    def test_calibrated_scores_stand_beside_those_without(self) -> None:
+        scores = full().scores
+        batch = scores["method"] == "ensemble"
+        scores = scores.assign(calibration=batch.map({True: "batch", False: "none"}), uncalibrated=0.25)
+        lines = {line["method"]: line for line in values(full(scores=scores))["scores"]["panels"][0]["lines"]}
+        assert lines["ensemble"]["calibrated"] == "0.250 without calibration by batch"
+        assert lines["average"]["calibrated"] == ""
 
 
 class TestAxis:

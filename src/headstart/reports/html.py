@@ -1,6 +1,5 @@
 """A comparison as a folder: one self-contained page, its tables as CSV, and the record as JSON."""
 
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +9,14 @@ from headstart.atomic import staged_folder
 from headstart.comparing.comparison import Comparison
 from headstart.comparing.decision import decide
 from headstart.comparing.effects import effects, mean_scores
-from headstart.reports.cells import defused, number_text
+from headstart.reports.cells import defused
 from headstart.reports.page import page_values, spoken
 from headstart.reports.tables import ranking_table, summary
 
 __all__ = ["write_report"]
 
 
-def write_report(comparison: Comparison, folder: Path) -> None:
+def write_report(comparison: Comparison, folder: str | Path) -> None:
     """Write the report to the new `folder`, completely or not at all.
 
     The folder holds report.html, which opens anywhere, loads nothing and runs no script; the tables summary.csv,
@@ -31,14 +30,15 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """
     results = {"summary": summary(comparison), "effects": effects(comparison), "ranking": ranking_table(comparison)}
     recorded = {name: getattr(comparison, name) for name in ("scores", "curves", "answers", "refused")}
-    with staged_folder(folder) as staging:
+    with staged_folder(Path(folder)) as staging:
         (staging / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
         for name, frame in (results | recorded).items():
             defused(frame).to_csv(staging / f"{name}.csv", index=False, encoding="utf-8")
-        (staging / "report.html").write_text(_page(comparison, results["effects"]), encoding="utf-8")
+        page = _page(comparison, effects=results["effects"], summary=results["summary"])
+        (staging / "report.html").write_text(page, encoding="utf-8")
 
 
-def _page(comparison: Comparison, effects: pd.DataFrame) -> str:
+def _page(comparison: Comparison, *, effects: pd.DataFrame, summary: pd.DataFrame) -> str:
     environment = Environment(
         loader=PackageLoader("headstart", "reports"),
         autoescape=True,
@@ -46,6 +46,7 @@ def _page(comparison: Comparison, effects: pd.DataFrame) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": partial(number_text, digits=3), "spoken": spoken}
-    values = page_values(comparison, decide(comparison), effects=effects, means=mean_scores(comparison))
+    environment.filters["spoken"] = spoken
+    means = mean_scores(comparison)
+    values = page_values(comparison, decide(comparison), effects=effects, means=means, summary=summary)
     return environment.get_template("report.html.j2").render(values)

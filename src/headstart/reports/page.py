@@ -48,9 +48,14 @@ _BASELINES: Mapping[str, str] = {
 
 
 def page_values(
-    comparison: Comparison, decision: Decision, *, effects: pd.DataFrame, means: pd.DataFrame
+    comparison: Comparison,
+    decision: Decision,
+    *,
+    effects: pd.DataFrame,
+    means: pd.DataFrame,
+    summary: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Everything that the template shows, from what `decide`, `effects` and `mean_scores` made of the comparison."""
+    """Everything that the template shows; the tables are those that the functions of their names make of it."""
     metric = main_metric(comparison)
     notes = Footnotes()
     return {
@@ -61,9 +66,9 @@ def page_values(
         "scores": _scores(comparison, means, effects, metric=metric, notes=notes),
         "score_notes": notes.lines(),
         "effects": _effects(effects, decision.method or comparison.subject),
-        "curves": _curves(comparison, metric=metric),
+        "curves": _curves(comparison, summary, metric=metric),
         "ranking": _ranking(comparison),
-        "classes": _classes(comparison),
+        "classes": _classes(comparison, decision.method or comparison.subject),
         "rows": chosen_rows(comparison, method=decision.method or comparison.subject),
         "starts": _cells(_start_cells(starts_table(comparison))),
         "refused": _cells(comparison.refused[["module", "reason"]]),
@@ -133,6 +138,7 @@ def _scores(
             line |= _mean(row, axis=axis, decimals=decimals)
             line |= _gain(effects[effects["stage"] == stage], method, decimals=decimals)
             line["text"] += notes.mark(str(row["reason"]))
+            line["calibrated"] = _calibrated(comparison, method, stage, decimals=decimals)
             lines.append(line)
         panels.append({"title": _STAGES[stage], "lines": lines})
     clipped = any(line["clipped"] for panel in panels for line in panel["lines"])
@@ -151,6 +157,17 @@ def _mean(row: Mapping[Any, Any], *, axis: Axis, decimals: int) -> dict[str, Any
         found |= {"low": axis.at(low), "high": axis.at(high), "interval": " to ".join(ends)}
         found["clipped"] = not (axis.holds(low) and axis.holds(high))
     return found
+
+
+def _calibrated(comparison: Comparison, method: str, stage: str, *, decimals: int) -> str:
+    """How the answers of a method were calibrated, and its mean score without; "" if they were not."""
+    scores = comparison.scores
+    own = scores[(scores["method"] == method) & (scores["stage"] == stage)]
+    chosen = [name for name in dict.fromkeys(own["calibration"]) if name not in ("", "none")]
+    without = own["uncalibrated"].astype("float64").mean()
+    if not chosen or math.isnan(without):
+        return ""
+    return f"{fixed_text(float(without), decimals)} without calibration by {' or '.join(map(str, chosen))}"
 
 
 def _gain(effects: pd.DataFrame, method: str, *, decimals: int) -> dict[str, str]:
@@ -206,9 +223,10 @@ def _needed(row: Mapping[Any, Any]) -> str:
     return "; ".join([*decided, *filter(None, [str(row["reason"])])])
 
 
-def _curves(comparison: Comparison, *, metric: str) -> dict[str, Any]:
+def _curves(comparison: Comparison, summary: pd.DataFrame, *, metric: str) -> dict[str, Any]:
     """A small plot for each method, with scratch behind it, of the dev score and of the dev loss."""
     table = curve_table(comparison)
+    arrival = {str(row["method"]): row["steps_to_scratch"] for row in summary.to_dict("records")}
     found: dict[str, Any] = {"plots": [], "first": FIRST_PANELS, "clipped": False}
     for name, title in (("dev_score", f"Dev {metric}, higher is better"), ("dev_loss", "Dev loss, lower is better")):
         known = table.dropna(subset=[name])
@@ -220,7 +238,12 @@ def _curves(comparison: Comparison, *, metric: str) -> dict[str, Any]:
         ends = known[name] - known[f"{name}_interval"], known[name] + known[f"{name}_interval"]
         found["clipped"] |= not all(axis.holds(value) for end in ends for value in end)
         panels = [
-            {"method": spoken(method), **_line(own, name, steps=steps, axis=axis), "last": _last(own, name)}
+            {
+                "method": spoken(method),
+                **_line(own, name, steps=steps, axis=axis),
+                "last": _last(own, name),
+                "arrival": _arrival(arrival[method]) if name == "dev_score" and method != SCRATCH else "",
+            }
             for method, own in lines.items()
         ]
         behind = _line(lines[SCRATCH], name, steps=steps, axis=axis)["whole"] if SCRATCH in lines else ""
@@ -228,6 +251,13 @@ def _curves(comparison: Comparison, *, metric: str) -> dict[str, Any]:
             {"title": title, "panels": panels, "behind": behind, "ticks": _ticks(axis), "last": f"{steps.high:g}"}
         )
     return found
+
+
+def _arrival(steps: float) -> str:
+    """When a method has the dev score that scratch reaches at best; a median over seeds."""
+    if math.isnan(steps):
+        return ""
+    return f"at scratch’s best {f'from step {steps:g}' if steps else 'before any tuning'}"
 
 
 def _line(own: pd.DataFrame, name: str, *, steps: Axis, axis: Axis) -> dict[str, Any]:
@@ -275,17 +305,18 @@ def _ranking(comparison: Comparison) -> dict[str, Any]:
     return {
         "indicator": chosen_indicator(comparison), "columns": columns, "numbers": len(comparison.indicators),
         "rows": rows, "first": FIRST_MODULES, "modules": len(table), "subject": spoken(comparison.subject),
-        "effective": own["effective"].dropna().tolist(),
+        "effective": sorted({number_text(value, digits=3) for value in own["effective"].dropna()}),
     }  # fmt: skip
 
 
-def _classes(comparison: Comparison) -> dict[str, Any] | None:
-    """F1 and recall of each class after tuning, a column per method."""
+def _classes(comparison: Comparison, first: str) -> dict[str, Any] | None:
+    """F1 and recall of each class after tuning, a column per method, of which `first` and scratch are the first."""
     found = class_scores(comparison)
     found = found[found["stage"] == "tuned"]
     if found.empty:
         return None
-    methods = [method for method in comparison.methods if method in set(found["method"])]
+    ordered = dict.fromkeys([first, SCRATCH, *comparison.methods])
+    methods = [method for method in ordered if method in set(found["method"])]
     table = found.pivot_table(index="class", columns="method", values=["f1", "recall"], sort=False, dropna=False)
     rows = found.drop_duplicates("class").set_index("class")["rows"]
     return {
