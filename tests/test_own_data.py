@@ -163,8 +163,8 @@ def test_labels_are_not_inferred_against_somebodys_word(tmp_path: Path) -> None:
     [
         ({"lables": ["no", "yes"]}, 'the key "lables" is not known; did you mean "labels"?'),
         ({"input_template": "{text}"}, 'the key "input_template" is not known; did you mean "input"?'),
-        ({"template": {"inptu": "x"}}, 'the key "inptu" is not known; did you mean "input"?'),
-        ({"zzz": 1}, 'the key "zzz" is not known; the keys are schema_version, name, family, metric, labels'),
+        ({"template": {"inptu": "x"}}, 'the key "inptu" of "template" is not known; did you mean "input"?'),
+        ({"template": {"zzz": "x"}}, 'the key "zzz" of "template" is not known; the keys are input, target, separator'),
         ({"template": {"input": "text"}, "input": "text"}, 'states "input" twice; remove it from "template"'),
         ({"template": "text"}, '"template" is not a JSON object; write it as {"input": …, "target": …}'),
     ],
@@ -174,6 +174,13 @@ def test_keys_of_task_json(tmp_path: Path, card: Row, message: str) -> None:
     (tmp_path / "task.json").write_text(json.dumps(card))
     with pytest.raises(TaskError, match=rf"task\.json.*{re.escape(message)}"):
         Task.load(tmp_path)
+
+
+def test_keys_of_published_data_are_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("input,output\n" + "\n".join(f"text {n},answer {n}" for n in range(20)))
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({"metric": "EM", "papers": ["A"], "license_evidence": "a letter", "seed": 0}))
+    assert Task.load(tmp_path).notes == (f"{path} has keys that mean nothing here: papers, license_evidence, seed.",)
 
 
 def test_csv_with_semicolons_is_read_where_spreadsheets_write_it(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
     }
     splits = _splits(tables, examples, source=located.source, seed=seed)
     check_groups(splits, source=located.source)
+    if settled.unused:
+        notes = (*notes, f"{located.settings} has keys that mean nothing here: {', '.join(settled.unused)}.")
     return Loaded(card, splits, notes)
 
 

@@ -46,12 +46,13 @@ class Settled:
     """The card as far as it is known before any row is read.
 
     `stated`: which of the card's fields, and of the template's, somebody stated, here or in `task.json`; `in_file`:
-    those that hold because `task.json` states them.
+    those that hold because `task.json` states them; `unused`: the file's keys that mean nothing here.
     """
 
     card: TaskCard
     stated: frozenset[str]
     in_file: frozenset[str]
+    unused: tuple[str, ...] = ()
 
 
 def settle(located: Located, wishes: Wishes) -> Settled:
@@ -59,7 +60,7 @@ def settle(located: Located, wishes: Wishes) -> Settled:
 
     Raises `TaskError`, `CardError` or `SettingError` for what is malformed, unknown or contradictory.
     """
-    fields = {} if located.settings is None else _read(located.settings)
+    fields, unused = ({}, ()) if located.settings is None else _read(located.settings)
     wished = {name: value for name, value in vars(wishes).items() if value is not None}
     in_file = frozenset(fields.keys() - wished.keys())
     fields |= wished
@@ -80,7 +81,7 @@ def settle(located: Located, wishes: Wishes) -> Settled:
         )
     if card.options is not None:
         OPTIONS[card.options]
-    return Settled(card.model_copy(update={"metric": METRICS[card.metric].name}), stated, in_file)
+    return Settled(card.model_copy(update={"metric": METRICS[card.metric].name}), stated, in_file, unused)
 
 
 def write_settings(card: TaskCard, source: str | Path) -> Path:
@@ -116,28 +117,40 @@ def _listed(labels: Sequence[str]) -> Sequence[str]:
     return [str(label) for label in labels]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a `task.json` states, with the template's fields beside the others."""
+def _read(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a `task.json` states, with the template's fields beside the others; and the keys that mean nothing here.
+
+    Published data often has more keys than these; one that may be a known key misspelt is refused.
+    """
     data = _parse(path)
     template = data.pop("template", None)
     if template is not None and not isinstance(template, dict):
         raise TaskError(f'{path}: "template" is not a JSON object; write it as {{"input": …, "target": …}}')
-    for known, given in ((KEYS, data), (TEMPLATE, template or {})):
-        for key in given:
-            if key not in known:
-                raise TaskError(f'{path}: the key "{key}" is not known; {_remedy(key, known)}')
+    unused = tuple(key for key in data if key not in KEYS)
+    for key in unused:
+        if near := _nearest(key, KEYS):
+            raise TaskError(
+                f'{path}: the key "{key}" is not known; did you mean "{near}"? '
+                'What is for readers only goes under "remarks"'
+            )
+    for key in template or {}:
+        if key not in TEMPLATE:
+            near = _nearest(key, TEMPLATE)
+            remedy = f'did you mean "{near}"?' if near else f"the keys are {', '.join(TEMPLATE)}"
+            raise TaskError(f'{path}: the key "{key}" of "template" is not known; {remedy}')
     twice = next((key for key in template or {} if key in data), None)
     if twice is not None:
         raise TaskError(f'{path} states "{twice}" twice; remove it from "template" or from beside it')
     data |= template or {}
     # A card writes null for open answers without classes.
     closed = {key: data[key] or NO_LABELS for key in ("options", "labels") if key in data and data[key] != []}
-    fields = {key: value for key, value in data.items() if value is not None and key not in FOR_PEOPLE} | closed
+    stated = {key: value for key, value in data.items() if value is not None and key not in (*FOR_PEOPLE, *unused)}
+    fields = stated | closed
     if data.get("dataset_license") is not None:
         fields["license"] = data["dataset_license"]
     if not isinstance(fields.get("source", ""), str):
         del fields["source"]
-    return fields
+    return fields, unused
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -152,9 +165,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return data
 
 
-def _remedy(key: str, known: Sequence[str]) -> str:
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """The known key that was probably meant."""
     base = key.removesuffix("_template").removesuffix("_column").lower()
-    near = difflib.get_close_matches(base, known, n=1)
-    if near:
-        return f'did you mean "{near[0]}"? What is for readers only goes under "remarks"'
-    return f'the keys are {", ".join(known)}, and "remarks" for readers'
+    return next(iter(difflib.get_close_matches(base, known, n=1, cutoff=0.7)), None)
