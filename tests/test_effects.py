@@ -196,6 +196,11 @@ class TestDecision:
         assert found.choice == "fresh"
         assert "No start is ahead of the random module." in found.sentence
 
+    def test_the_random_module_is_known_under_another_label(self) -> None:
+        starts = make_comparison().starts.replace({"method": {"random": "noise"}})
+        values = {("scratch", "tuned"): right(0.4), ("noise", "tuned"): right(0.8), ("mine", "tuned"): right(0.6)}
+        assert decide(answered(values, starts=starts)).choice == "fresh"
+
     def test_fresh_is_said_only_where_every_gain_is_certainly_small(self) -> None:
         rows = 6_000
         levels = {"scratch": 0.6, "average": 0.601, "ensemble": 0.598}

@@ -1,7 +1,7 @@
 """What a comparison advises: use a start, train fresh, or go on measuring."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class Decision:
 
     Attributes:
         choice: "use" a start, train "fresh", or "undecided".
-        method: the start to use, else the method that is ahead; "" if nothing was measured.
+        method: the start to use, else the best one that does not lose to the random module; "" if nothing was measured.
         gain: its mean test score less that of scratch, after tuning, with `low` and `high` of the 95 % interval.
         cost: what tuning took; "" where it is not known.
         sentence: all of it in plain English.
@@ -84,7 +84,7 @@ def decide(comparison: Comparison) -> Decision:
         return _nothing("no start was tuned and tested", "compare more methods than scratch")
     if leader not in gains:
         return _nothing("nothing was compared with scratch", f"compare with the method '{SCRATCH}' too", method=leader)
-    usable = [name for name in gains if name != CONTROL and _outcome(pairs, name, CONTROL) != "loss"]
+    usable = _usable(comparison, pairs, list(gains))
     winners = [name for name in usable if gains[name]["outcome"] == "win"]
     best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
     row, cost = gains[best], _cost(comparison, best)
@@ -98,6 +98,17 @@ def decide(comparison: Comparison) -> Decision:
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)
     return _decision("undecided", row, ["Cannot tell yet.", gain, *beside], cost=cost, remedy=_remedy(row))
+
+
+def _usable(comparison: Comparison, pairs: Pairs, methods: Sequence[str]) -> list[str]:
+    """The methods that are no random modules, whatever their label, and lose to none."""
+    starts = comparison.starts
+    controls = {CONTROL, *map(str, starts.loc[starts["made_by"] == CONTROL, "method"])}
+    return [
+        name
+        for name in methods
+        if name not in controls and not any(_outcome(pairs, name, control) == "loss" for control in controls)
+    ]
 
 
 def _pairs(comparison: Comparison) -> Pairs:
@@ -122,7 +133,7 @@ def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
     seeds = "this seed" if row["seeds"] == 1 else f"these {row['seeds']} seeds"
     over = f"over {seeds}" if row["scope"] == "over these seeds" else f"from {row['seeds']} seeds"
     interval = f"95 % interval {_text(row['low'])} to {_text(row['high'])}, {over} and {row['rows']:,} rows"
-    known = f"no interval: {row['reason']}" if math.isnan(row["low"]) else interval
+    known = "no interval" if math.isnan(row["low"]) else interval
     size, behind = abs(row["difference"]), row["difference"] < 0
     name = _capital(spoken(row["method"]))
     name += "" if not leads else ", the best of the starts," if behind else ", the method ahead,"

@@ -46,10 +46,7 @@ def _before_tuning(comparison: Comparison, method: str) -> list[str]:
 
 
 def _compared(row: Mapping[Any, Any], method: str) -> str:
-    if math.isnan(row["low"]):
-        known = f"no interval: {row['reason']}"
-    else:
-        known = f"95 % interval {_short(row['low'])} to {_short(row['high'])}"
+    known = "no interval" if math.isnan(row["low"]) else f"95 % interval {_short(row['low'])} to {_short(row['high'])}"
     by = f" by {_short(abs(row['difference']))}" if row["outcome"] != "undecided" else ""
     seen = f"difference {_short(row['difference'])}, " if row["outcome"] == "undecided" else ""
     return f"Before tuning, {spoken(method)} {_SAID[row['outcome']]} scratch{by} ({seen}{known})."
