@@ -101,6 +101,10 @@ def test_a_blank_column_is_refused() -> None:
     [
         (tickets(40), ("ticket_text", "label_name")),
         ([{"question": f"{n}?", "answer": f"Because of the number {n}"} for n in range(9)], ("question", "answer")),
+        ([{"question": f"{n}?", "answer": f"It is {n}", "customer": f"c{n % 4}"} for n in range(20)],
+         ("question", "answer")),
+        ([{"context": f"a longer text {n}", "question": f"{n}?", "label": n % 2} for n in range(9)],
+         ("question", "label")),
         ([{"id": n, "a": f"a longer text, number {n}", "b": "yes" if n % 2 else "no"} for n in range(9)], ("a", "b")),
         ([{"id": n, "stars": n % 5, "review": f"It is {n}"} for n in range(40)], ("review", "stars")),
         ([{"text": "one", "split": "train"}], ("text", None)),

@@ -1,6 +1,7 @@
 """What the columns of a source hold, and which of them may be the input and the target."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ MOST_DISTINCT = 100_000
 INPUTS = ("input", "text", "sentence", "question", "prompt", "document", "review", "message", "body", "content")
 TARGETS = ("output", "target", "label", "class", "category", "answer", "response", "completion", "summary")
 OTHERS = ("split", "options")
-"""Parts of names that columns of inputs and of targets often have, and names that mean something else to Headstart."""
+"""Words in the names of columns of inputs and of targets, and names that mean something else to Headstart."""
 
 EXAMPLE = 60
 """Characters of a value that are shown."""
@@ -90,14 +91,12 @@ def describe(rows: Iterable[Mapping[str, object]]) -> tuple[Column, ...]:
 def guess(columns: Sequence[Column]) -> tuple[str | None, str | None]:
     """The columns that look most like an input and a target; `None` where none does.
 
-    A target is a column with few values that repeat, else one named like a target, else any; the input is, of the other
+    A target is a column named like one, else one with few values that repeat, else any; the input is, of the other
     columns of text, the one named like an input, else the one with the longest texts.
     """
     usable = [column for column in columns if column.name.lower() not in OTHERS and column.rows]
-    classes = [column for column in usable if _repeats(column)]
-    targets = sorted(classes, key=lambda column: not _named(column, TARGETS)) or [
-        column for column in usable if _named(column, TARGETS)
-    ]
+    likely = [column for column in usable if _repeats(column) or (column.type == "text" and _named(column, TARGETS))]
+    targets = sorted(likely, key=lambda column: (not _named(column, TARGETS), not _repeats(column)))
     texts = [column for column in usable if column.type == "text" and column not in targets[:1]]
     texts.sort(key=lambda column: (_repeats(column), not _named(column, INPUTS), -column.mean))
     targets += [column for column in usable if column not in texts[:1]]
@@ -109,7 +108,8 @@ def _repeats(column: Column) -> bool:
 
 
 def _named(column: Column, words: Sequence[str]) -> bool:
-    return any(word in column.name.lower() for word in words)
+    """Whether a word of the column's name begins with one of `words`."""
+    return any(part.startswith(tuple(words)) for part in re.findall("[a-z]+", column.name.lower()))
 
 
 def _type(value: object) -> str:
