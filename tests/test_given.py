@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from headstart.backbones import Backbone, as_backbone
+from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.comparing.compare import compare
-from headstart.errors import BackboneError, HeadstartError, HubError, ModuleError, SettingError, TaskError
+from headstart.errors import BackboneError, HeadstartError, HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.hub import Hub, as_hub
 from headstart.indicators.engine import score
-from headstart.kinds import as_module, as_modules, load_module
+from headstart.kinds import as_module, as_modules, load_module, save_module
 from headstart.ranking.rank import fits, rank
 from headstart.tasks import Task, as_task
 from headstart.tuning.tune import tune
@@ -95,6 +96,21 @@ def test_what_is_given_as_itself_stays_itself(folder: Path, llama: Backbone, tas
     assert as_modules(module) == [module]
 
 
+def test_a_list_with_one_odd_source_takes_the_others_in(folder: Path, tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    taken = hub.add_all([folder / "hub" / "ada", 3])  # type: ignore[list-item]
+    assert [one.card is not None for one in taken] == [True, False]
+    assert str(taken[1].reason).startswith("source is an int; give the folder of a module")
+    assert [one.name for one in hub.add_all(str(folder / "hub" / "bob"))] == ["bob"]
+
+
+def test_a_result_is_saved_as_its_module_and_folders_are_merged(folder: Path, llama: Backbone, tmp_path: Path) -> None:
+    hub = Hub.open(folder / "hub")
+    merged = merge([hub["ada"], folder / "hub" / "bob"], [0.5, 0.5])
+    assert save_module(merged, tmp_path / "saved").digest() == load_module(tmp_path / "saved").digest()
+    merged.module.check(llama)
+
+
 IN_MEMORY = "Task.from_rows makes one of rows in memory"
 WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
     (lambda task, hub, llama: rank([{"input": "a"}], hub, llama), TaskError,
@@ -129,6 +145,26 @@ WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
      "examples is a Task; give a list of Example, such as the rows of task.dev"),
     (lambda task, hub, llama: score([load_module(hub.ref("ada"))], ["a"], llama), TaskError,
      "one of the examples is a str; give a list of Example, such as the rows of task.dev"),
+    (lambda task, hub, llama: Backbone.load(llama.model), BackboneError,
+     "source is a LlamaForCausalLM; for a model that is loaded already, call Backbone.of(model, tokenizer)"),
+    (lambda task, hub, llama: Backbone.load(None), BackboneError,
+     "source is None; give a folder, a .gguf file or a hub id"),
+    (lambda task, hub, llama: Hub.open(3), HubError, "path is an int; give the path of the hub's folder"),
+    (lambda task, hub, llama: Hub.create(None), HubError, "path is None; give the path of the hub's folder"),
+    (lambda task, hub, llama: hub[3], HubError,
+     "name is an int; give the name of a module, as `Hub.names` lists them"),
+    (lambda task, hub, llama: hub.where(kind=3), SettingError, "kind is an int; give a text"),
+    (lambda task, hub, llama: hub.where(include=[3]), SettingError, "include is an int; give a text"),
+    (lambda task, hub, llama: hub.add(load_module(hub["ada"])), HubError,
+     "source is a LoraModule; give the folder of a module (save_module writes one), or hf://owner/name"),
+    (lambda task, hub, llama: merge([3], [1.0]), ModuleError,
+     "a module in modules is an int; give a module, the folder of one, or a result with one, such as ensemble's"),
+    (lambda task, hub, llama: merge(hub, 3), MergeError,
+     "weights is an int; give one number for each module, which together make 1"),
+    (lambda task, hub, llama: save_module(None, "nowhere"), ModuleError,
+     "module is None; give a module, the folder of one, or a result with one, such as ensemble's"),
+    (lambda task, hub, llama: Blend(temperature="warm"), SettingError,
+     "temperature='warm' of a blend: Input should be a valid number, unable to parse string as a number; correct it"),
     (lambda task, hub, llama: load_module(3), ModuleError,
      "source is an int; give the folder of a module, a module of a hub, or a PeftModel"),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from handmade import write_module
 from headstart.errors import HubError, ModuleError, OutputError, SettingError
 from headstart.hub import Hub
 from headstart.hub.model_card import readme
+from headstart.hub.snippet import snippet
 from headstart.kinds import load_module, save_module
 from program import Run
 
@@ -117,7 +118,8 @@ def test_a_page_that_headstart_wrote_follows_its_card_and_another_one_stays(hub:
     hub.add(tmp_path / "made" / "own")
     card = hub.edit("own", license="mit", name="mine")
     page = hub.folder("mine") / "README.md"
-    assert page.read_text() == readme(card) != readme(made.card)
+    loading = snippet(card, load_module(page.parent).config, folder="mine")
+    assert page.read_text() == readme(card, loading=loading) != readme(made.card)
     page.write_text("my own words")
     hub.edit("mine", license="apache-2.0")
     assert page.read_text() == "my own words"

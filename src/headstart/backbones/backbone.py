@@ -62,7 +62,7 @@ class Backbone:
         self.source: tuple[str, str | None] | None = None
         self._flags: Flags | None = None
         self.seq2seq = bool(model.config.is_encoder_decoder)
-        self.encoder = Encoder(tokenizer, whole=self.seq2seq, known=_embeddings(model))
+        self.encoder = Encoder(tokenizer, whole=self.seq2seq, known=int(model.get_input_embeddings().weight.shape[0]))
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
     @classmethod
@@ -119,11 +119,8 @@ class Backbone:
         check_model(model, tokenizer)
         family = cls._family(model, type(model).__name__, remedy="give it to Backbone.of")
         flags = Flags.of(model)
-        try:
+        with flags.restored_on_failure(model):
             backbone = family(model, tokenizer, name=model_name(model) if name is None else name)
-        except BackboneError:
-            flags.restore(model)
-            raise
         backbone._flags = flags
         return backbone
 
@@ -399,7 +396,3 @@ class Backbone:
             return (args[0].flatten(0, -2).index_select(0, rows).unsqueeze(0),)
 
         return HookPerThread(self.head.register_forward_pre_hook, select)
-
-
-def _embeddings(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])

@@ -1,5 +1,7 @@
 """A model that the caller has loaded: whether Headstart can run it as it is, and how it is left as it was."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Self
@@ -83,3 +85,12 @@ class Flags:
             value.requires_grad_(name in self.tuned)
         for name, layer in model.named_modules():
             layer.training = name in self.training
+
+    @contextlib.contextmanager
+    def restored_on_failure(self, model: PreTrainedModel) -> Iterator[None]:
+        """Set them as they were if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.restore(model)
+            raise

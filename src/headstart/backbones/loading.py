@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from headstart.errors import BackboneError, SettingError
+from headstart.errors import BackboneError, SettingError, of_type
 from headstart.extras import missing, require
 
 __all__ = [
@@ -125,6 +125,11 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
 
     Code that comes with a model is never run, and only tensors are read from pickled weights.
     """
+    if not isinstance(source, str | Path):
+        remedy = "give a folder, a .gguf file or a hub id"
+        if isinstance(source, PreTrainedModel):
+            remedy = "for a model that is loaded already, call Backbone.of(model, tokenizer)"
+        raise BackboneError(f"{of_type('source', source)}; {remedy}")
     try:
         with _quiet():
             location, extra = _located(source, revision)
@@ -189,9 +194,11 @@ def _ask_for(name: str, revision: str | None) -> None:
             f"{nowhere} the Hugging Face Hub shows no such model; {hint}check the name, or log in with `hf auth login` "
             "if the model is private"
         ) from error
+    except RevisionNotFoundError as error:
+        raise BackboneError(f"{name} has no revision '{revision}'; name a branch, tag or commit of it") from error
     except (HfHubHTTPError, ValueError) as error:
         raise BackboneError(
-            f"{nowhere} the Hugging Face Hub refused it: {_first_line(error)}; {hint}check it"
+            f"{nowhere} the Hugging Face Hub refused it: {_first_line(error)}; {hint}check the name"
         ) from error
     except Exception as error:  # whatever its network library raises
         raise BackboneError(

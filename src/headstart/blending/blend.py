@@ -1,9 +1,9 @@
 """How a start is blended, as one frozen record that goes from the command line to the merge. It holds no tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from headstart.errors import SettingError
 from headstart.records import Record
@@ -51,6 +51,19 @@ class Blend(Record):
         )
         return line(type(self).__name__, f"'{self.rule}{':' * bool(stated)}{','.join(words)}'")
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: Any, make: Callable[[Any], Self]) -> Self:
+        try:
+            return make(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "the value"
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise SettingError(f"a blend has no field '{name}'; choose one of: {known}") from None
+            raise SettingError(f"{name}={first['input']!r} of a blend: {first['msg']}; correct it") from None
+
     @field_validator("weights", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
@@ -77,16 +90,7 @@ class Blend(Record):
 
     def change(self, **fields: Any) -> Self:
         """The same blend with some fields changed. Raises `SettingError` for an unknown field or a bad value."""
-        unknown = fields.keys() - type(self).model_fields.keys()
-        if unknown:
-            raise SettingError(
-                f"a blend has no field '{min(unknown)}'; choose one of: {', '.join(type(self).model_fields)}"
-            )
-        try:
-            return type(self).model_validate(self.model_dump() | fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise SettingError(f"{first['loc'][0]}={first['input']!r} of a blend: {first['msg']}; correct it") from None
+        return type(self).model_validate(self.model_dump() | fields)
 
 
 def fields_of(text: str, *, source: str) -> Mapping[str, str]:

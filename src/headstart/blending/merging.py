@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
 
@@ -12,8 +12,9 @@ from headstart.blending.low_rank import combination, relative_error
 from headstart.blending.spaces import SPACES
 from headstart.blending.spaces.contract import Options
 from headstart.blending.weights import TAIL, Weights, effective_number
-from headstart.errors import MergeError
-from headstart.kinds import AnyModule, LoraModule, Module
+from headstart.errors import MergeError, of_type
+from headstart.hub import Hub
+from headstart.kinds import AnyModule, LoraModule, Module, ModuleLike, as_modules
 from headstart.records import Donor
 from headstart.showing import line, plural
 
@@ -50,7 +51,7 @@ class Merged:
 
 
 def merge(
-    modules: Sequence[AnyModule],
+    modules: Iterable[ModuleLike] | ModuleLike | Hub,
     weights: Weights | Sequence[float],
     *,
     space: str = "parameters",
@@ -63,7 +64,7 @@ def merge(
     """The weighted sum of modules. One module with weight 1 is that module, in every space (svd: at its own rank).
 
     Args:
-        modules: at least one; those of weight 0 take no part and need not fit.
+        modules: at least one, or their folders; those of weight 0 take no part and need not fit.
         weights: one per module, non-negative, summing to 1; or `Weights`, with others for groups of layers.
         space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i, without modules that
             together have at most 1e-4 of the weight), "svd" (cut to `rank`), for comparison "ties" and "dare", and
@@ -78,7 +79,9 @@ def merge(
         MergeError: no modules, invalid weights, or modules that cannot be merged in this space.
         SettingError: unknown space or a bad rank.
     """
-    plan = MergePlan.of(modules, weights, space=space, rank=rank, density=density, seed=seed)
+    if not isinstance(weights, Weights | Sequence):
+        raise MergeError(f"{of_type('weights', weights)}; give one number for each module, which together make 1")
+    plan = MergePlan.of(as_modules(modules), weights, space=space, rank=rank, density=density, seed=seed)
     return plan.merged(plan.summed(backbone), name=name)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from headstart.atomic import hidden_folder, sweep, sync_folder, sync_trees
-from headstart.errors import HeadstartError, HubError, ModuleError, OutputError
+from headstart.errors import HeadstartError, HubError, ModuleError, OutputError, of_type
 from headstart.events import Listener, Progress
 from headstart.formats import StoredModule, module_name
 from headstart.hub.admission import Admission, Stated, stated_card
@@ -44,6 +44,10 @@ class Staged:
 
 def name_of(source: Path | str) -> str:
     """The default name of a module in a hub; raises `HubError` if it cannot be a name."""
+    if not isinstance(source, str | Path):
+        raise HubError(
+            f"{of_type('source', source)}; give the folder of a module (save_module writes one), or hf://owner/name"
+        )
     name = parse_reference(source).name if is_reference(source) else module_name(Path(source))
     check_name(name)
     return name
@@ -133,7 +137,7 @@ class Intake:
             try:
                 copy_unchanged(module, read_at, staging)
                 if self._stated:
-                    write_card(staging, entry.card)
+                    write_card(staging, entry.card, module.config, former=module.folder.name)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -196,7 +200,11 @@ def admit(
     progress: Listener | None,
 ) -> list[Admission]:
     """What became of every module in `sources`; see `Hub.add_all`."""
-    offered = [one for source in sources for one in ([source] if is_reference(source) else modules_in(Path(source)))]
+    given = [sources] if isinstance(sources, str | Path) or not isinstance(sources, Iterable) else sources
+    offered: list[Path | str] = []
+    for source in given:
+        folder = isinstance(source, str | Path) and not is_reference(source)
+        offered += modules_in(Path(source)) if folder else [source]
     if name is not None and len(offered) != 1:
         raise HubError(f"the name '{name}' is for one module, and {len(offered)} are given; add that one alone")
     found: dict[int, Admission] = {}
@@ -209,10 +217,10 @@ def admit(
     report = None if progress is None else _counted(progress, len(found), len(offered))
     sweep(path)
     intake = Intake(path, upkeep, check=check, report=report, stated=stated)
-    taken = intake.results([(offered[index], given) for index, given in named.items()])
-    for (index, given), result in zip(named.items(), taken, strict=True):
+    taken = intake.results([(offered[index], own) for index, own in named.items()])
+    for (index, own), result in zip(named.items(), taken, strict=True):
         card, reason = (None, str(result)) if isinstance(result, HeadstartError) else (result, None)
-        found[index] = Admission(offered[index], given, card, reason)
+        found[index] = Admission(offered[index], own, card, reason)
     return [found[index] for index in range(len(offered))]
 
 

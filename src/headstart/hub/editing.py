@@ -38,7 +38,7 @@ def edit(hub: Path, upkeep: Upkeep, ref: ModuleRef, *, name: str, stated: Stated
             if stamp(ref.path) != read_at:
                 raise HubError(f"{ref.path} changed meanwhile; run the same command again")
             try:
-                write_card(ref.path, entry.card)
+                write_card(ref.path, entry.card, stored.config, former=ref.name)
                 ref.path.rename(target)
             except OSError as error:
                 raise OutputError(f"cannot change {ref.path}: {error.strerror}; check its permissions") from error

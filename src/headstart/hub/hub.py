@@ -52,7 +52,7 @@ class Hub:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = _folder(path)
         self._upkeep = Upkeep(self.path)
         self._view = Filter()
 
@@ -77,7 +77,7 @@ class Hub:
     def create(cls, path: Path | str) -> Self:
         """The hub at `path`, which is made if nothing is there yet. Raises `HubError` if it cannot be made."""
         try:
-            Path(path).mkdir(parents=True, exist_ok=True)
+            _folder(path).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HubError(f"cannot make a hub at {path}: {error.strerror}; choose another place") from error
         return cls.open(path)
@@ -218,6 +218,8 @@ class Hub:
 
         Raises `HubError` if the hub lacks it or cannot use it.
         """
+        if not isinstance(name, str):
+            raise HubError(f"{of_type('name', name)}; give the name of a module, as `Hub.names` lists them")
         known = self._seen(name)
         if known is None:
             raise self._unknown(name)
@@ -359,6 +361,15 @@ class Hub:
     def _ref(self, known: Known) -> ModuleRef:
         assert known.written is not None  # as in every usable row
         return ModuleRef(known.name, self.path / known.name, known.digest or "", known.shape or "", known.written)
+
+
+def _folder(path: Path | str) -> Path:
+    if not isinstance(path, str | Path):
+        raise HubError(f"{of_type('path', path)}; give the path of the hub's folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # "~name" without such a user
+        raise HubError(f"there is no hub at {path}: {error}; check the path") from error
 
 
 def as_hub(given: Hub | str | Path) -> Hub:

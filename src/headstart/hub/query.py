@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypedDict
 
-from headstart.errors import SettingError
+from headstart.errors import SettingError, of_type
 from headstart.hub.names import folded, twin_key
 
 __all__ = ["SORTS", "Asked", "Filter", "order_by", "page_of"]
@@ -61,6 +61,11 @@ class Filter:
     def of(cls, asked: Asked) -> Self:
         """The filter for these conditions."""
         given: dict[str, Any] = {**asked}
+        for name, value in given.items():
+            several = list(value) if name in ("include", "exclude") and isinstance(value, list | tuple) else [value]
+            for one in several:
+                if one is not None and not isinstance(one, str):
+                    raise SettingError(f"{of_type(name, one)}; give a text")
         include, exclude = (_patterns(given.pop(name, None)) for name in ("include", "exclude"))
         return cls(**given, include=(include,) if include else (), exclude=exclude)
 

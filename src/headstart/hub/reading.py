@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from headstart.formats import (
 from headstart.hub.folder import KEPT, stamp
 from headstart.hub.model_card import readme
 from headstart.hub.ref import Entry
+from headstart.hub.snippet import snippet
 from headstart.records import CARD_FILE, ModuleCard
 
 __all__ = [
@@ -128,16 +129,21 @@ def copy_module(source: Path, target: Path) -> None:
         (target / weights).write_bytes(safetensors_bytes(plain.tensors))
 
 
-def write_card(folder: Path, card: ModuleCard) -> None:
-    """Write a module's card into its folder, and its README anew if Headstart wrote that for the old card."""
+def write_card(folder: Path, card: ModuleCard, config: Mapping[str, object], *, former: str) -> None:
+    """Write a module's card into its folder, and its README anew if Headstart wrote that for the old card.
+
+    `former` is the name of the folder in which it was saved.
+    """
     page = folder / "README.md"
     try:
-        own = page.read_text(encoding="utf-8") == readme(ModuleCard.read(folder / CARD_FILE))
+        old, text = ModuleCard.read(folder / CARD_FILE), page.read_text(encoding="utf-8")
+        loadings = [[], *(snippet(old, config, folder=name) for name in {former, old.name})]
+        own = text in [readme(old, loading=lines) for lines in loadings]
     except (CardError, OSError, UnicodeDecodeError):
         own = False
     card.write(folder / CARD_FILE)
     if own:
-        write_text(page, readme(card))
+        write_text(page, readme(card, loading=snippet(card, config, folder=card.name)))
 
 
 def _written_lately(mark: str) -> bool:

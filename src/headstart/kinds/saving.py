@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors.torch import save
@@ -16,6 +16,7 @@ from headstart.formats import TASK_TYPES, read_safetensors, tensor_hash
 from headstart.hub.model_card import readme
 from headstart.hub.snippet import snippet
 from headstart.kinds.contract import Module
+from headstart.kinds.loading import HoldsModule, as_module
 from headstart.records import CARD_FILE
 
 __all__ = ["based_on", "save_module"]
@@ -23,14 +24,19 @@ __all__ = ["based_on", "save_module"]
 AnyModule = TypeVar("AnyModule", bound=Module)
 
 
-def save_module(module: AnyModule, folder: str | Path) -> AnyModule:
+def save_module(module: AnyModule | HoldsModule, folder: str | Path) -> AnyModule:
     """Write `adapter_config.json`, the kind's file of tensors, the card and a README with the code that loads it.
 
-    Returns the module with the hash of the written tensors on its card. Raises `OutputError` if the folder exists or
-    cannot be written; then nothing is left behind.
+    `module` may be a result that holds one, such as that of `ensemble` or `tune`. Returns the module with the hash of
+    the written tensors on its card. Raises `OutputError` if the folder exists or cannot be written; then nothing is
+    left behind.
     """
     folder = Path(folder)
     refuse_existing(folder)
+    return _saved(cast("AnyModule", as_module(module).load()), folder)
+
+
+def _saved(module: AnyModule, folder: Path) -> AnyModule:
     with staged_folder(folder) as staging:
         weights = staging / module.weights_file
         answering = _head_tensors(module)
