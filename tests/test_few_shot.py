@@ -2,14 +2,19 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headstart.backbones import Backbone
+from headstart.comparing.compare import compare
 from headstart.errors import SettingError, TaskError
 from headstart.records import TaskCard
 from headstart.tasks import Example, Task
+from small_hub import RECIPE, write_hub, write_task
 
 LABELS = ("no", "yes")
 
@@ -142,6 +147,14 @@ def test_take_refuses_0_rows_and_an_unknown_split() -> None:
         open_(rows(5)).take("train", 0)
     with pytest.raises(TaskError, match=r"no split 'tests' \(it has: train\)"):
         open_(rows(5)).take("tests", 3)
+
+
+def test_a_comparison_says_what_its_draws_took_from_train(llama: Backbone, tmp_path: Path) -> None:
+    from_train = replace(Task.load(write_task(tmp_path / "task")), splits={"train": classes(20), "test": classes(2)})
+    task = replace(from_train, card=from_train.card.model_copy(update={"labels": LABELS}))
+    found = compare(task, write_hub(tmp_path / "hub", llama), llama, methods=("scratch",), seeds=1, shots=2,
+                    recipe=RECIPE, store=False)  # fmt: skip
+    assert "there is no dev split; 4 rows for dev were drawn from the rest of train" in found.notes
 
 
 def test_options_in_another_order_do_not_make_another_row() -> None:

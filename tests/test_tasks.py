@@ -49,8 +49,12 @@ def test_a_group_is_in_no_hash() -> None:
 def test_missing_split_names_what_there_is(tmp_path: Path) -> None:
     task = Task.load(folder(tmp_path / "t", train=ROWS, test=ROWS))
     assert len(task.train) == len(task.test) == 10
-    with pytest.raises(TaskError, match=r"task 't' has no split 'dev' \(it has: train, test\); add a dev file"):
+    with pytest.raises(
+        TaskError, match=r"task 't' has no split 'dev' \(it has: train, test\); add a dev file"
+    ) as caught:
         _ = task.dev
+    assert str(caught.value).endswith(", or draw few rows with few_shot(k=16), which takes dev from train")
+    assert caught.value.on_command_line.endswith(", or draw few rows with --shots 16, which takes dev from train")
 
 
 def test_card_of_a_folder_takes_what_it_knows_and_leaves_the_rest(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from headstart.tasks.sources import locate, locate_rows
 
 __all__ = ["Example", "Task", "TaskLike", "as_task"]
 
+FEW = "few_shot(k=16)"
+"""How Python draws few rows."""
+
 
 @dataclass(frozen=True, repr=False)
 class Task:
@@ -168,10 +171,11 @@ class Task:
         """The rows of `split`. If it is missing, raises `TaskError`, which names the existing splits."""
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
+            from_train = f", or draw few rows with {FEW}, which takes dev from train" if split == "dev" else ""
             raise TaskError(
                 f"task '{self.name}' has no split '{split}' (it has: {known}); add a {split} file to its folder, "
-                "or give one file whose rows name their split"
-            )
+                f"or give one file whose rows name their split{from_train}"
+            ).with_options({FEW: "--shots 16"})
         return self.splits[split]
 
     def fingerprint(self, split: str) -> str:
