@@ -331,10 +331,10 @@ def test_long_templates_and_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_markers_take_no_longer_than_their_number() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert inline_options("(A)" * 200_000) is None
     assert inline_options("(A)" * 200_000 + "x (B) y") == ("x", "y")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_too_many_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
