@@ -96,6 +96,14 @@ def test_what_is_given_as_itself_stays_itself(folder: Path, llama: Backbone, tas
     assert as_modules(module) == [module]
 
 
+@pytest.mark.parametrize("call", [rank, ensemble, compare])
+def test_a_mistyped_hub_is_found_before_a_backbone_is_loaded(
+    call: Callable[..., Any], task: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(HubError, match="there is no hub at"):
+        call(task, tmp_path / "gone", tmp_path / "no-backbone-either")
+
+
 def test_a_list_with_one_odd_source_takes_the_others_in(folder: Path, tmp_path: Path) -> None:
     hub = Hub.create(tmp_path / "hub")
     taken = hub.add_all([folder / "hub" / "ada", 3])  # type: ignore[list-item]

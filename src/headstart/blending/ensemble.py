@@ -15,7 +15,7 @@ from headstart.events import Listener
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import HubLike, Ranking, load_modules, rank, require_defined
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank, require_defined
 from headstart.records import TaskCard
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -74,7 +74,7 @@ def ensemble(
     """
     blend, recipe, task = as_blend(blend), as_recipe(recipe), as_task(task)
     blend = checked_blend(blend, task.card, held_out=held_out is not None)
-    backbone = as_backbone(backbone)
+    hub, backbone = opened(hub), as_backbone(backbone)
     scored = "scores" in RULES[blend.rule].needs
     if scored:
         require_defined((blend.indicator,), task, backbone)

@@ -32,7 +32,7 @@ from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, require_defined
+from headstart.ranking.rank import HubLike, Ranking, best_first, load_modules, opened, require_defined
 from headstart.records import Refused
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.baselines import chance, majority
@@ -112,7 +112,7 @@ def compare(
     """
     task, recipe, base = as_task(task), as_recipe(recipe), as_blend(blend)
     shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))
-    backbone = as_backbone(backbone)
+    hub, backbone = opened(hub), as_backbone(backbone)
     compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     if keep not in KEEPS:

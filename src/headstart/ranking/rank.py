@@ -29,6 +29,7 @@ __all__ = [
     "best_first",
     "fits",
     "load_modules",
+    "opened",
     "rank",
     "reference_unit",
     "require_defined",
@@ -84,6 +85,11 @@ def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
     return lambda stored: load_module(stored).check(loaded)
 
 
+def opened(hub: HubLike) -> Hub | Iterable[ModuleLike]:
+    """The hub at a path; modules stay as they are. A mistyped path is so found before a backbone is loaded."""
+    return Hub.open(hub) if isinstance(hub, str | Path) else hub
+
+
 def load_modules(
     hub: HubLike, backbone: BackboneLike, *, progress: Listener | None = None
 ) -> tuple[list[AnyModule], list[Refused]]:
@@ -94,8 +100,9 @@ def load_modules(
     error, because the caller chose it. Raises `HubError` if no module is left or two have the same name, `ModuleError`
     for a given module that does not fit.
     """
+    hub = opened(hub)
     backbone = as_backbone(backbone)
-    if not isinstance(hub, Hub | str | Path) and isinstance(hub, Iterable):
+    if not isinstance(hub, Hub) and isinstance(hub, Iterable):
         return _given(as_modules(hub, parameter="hub"), backbone), []
     hub = as_hub(hub)
     modules: list[AnyModule] = []
@@ -199,6 +206,7 @@ def rank(
     check_reduction(reduction)
     task, recipe = as_task(task), as_recipe(recipe)
     compared = None if reference is None else as_module(reference, parameter="reference").load()
+    hub = opened(hub)
     backbone = as_backbone(backbone)
     require_defined([str(indicator.spec) for indicator in chosen], task, backbone)
     check_request(chosen, scoring_examples(task, rows=rows, seed=seed))
