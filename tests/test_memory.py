@@ -12,6 +12,7 @@ from headstart.backbones import memory as measuring
 from headstart.backbones.memory import MemoryUse, in_halves, require_ran_out, watched
 from headstart.errors import SettingError, TooLargeError
 from headstart.evaluating.evaluate_many import evaluate_many
+from headstart.indicators.engine import score
 from headstart.tuning import pack as packing
 from headstart.tuning.lane import Lane
 from headstart.tuning.lanes import tune_lanes
@@ -144,6 +145,30 @@ def test_fewer_rows_and_modules_share_a_pass_of_an_evaluation(
     monkeypatch.setattr(Backbone, name, cramped(real, lambda *_, **__: 1, 0, torch.OutOfMemoryError()))
     with pytest.raises(TooLargeError, match="a single row does not fit into the device's memory; lower max_input or m"):
         evaluate_many(modules, REVIEWS, llama, **words)
+
+
+@pytest.mark.parametrize("indicator", ["loss", "grand"])
+def test_fewer_examples_and_modules_share_a_pass_of_scoring(
+    indicator: str, llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = [random_lora(llama, seed=seed) for seed in range(3)]
+    expected = score(modules, REVIEWS, llama, indicators=indicator).values[indicator]
+    real, rows, done = Backbone.target_logits, [], []
+
+    def small(self: Backbone, batch: Any, *, modules: int = 1) -> Any:
+        rows.append(len(batch.indices) * modules)
+        if rows[-1] > 2:
+            raise torch.OutOfMemoryError
+        return real(self, batch, modules=modules)
+
+    monkeypatch.setattr(Backbone, "target_logits", small)
+    found = score(modules, REVIEWS, llama, indicators=indicator, progress=done.append).values[indicator]
+    assert max(rows) > 2, "the first attempt was too large"
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert (done[-1].done, max(event.done for event in done)) == (done[-1].total, done[-1].total)
+    monkeypatch.setattr(Backbone, "target_logits", cramped(real, lambda *_, **__: 1, 0, torch.OutOfMemoryError()))
+    with pytest.raises(TooLargeError, match="a single example under a single module does not fit into the device's me"):
+        score(modules, REVIEWS, llama, indicators=indicator)
 
 
 # How many fit is measured

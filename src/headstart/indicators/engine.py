@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headstart.backbones import Backbone, BackboneLike, Head, TextFormat, as_backbone
+from headstart.backbones.memory import in_halves
 from headstart.errors import ModuleError, SettingError, TaskError, of_type
 from headstart.events import Listener, Progress
 from headstart.hub import Hub
@@ -21,6 +22,7 @@ __all__ = ["NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "sc
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
 NO_PARAMETERS = "none of its parameters is in the requested part"
 NO_PARTS = "the parts of this backbone's architecture are not known"
+TOO_LARGE = "a single example under a single module does not fit into the device's memory; lower max_input"
 SERVED = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
 
 
@@ -45,12 +47,13 @@ def score_table(
         indicators: specs, as in `make_indicator`, or a single one as text.
         reference: a module tuned on the new task, for indicators that need one.
         text_format: text layout and cut lengths.
-        budget: tokens per forward pass; `None` takes what suits the device.
+        budget: tokens per forward pass; `None` takes what suits the device. Where memory runs out, it is halved.
         progress: hears how many examples are done, counted once for each module.
 
     Raises:
         SettingError: an unknown indicator, two modules with one name, or a missing reference that is needed.
         TaskError: no examples.
+        TooLargeError: a single example under a single module does not fit into the device's memory.
     """
     chosen, examples = chosen_indicators(indicators), _as_examples(examples)
     check_request(chosen, examples)
@@ -180,7 +183,7 @@ class _Run:
             nonlocal done
             done += more
             if progress is not None and more:
-                progress(Progress("scoring", done, total))
+                progress(Progress("scoring", min(done, total), total))  # what did not fit is counted again
 
         unread: set[int] = set()
         for sweep in sweeps:
@@ -203,9 +206,17 @@ class _Run:
         if not sweep.reads:
             return
         report((len(members) - len(read)) * len(sweep.positions))
-        if read:
-            found = run_stack(self.work, list(read.values()), sweep, reference=log_p, report=report)
-            self._write(sweep, list(read), found)
+        waiting = list(read)
+
+        def compute(budget: int) -> None:
+            self.work.within(budget)
+            while waiting:
+                now = waiting[: self.work.widest]
+                found = run_stack(self.work, [read[index] for index in now], sweep, reference=log_p, report=report)
+                self._write(sweep, now, found)
+                del waiting[: len(now)]
+
+        in_halves(compute, self.work.budget, too_large=TOO_LARGE)
 
     def _read(self, members: Sequence[int], unread: set[int]) -> dict[int, Module]:
         """The modules at these positions; for one that cannot be read, the reason is recorded once."""

@@ -61,6 +61,12 @@ class Workload:
         self.lengths = [len(item.prompt) + len(item.target) for item in items]
         self.batches = lru_cache(maxsize=None)(self._batches)
 
+    def within(self, budget: int) -> None:
+        """Read in batches of at most so many tokens from now on."""
+        if budget != self.budget:
+            self.budget = budget
+            self.batches.cache_clear()
+
     @cached_property
     def tokens(self) -> int:
         """The number of target tokens of all examples."""
