@@ -159,7 +159,7 @@ def test_cut_and_joined_it_is_the_same(llama: Backbone, modules: list[LoraModule
     whole = score_table(modules, REVIEWS, llama, indicators=["loss", "grand"])
     joined = ScoreTable.concat([whole.of([module.name]) for module in modules])
     assert joined.reduce() == whole.reduce()
-    assert repr(whole) == "ScoreTable(7 modules, loss, grand, 6 examples, " + f"{whole.tokens} target tokens)"
+    assert repr(whole) == f"ScoreTable(7 modules by loss, grand; {whole.tokens} target tokens of 6 examples)"
     with pytest.raises(SettingError, match="the table has no module 'gone'; choose one of: random-0"):
         whole.of(["gone"])
     with pytest.raises(SettingError, match="two modules are called 'random-0'; rename one of them"):
