@@ -224,6 +224,8 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     assert found.indicators == ("cosine", "loss")
     assert (len(found.scores), found.settings["test_rows"]) == (2 * 2 * len(DEFAULT_METHODS), 6)
     assert Path(data["report"]) == tmp_path / "one" / "report.html"
+    assert found.settings["command"].startswith("headstart compare ")
+    assert found.settings["command"].endswith(" --also loss --test-rows 6 --json")
     assert json.loads((tmp_path / "one" / "comparison.json").read_text()) == data["comparison"]
     assert data["decision"]["choice"] in ("use", "fresh", "undecided")
     assert data["decision"]["sentence"]

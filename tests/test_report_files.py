@@ -248,7 +248,7 @@ class TestPlots:
         batch = scores["method"] == "ensemble"
         scores = scores.assign(calibration=batch.map({True: "batch", False: "none"}), uncalibrated=0.25)
         lines = {line["method"]: line for line in values(full(scores=scores))["scores"]["panels"][0]["lines"]}
-        assert lines["ensemble"]["calibrated"] == "0.250 without calibration by batch"
+        assert lines["ensemble"]["calibrated"] == "0.250 uncalibrated"
         assert lines["average"]["calibrated"] == ""
 
 

@@ -89,7 +89,7 @@ def ensemble(
                     seed=seed, store=store, engine=engine, progress=progress,
                 )  # fmt: skip
             except PlannedOnly as dry:
-                raise dry.followed_by({MergeUnit.type: (1, None)}) from None
+                raise dry.followed_by({MergeUnit.type: (1, ())}) from None
         ranking = replace(ranking, refused=tuple(refused))
     planned = plan_start(
         ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out

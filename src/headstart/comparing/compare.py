@@ -251,21 +251,25 @@ class _Run:
             bare_baseline(bare, found),
         ]
 
-    def _later(self, draws: Sequence[Task], *, merges: bool) -> dict[str, tuple[int, Unit | None]]:
-        """What follows the scores, or the merges: how many units of each type, and one that they are like.
+    def _later(self, draws: Sequence[Task], *, merges: bool) -> dict[str, tuple[int, Sequence[Unit]]]:
+        """What follows the scores, or the merges: how many units of each type, and some that they are like.
 
         Methods that arrive at the same start share its tuning and tests, so it may be less.
         """
-        asked, pool, draw = self.asked, self.pool, draws[0]
+        asked, pool = self.asked, self.pool
         like = Beginning(asked.methods[0], 0, pool.shape.untuned(pool.backbone, seed=0), None, "")
         (trial,) = plan_trials(
-            draw, [like], pool, recipe=asked.recipe, decoding=asked.decoding, calibration=asked.calibration
+            draws[0], [like], pool, recipe=asked.recipe, decoding=asked.decoding, calibration=asked.calibration
         )
         blended = sum(method.blend is not None for method in asked.methods) if merges else 0
-        found: dict[str, tuple[int, Unit | None]] = {"merge": (blended * len(draws), None)} if blended else {}
-        for unit in trial.units():
-            count, _ = found.get(unit.type, (0, None))
-            found[unit.type] = (count + len(asked.methods) * len(draws), unit)
+        found: dict[str, tuple[int, Sequence[Unit]]] = {"merge": (blended * len(draws), ())} if blended else {}
+        for name in dict.fromkeys(unit.type for unit in trial.units()):
+            units = [unit for unit in trial.units() if unit.type == name]
+            found[name] = (len(units) * len(asked.methods) * len(draws), units)
+        bare = bare_unit(asked.task, pool.backbone, recipe=asked.recipe, decoding=asked.decoding)
+        if bare is not None:
+            count, tests = found[bare.type]
+            found[bare.type] = (count + 1, tests)
         return found
 
     def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:

@@ -160,14 +160,13 @@ def _mean(row: Mapping[Any, Any], *, axis: Axis, decimals: int) -> dict[str, Any
 
 
 def _calibrated(comparison: Comparison, method: str, stage: str, *, decimals: int) -> str:
-    """How the answers of a method were calibrated, and its mean score without; "" if they were not."""
+    """The mean score of a method without calibration, if its answers were calibrated in any seed."""
     scores = comparison.scores
     own = scores[(scores["method"] == method) & (scores["stage"] == stage)]
-    chosen = [name for name in dict.fromkeys(own["calibration"]) if name not in ("", "none")]
-    without = own["uncalibrated"].astype("float64").mean()
-    if not chosen or math.isnan(without):
+    without = float(own["uncalibrated"].astype("float64").mean())
+    if math.isnan(without) or own["calibration"].isin(["", "none"]).all():
         return ""
-    return f"{fixed_text(float(without), decimals)} without calibration by {' or '.join(map(str, chosen))}"
+    return f"{fixed_text(without, decimals)} uncalibrated"
 
 
 def _gain(effects: pd.DataFrame, method: str, *, decimals: int) -> dict[str, str]:

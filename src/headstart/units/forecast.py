@@ -104,13 +104,13 @@ class PlannedOnly(HeadstartError):  # noqa: N818 - it is the answer to a questio
         super().__init__("engine 'dry-run' computes nothing; use headstart.units.foresee, or another engine")
         self.forecast, self._ask = forecast, ask
 
-    def followed_by(self, later: Mapping[str, tuple[int, Unit | None]]) -> "PlannedOnly":
-        """The same error, with units that would follow: by type, how many, and one that they are like if one is known.
+    def followed_by(self, later: Mapping[str, tuple[int, Sequence[Unit]]]) -> "PlannedOnly":
+        """The same error, with units that would follow: by type, how many, and some that they are like, or none.
 
         They are not looked up in the store, because their inputs depend on what is missing.
         """
         more = [
-            Expected(name, count, later=True) if like is None else replace(self._ask([like], count), later=True)
+            replace(self._ask(like, count), later=True) if like else Expected(name, count, later=True)
             for name, (count, like) in later.items()
         ]
         return PlannedOnly(Forecast((*self.forecast.expected, *more)), self._ask)
