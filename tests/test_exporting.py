@@ -176,8 +176,10 @@ def test_export_on_the_command_line(run: Run, here: dict[str, list[str]], tiny_l
     found = run("export", tmp_path / "mine", "-o", tmp_path / "b", "--backbone", tiny_llama, "--json").data
     assert found == {"folder": str(tmp_path / "b"), "backbone": str(tiny_llama)}
     assert load_module(tmp_path / "b").digest() == mine.digest()
-    merged = run("export", tmp_path / "b", "-o", tmp_path / "whole", "--merged", "--dtype", "float32")
+    merged = run("export", tmp_path / "b", "-o", tmp_path / "whole", "--merged")
     assert f"Saved {tmp_path / 'whole'}: {tiny_llama} with mine merged into 4 of its tensors" in merged.out
+    assert "Writing" not in merged.err
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "whole").iterdir())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
     tokens = AutoTokenizer.from_pretrained(tmp_path / "whole")("the film", return_tensors="pt")
     with torch.inference_mode(), LoraModule.stack([mine], backbone).attach(backbone):

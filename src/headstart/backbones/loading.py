@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "name_of",
     "place_of",
+    "quiet",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,7 +132,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
             remedy = "for a model that is loaded already, call Backbone.of(model, tokenizer)"
         raise BackboneError(f"{of_type('source', source)}; {remedy}")
     try:
-        with _quiet():
+        with quiet():
             location, extra = _located(source, revision)
             model = _model(location, dtype, extra)
             return model, _tokenizer(location, model, extra)
@@ -304,7 +305,7 @@ def check_tokenizer(tokenizer: Any, model: PreTrainedModel, *, of: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and notices while a backbone loads; errors still surface."""
     level = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from headstart.atomic import refuse_existing
-from headstart.cli.options import AsJson, DeviceOption, DtypeOption, OutputOption, command, load_backbone
+from headstart.cli.options import AsJson, DeviceOption, OutputOption, command, load_backbone
 from headstart.cli.output import print_json, print_line
 from headstart.errors import SettingError
 
@@ -25,7 +25,9 @@ def export(
         typer.Option("--backbone", "-b", help="Folder or hub id of the frozen model; default: the module's own."),
     ] = None,
     device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="In which merged weights are written: float32, bfloat16 (which rounds more) or float16.")
+    ] = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Write MODULE for other programs: a PEFT folder that finds its backbone, or the backbone with it merged in.

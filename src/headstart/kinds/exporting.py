@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from headstart.atomic import refuse_existing, staged_folder
 from headstart.backbones import Backbone
+from headstart.backbones.loading import quiet
 from headstart.errors import ModuleError
 from headstart.kinds.bitfit import BitFitModule
 from headstart.kinds.contract import Module
@@ -61,9 +62,12 @@ def save_merged(module: Module, folder: str | Path, backbone: Backbone) -> Merge
     merged = merged_weights(module, backbone)
     with staged_folder(folder) as staging:
         weights = {name: value.cpu() for name, value in backbone.model.state_dict().items()} | dict(merged.tensors)
-        backbone.model.save_pretrained(staging, state_dict=weights)
-        backbone.tokenizer.save_pretrained(staging)
+        with quiet():
+            backbone.model.save_pretrained(staging, state_dict=weights)
+            backbone.tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_readme(module, backbone, merged), encoding="utf-8")
+        for path in staging.iterdir():
+            path.chmod(0o644)  # the weights are written for their owner alone
     return merged
 
 
