@@ -200,6 +200,8 @@ def test_on_the_command_line_rows_are_written(
     assert [line["label"] for line in lines] == list(expected["label"])
     printed = run("predict", mine, tmp_path / "in.csv", *here["on"]).out.splitlines()
     assert printed[0] == "id,input,label,probability"
+    lines = run("predict", mine, tmp_path / "in.csv", *here["on"], "--json").out.splitlines()
+    assert [json.loads(line)["label"] for line in lines] == list(expected["label"])
     assert len(printed) == 13
 
 

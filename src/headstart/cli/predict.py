@@ -12,7 +12,7 @@ import typer
 from headstart.atomic import refuse_existing, staged_file
 from headstart.cli.evaluate import ModuleArgument, given_module
 from headstart.cli.options import BackboneOptions, LayoutOptions, command
-from headstart.cli.output import print_line
+from headstart.cli.output import print_json, print_line
 from headstart.cli.progress import listening
 from headstart.errors import OutputError, TaskError
 from headstart.reports.terminal import printable
@@ -41,6 +41,7 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="File to write, .csv or .jsonl; default: CSV on standard output."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line per row, instead of CSV.")] = False,
 ) -> None:
     """Answer the rows of FILE with MODULE: the same rows come out, with a label and its probability.
 
@@ -64,10 +65,13 @@ def predict(
     with listening(f"predicting {file.name}") as listener:
         chunks = predictor.chunks(rows, progress=listener)
         if output is None:
-            _write(chunks, sys.stdout, ".csv", shown=sys.stdout.isatty())
+            _write(chunks, sys.stdout, ".jsonl" if as_json else ".csv", shown=sys.stdout.isatty())
             return
         with staged_file(output) as stream:
             count = _write(chunks, stream, output.suffix.lower())
+    if as_json:
+        print_json({"rows": count, "file": str(output)})
+        return
     print_line(f"Wrote {count:,} rows to {output}.")
 
 
