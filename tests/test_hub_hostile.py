@@ -21,6 +21,7 @@ from headstart.atomic import hidden_folder, staged_folder
 from headstart.errors import HubError, ModuleError, OutputError
 from headstart.hub import Hub
 from headstart.hub.catalogue import CATALOGUE_FILE
+from headstart.hub.names import ANOTHER
 from headstart.records import Refused
 from program import Run
 
@@ -294,7 +295,7 @@ def test_names_of_every_script_are_taken(hub: Hub, tmp_path: Path, name: str) ->
 def test_a_problem_says_what_to_do(hub: Hub) -> None:
     write_module(hub.path / "nul", seed=9)
     assert Hub.open(hub.path).problems() == [
-        Refused("nul", "'nul' cannot be a module's name: Windows keeps it for a device; choose another name")
+        Refused("nul", f"'nul' cannot be a module's name: Windows keeps it for a device; {ANOTHER}")
     ]
 
 

@@ -9,6 +9,7 @@ from headstart.backbones import Backbone
 from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.blending.given import as_blend, read_recipe_file
+from headstart.comparing.methods.parse import parse_methods
 from headstart.errors import MergeError, SettingError
 from headstart.hub import Hub
 from headstart.kinds import load_module, save_module
@@ -119,6 +120,13 @@ def test_weights_go_with_members(folder: Path, llama: Backbone, file: Path) -> N
         file.write_text(f"modules: {{{name}: 1}}" if name == "adda" else "modules: {ada: 0.5, zoe: 0.5}")
         with pytest.raises(MergeError, match=said):
             ensemble(task, hub, llama, blend=file, store=False)
+
+
+def test_other_methods_of_a_comparison_leave_the_weights_to_manual(file: Path) -> None:
+    found = {one.label: one.blend for one in parse_methods(("manual", "average", "top_k:top_k=2"), as_blend(file))}
+    assert {label: blend.weights for label, blend in found.items() if blend} == {
+        "manual": (0.7, 0.3), "average": (), "top_k": (),
+    }  # fmt: skip
 
 
 def test_on_the_command_line(run: Run, folder: Path, tiny_llama: Path, file: Path, tmp_path: Path) -> None:

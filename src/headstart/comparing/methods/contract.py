@@ -107,15 +107,15 @@ class Blended(Method):
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
         """The comparison's space, indicator and reduction, with this method's rule and none of another rule's options.
 
-        Only the rule "manual" keeps the comparison's members.
+        Only the rule "manual" keeps the comparison's members and their weights.
         """
         if "rule" in changes:
             raise SettingError(
                 f"method '{self.name}' has the rule '{self.rule}'; leave rule out, or write the rule in its place"
             )
-        members = base.members if self.rule == "manual" else ()
-        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None, "members": members}
-        return base.change(**{**own, **changes})
+        members, weights = (base.members, base.weights) if self.rule == "manual" else ((), ())
+        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None}
+        return base.change(**{**own, "members": members, "weights": weights, **changes})
 
     def begin(self, draw: Draw, blend: Blend | None) -> PlannedStart:
         """The blend of the draw's ranking."""

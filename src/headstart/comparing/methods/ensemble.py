@@ -18,7 +18,8 @@ class Ensemble(Blended):
 
     def blend(self, base: Blend, changes: Mapping[str, str]) -> Blend | None:
         """The comparison's blend with the changes; another rule takes over none of the old rule's options."""
-        kept = {} if changes.get("rule", base.rule) == base.rule else dict.fromkeys(OPTIONS) | {"members": ()}
+        same = changes.get("rule", base.rule) == base.rule
+        kept = {} if same else {option: type(base).model_fields[option].default for option in OPTIONS}
         if changes.keys() & {"temperature", "effective"}:
             kept |= {"temperature": None, "effective": None}
         return base.change(**{**kept, **changes})
