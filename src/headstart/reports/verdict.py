@@ -39,13 +39,17 @@ def _same_start(comparison: Comparison, method: str) -> list[str]:
 
 
 def _before_tuning(comparison: Comparison, method: str) -> list[str]:
-    """A sentence on the method against scratch before tuning, if both were tested."""
-    table = effects(comparison)
+    """A sentence on the method against scratch before tuning, or on why they were not compared."""
+    scores, table = comparison.scores, effects(comparison)
+    if not {method, SCRATCH} <= set(scores[scores["stage"] == "zero-shot"]["method"]):
+        return []
     before = table[(table["stage"] == "zero-shot") & (table["method"] == method) & (table["other"] == SCRATCH)]
-    return [_compared(row, method) for row in before.to_dict("records") if row["outcome"] in _SAID]
+    return [_compared(row, method) for row in before.to_dict("records")]
 
 
 def _compared(row: Mapping[Any, Any], method: str) -> str:
+    if row["outcome"] not in _SAID:
+        return f"Before tuning, {spoken(method)} and scratch could not be compared ({row['reason']})."
     known = "no interval" if math.isnan(row["low"]) else f"95 % interval {_short(row['low'])} to {_short(row['high'])}"
     by = f" by {_short(abs(row['difference']))}" if row["outcome"] != "undecided" else ""
     seen = f"difference {_short(row['difference'])}, " if row["outcome"] == "undecided" else ""
