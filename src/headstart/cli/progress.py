@@ -66,14 +66,14 @@ class Status:
         """Everything in one line: how far it is, how fast, and how long the rest takes if that is known."""
         seconds = time.monotonic() - self._began
         if self.total is None:
-            return f"{self.what}: {duration_text(seconds)} so far"
+            return self.what if seconds < 1 else f"{self.what}: {duration_text(seconds)} so far"
         share = f" ({self.done / self.total:.0%})" if self.total else ""
         said = [f"{self.done:,} of {self.total:,}{share}"]
         made = self.done - self._began_at
         if made > 0 and seconds > 0:
             said.append(f"{made / seconds:.3g} a second")
             if self.done < self.total:
-                said.append(f"about {duration_text((self.total - self.done) * seconds / made)} left")
+                said.append(f"about {duration_text(max(1.0, (self.total - self.done) * seconds / made))} left")
         return f"{self.what}: {', '.join(said)}" + (f"; {self.note}" if self.note else "")
 
     def kept(self) -> str:

@@ -22,8 +22,8 @@ CONTROL = "random"
 """The method that begins from noise of the hub's size: what it gains is no merit of the hub's modules."""
 
 SPOKEN = {
-    "random": "the random module", "average": "the average", "best_single": "the best single module",
-    "ensemble": "the ensemble",
+    SCRATCH: "scratch", "random": "the random module", "average": "the average",
+    "best_single": "the best single module", "ensemble": "the ensemble",
 }  # fmt: skip
 """What sentences call the usual methods."""
 
@@ -52,8 +52,8 @@ class Decision:
 
 
 def spoken(method: str) -> str:
-    """What a sentence calls a method."""
-    return SPOKEN.get(method, method)
+    """What a sentence calls a method: those that users name are quoted."""
+    return SPOKEN.get(method, f"'{method}'")
 
 
 def ahead(comparison: Comparison, stage: str = "tuned") -> str:
