@@ -1,6 +1,7 @@
 """Wins, losses and what is undecided, from the answers of a comparison to single rows; and what it advises."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,35 @@ class TestDecision:
         assert (nothing.choice, nothing.method, nothing.sentence) == (
             "undecided", "", "Cannot tell: no start was tuned and tested."
         )  # fmt: skip
+
+    def test_the_random_module_alone_says_nothing_of_the_hub(self) -> None:
+        for level in (0.3, 0.9):
+            found = decide(tuned(scratch=0.6, random=level))
+            assert (found.choice, found.sentence) == (
+                "undecided", "Cannot tell: no start was made of the hub's modules."
+            )  # fmt: skip
+            assert found.remedy == "Compare 'ensemble' or 'average' too."
+
+    @pytest.mark.parametrize("gone", [["ensemble"], ["scratch"], ["scratch", "random", "ensemble"]])
+    def test_starts_without_a_score_are_no_worse_than_noise(self, gone: list[str]) -> None:
+        whole = tuned(scratch=0.5, random=0.5, ensemble=0.8)
+        scores = whole.scores.copy()
+        lost = scores["method"].isin(gone)
+        scores.loc[lost, ["score", "reason"]] = [math.nan, "it diverged"]
+        settings = whole.settings | {"methods": ["scratch", "random", "ensemble"]}
+        found = decide(replace(whole, scores=scores, settings=settings))
+        assert (found.choice, found.remedy) == ("undecided", "Correct what the reasons name, and compare again.")
+        assert found.sentence.startswith(
+            "Cannot tell: no start has a score to compare with that of scratch (the ensemble: no seed has both scores; "
+        )
+        assert "it diverged" in found.sentence
+
+    def test_a_leader_that_begins_as_scratch_hides_no_other(self) -> None:
+        whole = tuned(scratch=0.8, average=0.8, ensemble=0.3)
+        starts = whole.starts.copy()
+        starts.loc[starts["method"] == "average", "digest"] = list(starts.loc[starts["method"] == "scratch", "digest"])
+        found = decide(replace(whole, starts=starts))
+        assert (found.choice, found.method) == ("fresh", "ensemble")
 
     def test_an_old_record_says_that_it_has_no_answers(self) -> None:
         scores = {(method, "tuned"): [level] * 3 for method, level in (("scratch", 0.4), ("ensemble", 0.9))}

@@ -131,3 +131,27 @@ def test_a_notebook_shows_a_table(listed: Task) -> None:
     assert "&lt;script&gt;" in odd._repr_html_()
     assert "<script>" not in odd._repr_html_()
     assert "<i>" not in odd._repr_html_()
+
+
+def test_values_of_numpy_and_pandas_are_read_as_pythons(tmp_path: Path) -> None:
+    plain = [
+        {"input": f"row {n}", "output": ["yes", "no"][n % 2], "options": ["no", "yes"], "known": {"a": [str(n)]}}
+        for n in range(10)
+    ]
+    pd.DataFrame(plain).to_parquet(tmp_path / "rows.parquet")
+    read = pd.read_parquet(tmp_path / "rows.parquet")
+    assert isinstance(read.loc[0, "options"], np.ndarray)
+    expected = Task.load(tmp_path / "rows.parquet")
+    assert expected.card.options == "field"
+    for rows in (plain, read, read.to_dict("records")):
+        assert Task.from_rows(rows).splits == expected.splits
+    answered = Task.from_rows(read, target="known[a]", options="none").test[0]
+    assert answered.outputs == (answered.input.removeprefix("row "),)
+    counted = [{"input": "a", "output": np.int64(1)}, {"input": "b", "output": 2}, {"input": "c", "output": 3.0}]
+    assert [Task.from_rows(counted).rows(split)[0].target for split in ("train", "dev", "test")].count("1") == 1
+
+
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, np.float32("nan"), np.array(None), float("nan"), None])
+def test_no_library_s_missing_value_becomes_a_text(missing: Any) -> None:
+    with pytest.raises(TaskError, match="row 4: field 'output' has no value; fill it in or remove the row"):
+        Task.from_rows([*({"input": f"row {n}", "output": "yes"} for n in range(3)), {"input": "x", "output": missing}])

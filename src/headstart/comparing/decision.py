@@ -1,11 +1,11 @@
 """What a comparison advises: use a start, train fresh, or go on measuring."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headstart.comparing.comparison import SCRATCH, Comparison
+from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
 from headstart.comparing.effects import effects, mean_scores
 from headstart.comparing.samples import main_metric
 
@@ -79,12 +79,14 @@ def decide(comparison: Comparison) -> Decision:
     """
     pairs = _pairs(comparison)
     gains = {method: row for (method, other), row in pairs.items() if other == SCRATCH}
-    leader = ahead(comparison)
-    if not leader:
-        return _nothing("no start was tuned and tested", "compare more methods than scratch")
-    if leader not in gains:
-        return _nothing("nothing was compared with scratch", f"compare with the method '{SCRATCH}' too", method=leader)
-    usable = _usable(comparison, pairs, list(gains))
+    leader, controls = ahead(comparison), _controls(comparison)
+    if not gains.keys() - controls:
+        return _nothing(comparison, leader, controls)
+    usable = [
+        name
+        for name in gains
+        if name not in controls and not any(_outcome(pairs, name, control) == "loss" for control in controls)
+    ]
     winners = [name for name in usable if gains[name]["outcome"] == "win"]
     best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
     row, cost = gains[best], _cost(comparison, best)
@@ -100,15 +102,10 @@ def decide(comparison: Comparison) -> Decision:
     return _decision("undecided", row, ["Cannot tell yet.", gain, *beside], cost=cost, remedy=_remedy(row))
 
 
-def _usable(comparison: Comparison, pairs: Pairs, methods: Sequence[str]) -> list[str]:
-    """The methods that are no random modules, whatever their label, and lose to none."""
+def _controls(comparison: Comparison) -> frozenset[str]:
+    """The methods that begin from random modules, whatever their label."""
     starts = comparison.starts
-    controls = {CONTROL, *map(str, starts.loc[starts["made_by"] == CONTROL, "method"])}
-    return [
-        name
-        for name in methods
-        if name not in controls and not any(_outcome(pairs, name, control) == "loss" for control in controls)
-    ]
+    return frozenset({CONTROL, *map(str, starts.loc[starts["made_by"] == CONTROL, "method"])})
 
 
 def _pairs(comparison: Comparison) -> Pairs:
@@ -118,9 +115,25 @@ def _pairs(comparison: Comparison) -> Pairs:
     return {(str(row["method"]), str(row["other"])): row for row in measured.to_dict("records")}
 
 
-def _nothing(sentence: str, remedy: str, *, method: str = "") -> Decision:
+def _nothing(comparison: Comparison, leader: str, controls: Collection[str]) -> Decision:
+    """What is said where no start has a score beside that of scratch, with the reasons that are known."""
+    starts = [method for method in comparison.methods if method != SCRATCH and method not in controls]
+    run = set(comparison.scores["method"])
+    if not run.intersection(starts):
+        sentence, remedy = "no start was tuned and tested", "compare more methods than scratch"
+        if run.intersection(controls):
+            sentence, remedy = "no start was made of the hub's modules", f"compare '{ENSEMBLE}' or 'average' too"
+    elif SCRATCH not in run:
+        sentence, remedy = "nothing was compared with scratch", f"compare with the method '{SCRATCH}' too"
+    else:
+        table = effects(comparison)
+        table = table[(table["stage"] == "tuned") & (table["other"] == SCRATCH) & table["method"].isin(starts)]
+        reasons = zip(table["method"], table["reason"], strict=True)
+        known = "; ".join(f"{spoken(method)}: {reason}" for method, reason in reasons if reason and method in run)
+        sentence = f"no start has a score to compare with that of scratch ({known})"
+        remedy = "correct what the reasons name, and compare again"
     nan = math.nan
-    return Decision("undecided", method, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{_capital(remedy)}.")
+    return Decision("undecided", leader, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{_capital(remedy)}.")
 
 
 def _decision(choice: Choice, row: Row, texts: list[str], *, cost: str, remedy: str = "") -> Decision:

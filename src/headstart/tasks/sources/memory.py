@@ -61,15 +61,15 @@ def _of_dicts(given: Iterable[Any], *, source: str, parameter: str) -> Rows:
     for number, row in enumerate(given, start=1):
         if not isinstance(row, Mapping):
             raise TaskError(f"{of_type(f'row {number} of {parameter}', row)}; {WORKS}")
-        yield f"{source}, row {number}", {str(name): value for name, value in row.items()}
+        yield f"{source}, row {number}", {str(name): _plain(value) for name, value in row.items()}
 
 
 def _of_pandas(frame: Any, *, source: str) -> Rows:
     _check_names([str(name) for name in frame.columns], source)
-    # Python's values instead of NumPy's, and None instead of NaN, NaT and NA.
+    # None instead of NaN, NaT and NA.
     plain = frame.astype(object).where(frame.notna(), None)
     for number, values in enumerate(plain.itertuples(index=False, name=None), start=1):
-        yield f"{source}, row {number}", dict(zip(map(str, frame.columns), values, strict=True))
+        yield f"{source}, row {number}", dict(zip(map(str, frame.columns), map(_plain, values), strict=True))
 
 
 def _of_arrow(table: Any, *, source: str) -> Rows:
@@ -77,6 +77,18 @@ def _of_arrow(table: Any, *, source: str) -> Rows:
     rows: Iterator[Mapping[str, object]] = (row for batch in table.to_batches() for row in batch.to_pylist())
     for number, row in enumerate(rows, start=1):
         yield f"{source}, row {number}", row
+
+
+def _plain(value: Any) -> Any:
+    """Python's own value: pandas reads a list from Parquet as a NumPy array, and has values of its own for none."""
+    match _library(value), type(value).__name__:
+        case "numpy", _:
+            return _plain(value.tolist())
+        case "pandas", "NAType" | "NaTType":
+            return None
+    if isinstance(value, Mapping):
+        return {name: _plain(element) for name, element in value.items()}
+    return [_plain(element) for element in value] if isinstance(value, list | tuple) else value
 
 
 def _check_names(names: list[str], source: str) -> None:
