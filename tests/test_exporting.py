@@ -90,6 +90,16 @@ def test_in_bfloat16_it_says_how_much_is_rounded_away(tiny_llama: Path, tmp_path
     assert f"in bfloat16: rounded by {made.rounding:.2g} of the change's norm." in readme
 
 
+def test_the_readme_of_a_merged_model_shows_a_card_as_it_is(tiny_llama: Path, tmp_path: Path) -> None:
+    backbone = Backbone.load(tiny_llama, device="cpu", dtype="float32")
+    tuned = fresh_module("lora", backbone, {"rank": 2}, name="![x](http://a)", seed=1)
+    card = tuned.card.model_copy(update={"license": "<img src=x>\n# big"})
+    save_merged(replace(tuned, card=card), tmp_path / "merged", backbone)
+    readme = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("# tiny-llama with !\\[x\\](http://a)\n")
+    assert "\nThe module's licence: \\<img src=x\\> # big.\n" in readme
+
+
 def test_what_cannot_be_merged_is_refused(tiny_llama: Path, tiny_gpt2: Path) -> None:
     llama, gpt2 = (Backbone.load(path, device="cpu", dtype="float32") for path in (tiny_llama, tiny_gpt2))
     prompt = fresh_module("prompt", llama, {"length": 2}, name="soft", seed=1)

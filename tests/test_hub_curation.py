@@ -229,6 +229,14 @@ def test_brackets_may_stand_for_themselves(hub: Hub) -> None:
     assert hub.where(include="a[b").names() == ["a[b"]
     hub.edit("a[b", name="a]b")
     assert hub.where(include="a[]]b").names() == ["a]b"]
+    hub.edit("a]b", name="run[1]")
+    assert hub.where(include="run[1]").names() == ["run[1]"]
+    assert "run[1]" not in hub.where(exclude="RUN[1]").names()
+
+
+def test_no_name_is_no_name_for_a_module(hub: Hub) -> None:
+    with pytest.raises(HubError, match="^'' cannot be a module's name: it must not be empty"):
+        hub.edit("rte", name="")
 
 
 def test_a_broken_module_can_be_left_out_by_name(hub: Hub) -> None:

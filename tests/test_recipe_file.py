@@ -54,6 +54,41 @@ def test_thirds_may_be_rounded(file: Path) -> None:
     assert sum(read_recipe_file(file).weights) == pytest.approx(1, abs=1e-15)
 
 
+def test_names_are_texts_as_they_are_written(file: Path) -> None:
+    file.write_text("modules: {no: 0.25, 1.10: 0.25, 007: 0.25, null: 0.25}")
+    assert read_recipe_file(file).members == ("no", "1.10", "007", "null")
+
+
+def test_small_weights_may_be_written_as_programs_write_them(file: Path) -> None:
+    file.write_text("modules: {a: 1e-3, b: 9.99e-1}")
+    assert read_recipe_file(file).weights == (0.001, 0.999)
+
+
+GROWING = "\n".join(f"k{n}: &z{n} [{', '.join([f'*z{n - 1}'] * 10)}]" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modules: {a: 2020-99-99}", "month must be in 1..12"),
+        (f"modules: {{a: {'9' * 5000}}}", "a value has more than 1,000 characters"),
+        ("modules: {a: !!int x}", "invalid literal"),
+        ("modules: {a: !!bool x}", "'x'"),
+        ("modules: {a: !!timestamp x}", "groupdict"),
+        ("modules: {a: !!int ''}", "index out of range"),
+        (f"k0: &z0 [x]\n{GROWING}\n? *z11\n: 1\n", "it has an alias, a value that begins with *"),
+        ("modules: {[a]: 1.0}", "a key is not a text"),
+    ],
+)
+def test_hostile_files_are_refused_by_name(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SettingError) as caught:
+        read_recipe_file(file)
+    assert str(caught.value).startswith(f"{file} is not a YAML file (")
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("; write modules: {paws: 0.7, qqp: 0.3}")
+
+
 def test_the_start_is_that_sum_without_a_pass(folder: Path, file: Path, llama: Backbone) -> None:
     hub = Hub.open(folder / "hub")
     rowless = Task(TaskCard(name="new"), {})

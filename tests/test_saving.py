@@ -1,5 +1,6 @@
 """What `save_module` leaves on the disk, and what it leaves when it fails."""
 
+import io
 import json
 import os
 from dataclasses import replace
@@ -55,6 +56,17 @@ def test_a_folder_as_peft_writes_it_and_a_card(module: LoraModule, backbone: Bac
     assert (card.rank, card.scaling, card.targets) == (3, 2.0, tuple(sorted(module.factors)))
     for path in folder.iterdir():
         assert path.stat().st_mode & 0o400
+
+
+def test_files_are_utf8_wherever_texts_are_not(
+    module: LoraModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_encoding = io.text_encoding
+    monkeypatch.setattr(io, "text_encoding", lambda given, *rest: "ascii" if given is None else text_encoding(given))
+    card = module.card.model_copy(update={"notes": "ΔW, café"})
+    save_module(replace(module, card=card), tmp_path / "mine")
+    assert "ΔW, café" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert ModuleCard.read(tmp_path / "mine" / CARD_FILE).notes == "ΔW, café"
 
 
 def test_nothing_of_the_machine_is_on_the_disk(module: LoraModule, tiny_llama: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from headstart.blending.blend import Blend
 from headstart.errors import SettingError, about, of_type
+from headstart.showing import cut
 
 __all__ = ["BlendLike", "as_blend", "read_recipe_file"]
 
@@ -18,6 +20,9 @@ KEYS = ("modules", "space", "rank", "density")
 
 LARGEST_FILE = 1 << 20
 """The most bytes of a recipe file."""
+
+LONGEST_VALUE = 1_000
+"""The most characters of a name or a number in it; Python converts no number of many thousand digits."""
 
 TOLERANCE = 1e-6
 """How far the sum of weights may be from 1."""
@@ -43,11 +48,13 @@ def read_recipe_file(path: Path) -> Blend:
             raise SettingError("it names no modules; write modules: {paws: 0.7, qqp: 0.3}")
         for name, weight in modules.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
-                raise SettingError(f"the weight of '{name}' is {weight!r}; give a number above 0 and at most 1")
+                raise SettingError(
+                    f"the weight of '{name}' is {cut(repr(weight))}; give a number above 0 and at most 1"
+                )
         whole = math.fsum(modules.values())
         if abs(whole - 1) > TOLERANCE:
             raise SettingError(f"the weights sum to {whole:.6g}; make them sum to 1")
-        members, weights = (tuple(map(str, modules)), tuple(weight / whole for weight in modules.values()))
+        members, weights = (tuple(modules), tuple(weight / whole for weight in modules.values()))
         return Blend(rule="manual").change(members=members, weights=weights, **stated)
 
 
@@ -59,7 +66,8 @@ def _parsed(path: Path) -> dict[Any, Any]:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise SettingError(f"cannot read the recipe file {path}: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # A value that is not of its tag, as 2020-99-99 is no date, raises whatever its conversion does.
         said = " ".join(str(error).split())
         raise SettingError(f"{path} is not a YAML file ({said}); {remedy}") from error
     if not isinstance(found, dict):
@@ -68,15 +76,33 @@ def _parsed(path: Path) -> dict[Any, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key that stands twice in one mapping, where YAML's own takes the last."""
+    """A safe loader whose keys are texts as they are written: a module may be called "no" or "1.10".
+
+    It refuses a key that stands twice in one mapping, where YAML's own takes the last, and aliases, with which a few
+    lines can stand for more than fits into memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias, a value that begins with *")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST_VALUE:
+            raise yaml.YAMLError(f"a value has more than {LONGEST_VALUE:,} characters")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key, count in Counter(map(str, keys)).items() if count > 1), None)
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise yaml.YAMLError("a key is not a text")
+        twice = next((key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1), None)
         if twice is not None:
             raise yaml.YAMLError(f"'{twice}' stands there twice")
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
+
+
+# YAML 1.1 takes 1e-3, as programs write small numbers, for a text.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def as_blend(given: BlendLike) -> Blend:

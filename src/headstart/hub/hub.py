@@ -306,7 +306,7 @@ class Hub:
         """
         from headstart.hub.editing import edit  # NumPy, which looking at a hub does without
 
-        return edit(self.path, self._upkeep, self.ref(module), name=name or module, stated=stated)
+        return edit(self.path, self._upkeep, self.ref(module), name=module if name is None else name, stated=stated)
 
     def remove(self, *names: str) -> None:
         """Delete modules, usable or not. If a removal of the same modules was killed, it is completed.

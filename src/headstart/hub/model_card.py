@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headstart.records import ModuleCard
 
-__all__ = ["readme", "stated_license"]
+__all__ = ["inert", "readme", "stated_license"]
 
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -24,7 +24,7 @@ def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
 
     `loading`: lines of Python that load the module (see `headstart.hub.snippet`).
     """
-    lines = ["---", *_metadata(card), "---", f"# {_cell(card.name)}", ""]
+    lines = ["---", *_metadata(card), "---", f"# {inert(card.name)}", ""]
     lines += [f"A {card.kind} module made with Headstart.", ""]
     facts = {
         "Task": card.task,
@@ -40,13 +40,13 @@ def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
         "Licence": card.license,
         "Data licence": card.dataset_license,
     }
-    stated = [f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items() if value not in (None, "")]
+    stated = [f"| {inert(key)} | {inert(value)} |" for key, value in facts.items() if value not in (None, "")]
     lines += ["| | |", "|---|---|", *stated]
     if loading:
         lines += ["", "## Load it", "", "```python", *loading, "```"]
     if card.donors:
         lines += ["", "## Donors", "", "| module | weight | licence |", "|---|---:|---|"]
-        lines += [f"| {_cell(d.name)} | {d.weight:.4f} | {_cell(d.license or '—')} |" for d in card.donors]
+        lines += [f"| {inert(d.name)} | {d.weight:.4f} | {inert(d.license or '—')} |" for d in card.donors]
     if card.notes:
         lines += ["", *_verbatim(card.notes)]
     return "\n".join(lines) + "\n"
@@ -80,7 +80,7 @@ def _metadata(card: ModuleCard) -> list[str]:
     return [*lines, f"tags: [headstart, {card.kind}]"]
 
 
-def _cell(value: object) -> str:
+def inert(value: object) -> str:
     """The value on one line, without anything that Markdown or HTML would interpret or that ends a table's column."""
     return ACTIVE.sub(r"\\\g<0>", " ".join(str(value).split()))
 

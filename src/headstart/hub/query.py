@@ -107,9 +107,13 @@ class Filter:
         for group in (*self.include, *((pattern,) for pattern in self.exclude)):
             if any(len(pattern) > MAX_CHARACTERS for pattern in group):
                 raise SettingError(f"a pattern of names has more than {MAX_CHARACTERS:,} characters; shorten it")
-            values += [_searchable(_glob(pattern)) for pattern in group]
-        terms += [f"({' OR '.join(['twin GLOB ?'] * len(group))})" for group in self.include]
-        terms += ["twin NOT GLOB ?"] * len(self.exclude)
+            # A pattern that is a name itself, such as "run[1]", fits that name too.
+            values += [
+                text for pattern in group for text in (_searchable(_glob(pattern)), _searchable(twin_key(pattern)))
+            ]
+        fits = "(twin GLOB ? OR twin = ?)"
+        terms += [f"({' OR '.join([fits] * len(group))})" for group in self.include]
+        terms += [f"NOT {fits}"] * len(self.exclude)
         return " AND ".join(terms), values
 
     def _words(self) -> list[str]:

@@ -12,6 +12,7 @@ from headstart.atomic import refuse_existing, staged_folder
 from headstart.backbones import Backbone
 from headstart.backbones.loading import quiet
 from headstart.errors import ModuleError
+from headstart.hub.model_card import inert
 from headstart.kinds.bitfit import BitFitModule
 from headstart.kinds.contract import Module
 from headstart.kinds.ia3 import IA3Module
@@ -130,11 +131,12 @@ def _refuse_shared(names: Mapping[str, Change], module: Module, backbone: Backbo
 
 def _readme(module: Module, backbone: Backbone, merged: MergedWeights) -> str:
     card, dtype = module.card, str(backbone.dtype).removeprefix("torch.")
+    backbone_name, name = inert(backbone.name), inert(card.name)
     made = (
-        f"The weights of `{backbone.name}` with the {card.kind} module `{card.name}` merged into them by Headstart, in "
+        f"The weights of {backbone_name} with the {card.kind} module {name} merged into them by Headstart, in "
         f"{dtype}: rounded by {merged.rounding:.2g} of the change's norm."
     )
-    layout = f"Prompts are {card.text_format.words}." if card.text_format else ""
-    licence = f"The module's licence: {card.license}." if card.license else ""
-    parts = [f"# {backbone.name} with {card.name}", made, layout, licence]
+    layout = f"Prompts are {inert(card.text_format.words)}." if card.text_format else ""
+    licence = f"The module's licence: {inert(card.license)}." if card.license else ""
+    parts = [f"# {backbone_name} with {name}", made, layout, licence]
     return "\n\n".join(part for part in parts if part) + "\n"

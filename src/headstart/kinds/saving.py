@@ -51,9 +51,12 @@ def _saved(module: AnyModule, folder: Path) -> AnyModule:
         origin = module.card.origin if written == module.card.tensor_hash else ""
         card = module.card.model_copy(update={"tensor_hash": written, "origin": origin})
         config = _config(module)
-        (staging / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        (staging / CARD_FILE).write_text(card.to_json())
-        (staging / "README.md").write_text(readme(card, loading=snippet(card, config, folder=folder.name)))
+        (staging / "adapter_config.json").write_text(
+            json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        page = readme(card, loading=snippet(card, config, folder=folder.name))
+        (staging / "README.md").write_text(page, encoding="utf-8")
     return replace(module, card=card)
 
 
