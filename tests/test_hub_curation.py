@@ -235,7 +235,7 @@ def test_brackets_may_stand_for_themselves(hub: Hub) -> None:
 
 
 def test_no_name_is_no_name_for_a_module(hub: Hub) -> None:
-    with pytest.raises(HubError, match="^'' cannot be a module's name: it must not be empty"):
+    with pytest.raises(HubError, match=r"^'' cannot be a module's name: it must not be empty"):
         hub.edit("rte", name="")
 
 

@@ -90,7 +90,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
             raise yaml.YAMLError(f"a value has more than {LONGEST_VALUE:,} characters")
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: ARG002
         if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
             raise yaml.YAMLError("a key is not a text")
         twice = next((key for key, count in Counter(key.value for key, _ in node.value).items() if count > 1), None)
