@@ -141,6 +141,16 @@ def test_few_short_repeated_targets_are_labels(targets: list[str], labels: tuple
     assert found_labels((target,) for target in targets) == labels
 
 
+def test_labels_that_are_written_in_two_ways_are_noted() -> None:
+    written = [True, "true", "false", "No", "no ", 1, 1.0]
+    task = Task.from_rows([{"input": f"row {n}", "output": written[n % 7]} for n in range(70)])
+    assert task.card.labels == ("1", "1.0", "No", "True", "false", "no ", "true")
+    said = "differ only in how they are written; if they are one class, write them alike in the data"
+    assert task.notes[1:] == tuple(
+        f"The labels {labels} {said}" for labels in ("'1', '1.0'", "'No', 'no '", "'True', 'true'")
+    )
+
+
 def test_several_answers_are_no_labels() -> None:
     assert found_labels([("a", "b"), ("b",)] * 20) is None
 

@@ -1,17 +1,20 @@
 """Classes that nobody named: targets that are few, short and repeated."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 from headstart.tasks.columns import MOST_CLASSES
 
-__all__ = ["LEAST_ROWS", "MOST_CLASSES", "MOST_WORDS", "found_labels"]
+__all__ = ["LEAST_ROWS", "MOST_CLASSES", "MOST_WORDS", "alike", "found_labels"]
 
 LEAST_ROWS = 5
 """On average, a class has at least this many rows."""
 
 MOST_WORDS = 5
 """A class is named by at most this many words."""
+
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
 def found_labels(outputs: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
@@ -35,3 +38,17 @@ def found_labels(outputs: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
     if len(counts) < 2 or counts.total() < LEAST_ROWS * len(counts):
         return None
     return tuple(sorted(counts))
+
+
+def alike(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """The labels that differ from others only in case, in space, or as 1 differs from 1.0; those that do, together.
+
+    >>> alike(("Yes", "maybe", "yes", "yes ", "1", "1.0"))
+    (('Yes', 'yes', 'yes '), ('1', '1.0'))
+    """
+    found: dict[str, list[str]] = {}
+    for label in labels:
+        plain = " ".join(label.split()).casefold()
+        number = _WHOLE.fullmatch(plain)
+        found.setdefault(number[1] if number else plain, []).append(label)
+    return tuple(tuple(same) for same in found.values() if len(same) > 1)

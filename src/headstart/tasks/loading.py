@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from headstart.errors import TaskError
 from headstart.records import TaskCard
-from headstart.tasks.classes import found_labels
+from headstart.tasks.classes import alike, found_labels
 from headstart.tasks.columns import describe
 from headstart.tasks.example import Example
 from headstart.tasks.fitting import check_columns
@@ -111,7 +111,12 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
         f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
         'For open answers, write labels="none" (--labels none)'
     )
-    return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", (note,)
+    doubts = tuple(
+        f"The labels {', '.join(map(repr, same))} differ only in how they are written; if they are one class, "
+        "write them alike in the data"
+        for same in alike(labels)
+    )
+    return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", (note, *doubts)
 
 
 def _may_infer(settled: Settled, chosen: str) -> bool:
