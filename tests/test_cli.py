@@ -172,8 +172,11 @@ def test_ensemble(run: Run, here: dict[str, list[str]], llama: Backbone, tmp_pat
     assert saved.card.model_dump(mode="json") == data["card"]
     table = run(*command, "-o", tmp_path / "two", "--space", "svd", "--rank", "3", "--top-k", "2")
     assert "effective number of modules 2.00 of 4, space 'svd'" in table.out
+    assert "what the start is made of; 2 have no weight" in " ".join(table.out.split())
     assert table.out.rstrip().endswith(f"Saved {tmp_path / 'two'}.")
     assert load_module(tmp_path / "two").card.rank == 3
+    table = run(*command, "-o", tmp_path / "three", "--top-k", "3")
+    assert "what the start is made of; 1 has no weight" in " ".join(table.out.split())
     assert len(load_module(tmp_path / "two").card.donors) == 2
 
 

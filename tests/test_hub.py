@@ -148,6 +148,8 @@ def test_another_backbone_is_refused_by_fingerprint(hub: Hub, tmp_path: Path) ->
 def test_another_backbone_is_refused_by_widths_until_the_last_module_left(hub: Hub, tmp_path: Path) -> None:
     wide = write_module(tmp_path / "wide", tensors=lora_tensors(inner=8))
     message = rf"module 'wide' was made for another backbone: its layer '{LAYER}' is 8→3, the hub's modules have 4→3"
+    message += "; use one hub for each backbone; if the hub's modules are the wrong ones, remove them, and add these "
+    message += r"with --backbone \(in Python: check=\)$"
     for name in hub.names():
         with pytest.raises(ModuleError, match=message):
             hub.add(wide)

@@ -157,6 +157,7 @@ def test_columns_are_shown_of_a_file_that_is_not_understood(tmp_path: Path, run:
     path = write(tmp_path / "tickets.csv", tickets(20))
     shown = run("task", path)
     assert "T-0000" in shown.out
+    assert "┃ column " in shown.out
     assert shown.code == 2
     assert shown.err.endswith("write --input ticket_text --target label_name\n")
     assert_mistake(run("task", path, "--json"), "write --input ticket_text --target label_name")

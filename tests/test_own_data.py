@@ -313,3 +313,11 @@ def test_in_the_command_line_every_command_takes_the_columns(tmp_path: Path, run
         assert "nowhere" in ended.err.splitlines()[-1]
     ended = run("tune", path, *options, *columns, "--labels", "billing,login")
     assert_mistake(ended, "tickets.csv, line 3: the target 'delivery' is not one of the labels (billing, login)")
+
+
+def test_an_example_that_was_cut_ends_in_an_ellipsis() -> None:
+    long, blank = describe([{"long": "word " * 20, "blank": "a" + " " * 300 + "b"}])
+    assert long.example == "word " * 11 + "word…"
+    assert blank.example == "a…"
+    (whole,) = describe([{"whole": "x" * 60}])
+    assert whole.example == "x" * 60

@@ -148,8 +148,8 @@ def ensemble(
     shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
     none = int((frame["weight"] == 0).sum())
     less = len(frame) - len(shown) - none
-    rest = f"; {less} more weigh less than {LEAST_SHOWN} each" if less else ""
-    rest += f"; {none} have no weight" if none else ""
+    rest = f"; {less} more {'weighs' if less == 1 else 'each weigh'} less than {LEAST_SHOWN}" if less else ""
+    rest += f"; {none} {'has' if none == 1 else 'have'} no weight" if none else ""
     print_table(shown, console(), title=f"{data.name}: what the start is made of{rest}")
     print_line(f"{blend_note(start)}. Saved {output}.")
     for module in start.left_out:

@@ -91,5 +91,5 @@ def _print_columns(columns: "tuple[Column, ...]") -> None:
 
     from headstart.reports.console import print_table
 
-    frame = pd.DataFrame([vars(column) for column in columns])
-    print_table(frame[["name", "type", "rows", "distinct", "example"]], console(), title="Columns")
+    frame = pd.DataFrame([vars(column) for column in columns]).rename(columns={"name": "column"})
+    print_table(frame[["column", "type", "rows", "distinct", "example"]], console(), title="Columns")

@@ -30,6 +30,12 @@ __all__ = [
     "stated_backbone",
 ]
 
+ONE_BACKBONE = (
+    "use one hub for each backbone; if the hub's modules are the wrong ones, remove them, and add these with "
+    "--backbone (in Python: check=)"
+)
+"""What to do about modules of two backbones: what comes first into a hub decides, unless a backbone is named."""
+
 GONE = ""
 """The stamp of a folder that does not exist."""
 
@@ -100,8 +106,7 @@ def refuse_conflict(connection: sqlite3.Connection, entry: Entry) -> None:
         first = stated_backbone(connection)
         if first is not None and not first[1].same_as(card.backbone):
             raise ModuleError(
-                f"module '{card.name}' states another backbone than '{first[0]}' in the hub; "
-                "use one hub for each backbone"
+                f"module '{card.name}' states another backbone than '{first[0]}' in the hub; {ONE_BACKBONE}"
             )
     _refuse_widths(connection, entry)
 
@@ -125,8 +130,7 @@ def _refuse_widths(connection: sqlite3.Connection, entry: Entry) -> None:
         if any(None not in (own, other) and own != other for own, other in zip(widths, others, strict=True)):
             raise ModuleError(
                 f"module '{entry.card.name}' was made for another backbone: its layer '{layer}' is "
-                f"{_arrow(widths)}, the hub's modules have {_arrow(others)}; "
-                "use one hub for each backbone"
+                f"{_arrow(widths)}, the hub's modules have {_arrow(others)}; {ONE_BACKBONE}"
             )
 
 

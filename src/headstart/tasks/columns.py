@@ -74,7 +74,7 @@ def describe(rows: Iterable[Mapping[str, object]]) -> tuple[Column, ...]:
             column.characters += len(text)
             if len(column.values) <= MOST_DISTINCT:
                 column.values.add(hash(text))
-            column.example = column.example or " ".join(text[: 4 * EXAMPLE].split())[:EXAMPLE]
+            column.example = column.example or _line(text)
     return tuple(
         Column(
             name,
@@ -101,6 +101,12 @@ def guess(columns: Sequence[Column]) -> tuple[str | None, str | None]:
     texts.sort(key=lambda column: (_repeats(column), not _named(column, INPUTS), -column.mean))
     targets += [column for column in usable if column not in texts[:1]]
     return next((column.name for column in texts), None), next((column.name for column in targets), None)
+
+
+def _line(text: str) -> str:
+    """`text` on one line, whose end is "…" if it was cut."""
+    line = " ".join(text[: 4 * EXAMPLE].split())
+    return line if len(line) <= EXAMPLE and len(text) <= 4 * EXAMPLE else f"{line[: EXAMPLE - 1].rstrip()}…"
 
 
 def _repeats(column: Column) -> bool:
