@@ -14,7 +14,7 @@ from headstart.hub import Hub
 from headstart.hub.model_card import readme, stated_license
 from headstart.hub.reference import RemoteModule
 from headstart.hub.remote import push
-from headstart.records import Donor, HeadCard, TextFormat
+from headstart.records import Calibration, Donor, HeadCard, TextFormat
 from hub_standin import TOKEN, HubStandin
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "headstart.json"
@@ -115,6 +115,10 @@ def test_the_readme_states_the_prompt_and_shows_notes_as_they_are(rte: Path) -> 
     assert r'| Prompt | the input, then "\\n\\"A\|\\":" |' in text
     whole = card.model_copy(update={"text_format": TextFormat(suffix="")})
     assert "| Prompt | the input as it is |" in readme(whole)
+    assert "Calibration" not in readme(card.model_copy(update={"calibration": Calibration()}))
+    batch = card.model_copy(update={"calibration": Calibration(method="batch", offsets={"no": -1.0})})
+    line = "| Calibration | batch, where Headstart chooses among labels; text that the model writes is without it |"
+    assert line in readme(batch)
     assert "Prompt" not in readme(card.model_copy(update={"text_format": None}))
     assert "Prompt" not in readme(card.model_copy(update={"head": HeadCard(task="span", outputs=2)}))
 

@@ -35,6 +35,7 @@ def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
         "Parameters": f"{card.parameters:,}",
         "Backbone": card.base_model,
         "Prompt": card.text_format.words if card.text_format is not None and card.head is None else None,
+        "Calibration": _calibrated(card),
         "Task head": card.head and card.head.words,
         "ΔW error of the merge": None if card.merge_error is None else f"{card.merge_error:.3g}",
         "Licence": card.license,
@@ -63,6 +64,13 @@ def stated_license(folder: Path) -> str:
     stated = dict(LICENSE_LINE.findall(block[1])) if block else {}
     found: str = stated.get("license", "")
     return str(stated.get("license_name", found)) if found == "other" else found
+
+
+def _calibrated(card: ModuleCard) -> str | None:
+    """What a reader has to know who lets the model write: Headstart's answers may differ from it."""
+    if card.calibration is None or card.calibration.method == "none":
+        return None
+    return f"{card.calibration.method}, where Headstart chooses among labels; text that the model writes is without it"
 
 
 def _metadata(card: ModuleCard) -> list[str]:
