@@ -103,6 +103,7 @@ def test_a_dry_run_of_every_command(name: str, run: Run, here: dict[str, list[st
     assert ended.code == 0, ended.err
     assert "This was a dry run: nothing was computed or written." in ended.out
     assert "billion operations a second are assumed on cpu" in ended.out
+    assert "About under" not in ended.out
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "store").glob("*/*/*/unit.json"))
     data = run(*words, "--dry-run", "--json").data

@@ -45,6 +45,31 @@ def test_a_parent_stands_for_the_modules_in_it(hub: Hub, loras: Path) -> None:
     assert [one.name for one in hub.add_all([loras, loras / "rte"])] == ["paws", "glue-mrpc", "glue-qqp", "rte", "rte"]
 
 
+def test_links_do_not_double_modules(tmp_path: Path, loras: Path) -> None:
+    (loras / "loop").symlink_to(loras)
+    (loras / "same").symlink_to(loras / "rte")
+    (loras / "self").symlink_to("self")
+    admitted = Hub.create(tmp_path / "hub").add_all([loras], family="nli")
+    assert sorted((one.name, one.reason) for one in admitted) == [(name, None) for name in NAMES]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, loras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (loras / "locked").mkdir()
+    iterdir = Path.iterdir
+
+    def guarded(path: Path) -> Any:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    admitted = Hub.create(tmp_path / "hub").add_all([loras])
+    assert {one.name for one in admitted if one.card} == set(NAMES)
+    assert [one.name for one in admitted if one.reason] == ["locked"]
+
+
 def test_a_folder_without_modules_is_refused_as_before(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (one,) = hub.add_all([tmp_path / "empty"])

@@ -39,7 +39,9 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     print_rows(rows, tuple(rows[0]), whole=tuple(rows[0]))
     if any(each.later for each in forecast.expected):
         print_line("“Not known yet”: what these units begin from is computed first, so they could not be looked up.")
-    print_line(f"About {_range(forecast.seconds)} in one process ({forecast.basis}).")
+    time = _range(forecast.seconds)
+    about = f"{time[:1].upper()}{time[1:]}" if time.startswith("under") else f"About {time}"
+    print_line(f"{about} in one process ({forecast.basis}).")
     print_line("This was a dry run: nothing was computed or written.")
 
 

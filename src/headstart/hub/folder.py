@@ -75,18 +75,26 @@ def is_module(path: Path) -> bool:
 def modules_in(folder: Path, *, depth: int = DEEPEST) -> list[Path]:
     """The modules that a folder holds, at most `depth` levels below it; else the folder itself, whatever it is.
 
-    Folders whose names begin with a dot are not looked into.
+    Folders whose names begin with a dot are not looked into; a module that links lead to several times is there once.
     """
-    return list(_below(folder, depth)) or [folder]
+    found: dict[str, Path] = {}
+    for module in _below(folder, depth):
+        found.setdefault(os.path.realpath(module), module)
+    return list(found.values()) or [folder]
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if is_module(folder):
-        yield folder
-    elif depth and folder.is_dir():
-        for inner in sorted(folder.iterdir()):
-            if not inner.name.startswith("."):
-                yield from _below(inner, depth - 1)
+    try:
+        if is_module(folder):
+            yield folder
+            return
+        inside = sorted(folder.iterdir()) if depth and folder.is_dir() else []
+    except OSError:
+        yield folder  # reading it as a module says why it cannot be read
+        return
+    for inner in inside:
+        if not inner.name.startswith("."):
+            yield from _below(inner, depth - 1)
 
 
 def _part(folder: Path | str, name: str) -> str:

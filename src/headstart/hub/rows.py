@@ -19,6 +19,7 @@ __all__ = [
     "Known",
     "forget",
     "forget_gone",
+    "forget_renamed",
     "known_row",
     "known_rows",
     "known_stamps",
@@ -249,3 +250,9 @@ def forget_gone(connection: sqlite3.Connection, hub: Path, names: Iterable[str])
     for name in names:
         if not os.path.lexists(hub / name):
             forget(connection, name)
+
+
+def forget_renamed(connection: sqlite3.Connection) -> None:
+    """Delete the rows of missing folders whose module is there under another name: they were renamed, not lost."""
+    there = "SELECT tensor_hash FROM modules WHERE reason IS NULL"
+    connection.execute(f"DELETE FROM modules WHERE stamp = ? AND tensor_hash IN ({there})", (GONE,))

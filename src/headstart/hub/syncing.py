@@ -8,7 +8,7 @@ from headstart.hub.catalogue import Catalogue
 from headstart.hub.folder import stamps
 from headstart.hub.ref import Entry
 from headstart.hub.removing import leaving
-from headstart.hub.rows import GONE, forget, known_stamps, recount_layers, settle
+from headstart.hub.rows import GONE, forget, forget_renamed, known_stamps, recount_layers, settle
 
 __all__ = ["sync"]
 
@@ -45,6 +45,7 @@ def sync(hub: Path, catalogue: Catalogue, *, everything: bool = False, progress:
                     settle(connection, name, stamp=GONE, reading=None)
                 elif mark == before.get(name) and readings.get(name) is not None:
                     settle(connection, name, stamp=mark, reading=readings[name])
+            forget_renamed(connection)
             if every:
                 recount_layers(connection, {n: e.widths for n, e in readings.items() if isinstance(e, Entry)})
 
