@@ -100,6 +100,17 @@ def test_the_readme_of_a_merged_model_shows_a_card_as_it_is(tiny_llama: Path, tm
     assert "\nThe module's licence: \\<img src=x\\> # big.\n" in readme
 
 
+def test_generation_settings_that_contradict_themselves_are_exported_too(tiny_gpt2: Path, tmp_path: Path) -> None:
+    backbone = Backbone.load(tiny_gpt2, device="cpu", dtype="float32")
+    own = backbone.model.generation_config
+    own.temperature, own.do_sample, own.max_new_tokens = 0.5, False, 3
+    save_merged(fresh_module("lora", backbone, {"rank": 2}, name="mine", seed=1), tmp_path / "merged", backbone)
+    assert backbone.model.generation_config is own
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").generation_config
+    assert (saved.temperature, saved.do_sample, saved.max_new_tokens) == (0.5, False, 3)
+    assert saved.eos_token_id == own.eos_token_id
+
+
 def test_what_cannot_be_merged_is_refused(tiny_llama: Path, tiny_gpt2: Path) -> None:
     llama, gpt2 = (Backbone.load(path, device="cpu", dtype="float32") for path in (tiny_llama, tiny_gpt2))
     prompt = fresh_module("prompt", llama, {"length": 2}, name="soft", seed=1)

@@ -228,6 +228,14 @@ def test_check_finds_a_change_that_left_no_trace_outside(hub: Hub) -> None:
     assert Hub.open(hub.path).names() == ["cola", "rte", "sst2"]
 
 
+def test_a_module_that_was_renamed_by_hand_is_not_missing(hub: Hub) -> None:
+    for former, name in (("rte", "aaa"), ("cola", "zzz")):
+        (hub.path / former).rename(hub.path / name)
+    opened = Hub.open(hub.path)
+    assert opened.names() == ["aaa", "sst2", "zzz"]
+    assert opened.problems() == opened.check() == []
+
+
 def test_opening_sees_changes_by_hand(hub: Hub, tmp_path: Path) -> None:
     (hub.path / "cola").rename(tmp_path / "elsewhere")
     (hub.path / "rte" / WEIGHTS).write_bytes(b"junk")
@@ -245,14 +253,6 @@ def test_opening_sees_changes_by_hand(hub: Hub, tmp_path: Path) -> None:
     assert "notes has no adapter_config.json" in reasons["notes"]
     (tmp_path / "elsewhere").rename(hub.path / "cola")
     assert Hub.open(hub.path).names() == ["by-hand", "cola"]
-
-
-def test_a_module_that_was_renamed_by_hand_is_not_missing(hub: Hub) -> None:
-    for former, name in (("rte", "aaa"), ("cola", "zzz")):
-        (hub.path / former).rename(hub.path / name)
-    opened = Hub.open(hub.path)
-    assert opened.names() == ["aaa", "sst2", "zzz"]
-    assert opened.problems() == opened.check() == []
     assert {problem.name for problem in opened.rebuild()} == {"notes", "rte"}
     assert opened.names() == ["by-hand", "cola", "sst2"]
     assert opened.card("sst2").scaling == 4.0

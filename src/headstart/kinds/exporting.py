@@ -1,11 +1,13 @@
 """A module for other programs: its folder with the place of its backbone, or a backbone with the module in it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headstart.atomic import refuse_existing, staged_folder
@@ -63,13 +65,31 @@ def save_merged(module: Module, folder: str | Path, backbone: Backbone) -> Merge
     merged = merged_weights(module, backbone)
     with staged_folder(folder) as staging:
         weights = {name: value.cpu() for name, value in backbone.model.state_dict().items()} | dict(merged.tensors)
-        with quiet():
+        with quiet(), _generation_saved_as_it_is(backbone.model, staging):
             backbone.model.save_pretrained(staging, state_dict=weights)
             backbone.tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(_readme(module, backbone, merged), encoding="utf-8")
         for path in staging.iterdir():
             path.chmod(0o644)  # the weights are written for their owner alone
     return merged
+
+
+@contextmanager
+def _generation_saved_as_it_is(model: PreTrainedModel, folder: Path) -> Iterator[None]:
+    """Write the generation settings beside what is saved inside: transformers saves none that contradict themselves.
+
+    Those of many published models do, as a temperature for greedy answers; they load all the same.
+    """
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        yield
+        return
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+    own.to_json_file(folder / "generation_config.json")
 
 
 Change = Callable[[Tensor], Tensor]
