@@ -1,6 +1,8 @@
 """Wins, losses and what is undecided, from the answers of a comparison to single rows; and what it advises."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -161,10 +163,8 @@ def test_a_metric_that_says_nothing_of_rows_is_scored_anew_on_every_draw(monkeyp
     comparison = answered({("scratch", "tuned"): right(0.5, rows=40), ("mine", "tuned"): right(0.7, rows=40)})
     sums = row(comparison, "mine")
     monkeypatch.setitem(METRICS._loaded, "ACC", Metric("ACC", METRICS["ACC"].formula))
-    samples.cache_clear()
     plain = make_comparison(scores=comparison.scores, answers=comparison.answers, examples=comparison.examples)
     lists = row(plain, "mine")
-    samples.cache_clear()
     assert lists["difference"] == pytest.approx(sums["difference"])
     assert lists["high"] - lists["low"] == pytest.approx(sums["high"] - sums["low"], rel=0.15)
 
@@ -270,3 +270,14 @@ class TestDecision:
         found = decide(make_comparison(scores=scores_frame(scores)))
         assert found.choice == "undecided"
         assert found.remedy == "The record holds no answers to single rows; compare again to have them."
+
+
+def test_what_is_computed_of_a_comparison_does_not_keep_it() -> None:
+    comparison = tuned(scratch=0.5, ensemble=0.6)
+    assert samples(comparison) is samples(comparison)
+    assert effects(comparison) is not effects(comparison)
+    gone = weakref.ref(comparison)
+    decide(comparison)
+    del comparison
+    gc.collect()
+    assert gone() is None

@@ -151,6 +151,12 @@ def test_labels_that_are_written_in_two_ways_are_noted() -> None:
     )
 
 
+def test_no_label_is_empty() -> None:
+    rows = [{"input": f"row {n}", "output": "yes" if n % 2 else "no"} for n in range(10)]
+    with pytest.raises(TaskError, match="must be two or more different texts, none of them empty; correct them"):
+        Task.from_rows(rows, labels=["yes", "no", ""])
+
+
 def test_several_answers_are_no_labels() -> None:
     assert found_labels([("a", "b"), ("b",)] * 20) is None
 

@@ -236,3 +236,9 @@ def test_evaluate_on_the_command_line(
     assert "Reused 1 evaluate unit from the store" in table.err
     bare = run("evaluate", "none", *here["task"], *here["on"], "--split", "dev", "--json").data
     assert (bare["split"], bare["rows"]) == ("dev", 12)
+
+
+@pytest.mark.parametrize("labels", [["yes"], ["yes", "yes"], ["yes", "no", ""], []])
+def test_labels_to_choose_from_are_different_texts(labels: list[str], task: Task, llama: Backbone) -> None:
+    with pytest.raises(SettingError, match="must be two or more different texts, none of them empty; correct them"):
+        predict(answering(llama), plain_rows(task), llama, labels=labels)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -38,10 +38,14 @@ def effects(comparison: Comparison) -> pd.DataFrame:
     The interval is that of one comparison alone. A win or a loss never has 0 in it; where it leaves out 0 and the
     outcome is undecided, the reason says that the correction is why.
     """
-    return _effects(comparison).copy()
+    if comparison not in _MADE:
+        _MADE[comparison] = _effects(comparison)
+    return _MADE[comparison].copy()
 
 
-@lru_cache(maxsize=4)
+_MADE: WeakKeyDictionary[Comparison, pd.DataFrame] = WeakKeyDictionary()
+
+
 def _effects(comparison: Comparison) -> pd.DataFrame:
     drawn = samples(comparison)
     rows: list[dict[str, Any]] = []

@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -73,9 +74,18 @@ class Samples:
     problem: str = ""
 
 
-@lru_cache(maxsize=4)
+_MADE: WeakKeyDictionary[Comparison, Samples] = WeakKeyDictionary()
+"""A comparison may hold all its tuned modules, so that it is not to be kept for the sake of its samples."""
+
+
 def samples(comparison: Comparison) -> Samples:
-    """Draw the test rows of a comparison again, and score all answers on every draw."""
+    """Draw the test rows of a comparison again, and score all answers on every draw; once for each comparison."""
+    if comparison not in _MADE:
+        _MADE[comparison] = _samples(comparison)
+    return _MADE[comparison]
+
+
+def _samples(comparison: Comparison) -> Samples:
     metric, rows = main_metric(comparison), len(comparison.examples)
     problem, drawn, groups = "", {}, 0
     if comparison.answers.empty:

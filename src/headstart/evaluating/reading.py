@@ -45,6 +45,10 @@ class Reader:
         own, options = (card.labels, card.options) if card else (None, None)
         if labels is not None:
             own, options = tuple(map(str, labels)), "labels"
+            if len(set(own)) < max(2, len(own)) or not all(label.strip() for label in own):
+                raise SettingError(
+                    f"labels {list(own)} must be two or more different texts, none of them empty; correct them"
+                )
         elif card is not None and card.head is not None:
             own, options = card.head.labels or None, None
         elif decoding == "generate":

@@ -74,9 +74,10 @@ def settle(located: Located, wishes: Wishes) -> Settled:
     fields = {"name": located.name, "source": located.source} | fields
     fields["template"] = {name: fields.pop(name) for name in TEMPLATE if name in fields}
     card = TaskCard.from_json(json.dumps(fields), source=str(located.settings or located.source))
-    if card.labels is not None and (len(set(card.labels)) < 2 or len(set(card.labels)) < len(card.labels)):
+    labels = card.labels
+    if labels is not None and (len(set(labels)) < max(2, len(labels)) or not all(label.strip() for label in labels)):
         raise TaskError(
-            f"task '{card.name}': labels {list(card.labels)} must be two or more different texts; "
+            f"task '{card.name}': labels {list(labels)} must be two or more different texts, none of them empty; "
             "correct them, or leave them out for open answers"
         )
     if card.options is not None:
