@@ -136,6 +136,15 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_defused(tmp_path: Path, name
     assert name in set(restored.ranking["module"])
 
 
+def test_characters_that_no_page_can_show_are_spelled(tmp_path: Path) -> None:
+    odd = "a\x00b\x1b[31m\u202ecba\u200f"
+    refused = pd.DataFrame({"module": ["x"], "reason": [odd]})
+    write_report(make_comparison(refused=refused, notes=(odd,)), tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.count("a\\x00b\\x1b[31m\\u202ecba\u200f<") == 2
+    assert not set(page) & set("\x00\x1b\u202e")
+
+
 def test_missing_is_a_dash_with_its_reason(tmp_path: Path) -> None:
     given = {(method, stage): [0.5, 0.6, 0.7] for method in DEFAULT_METHODS for stage in ("zero-shot", "tuned")}
     given["average", "tuned"] = [float("nan")] * 3

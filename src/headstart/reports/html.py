@@ -1,9 +1,11 @@
 """A comparison as a folder: one self-contained page, its tables as CSV, and the record as JSON."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from headstart.atomic import staged_folder
 from headstart.comparing.comparison import Comparison
@@ -14,6 +16,9 @@ from headstart.reports.page import page_values, spoken
 from headstart.reports.tables import ranking_table, summary
 
 __all__ = ["write_report"]
+
+UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+"""Control characters, which HTML does not allow, and those that would reverse the text after them."""
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> None:
@@ -45,8 +50,16 @@ def _page(comparison: Comparison, *, effects: pd.DataFrame, summary: pd.DataFram
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     environment.filters["spoken"] = spoken
     means = mean_scores(comparison)
     values = page_values(comparison, decide(comparison), effects=effects, means=means, summary=summary)
     return environment.get_template("report.html.j2").render(values)
+
+
+def _seen(value: object) -> object:
+    """A text with what a page cannot show as escapes; whatever else stands on the page as it is."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value)
