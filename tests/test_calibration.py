@@ -167,3 +167,15 @@ def test_what_an_evaluation_cannot_do(llama: Backbone, tmp_path: Path) -> None:
         evaluate(None, task, llama, calibration="best")
     with pytest.raises(TaskError, match="task 'reviews' has no split 'validation'"):
         evaluate(None, task, llama, split="validation")
+
+
+@pytest.mark.parametrize("row", [(-1.0, math.nan), (math.nan, -1.0)])
+def test_one_likelihood_that_is_no_number_leaves_no_score(row: tuple[float, float]) -> None:
+    target = OPTIONS[row.index(-1.0)]
+    found = evaluation([row, (-2.0, -5.0)], [target, "no"])
+    assert math.isfinite(found.loss)
+    assert math.isnan(found.score)
+    length = calibrate(found, Calibration(method="length"))
+    assert math.isnan(length.score)
+    assert math.isnan(length.uncalibrated_score)
+    assert fit_calibration(found) == Calibration()

@@ -59,20 +59,21 @@ class Evaluation:
         """The evaluation of answers to rows whose targets are known."""
         loss = math.fsum(answers.losses) / answers.tokens if _finite(answers.losses) else math.nan
         return cls(
-            metric, _score(metric, answers.predictions, examples, loss), loss, answers.predictions, decoding,
+            metric, _score(metric, answers.predictions, examples, loss=loss, scores=answers.scores), loss, answers.predictions,
+            decoding,
             losses=answers.losses, options=answers.options, scores=answers.scores, lengths=answers.lengths,
             examples=tuple(examples), uncalibrated=answers.predictions,
         )  # fmt: skip
 
     def answered(self, predictions: Sequence[str], calibration: Calibration) -> "Evaluation":
         """The same evaluation with the predictions that this calibration makes, and their score."""
-        score = _score(self.metric, predictions, self.examples, self.loss)
+        score = _score(self.metric, predictions, self.examples, loss=self.loss, scores=self.scores)
         return replace(self, score=score, predictions=tuple(predictions), calibration=calibration)
 
     @cached_property
     def uncalibrated_score(self) -> float:
         """The score without calibration."""
-        return _score(self.metric, self.uncalibrated, self.examples, self.loss)
+        return _score(self.metric, self.uncalibrated, self.examples, loss=self.loss, scores=self.scores)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -139,9 +140,16 @@ class Evaluation:
         return float(softmax(adjusted)[self.options[row].index(self.predictions[row])])
 
 
-def _score(metric: str, predictions: Sequence[str], examples: Sequence[Example], loss: float) -> float:
+def _score(
+    metric: str,
+    predictions: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    loss: float,
+    scores: Sequence[Sequence[float]],
+) -> float:
     # A module whose logits are not numbers would score as if it had chosen each first option.
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) or any(math.isnan(score) for row in scores for score in row):
         return math.nan
     return METRICS[metric].compute(list(predictions), [example.outputs for example in examples])
 
