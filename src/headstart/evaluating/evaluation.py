@@ -58,9 +58,9 @@ class Evaluation:
     def of(cls, answers: Answers, examples: Sequence[Example], *, metric: str, decoding: str) -> "Evaluation":
         """The evaluation of answers to rows whose targets are known."""
         loss = math.fsum(answers.losses) / answers.tokens if _finite(answers.losses) else math.nan
+        score = _score(metric, answers.predictions, examples, loss=loss, scores=answers.scores)
         return cls(
-            metric, _score(metric, answers.predictions, examples, loss=loss, scores=answers.scores), loss, answers.predictions,
-            decoding,
+            metric, score, loss, answers.predictions, decoding,
             losses=answers.losses, options=answers.options, scores=answers.scores, lengths=answers.lengths,
             examples=tuple(examples), uncalibrated=answers.predictions,
         )  # fmt: skip
