@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_files_are_utf8_wherever_texts_are_not(
     save_module(replace(module, card=card), tmp_path / "mine")
     assert "ΔW, café" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert ModuleCard.read(tmp_path / "mine" / CARD_FILE).notes == "ΔW, café"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is Unicode")
+def test_a_folder_may_have_a_name_that_is_no_text(module: LoraModule, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    save_module(module, folder)
+    assert load_module(folder).card.tensor_hash
 
 
 def test_nothing_of_the_machine_is_on_the_disk(module: LoraModule, tiny_llama: Path, tmp_path: Path) -> None:

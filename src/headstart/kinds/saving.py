@@ -56,7 +56,7 @@ def _saved(module: AnyModule, folder: Path) -> AnyModule:
         )
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         page = readme(card, loading=snippet(card, config, folder=folder.name))
-        (staging / "README.md").write_text(page, encoding="utf-8")
+        (staging / "README.md").write_text(page, encoding="utf-8", errors="backslashreplace")
     return replace(module, card=card)
 
 
