@@ -15,6 +15,7 @@ from headstart.blending.merging import MergePlan
 from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
+from headstart.comparing.starting import size_notes
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.evaluating import unit as evaluating
 from headstart.evaluating.calibration import fit_calibration
@@ -459,3 +460,15 @@ def test_a_broken_unit_is_computed_again(
 @pytest.mark.slow  # workers, each of which imports torch
 def test_processes_compare_as_one_does(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
     assert_same(run(task, hub, backbone, store=False, engine="processes=2"), whole)
+
+
+def test_unequal_sizes_are_named() -> None:
+    row = {"method": "scratch", "parameters": 460_800}
+    equal = [row, row | {"method": "random"}]
+    assert size_notes(equal) == []
+    note = (
+        "The methods tune unequal numbers of parameters: 460,800 (scratch, random), 2,442,240 (ensemble). A difference "
+        "between them may be one of size; for equal sizes, compare with modules of the same layers only (--exclude, or "
+        "Hub.where(exclude=…))."
+    )
+    assert size_notes([*equal, row, {"method": "ensemble", "parameters": 2_442_240}]) == [note]

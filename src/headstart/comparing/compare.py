@@ -23,6 +23,7 @@ from headstart.comparing.starting import (
     begin_all,
     common_rank,
     same_start_notes,
+    size_notes,
     starts_rows,
 )
 from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
@@ -354,7 +355,8 @@ class _Run:
         """The finished record."""
         task = self.asked.task
         seen = [module.name for module in self.pool.modules if module.card.task == task.name]
-        notes = [*self.notes, *same_start_notes(self.frames["starts"]), TEST_NOTE.format(rows=len(task.test))]
+        starts = self.frames["starts"]
+        notes = [*self.notes, *same_start_notes(starts), *size_notes(starts), TEST_NOTE.format(rows=len(task.test))]
         if seen:
             notes.append(f"Tuned on a task of this very name, so not unseen: {', '.join(seen)}.")
         rows = {

@@ -13,7 +13,7 @@ from headstart.comparing.ranks import at_rank
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.units import Results
 
-__all__ = ["Beginning", "at_equal_rank", "begin_all", "common_rank", "same_start_notes", "starts_rows"]
+__all__ = ["Beginning", "at_equal_rank", "begin_all", "common_rank", "same_start_notes", "size_notes", "starts_rows"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,25 @@ def same_start_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{', '.join(seeds)}: it was tuned once, and its numbers are the same."
         for (method, other), seeds in pairs.items()
     ]
+
+
+def size_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence if methods tune unequal numbers of parameters, as where modules of the hub are in other layers.
+
+    >>> size_notes([{"method": "scratch", "parameters": 40}, {"method": "ensemble", "parameters": 90}])[0][:88]
+    'The methods tune unequal numbers of parameters: 40 (scratch), 90 (ensemble). A differenc'
+    """
+    sizes: dict[int, dict[str, None]] = {}
+    for row in rows:
+        sizes.setdefault(row["parameters"], {})[row["method"]] = None
+    if len(sizes) < 2:
+        return []
+    told = ", ".join(f"{size:,} ({', '.join(methods)})" for size, methods in sorted(sizes.items()))
+    note = (
+        f"The methods tune unequal numbers of parameters: {told}. A difference between them may be one of size; for "
+        "equal sizes, compare with modules of the same layers only (--exclude, or Hub.where(exclude=…))."
+    )
+    return [note]
 
 
 def _number(value: float | None) -> float:
