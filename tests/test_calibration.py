@@ -179,3 +179,12 @@ def test_one_likelihood_that_is_no_number_leaves_no_score(row: tuple[float, floa
     assert math.isnan(length.score)
     assert math.isnan(length.uncalibrated_score)
     assert fit_calibration(found) == Calibration()
+
+
+def test_length_needs_no_dev_rows(llama: Backbone) -> None:
+    rows = [{"input": f"row {number}", "output": ("no", "yes")[number % 2]} for number in range(4)]
+    task = Task.from_rows(splits={"test": rows}, labels=["no", "yes"])
+    found = evaluate(None, task, llama, calibration="length", store=False)
+    assert found.calibration == Calibration(method="length")
+    with pytest.raises(TaskError, match="has no split 'dev'"):
+        evaluate(None, task, llama, calibration="batch", store=False)

@@ -55,9 +55,13 @@ def possible_calibration(method: str, task: Task, backbone: Backbone, *, decodin
     Raises `SettingError` for a method that is unknown, or asked for by name and not possible.
     """
     check_calibration(method)
-    if method == "none" or not task.dev:
+    if method == "none":
         return "none"
-    how = decoding_for(decoding, task.dev, backbone)
+    # "length" chooses nothing by dev rows, so that any rows say how they are answered.
+    rows = next(filter(None, task.splits.values())) if method == "length" else task.dev
+    if not rows:
+        return "none"
+    how = decoding_for(decoding, rows, backbone)
     if how == "options":
         return method
     if method == "auto":
