@@ -187,6 +187,14 @@ class TestDecision:
         assert "It beats the random module (+0.1" in found.sentence
         assert found.cost == "tuning took 12.5 s a seed, 12.5 s from scratch"
 
+    def test_a_start_that_tunes_more_parameters_is_said_to(self) -> None:
+        example = make_comparison()
+        assert "parameters" not in decide(example).sentence
+        starts = example.starts.copy()
+        starts.loc[starts["method"] == "ensemble", "parameters"] *= 5
+        sentence = decide(make_comparison(starts=starts)).sentence
+        assert "It tunes 5.0 times as many parameters as scratch, so part of this may be its size." in sentence
+
     def test_the_average_is_named_where_it_is_ahead(self) -> None:
         found = decide(tuned(scratch=0.4, random=0.41, average=0.72, ensemble=0.7))
         assert (found.choice, found.method) == ("use", "average")

@@ -90,7 +90,8 @@ def decide(comparison: Comparison) -> Decision:
     winners = [name for name in usable if gains[name]["outcome"] == "win"]
     best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
     row, cost = gains[best], _cost(comparison, best)
-    gain, beside = _gain(comparison, row, leads=best == leader), _beside(pairs, best, leader)
+    gain = _gain(comparison, row, leads=best == leader)
+    beside = [*_beside(pairs, best, leader), *_larger(comparison, best)]
     if winners:
         return _decision("use", row, [f"Use this start: {spoken(best)}.", gain, *beside], cost=cost)
     fresh = "Train fresh: the hub has nothing for this task."
@@ -170,6 +171,15 @@ def _beside(pairs: Pairs, method: str, leader: str) -> list[str]:
         if told[outcome]
     ]
     return [f"It {'; it '.join(parts)}."] if parts else []
+
+
+def _larger(comparison: Comparison, method: str) -> list[str]:
+    """A sentence if the method tunes more parameters than scratch, which may be what it gains by."""
+    sizes = comparison.starts.groupby("method")["parameters"].mean()
+    mine, scratch = sizes.get(method, math.nan), sizes.get(SCRATCH, math.nan)
+    if not mine > scratch:
+        return []
+    return [f"It tunes {mine / scratch:.1f} times as many parameters as scratch, so part of this may be its size."]
 
 
 def _outcome(pairs: Pairs, method: str, other: str) -> str:
