@@ -3,6 +3,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pandas as pd
 import pytest
 
 from comparison_example import curves_frame, make_comparison, scores_frame
+from headstart.backbones import Backbone
 from headstart.comparing.classes import class_scores
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.comparing.decision import Decision, decide
 from headstart.comparing.effects import effects, mean_scores
-from headstart.errors import OutputError
+from headstart.errors import ModuleError, OutputError
+from headstart.kinds import fresh_module, load_module
 from headstart.records import TaskCard
 from headstart.reports.axes import Axis
 from headstart.reports.chosen import chosen_rows
@@ -382,3 +385,14 @@ def test_every_table_and_plot_can_be_read_aloud(report: Path) -> None:
 def test_reports_do_not_import_torch() -> None:
     code = "import sys, headstart.reports.html, headstart.reports.console; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kept_modules_are_part_of_the_folder_or_there_is_no_folder(tmp_path: Path, llama: Backbone) -> None:
+    module = fresh_module("lora", llama, {"rank": 2}, name="mine", seed=0)
+    kept = replace(make_comparison(), modules={"ensemble-seed0": module})
+    write_report(kept, tmp_path / "report")
+    assert load_module(tmp_path / "report" / "modules" / "ensemble-seed0").digest() == module.digest()
+    broken = replace(kept, modules={"ensemble-seed0": module, "no module": 1})
+    with pytest.raises(ModuleError):
+        write_report(broken, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]

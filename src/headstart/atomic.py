@@ -54,24 +54,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
     processes left beside `target` is removed too. Raises `OutputError` if `target` exists or its parent cannot be
     written.
     """
-    refuse_existing(target)
-    staging: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
-        staging = hidden_folder(target)
+    with _staged(target) as staging:
         yield staging
         sync_tree(staging)
-        refuse_existing(target)
-        staging.rename(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another place"
-        ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        _become(target, staging)
 
 
 @contextlib.contextmanager
@@ -80,20 +66,25 @@ def staged_file(target: Path) -> Iterator[TextIO]:
 
     As `staged_folder` otherwise.
     """
+    with _staged(target) as folder:
+        staging = folder / "file"
+        with staging.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _become(target, staging)
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target`, which is gone after the block."""
     refuse_existing(target)
     folder: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target.parent)
         folder = hidden_folder(target)
-        staging = folder / "file"
-        with staging.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        refuse_existing(target)
-        staging.rename(target)
-        sync_folder(target.parent)
+        yield folder
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another place"
@@ -101,6 +92,13 @@ def staged_file(target: Path) -> Iterator[TextIO]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _become(target: Path, staging: Path) -> None:
+    """Rename what was staged to `target`, which must still be free."""
+    refuse_existing(target)
+    staging.rename(target)
+    sync_folder(target.parent)
 
 
 def hidden_folder(target: Path, suffix: str = STAGING) -> Path:

@@ -91,7 +91,6 @@ def compare(
     from headstart.comparing.compare import compare as run
     from headstart.comparing.comparison import DEFAULT_METHODS
     from headstart.comparing.decision import decide
-    from headstart.kinds import save_module
     from headstart.reports.console import print_summary
     from headstart.reports.html import write_report
 
@@ -108,8 +107,6 @@ def compare(
         comparison = call(engine=work.engine, progress=units)
     comparison = replace(comparison, settings=comparison.settings | {"command": command_line()})
     write_report(comparison, output)
-    for name, module in comparison.modules.items():
-        save_module(module, output / "modules" / name)
     if as_json:
         print_json(
             {

@@ -109,14 +109,15 @@ def _by_options(
                 found[module][index] = row
     lengths = tuple(tuple(len(ids[text]) for text in texts) for texts in offered)
     tokens = sum(len(ids[row.target]) for row in examples if row.outputs)
-    return [_chosen(examples, offered, listed, rows, lengths, tokens) for rows in found]
+    return [_chosen(examples, rows, offered=offered, listed=listed, lengths=lengths, tokens=tokens) for rows in found]
 
 
 def _chosen(
     examples: Sequence[Example],
+    found: Sequence[Sequence[float]],
+    *,
     offered: Sequence[tuple[str, ...]],
     listed: Sequence[tuple[str, ...]],
-    found: Sequence[Sequence[float]],
     lengths: tuple[tuple[int, ...], ...],
     tokens: int,
 ) -> Answers:

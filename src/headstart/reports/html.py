@@ -26,8 +26,8 @@ def write_report(comparison: Comparison, folder: str | Path) -> None:
 
     The folder holds report.html, which opens anywhere, loads nothing and runs no script; the tables summary.csv,
     effects.csv, ranking.csv, scores.csv, curves.csv, answers.csv and refused.csv, where an apostrophe precedes any text
-    that a spreadsheet would take for a formula; and comparison.json, from which `Comparison.from_json` restores
-    everything.
+    that a spreadsheet would take for a formula; comparison.json, from which `Comparison.from_json` restores everything
+    but tuned modules; and those that the comparison keeps, each a folder under modules/.
 
     Raises:
         OutputError: `folder` exists or cannot be written.
@@ -41,6 +41,11 @@ def write_report(comparison: Comparison, folder: str | Path) -> None:
             defused(frame).to_csv(staging / f"{name}.csv", index=False, encoding="utf-8")
         page = _page(comparison, effects=results["effects"], summary=results["summary"])
         (staging / "report.html").write_text(page, encoding="utf-8")
+        if comparison.modules:
+            from headstart.kinds import save_module  # torch, which a report without modules does without
+
+            for name, module in comparison.modules.items():
+                save_module(module, staging / "modules" / name)
 
 
 def _page(comparison: Comparison, *, effects: pd.DataFrame, summary: pd.DataFrame) -> str:
