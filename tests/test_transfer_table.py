@@ -1,0 +1,96 @@
+"""The table of true transfer: what stands in it, that it grows with the hub, and that nothing is computed twice."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
+
+from headstart.backbones import Backbone
+from headstart.errors import SettingError
+from headstart.evaluating.evaluation import Evaluation
+from headstart.records import Calibration
+from headstart.tasks import Example
+from small_hub import write_modules, write_task
+
+SMALL = ["--dtype", "float32", "--seeds", "2", "--shots", "3", "--steps", "2", "--dev", "4", "--rows", "6", "--json"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    folder = tmp_path_factory.mktemp("transfer")
+    write_modules(folder / "hub", Backbone.load(tiny_llama, device="cpu", dtype="float32"))
+    write_task(folder / "task")
+    return folder
+
+
+def measured(room: Path, backbone: Path, hub: list[Path], *more: str, capsys: Any) -> dict[str, Any]:
+    main(
+        [
+            str(room / "task"), "--backbone", str(backbone), "-o", str(room / "table.parquet"),
+            "--store", str(room / "store"), *SMALL, *more, "--hub", *map(str, hub),
+        ]
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_table_grows_with_the_hub_and_nothing_is_computed_twice(room: Path, tiny_llama: Path, capsys: Any) -> None:
+    hub = room / "hub"
+    first = measured(room, tiny_llama, [hub / "ada"], "--baselines", "scratch", capsys=capsys)
+    assert first["computed"]["tune"] == 4  # two starts, two seeds
+    whole = measured(room, tiny_llama, [hub], capsys=capsys)
+    assert whole["computed"]["tune"] == 8  # bob, cyd, random and average; dan was tuned on this very task
+    table = pd.read_parquet(room / "table.parquet")
+    assert set(table["source"]) == {"scratch", "ada", "random", "average", "bob", "cyd"}
+    assert len(table) == whole["rows"] == 6 * 2 * 2 * 2  # starts, seeds, before and after, two readings
+    assert not table.duplicated(KEY).any()
+    assert set(table["target"]) == {"reviews"}
+    assert set(table["step"]) == {0, 2}
+    assert table["score"].between(0, 1).all()
+    assert np.isfinite(table[["loss", "choice_loss"]].to_numpy()).all()
+    again = measured(room, tiny_llama, [hub], capsys=capsys)
+    assert again["computed"] == {}
+    pd.testing.assert_frame_equal(pd.read_parquet(room / "table.parquet"), table, check_like=True)
+
+
+def test_the_untuned_test_of_a_module_is_the_same_for_all_seeds(room: Path, tiny_llama: Path, capsys: Any) -> None:
+    measured(room, tiny_llama, [room / "hub"], capsys=capsys)
+    table = pd.read_parquet(room / "table.parquet").set_index(["source", "step", "calibration", "seed"])["loss"]
+    assert table["ada", 0, "none", 0] == table["ada", 0, "none", 1]
+    assert table["ada", 2, "none", 0] != table["ada", 2, "none", 1]
+
+
+def test_a_table_holds_one_protocol(room: Path, tiny_llama: Path, capsys: Any) -> None:
+    measured(room, tiny_llama, [room / "hub" / "ada"], capsys=capsys)
+    with pytest.raises(SettingError, match=r"measured otherwise \(3 shots, 2 steps .* name another -o"):
+        measured(room, tiny_llama, [room / "hub" / "ada"], "--rows", "5", "--strict", capsys=capsys)
+
+
+def test_choice_loss_is_that_of_the_right_option_among_the_options() -> None:
+    rows = (Example("a", ("yes",), ("yes", "no")), Example("b", ("no",), ("yes", "no")))
+    read = Evaluation(
+        "ACC", 0.0, 1.0, ("yes", "yes"), "options", losses=(5.0, 5.0), options=(("yes", "no"),) * 2,
+        scores=((math.log(0.2), math.log(0.2)), (math.log(0.3), math.log(0.1))), lengths=((1, 1), (1, 1)),
+        examples=rows, uncalibrated=("yes", "yes"),
+    )  # fmt: skip
+    # Shares of the right options: 0.2 / 0.4 and 0.1 / 0.4.
+    assert choice_loss(read) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    moved = read.answered(
+        ("yes", "no"), Calibration(method="batch", offsets={"yes": math.log(0.3), "no": math.log(0.1)})
+    )
+    # Taking the offsets off leaves 2/3 : 2 in the first row and 1 : 1 in the second.
+    assert choice_loss(moved) == pytest.approx((math.log(4) + math.log(2)) / 2)
+
+
+def test_modules_are_found_in_folders_and_one_by_one(room: Path) -> None:
+    (room / "hub" / ".staged").mkdir(exist_ok=True)
+    (room / "hub" / "unfinished").mkdir(exist_ok=True)
+    found = module_folders([room / "hub", room / "hub" / "ada"])
+    assert [folder.name for folder in found] == ["ada", "bob", "cyd", "dan"]
+    asked = parsed(["task", "--hub", "h", "--backbone", "b", "-o", "t", "--store", "s"])
+    assert (asked.shots, asked.seeds) == (16, 3)
