@@ -1,6 +1,7 @@
 from .blend import Blend
+from .catalogued import candidates_at_hand, require_blendable, require_one_kind
 from .fitting import check_space, fitting_space
-from .merging import Merged, merge, require_one_kind
+from .merging import Merged, merge
 from .rules import RULES, Candidate, HeldOutLoss, Request, Rule, Weighed
 from .spaces import SPACES
 from .spaces.contract import Space
@@ -19,11 +20,13 @@ __all__ = [
     "Space",
     "Weighed",
     "Weights",
+    "candidates_at_hand",
     "check_space",
     "effective_number",
     "fitting_space",
     "merge",
     "one_hot",
+    "require_blendable",
     "require_one_kind",
     "softmax",
     "uniform",

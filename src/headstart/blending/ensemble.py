@@ -6,7 +6,15 @@ from dataclasses import replace
 import pandas as pd
 
 from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
-from headstart.blending import RULES, Blend, Request, check_space, fitting_space, require_one_kind
+from headstart.blending import (
+    RULES,
+    Blend,
+    candidates_at_hand,
+    check_space,
+    fitting_space,
+    require_blendable,
+    require_one_kind,
+)
 from headstart.blending.given import BlendLike, as_blend
 from headstart.blending.start import Start, candidates_of, plan_start
 from headstart.blending.unit import MergeUnit
@@ -74,7 +82,10 @@ def ensemble(
     """
     blend, recipe, task = as_blend(blend), as_recipe(recipe), as_task(task)
     blend = checked_blend(blend, task.card, held_out=held_out is not None)
-    hub, backbone = opened(hub), as_backbone(backbone)
+    hub = opened(hub)
+    if ranking is None:
+        require_blendable(blend, hub, family=task.card.family)
+    backbone = as_backbone(backbone)
     scored = "scores" in RULES[blend.rule].needs
     if scored:
         require_defined((blend.indicator,), task, backbone)
@@ -122,14 +133,8 @@ def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Bl
 def require_fit(blend: Blend, modules: Sequence[AnyModule], card: TaskCard) -> None:
     """Raise `MergeError`, before any pass, if the modules that may be blended are of several kinds or cannot be
     merged in the blend's space."""
-    rule = RULES[blend.rule]
-    merging = [module for module in modules if not module.only_ranked]
-    if "scores" not in rule.needs and "loss" not in rule.needs:
-        # These weights are known now, and so are the modules that take part.
-        found = rule.weigh(Request(blend, candidates_of(modules, None), card.family))
-        merging = [modules[index] for index in found.weights.taking_part()]
-    elif rule.most(blend) == 1:
-        return
+    chosen = candidates_at_hand(blend, candidates_of(modules, None), family=card.family)
+    merging = [modules[index] for index in chosen]
     require_one_kind(merging)
     if merging:
         fitting_space(blend.space, merging, rank=blend.rank)

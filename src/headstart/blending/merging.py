@@ -1,12 +1,12 @@
 """Σ w_i O_i, together with what a reader needs to know about it: the space, the error, the donors."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
 
 from headstart.backbones import Backbone
+from headstart.blending.catalogued import require_one_kind
 from headstart.blending.fitting import check_space, fitting_space
 from headstart.blending.low_rank import combination, relative_error
 from headstart.blending.spaces import SPACES
@@ -18,7 +18,7 @@ from headstart.kinds import AnyModule, LoraModule, Module, ModuleLike, as_module
 from headstart.records import Donor
 from headstart.showing import line, plural
 
-__all__ = ["MergePlan", "Merged", "Summed", "merge", "require_one_kind"]
+__all__ = ["MergePlan", "Merged", "Summed", "merge"]
 
 SHOWN = 5
 """How many of the modules that were left out the card names."""
@@ -213,17 +213,6 @@ def _error(module: Module, donors: Sequence[Module], shares: Weights) -> float |
     if not isinstance(module, LoraModule) or len(loras) < len(donors):
         return None
     return relative_error(combination([module], Weights(modules=(1.0,))), combination(loras, shares))
-
-
-def require_one_kind(donors: Sequence[AnyModule]) -> None:
-    """Raise `MergeError` when the modules are of several kinds."""
-    kinds = Counter(donor.kind for donor in donors)
-    if len(kinds) > 1:
-        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        raise MergeError(
-            f"the modules are of several kinds ({counted}); merge modules of one kind, which "
-            "Hub.of_kind and --kind choose"
-        )
 
 
 def _home(donors: Sequence[Home]) -> Home:

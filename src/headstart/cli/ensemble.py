@@ -117,6 +117,9 @@ def ensemble(
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     asked = blend.load() if recipe_file is None else blend.of_file(recipe_file)
+    from headstart.blending import require_blendable
+
+    require_blendable(asked, opened, family=data.card.family)
     model = backbone.load()
     from headstart.blending.ensemble import blend_note, weight_table
     from headstart.blending.ensemble import ensemble as run

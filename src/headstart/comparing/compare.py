@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
-from headstart.blending import Blend
+from headstart.blending import Blend, require_blendable
 from headstart.blending.ensemble import blend_note, checked_blend, require_fit, weight_table
 from headstart.blending.given import BlendLike, as_blend
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
@@ -113,8 +113,12 @@ def compare(
     """
     task, recipe, base = as_task(task), as_recipe(recipe), as_blend(blend)
     shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))
-    hub, backbone = opened(hub), as_backbone(backbone)
-    compared = _checked(task, backbone, parse_methods(methods, base), seeds=seeds, decoding=decoding)
+    hub, parsed = opened(hub), parse_methods(methods, base)
+    for method in parsed:
+        if method.blend is not None:
+            require_blendable(method.blend, hub, family=task.card.family)
+    backbone = as_backbone(backbone)
+    compared = _checked(task, backbone, parsed, seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     if keep not in KEEPS:
         raise SettingError(f"unknown keep '{keep}'; choose one of: {', '.join(filter(None, KEEPS))}")
