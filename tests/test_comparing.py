@@ -468,7 +468,8 @@ def test_unequal_sizes_are_named() -> None:
     assert size_notes(equal) == []
     note = (
         "The methods tune unequal numbers of parameters: 460,800 (scratch, random), 2,442,240 (ensemble). A difference "
-        "between them may be one of size; for equal sizes, compare with modules of the same layers only (--exclude, or "
-        "Hub.where(exclude=…))."
+        "between them may be one of size. LoRA methods have one size unless ranks of their own are asked for "
+        "(--own-ranks or equal_rank=False, or a method's rank); of other kinds, compare modules of one shape "
+        "(--exclude, or Hub.where(exclude=…))."
     )
     assert size_notes([*equal, row, {"method": "ensemble", "parameters": 2_442_240}]) == [note]

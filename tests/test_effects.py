@@ -185,7 +185,24 @@ class TestDecision:
         assert found.sentence.startswith("Use this start: the ensemble. The ensemble, the method ahead, is 0.1")
         assert "over these 3 seeds and 200 rows" in found.sentence
         assert "It beats the random module (+0.1" in found.sentence
+        assert "not shown" not in found.sentence
         assert found.cost == "tuning took 12.5 s a seed, 12.5 s from scratch"
+
+    def test_a_gain_that_a_random_module_may_have_too_is_no_proof_that_the_hub_helps(self) -> None:
+        found = decide(tuned(scratch=0.4, random=0.69, average=0.7, best_single=0.695, ensemble=0.6))
+        assert (found.choice, found.method) == ("use", "average")
+        assert (
+            "rows). It is not told apart from the random module (+0.010), a start of equal size, so that the hub's "
+            "modules help is not shown. It is not told apart from the best single module (+0.005)." in found.sentence
+        )
+        without = decide(tuned(scratch=0.4, average=0.7)).sentence
+        assert without.endswith("It was not compared with a random module, so that the hub helps is not shown.")
+
+    def test_the_best_single_module_is_named_whatever_its_label(self) -> None:
+        starts = make_comparison().starts.replace({"method": {"best_single": "one", "random": "noise"}})
+        levels = {"scratch": 0.4, "noise": 0.45, "one": 0.69, "ensemble": 0.7}
+        found = decide(answered({(name, "tuned"): right(level) for name, level in levels.items()}, starts=starts))
+        assert "It beats 'noise' (+0.250); it is not told apart from 'one' (+0.010)." in found.sentence
 
     def test_a_start_that_tunes_more_parameters_is_said_to(self) -> None:
         example = make_comparison()

@@ -69,7 +69,8 @@ def compare(
         ),
     ] = None,
     own_ranks: Annotated[
-        bool, typer.Option("--own-ranks", help="Let every start keep its own rank; default: all get the same rank.")
+        bool,
+        typer.Option("--own-ranks", help="Let every start keep its own rank and layers; default: all get the same."),
     ] = False,
     also: Annotated[list[str] | None, typer.Option("--also", help="Further indicators to show: loss,el2n.")] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",

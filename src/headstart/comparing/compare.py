@@ -91,9 +91,10 @@ def compare(
         seeds: the number of seeds, which count from 0.
         shots: rows per class (four times as many without classes); `None` is [PEWE]'s 16 and 64.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
-        equal_rank: whether LoRA methods begin at one rank: the blend's, else the largest in the hub. "svd" cuts a
-            larger start to that rank; a smaller one is padded, which leaves its function as it is. Otherwise each
-            start keeps its own rank.
+        equal_rank: whether LoRA methods tune equally many parameters: at one rank, the blend's or else the largest in
+            the hub, in all layers that a module of the hub adapts. "svd" cuts a larger start to that rank; a smaller
+            one, or one of fewer layers, is padded, which leaves its function as it is. Otherwise each start keeps its
+            own rank and layers.
         indicators: further indicators to show in the ranking.
         recipe: how each start is tuned.
         decoding: as in `evaluate`.
@@ -345,7 +346,9 @@ class _Run:
         return {
             "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights,
             "modules": len(self.pool.modules), **(asked.subject.blend or asked.base).model_dump(mode="json"),
-            "methods": list(blends), "subject": asked.subject.label, "compared_rank": self.pool.rank,
+            "methods": list(blends), "subject": asked.subject.label,
+            "compared_rank": self.pool.rank,
+            "compared_layers": None if self.pool.rank is None else len(self.pool.shape.card.targets),
             "blends": {label: blend.model_dump(mode="json", exclude_defaults=True) | {"rule": blend.rule}
                        for label, blend in blends.items() if blend is not None},
             "shots": USUAL_SHOTS if shots is None else shots, "seeds": asked.seeds,

@@ -1,7 +1,7 @@
 """What a comparison advises: use a start, train fresh, or go on measuring."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,10 @@ SPOKEN = {
     "best_single": "the best single module", "ensemble": "the ensemble",
 }  # fmt: skip
 """What sentences call the usual methods."""
+
+
+TOLD = {"win": "beats", "loss": "is behind", "undecided": "is not told apart from"}
+"""What is said of two methods, by outcome."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,12 @@ def decide(comparison: Comparison) -> Decision:
        `SMALL`.
     3. "undecided" otherwise, with the seeds or rows that would show the gain of the best method.
 
-    Whichever method is ahead is named, and compared with the random module and the average too.
+    Whichever method is ahead is named, and compared with the random module, the average and the best single module too.
+    A gain that a random module may have as well is said not to show that the hub helps.
     """
     pairs = _pairs(comparison)
     gains = {method: row for (method, other), row in pairs.items() if other == SCRATCH}
-    leader, controls = ahead(comparison), _controls(comparison)
+    leader, controls = ahead(comparison), _made_by(comparison, CONTROL)
     if not gains.keys() - controls:
         return _nothing(comparison, leader, controls)
     usable = [
@@ -91,22 +96,27 @@ def decide(comparison: Comparison) -> Decision:
     best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
     row, cost = gains[best], _cost(comparison, best)
     gain = _gain(comparison, row, leads=best == leader)
-    beside = [*_beside(pairs, best, leader), *_larger(comparison, best)]
+    others = [leader, *controls, *_made_by(comparison, "average"), *_made_by(comparison, "best_single")]
+    larger = _larger(comparison, best)
     if winners:
-        return _decision("use", row, [f"Use this start: {spoken(best)}.", gain, *beside], cost=cost)
+        doubts = _doubts(pairs, best, controls)
+        others = [other for other in others if not (doubts and other in controls)]
+        parts = [f"Use this start: {spoken(best)}.", gain, *doubts, *_beside(pairs, best, others), *larger]
+        return _decision("use", row, parts, cost=cost)
     fresh = "Train fresh: the hub has nothing for this task."
     if not usable:
         return _decision("fresh", row, [fresh, "No start is ahead of the random module.", gain], cost=cost)
     if all(each["high"] < SMALL for each in gains.values()):
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)
-    return _decision("undecided", row, ["Cannot tell yet.", gain, *beside], cost=cost, remedy=_remedy(row))
+    parts = ["Cannot tell yet.", gain, *_beside(pairs, best, others), *larger]
+    return _decision("undecided", row, parts, cost=cost, remedy=_remedy(row))
 
 
-def _controls(comparison: Comparison) -> frozenset[str]:
-    """The methods that begin from random modules, whatever their label."""
+def _made_by(comparison: Comparison, name: str) -> tuple[str, ...]:
+    """The labels of a method, whatever they are."""
     starts = comparison.starts
-    return frozenset({CONTROL, *map(str, starts.loc[starts["made_by"] == CONTROL, "method"])})
+    return tuple(dict.fromkeys([name, *map(str, starts.loc[starts["made_by"] == name, "method"])]))
 
 
 def _pairs(comparison: Comparison) -> Pairs:
@@ -157,20 +167,38 @@ def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
     return f"{name} is {_text(size)} {main_metric(comparison)} {direction} scratch after tuning ({known})."
 
 
-def _beside(pairs: Pairs, method: str, leader: str) -> list[str]:
-    """How the method stands to the random module, to the average and to the method ahead, if that is another."""
-    told: dict[str, list[str]] = {"win": [], "loss": [], "undecided": []}
-    for other in dict.fromkeys([*([leader] if leader != method else []), CONTROL, "average"]):
+def _doubts(pairs: Pairs, method: str, controls: Sequence[str]) -> list[str]:
+    """A sentence if the gain may not come from the hub's modules, but from any start of their size."""
+    compared = [control for control in controls if _outcome(pairs, method, control) in TOLD]
+    if not compared:
+        return ["It was not compared with a random module, so that the hub helps is not shown."]
+    # A method that loses to one of them is no start to use.
+    doubted = [control for control in compared if _outcome(pairs, method, control) == "undecided"]
+    if not doubted:
+        return []
+    told = _listed([_against(control, pairs[method, control]) for control in doubted])
+    return [f"It is not told apart from {told}, a start of equal size, so that the hub's modules help is not shown."]
+
+
+def _beside(pairs: Pairs, method: str, others: Sequence[str]) -> list[str]:
+    """How the method stands to others, such as simpler ones, in one sentence."""
+    told: dict[str, list[str]] = {outcome: [] for outcome in TOLD}
+    for other in dict.fromkeys(others):
         outcome = _outcome(pairs, method, other)
         if outcome in told:
-            difference = pairs[method, other]["difference"]
-            told[outcome].append(f"{spoken(other)} ({'+' if difference > 0 else ''}{_text(difference)})")
-    parts = [
-        f"{verb} {' and '.join(told[outcome])}"
-        for outcome, verb in (("win", "beats"), ("loss", "is behind"), ("undecided", "is not told apart from"))
-        if told[outcome]
-    ]
+            told[outcome].append(_against(other, pairs[method, other]))
+    parts = [f"{verb} {_listed(told[outcome])}" for outcome, verb in TOLD.items() if told[outcome]]
     return [f"It {'; it '.join(parts)}."] if parts else []
+
+
+def _against(other: str, row: Row) -> str:
+    return f"{spoken(other)} ({'+' if row['difference'] > 0 else ''}{_text(row['difference'])})"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """The texts as a sentence lists them: "a, b and c"."""
+    *rest, last = texts
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _larger(comparison: Comparison, method: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the methods of one seed begin: their modules at one rank, and which of them are the same."""
+"""Where the methods of one seed begin: their modules at one size, and which of them are the same."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from headstart.blending.ensemble import blend_note
 from headstart.blending.start import PlannedStart, Start
 from headstart.comparing.methods.contract import Begun, Draw
 from headstart.comparing.methods.parse import Compared
-from headstart.comparing.ranks import at_rank
+from headstart.comparing.sizes import at_size
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.units import Results
 
@@ -58,7 +58,9 @@ def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
 def begin_all(
     draws: Sequence[Draw], methods: Sequence[Compared], *, run: Callable[..., Results]
 ) -> list[list[Beginning]]:
-    """The starts of every method on each draw, in order, each at the pool's rank or at the rank that the method names.
+    """The starts of every method on each draw, in order, all on the pool's layers and at its rank.
+
+    A method that names a rank has that one.
 
     `run` runs units in this process, which has everything loaded: a worker would take longer to start than to merge.
     The merges of all draws are one graph.
@@ -66,7 +68,7 @@ def begin_all(
     begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in draws]
     found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)])
     return [
-        _at_rank([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)
+        _at_size([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)
     ]
 
 
@@ -77,14 +79,14 @@ def _begun(begun: Begun | PlannedStart, found: Results) -> Begun:
     return Begun(start.module, start)
 
 
-def _at_rank(begun: Sequence[Begun], methods: Sequence[Compared], draw: Draw) -> list[Beginning]:
-    """The starts of one draw at their ranks; `same_as` is set where two have equal contents."""
+def _at_size(begun: Sequence[Begun], methods: Sequence[Compared], draw: Draw) -> list[Beginning]:
+    """The starts of one draw at their sizes; `same_as` is set where two have equal contents."""
     found: list[Beginning] = []
     first: dict[str, str] = {}
     for compared, each in zip(methods, begun, strict=True):
         told = compared.blend.rank if compared.blend is not None else None
         rank = None if draw.pool.rank is None else told or draw.pool.rank
-        module = at_rank(each.module, rank, seed=draw.seed)
+        module = at_size(each.module, rank, like=None if rank is None else draw.pool.shape, seed=draw.seed)
         digest = module.digest()
         found.append(Beginning(compared, draw.seed, module, each.start, digest, first.get(digest, "")))
         first.setdefault(digest, compared.label)
@@ -125,7 +127,7 @@ def same_start_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def size_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence if methods tune unequal numbers of parameters, as where modules of the hub are in other layers.
+    """A sentence if methods tune unequal numbers of parameters, as where each keeps its own rank and layers.
 
     >>> size_notes([{"method": "scratch", "parameters": 40}, {"method": "ensemble", "parameters": 90}])[0][:88]
     'The methods tune unequal numbers of parameters: 40 (scratch), 90 (ensemble). A differenc'
@@ -137,8 +139,9 @@ def size_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         return []
     told = ", ".join(f"{size:,} ({', '.join(methods)})" for size, methods in sorted(sizes.items()))
     note = (
-        f"The methods tune unequal numbers of parameters: {told}. A difference between them may be one of size; for "
-        "equal sizes, compare with modules of the same layers only (--exclude, or Hub.where(exclude=…))."
+        f"The methods tune unequal numbers of parameters: {told}. A difference between them may be one of size. LoRA "
+        "methods have one size unless ranks of their own are asked for (--own-ranks or equal_rank=False, or a method's "
+        "rank); of other kinds, compare modules of one shape (--exclude, or Hub.where(exclude=…))."
     )
     return [note]
 

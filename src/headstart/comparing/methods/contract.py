@@ -10,9 +10,9 @@ from headstart.backbones import Backbone
 from headstart.blending import Blend
 from headstart.blending.start import PlannedStart, Start, plan_start
 from headstart.comparing.norms import typical_norms
-from headstart.comparing.ranks import blank_at_rank
+from headstart.comparing.sizes import blank_of_all
 from headstart.errors import SettingError
-from headstart.kinds import AnyModule, Module
+from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.ranking.rank import Ranking
 from headstart.tasks import Task
 
@@ -23,7 +23,7 @@ __all__ = ["Begun", "Blended", "Draw", "Method", "Pool"]
 class Pool:
     """What all seeds share: the modules that can be merged, their backbone, and the rank at which methods are compared.
 
-    `rank` is `None` where every method keeps its own rank, and for kinds that have none.
+    `rank` is `None` where every method keeps its own rank and layers, and for kinds without a rank.
     """
 
     modules: tuple[AnyModule, ...]
@@ -31,23 +31,39 @@ class Pool:
     rank: int | None
 
     @cached_property
-    def commonest(self) -> tuple[AnyModule, ...]:
-        """The modules of the commonest shape."""
-        shapes: dict[Hashable, list[AnyModule]] = {}
+    def shapes(self) -> tuple[tuple[AnyModule, ...], ...]:
+        """The modules by shape, the commonest first; only shapes that adapt a layer that no commoner one does.
+
+        The commonest alone if there is no `rank`, or if it is not LoRA.
+        """
+        by_key: dict[Hashable, list[AnyModule]] = {}
         for module in self.modules:
-            shapes.setdefault((module.kind, module.stack_key), []).append(module)
-        found = max(shapes.values(), key=len)
+            by_key.setdefault((module.kind, module.stack_key), []).append(module)
+        commonest, *others = sorted(by_key.values(), key=len, reverse=True)
+        found, layers = [tuple(commonest)], set(commonest[0].card.targets)
+        if self.rank is None or not issubclass(commonest[0].family, LoraModule):
+            return tuple(found)
+        for group in others:
+            if issubclass(group[0].family, LoraModule) and not layers.issuperset(group[0].card.targets):
+                found.append(tuple(group))
+                layers.update(group[0].card.targets)
         return tuple(found)
 
     @cached_property
     def shape(self) -> Module:
-        """A module of the commonest shape, without a head, at `rank`; only its shape matters."""
-        return blank_at_rank(self.commonest[0].load().with_head(None), self.rank)
+        """A module without a head, at `rank` on all layers that LoRA modules adapt; only its shape matters.
+
+        Without `rank`, or for another kind, it has the commonest shape.
+        """
+        return blank_of_all([group[0].load() for group in self.shapes], self.rank).with_head(None)
 
     @cached_property
     def norms(self) -> Mapping[str, tuple[float, ...]]:
-        """How large the modules of the commonest shape are; see `typical_norms`."""
-        return typical_norms(self.commonest, self.backbone)
+        """How large the modules are, layer by layer, in the commonest shape that has the layer; see `typical_norms`."""
+        found: dict[str, tuple[float, ...]] = {}
+        for group in self.shapes:
+            found = {**typical_norms(group, self.backbone), **found}
+        return found
 
 
 @dataclass(frozen=True, eq=False)

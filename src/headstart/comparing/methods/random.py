@@ -16,11 +16,11 @@ __all__ = ["Random"]
 
 
 class Random(Method):
-    """Random directions with the norms of the hub's modules of the commonest shape, drawn anew for every seed.
+    """Random directions with the norms of the hub's modules, drawn anew for every seed.
 
     LoRA's A and B are drawn from a normal distribution and scaled so that ‖ΔW‖ and ‖A‖ of every layer are the medians
-    over these modules. For other kinds, every parameter's change from its origin (`Module.origin`) is drawn so and
-    scaled to the median norm.
+    over the modules of the commonest shape that adapts it. For other kinds, every parameter's change from its origin
+    (`Module.origin`) is drawn so and scaled to the median norm.
     """
 
     name = "random"

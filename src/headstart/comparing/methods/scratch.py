@@ -7,7 +7,7 @@ __all__ = ["Scratch"]
 
 
 class Scratch(Method):
-    """An untuned module in the commonest shape of the hub, drawn anew for every seed as its kind initializes one."""
+    """An untuned module, drawn anew for every seed as its kind initializes one; see `Pool.shape`."""
 
     name = "scratch"
     source = "Lv et al., 2023, §3.1"
