@@ -12,6 +12,7 @@ from headstart.indicators import (
     INDICATORS,
     WHOLE,
     GradientIndicator,
+    ProjectionIndicator,
     Spec,
     TokenIndicator,
     TokenStatistics,
@@ -131,8 +132,8 @@ def test_naive_float64_reference(logits: list[float], gold: int) -> None:
 def test_every_indicator_says_what_it_is(name: str) -> None:
     indicator = INDICATORS[name]
     assert indicator.name == name
-    assert "et al., 20" in indicator.source
-    assert issubclass(indicator, TokenIndicator | GradientIndicator | WeightIndicator)
+    assert ", 20" in indicator.source
+    assert issubclass(indicator, TokenIndicator | GradientIndicator | WeightIndicator | ProjectionIndicator)
     assert indicator.needs
     assert make_indicator(name).spec == Spec(name)
 

@@ -279,6 +279,10 @@ class Backbone:
             logits: Tensor = self.model(**inputs, use_cache=False).logits
         return logits.view(modules, len(batch.rows), -1)
 
+    def read(self, batch: TargetBatch) -> None:
+        """Run the bare backbone over a batch, for those who have hooked its layers."""
+        self.target_logits(batch)
+
     def option_scores(
         self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], *, modules: int = 1
     ) -> list[list[list[float]]]:
@@ -296,15 +300,10 @@ class Backbone:
         """
         flat = [(row, option) for row, listed in enumerate(options) for option in listed]
         source = torch.tensor([row for row, _ in flat])
-        offsets = torch.arange(modules).unsqueeze(1)
-        index = (offsets * len(prompts) + source).flatten().to(self.device)
+        index = (torch.arange(modules).unsqueeze(1) * len(prompts) + source).flatten().to(self.device)
         read = self._read_seq2seq if self.seq2seq else self._read_causal
         scores = read(prompts, [option for _, option in flat], index, modules).view(modules, len(flat)).tolist()
-        result = []
-        for per_module in scores:
-            remaining = iter(per_module)
-            result.append([[next(remaining) for _ in listed] for listed in options])
-        return result
+        return [[[next(remaining) for _ in listed] for listed in options] for remaining in map(iter, scores)]
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, modules: int = 1) -> list[list[str]]:
         """Greedy continuations as stripped text: for each of N modules, for each prompt, one string.

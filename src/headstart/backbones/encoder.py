@@ -203,6 +203,13 @@ class EncoderBackbone(Backbone):
         logits = logits.masked_fill(hidden_places, torch.finfo(logits.dtype).min)
         return logits.reshape(modules, 2 * rows, length)
 
+    def read(self, batch: TargetBatch) -> None:
+        """Run the encoder below its head over a batch, for those who have hooked its layers."""
+        inputs = {key: value.to(self.device) for key, value in batch.inputs.items()}
+        length = inputs["input_ids"].shape[1]
+        with self._attention(length), self._room_for(length):
+            self.model.base_model(**inputs)
+
     def _room_for(self, length: int) -> AbstractContextManager[None]:
         """Refuse a pass over more tokens, virtual ones included, than there are positions for."""
         return self._room.of(length)

@@ -14,12 +14,14 @@ from headstart.backbones import target_loss
 from headstart.indicators.spec import Spec
 from headstart.indicators.table import WHOLE
 from headstart.kinds import Module
+from headstart.kinds.updates import Update
 
 __all__ = [
     "WHOLE",
     "GradientIndicator",
     "Indicator",
     "Need",
+    "ProjectionIndicator",
     "TokenIndicator",
     "TokenStatistics",
     "WeightIndicator",
@@ -32,6 +34,8 @@ class Need(StrEnum):
 
     PREDICTIONS = "predictions"
     """Logits at the target tokens."""
+    BASE_PASS = "base_pass"
+    """What the layers of the bare backbone compute, from one pass that serves every module."""
     GRADIENTS = "gradients"
     """Gradients of the cross-entropy with respect to every module's own parameters."""
     HIDDEN_STATES = "hidden_states"
@@ -107,6 +111,29 @@ class TokenIndicator(Indicator):
     @abstractmethod
     def per_token(self, tokens: TokenStatistics) -> Tensor:
         """The value of every token, (N, M)."""
+
+
+class ProjectionIndicator(Indicator):
+    """An indicator of how a module's updates meet the activations of the bare backbone; no module is run.
+
+    Its value for an example is the mean, over the layers that the module changes, of the mean over the tokens that the
+    layer reads: inputs and gold targets, as in any pass that scores. "mean" and "sum" are over examples. A layer where
+    the update is 0 is left out; modules whose kind adds nothing linear have no value (see `Module.updates`).
+    """
+
+    needs = frozenset({Need.BASE_PASS})
+    distribution = False
+
+    @abstractmethod
+    def prepare(self, updates: Sequence[Update]) -> Tensor:
+        """What is held during the pass of N updates of equal shapes at one layer; none is 0. The first dimension is N.
+
+        Float32, on the CPU: the engine moves it to the backbone's device.
+        """
+
+    @abstractmethod
+    def per_token(self, held: Tensor, activations: Tensor) -> Tensor:
+        """The values, (M, N), for M activations (M, D) of the layer; M token ids (M,) if it is an embedding."""
 
 
 class GradientIndicator(Indicator):

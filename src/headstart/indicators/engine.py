@@ -5,25 +5,32 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headstart.backbones import Backbone, BackboneLike, Head, TextFormat, as_backbone
+from headstart.backbones import Backbone, BackboneLike, Encoded, Head, TextFormat, as_backbone
 from headstart.backbones.memory import in_halves
 from headstart.errors import ModuleError, SettingError, TaskError, of_type
 from headstart.events import Listener, Progress
 from headstart.hub import Hub
-from headstart.indicators import INDICATORS, Indicator, Need, Spec, make_indicator
+from headstart.indicators import INDICATORS, Indicator, Need, ProjectionIndicator, Spec, make_indicator
+from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
 from headstart.indicators.passes import Found, Sweep, Workload, run_stack
 from headstart.indicators.rows import RowWriter
 from headstart.indicators.table import WHOLE, Scores, ScoreTable, check_reduction, require_distinct
 from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules, stacks
+from headstart.kinds.updates import Update
 from headstart.tasks import Example
 
-__all__ = ["NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
+__all__ = ["ANSWERS", "NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
 
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
 NO_PARAMETERS = "none of its parameters is in the requested part"
 NO_PARTS = "the parts of this backbone's architecture are not known"
+ANSWERS = frozenset({Need.PREDICTIONS, Need.GRADIENTS})
+"""What an encoder's modules need a task head for."""
+NO_UPDATE = "it changes nothing that the bare backbone reads: its updates are 0"
+MOST_PREPARED = 256
+"""How many modules are read at once before only what projections need of them is held."""
 TOO_LARGE = "a single example under a single module does not fit into the device's memory; lower max_input"
-SERVED = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
+SERVED = frozenset({Need.PREDICTIONS, Need.BASE_PASS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
 
 
 def score_table(
@@ -64,13 +71,10 @@ def score_table(
     modules, backbone = as_modules(modules), as_backbone(backbone)
     require_distinct([module.name for module in modules])
     head = _shared_head(chosen, backbone, compared)
-    pairs = [(example.text, example.target) for example in examples]
-    needed = head is not None or not backbone.is_encoder  # a comparison of weights alone reads no text
-    items = backbone.encode(pairs, text_format or TextFormat(), head=head.card if head else None) if needed else []
-    work = Workload(backbone, items, budget=budget)
+    work = Workload(backbone, _read(examples, backbone, text_format or TextFormat(), head=head), budget=budget)
     values = head is not None and head.card.task == "regression"
     defined = [indicator for indicator in chosen if not (values and indicator.distribution)]
-    rows = RowWriter([module.name for module in modules], [len(item.target) for item in items])
+    rows = RowWriter([module.name for module in modules], [len(item.target) for item in work.items])
     for indicator in chosen:
         if indicator not in defined:
             rows.missing(range(len(modules)), indicator, NO_DISTRIBUTION)
@@ -122,6 +126,16 @@ def chosen_indicators(asked: str | Iterable[str | Spec | Indicator]) -> list[Ind
     return list(dict.fromkeys(map(make_indicator, given)))
 
 
+def _read(
+    examples: Sequence[Example], backbone: Backbone, text_format: TextFormat, *, head: Head | None
+) -> list[Encoded]:
+    """The examples as token ids; on an encoder without a head only what is read, since nothing can be answered."""
+    if backbone.is_encoder and head is None:
+        return [backbone.encoder.read(example.text, text_format) for example in examples]
+    pairs = [(example.text, example.target) for example in examples]
+    return backbone.encode(pairs, text_format, head=None if head is None else head.card)
+
+
 def _as_examples(given: Sequence[Example]) -> Sequence[Example]:
     """The examples as they were given; raises `TaskError` for anything else."""
     remedy = "give a list of Example, such as the rows of task.dev"
@@ -152,8 +166,7 @@ def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Mod
 
     Raises `SettingError` if predictions are needed and there is no such head.
     """
-    answers = {Need.PREDICTIONS, Need.GRADIENTS}
-    if not backbone.is_encoder or not any(indicator.needs & answers for indicator in chosen):
+    if not backbone.is_encoder or not any(indicator.needs & ANSWERS for indicator in chosen):
         return None
     if reference is None or reference.head is None:
         raise SettingError(
@@ -176,8 +189,9 @@ class _Run:
     def all(self, progress: Listener | None) -> None:
         """Run every sweep over every stack, and record the results."""
         sweeps = self.work.sweeps(self.defined)
-        total = len(self.modules) * sum(len(sweep.positions) for sweep in sweeps if sweep.reads)
-        done = 0
+        projecting = [one for one in self.defined if isinstance(one, ProjectionIndicator)]
+        read = sum(len(sweep.positions) for sweep in sweeps if sweep.reads) + len(self.work.items) * bool(projecting)
+        total, done = len(self.modules) * read, 0
 
         def report(more: int) -> None:
             nonlocal done
@@ -186,10 +200,46 @@ class _Run:
                 progress(Progress("scoring", min(done, total), total))  # what did not fit is counted again
 
         unread: set[int] = set()
+        if projecting:
+            self._base(projecting, unread, report=report)
         for sweep in sweeps:
             log_p = self.work.reference_log_p(self.reference, sweep)
             for members in stacks(self.modules, most=self.work.widest):
                 self._over(sweep, members, unread, log_p=log_p, report=report)
+
+    def _base(
+        self, indicators: Sequence[ProjectionIndicator], unread: set[int], *, report: Callable[[int], None]
+    ) -> None:
+        """Read the examples once with the bare backbone, for all modules whose updates can be held at once."""
+        groups = stacks(self.modules, most=MOST_PREPARED)
+        held = Projections(self.work, indicators)
+        for number, members in enumerate(groups):
+            updates: dict[int, Mapping[str, Update]] = {}
+            for index, module in self._read(members, unread).items():
+                try:
+                    updates[index] = module.updates()
+                except ModuleError as error:
+                    for indicator in indicators:
+                        self.rows.missing([index], indicator, str(error))
+            report((len(members) - len(updates)) * len(self.work.items))
+            held.add(updates)
+            if held.bytes > MOST_HELD_BYTES or number == len(groups) - 1:
+                self._project(held, report)
+                held = Projections(self.work, indicators)
+
+    def _project(self, held: Projections, report: Callable[[int], None]) -> None:
+        def compute(budget: int) -> dict[ProjectionIndicator, Tensor]:
+            self.work.within(budget)
+            return held.run(report)
+
+        found = in_halves(compute, self.work.budget, too_large=TOO_LARGE)
+        every = range(len(self.work.items))
+        for indicator, values in found.items():
+            for index, own in zip(held.modules, values, strict=True):
+                if own.isnan().all():
+                    self.rows.missing([index], indicator, NO_UPDATE)
+                else:
+                    self.rows.examples([index], indicator, every, own.unsqueeze(0).numpy(), whole=True)
 
     def _over(
         self,
@@ -201,6 +251,8 @@ class _Run:
         report: Callable[[int], None],
     ) -> None:
         """Modules of one shape; those that were read for this are freed at the end."""
+        if not (sweep.reads or sweep.by_weight):
+            return
         read = self._read([index for index in members if index not in unread], unread)
         self._weights(sweep, read)
         if not sweep.reads:

@@ -19,6 +19,8 @@ INDICATORS: "Registry[type[Indicator]]" = Registry(
         "el2n": "headstart.indicators.el2n:El2n",
         "kl": "headstart.indicators.kl:Kl",
         "grand": "headstart.indicators.grand:Grand",
+        "arrow": "headstart.indicators.arrow:Arrow",
+        "spectral": "headstart.indicators.spectral:Spectral",
         "tupate": "headstart.indicators.tupate:Tupate",
     },
 )

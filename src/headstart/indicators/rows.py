@@ -27,13 +27,21 @@ class RowWriter:
         self._frames: list[pd.DataFrame] = []
 
     def examples(
-        self, modules: Sequence[int], indicator: Indicator, positions: Sequence[int], sums: np.ndarray
+        self,
+        modules: Sequence[int],
+        indicator: Indicator,
+        positions: Sequence[int],
+        values: np.ndarray,
+        *,
+        whole: bool = False,
     ) -> None:
-        """Add a value for every module and example: `sums` (modules, examples) over target tokens."""
+        """Add a value for every module and example, (modules, examples): sums over target tokens.
+
+        `whole`: the values are those of whole examples, each of which then counts as one token.
+        """
         each = np.tile(np.array(positions, dtype=np.int64), len(modules))
-        self._add(
-            np.repeat(modules, len(positions)), indicator, examples=each, values=sums.ravel(), tokens=self._tokens[each]
-        )
+        tokens = np.ones_like(each) if whole else self._tokens[each]
+        self._add(np.repeat(modules, len(positions)), indicator, examples=each, values=values.ravel(), tokens=tokens)
 
     def whole(
         self,

@@ -31,6 +31,10 @@ KEPT = ("part", "example", "value", "tokens", "reason")
 """The columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
 
 
+MOST_PROJECTED = 8192
+"""How many units of projection indicators are computed together at most."""
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreUnit(Unit):
     """The values of one module by one indicator on examples, before any reduction.
@@ -60,18 +64,27 @@ class ScoreUnit(Unit):
         name = Spec.parse(self.indicator).name
         return {f"indicator {name}": INDICATORS[name].version}
 
+    @property
+    def most_together(self) -> int:
+        """One pass of the bare backbone serves any number of modules."""
+        return MOST_PROJECTED if self._bare else self.together
+
+    @property
+    def _bare(self) -> bool:
+        return Need.BASE_PASS in make_indicator(self.indicator).needs
+
     def load(self, context: Context) -> Load:
-        """One pass over the examples, which all indicators of a module share."""
+        """One pass over the examples, which all indicators of a module share; a pass of the bare one, all modules."""
         backbone: Backbone = context.resource(RESOURCE)
         tokens = tokens_of(self.examples.value, backbone, self.text_format)
         back = Need.GRADIENTS in make_indicator(self.indicator).needs
         load = load_of(backbone, forward=0 if back else tokens, both=tokens if back else 0)
-        return replace(load, shared=(self.module.digest(), self.examples.digest()))
+        return replace(load, shared=("" if self._bare else self.module.digest(), self.examples.digest()))
 
     def batch_key(self) -> Hashable:
         """Modules are scored together on the same examples, by all indicators in one pass."""
         reference = None if self.reference is None else self.reference.digest()
-        return (self.backbone, self.examples.digest(), self.text_format, reference)
+        return (self.backbone, self.examples.digest(), self.text_format, reference, self._bare)
 
     def compute(self, context: Context) -> Result:
         """Score this module alone."""
@@ -112,7 +125,8 @@ def table_of(
             unit = units[module, indicator]
             if unit.key in results:
                 rows: list[dict[str, Any]] = [dict(row) for row in results[unit.key].rows]
-                tokens, examples = results[unit.key].facts["tokens"], results[unit.key].facts["examples"]
+                facts = results[unit.key].facts
+                tokens, examples = max(tokens, facts["tokens"]), facts["examples"]
             else:
                 reason = str(failed[unit.key].__cause__)
                 rows = [{"part": WHOLE, "example": -1, "value": None, "tokens": 0, "reason": reason}]

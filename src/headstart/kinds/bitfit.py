@@ -19,6 +19,7 @@ from headstart.formats.libraries.peft_layers import ends_with
 from headstart.kinds.contract import ParameterStack, ValuesModule, card_of, require_backbone_of
 from headstart.kinds.settings import BitFitSettings
 from headstart.kinds.tensors import to_torch
+from headstart.kinds.updates import Update
 
 __all__ = ["BitFitModule", "BitFitStack", "bias_terms"]
 
@@ -86,6 +87,13 @@ class BitFitModule(ValuesModule):
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.bias`, (out,)."""
         return {f"{PREFIX}{name}": value for name, value in self.values.items()}
+
+    def updates(self) -> Mapping[str, Update]:
+        """Not offered: a bias is a constant."""
+        raise ModuleError(
+            f"'{self.name}' is a bitfit module, which adds the same to every token whatever the backbone reads; "
+            "use an indicator that runs the module"
+        )
 
     def origin(self, backbone: Backbone | None) -> dict[str, Tensor]:
         """The backbone's own bias terms."""

@@ -20,6 +20,7 @@ from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
 from headstart.filenames import WEIGHTS_FILE
 from headstart.formats import StoredModule, computing_fields
+from headstart.kinds.updates import Update
 from headstart.records import ModuleCard
 from headstart.showing import line
 
@@ -164,6 +165,16 @@ class Module(ABC):
         stack do not have equal numbers of parameters.
         """
         return _rows_by_layer(self.parameters(), self.name)
+
+    def updates(self) -> Mapping[str, Update]:
+        """What the module adds at each layer, by path, as a linear map of what the bare backbone computes there.
+
+        Raises `ModuleError` for a kind, or a variant, that adds something else.
+        """
+        raise ModuleError(
+            f"what a {self.kind} module adds is not a linear map of the bare backbone's activations; "
+            "use an indicator that runs the module"
+        )
 
     def digest(self) -> str:
         """SHA-256 of kind, configuration and tensors: equal digests mean equal functions. For cache keys.

@@ -28,6 +28,7 @@ from headstart.kinds.peft_config import peft_config
 from headstart.kinds.settings import IA3Settings
 from headstart.kinds.targets import check_layers, chosen, layer_widths, linear_layers, names_of, transposed
 from headstart.kinds.tensors import to_torch
+from headstart.kinds.updates import Scaling
 
 __all__ = ["IA3Module", "IA3Stack"]
 
@@ -116,6 +117,10 @@ class IA3Module(ValuesModule):
     def vectors(self) -> dict[str, Tensor]:
         """The factors by the paths of their layers."""
         return {name.removesuffix(".l"): value for name, value in self.values.items()}
+
+    def updates(self) -> dict[str, Scaling]:
+        """diag(l − 1) by layer, of its input or its output."""
+        return {path: Scaling(vector - 1, path not in self.inputs) for path, vector in self.vectors.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """`base_model.model.<layer>.ia3_l`, (1, in) for a feed-forward layer and (out, 1) for any other."""

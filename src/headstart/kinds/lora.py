@@ -33,6 +33,7 @@ from headstart.kinds.targets import (
     transposed,
 )
 from headstart.kinds.tensors import rounded_digest, to_torch
+from headstart.kinds.updates import LowRank
 
 __all__ = ["Factors", "LoraModule", "LoraStack"]
 
@@ -151,6 +152,10 @@ class LoraModule(Module):
     def parameters(self) -> dict[str, Tensor]:
         """`<layer>.a` and `<layer>.b`, exactly as tuned."""
         return {f"{path}.{part}": value for path, f in self.factors.items() for part, value in (("a", f.a), ("b", f.b))}
+
+    def updates(self) -> dict[str, LowRank]:
+        """ΔW = s·B·A by layer."""
+        return {path: LowRank(f.a, f.scaling * f.b) for path, f in self.factors.items()}
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other factors of the same shapes."""

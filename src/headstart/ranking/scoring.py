@@ -7,6 +7,7 @@ from typing import Self
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.errors import ModuleError
 from headstart.indicators import Indicator, Need
+from headstart.indicators.engine import ANSWERS
 from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
 from headstart.kinds import AnyModule, Module
@@ -47,7 +48,8 @@ class Scoring:
         """The units that `rank` runs with these arguments; units that need no reference module do not name it."""
         text_format = text_format or recipe.text_format
         # An encoder's modules answer through the reference module's task head.
-        needing = {one for one in indicators if backbone.is_encoder or Need.REFERENCE in one.needs}
+        through_head = ANSWERS if backbone.is_encoder else frozenset()
+        needing = {one for one in indicators if one.needs & (through_head | {Need.REFERENCE})}
         compared: Module | TuneUnit | None = reference
         if needing and reference is None:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)

@@ -237,7 +237,7 @@ class _Run:
     def _batch(self) -> list[Unit]:
         """The next batch: units of the first group, divided evenly over the engine, that nobody else is computing."""
         group, units = next(iter(self.ready.items()))
-        batches = max(-(-len(units) // units[0].together), min(len(units), self.engine.free))
+        batches = max(-(-len(units) // units[0].most_together), min(len(units), self.engine.free))
         size = -(-len(units) // batches)
         batch: list[Unit] = []
         while units and len(batch) < size:

@@ -132,6 +132,11 @@ class Unit(ABC):
         """Units of one type with the same batch key may be computed together; `None`: this unit alone."""
         return None
 
+    @property
+    def most_together(self) -> int:
+        """How many units with its batch key a worker takes at most; `together`, unless it depends on the inputs."""
+        return self.together
+
     def load(self, context: Context) -> "Load":
         """What computing it takes, for an estimate made before."""
         del context
