@@ -32,6 +32,7 @@ LAYERS = (
     "ranking",
     "blending",
     "comparing",
+    "fitting",
     "reports",
     "testing",
     "cli",

@@ -1,0 +1,40 @@
+"""What `fit` does where nothing is said, in one place: a study may change it, and nothing else has to be changed."""
+
+from dataclasses import dataclass, field
+
+from headstart.blending import Blend
+
+__all__ = ["DEFAULTS", "Defaults"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The defaults of `fit`.
+
+    Attributes:
+        blend: how modules are weighed and merged into the start called "ensemble".
+        starts: what the guard lets compete with scratch and the random module, as methods of `compare`.
+        folds: into how many parts the shots are cut; every part is held out once.
+        held_out: rows that are enough to decide on: where fewer folds hold out as many, the others are not run.
+        recipe: how every method is tuned, and what is saved.
+        retrieve: of a larger hub, so many modules are retrieved before they are scored.
+        shown: how many of the best modules are explained: their parts, and what they answer.
+        mapped: how many of the best modules are on the map of tasks.
+        shown_rows: how many predictions of the saved module are kept.
+        test_rows: at most so many rows of the test split are answered.
+    """
+
+    blend: Blend = field(default_factory=Blend)
+    starts: tuple[str, ...] = ("average", "best_single", "ensemble")
+    folds: int = 4
+    held_out: int = 256
+    recipe: str = "quick"
+    retrieve: int = 50
+    shown: int = 6
+    mapped: int = 200
+    shown_rows: int = 10
+    test_rows: int = 200
+
+
+DEFAULTS = Defaults()
+"""The defaults that `fit` and `headstart fit` have."""

@@ -1,0 +1,277 @@
+"""The guard: folds that keep rows apart, losses of rows, the rule, and the whole on a tiny backbone."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.backbones import Backbone
+from headstart.errors import SettingError, TaskError
+from headstart.evaluating.evaluation import Evaluation
+from headstart.events import Event, UnitEvent
+from headstart.fitting.folds import folds_of
+from headstart.fitting.guard import guard
+from headstart.fitting.losses import row_losses
+from headstart.fitting.verdict import ALPHA, Held, decide_start
+from headstart.hub import Hub
+from headstart.records import Calibration, TaskCard
+from headstart.tasks import Example, Task
+from headstart.units import Store, foresee
+from small_hub import RECIPE, write_hub, write_task
+
+
+def shots(rows: int = 12, *, groups: int | None = None) -> Task:
+    """Rows of two classes, for train and dev each, of `groups` groups."""
+
+    def split(name: str) -> tuple[Example, ...]:
+        return tuple(
+            Example(f"{name} {row}", (("no", "yes")[row % 2],), ("no", "yes"),
+                    group=None if groups is None else f"{name} {row % groups}")
+            for row in range(rows)
+        )  # fmt: skip
+
+    card = TaskCard(name="shots", metric="ACC", labels=("no", "yes"))
+    return Task(card, {"train": split("train"), "dev": split("dev"), "test": split("test")})
+
+
+def test_every_row_is_held_out_once_and_classes_are_spread() -> None:
+    task = shots()
+    folds = folds_of(task, count=4)
+    held = [row for fold in folds for row in fold.test]
+    assert Counter(held) == Counter([*task.train, *task.dev])
+    for fold in folds:
+        assert Counter([*fold.train, *fold.dev, *fold.test]) == Counter(held)
+        assert 5 <= len(fold.test) <= 7
+        assert max(Counter((row.input.split()[0], row.target) for row in fold.test).values()) == 2
+
+
+def test_folds_do_not_depend_on_the_order_of_rows_but_on_the_seed() -> None:
+    task = shots()
+    turned = Task(task.card, {name: rows[::-1] for name, rows in task.splits.items()})
+    assert [set(fold.test) for fold in folds_of(task, count=3)] == [
+        set(fold.test) for fold in folds_of(turned, count=3)
+    ]
+    assert [set(fold.test) for fold in folds_of(task, count=3)] != [
+        set(fold.test) for fold in folds_of(task, count=3, seed=1)
+    ]
+
+
+def test_a_group_is_never_divided() -> None:
+    for fold in folds_of(shots(groups=5), count=4):
+        assert not {row.group for row in fold.test} & {row.group for row in (*fold.train, *fold.dev)}
+
+
+def test_enough_held_out_rows_end_the_folds() -> None:
+    assert len(folds_of(shots(), count=4, enough=10)) == 2
+    assert len(folds_of(shots(), count=4, enough=100)) == 4
+
+
+def test_too_few_rows_to_hold_some_out_are_refused() -> None:
+    with pytest.raises(TaskError, match=r"2 rows in train and 2 in dev, too few to hold out one part in 4; add rows"):
+        folds_of(shots(2, groups=1), count=4)
+    with pytest.raises(SettingError, match=r"folds 1 must be at least 2"):
+        folds_of(shots(), count=1)
+
+
+def evaluation(scores: list[list[float]], *, targets: list[str], **changes: Any) -> Evaluation:
+    options = tuple(("no", "yes") for _ in scores)
+    rows = tuple(Example("?", (target,), ("no", "yes")) for target in targets)
+    fields = {"losses": tuple(9.0 for _ in scores), "options": options, "scores": tuple(map(tuple, scores)),
+              "lengths": tuple((1, 2) for _ in scores), "examples": rows}  # fmt: skip
+    return Evaluation("ACC", 0.5, 1.0, tuple("no" for _ in scores), "options", **(fields | changes))
+
+
+def test_the_loss_of_a_row_is_that_of_the_probability_that_predict_gives() -> None:
+    # ln 3 against 0: the right answer has 3 of 4 parts, so −ln 3/4; the wrong one −ln 1/4.
+    found = row_losses(evaluation([[math.log(3), 0.0]] * 2, targets=["no", "yes"]))
+    assert found == pytest.approx([-math.log(0.75), -math.log(0.25)])
+
+
+def test_the_loss_of_a_row_is_calibrated() -> None:
+    offsets = Calibration(method="batch", offsets={"no": math.log(3), "yes": 0.0})
+    assert row_losses(evaluation([[math.log(3), 0.0]], targets=["no"], calibration=offsets)) == pytest.approx(
+        [math.log(2)]
+    )
+    length = Calibration(method="length")  # ln 3 / 1 against 2 ln 3 / 2
+    assert row_losses(
+        evaluation([[math.log(3), 2 * math.log(3)]], targets=["no"], calibration=length)
+    ) == pytest.approx([math.log(2)])
+
+
+def test_any_right_answer_counts_and_open_answers_have_the_loss_of_the_target() -> None:
+    both = Example("?", ("no", "yes"), ("no", "yes"))
+    assert row_losses(evaluation([[1.0, 1.0]], targets=["no"], examples=(both,))) == pytest.approx([0.0], abs=1e-12)
+    assert row_losses(replace(evaluation([[1.0, 1.0]], targets=["no"]), scores=(), options=(), lengths=())) == [9.0]
+    other = Example("?", ("maybe",), ("no", "yes"))
+    assert row_losses(evaluation([[1.0, 1.0]], targets=["no"], examples=(other,))) == [9.0]
+
+
+def held(level: float, seed: int = 0, *, rows: int = 40, right: float = 0.5, **changes: Any) -> Held:
+    """Losses that vary from row to row around a level, and answers of which a share is right."""
+    values = level + np.random.default_rng(seed).normal(0, 0.2, rows)
+    answers = tuple("yes" if row < right * rows else "no" for row in range(rows))
+    return Held(values, answers, **changes)
+
+
+ROWS = [Example(f"{row}", ("yes",), ("no", "yes")) for row in range(40)]
+
+
+def test_a_start_that_is_clearly_better_is_used_and_by_how_much_is_said() -> None:
+    found = decide_start(
+        {"scratch": held(1.0, 1), "random": held(1.1, 2), "average": held(0.95, 3),
+         "ensemble": held(0.5, 4, right=0.9)},
+        ROWS, metric="ACC", folds=4,
+    )  # fmt: skip
+    assert (found.choice, found.method, found.leader) == ("use", "ensemble", "ensemble")
+    assert found.low < found.gain < found.high
+    assert found.gain == pytest.approx(0.5, abs=0.1)
+    assert found.remedy == ""
+    assert found.sentence.startswith("Use the ensemble. Tuned from it, the right answer costs 0.")
+    assert "(95 % interval 0." in found.sentence
+    assert (
+        "40 held-out examples, 4 folds); ACC is 0.900 against 0.500. It is better than a random module"
+        in found.sentence
+    )
+    by = found.contrasts.set_index(["method", "other", "measure"])
+    assert by.loc[("ensemble", "scratch", "loss"), "outcome"] == "win"
+    assert by.loc[("ensemble", "scratch", "loss"), "adjusted"] <= ALPHA
+    assert by.loc[("ensemble", "scratch", "ACC"), "difference"] == pytest.approx(0.4)
+
+
+def test_a_gain_that_random_directions_have_too_is_no_merit_of_the_hub() -> None:
+    found = decide_start(
+        {"scratch": held(1.0, 1), "random": held(0.5, 2), "ensemble": held(0.5, 3)}, ROWS, metric="ACC"
+    )
+    assert (found.choice, found.method, found.leader) == ("abstain", "scratch", "ensemble")
+    assert "not told apart from a random module" in found.sentence
+
+
+def test_what_is_undecided_is_tuned_from_scratch_and_comes_with_the_examples_that_would_tell() -> None:
+    found = decide_start(
+        {"scratch": held(1.0, 1), "random": held(1.0, 2), "ensemble": held(0.97, 3)}, ROWS, metric="ACC"
+    )
+    assert found.choice == "abstain"
+    assert found.sentence.startswith("Tune from scratch. No start is shown to be better: the ensemble")
+    assert found.remedy.startswith("These 40 examples show a gain of 0.")
+    by = found.contrasts.set_index(["method", "other", "measure"])
+    needed = max(by.loc[("ensemble", other, "loss"), "rows_needed"] for other in ("scratch", "random"))
+    assert f"about {needed:,.0f} examples in all would show" in found.remedy
+
+
+def test_a_start_that_is_worse_says_that_nearer_tasks_would_help() -> None:
+    found = decide_start({"scratch": held(0.5, 1), "ensemble": held(1.0, 3)}, ROWS, metric="ACC")
+    assert found.choice == "abstain"
+    assert "nats worse than scratch" in found.sentence
+    assert found.remedy.endswith("modules of nearer tasks are what would help.")
+
+
+def test_a_lower_loss_with_a_worse_score_is_not_used() -> None:
+    found = decide_start({"scratch": held(1.0, 1, right=0.9), "ensemble": held(0.5, 3, right=0.3)}, ROWS, metric="ACC")
+    assert found.choice == "abstain"
+
+
+def test_a_method_without_a_loss_is_named_with_its_reason() -> None:
+    gone = Held(np.array([]), (), reason="it diverged")
+    found = decide_start({"scratch": held(1.0, 1), "ensemble": gone}, ROWS, metric="ACC")
+    assert (found.choice, found.leader) == ("abstain", "")
+    assert "No start has a loss" in found.sentence
+    assert math.isnan(found.table.set_index("method").loc["ensemble", "loss"])
+    assert set(found.contrasts["reason"]) == {"it diverged"}
+
+
+def test_scratch_and_a_start_are_needed() -> None:
+    with pytest.raises(SettingError, match="give the answers of 'scratch' and of one start or more"):
+        decide_start({"scratch": held(1.0), "random": held(1.0)}, ROWS, metric="ACC")
+
+
+@pytest.mark.parametrize(("gain", "least", "most"), [(0.0, 0.0, 0.05), (0.2, 0.6, 1.0)])
+def test_how_often_a_start_is_used_where_nothing_helps_and_where_one_does(
+    gain: float, least: float, most: float
+) -> None:
+    draw, used, trials = np.random.default_rng(0), 0, 120
+    rows = [Example(f"{row}", ("yes",)) for row in range(64)]
+    for _ in range(trials):
+        common = draw.gamma(0.5, 1.2, 64)
+
+        def answers(better: float, common: Any = common) -> Held:
+            return Held(common + draw.normal(0, 0.25, 64) - better, ("yes",) * 64)
+
+        found = decide_start(
+            {"scratch": answers(0), "random": answers(0), "a": answers(0), "b": answers(0), "c": answers(gain)},
+            rows, metric="ACC",
+        )  # fmt: skip
+        used += found.method == "c" if gain else found.choice == "use"
+    assert least <= used / trials <= most
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llama: Any) -> Backbone:
+    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Hub:
+    return write_hub(tmp_path_factory.mktemp("guard") / "hub", backbone)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return Task.load(write_task(tmp_path_factory.mktemp("guard") / "reviews"))
+
+
+def test_the_guard_holds_every_row_out_and_a_second_run_computes_nothing(
+    task: Task, hub: Hub, backbone: Backbone, tmp_path: Any
+) -> None:
+    store, heard = Store(tmp_path / "store"), []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
+            heard.append(event)
+
+    def run(**more: Any) -> Any:
+        return guard(task, hub, backbone, folds=2, recipe=RECIPE, store=store, **more)
+
+    planned = foresee(run)
+    assert {each.type for each in planned.expected} >= {"score", "merge", "tune", "evaluate"}
+    first = run(progress=listen)
+    assert (first.rows, first.folds) == (24, 2)
+    assert list(first.table["method"]) == ["scratch", "random", "average", "best_single", "ensemble"]
+    assert first.table["loss"].notna().all()
+    assert {event.type for event in heard if event.state == "computed"} == {"score", "merge", "tune", "evaluate"}
+    heard.clear()
+    second = run(progress=listen)
+    assert {event.state for event in heard} == {"reused"}
+    assert second.sentence == first.sentence
+
+
+def test_what_a_row_is_answered_by_has_not_seen_it(
+    task: Task, hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.fitting import guard as guarding
+
+    seen: list[tuple[Task, set[Example]]] = []
+    planned = guarding.plan_trials
+
+    def spied(draw: Task, *args: Any, **settings: Any) -> Any:
+        trials = planned(draw, *args, **settings)
+        for trial in trials:
+            read = set(trial.tuning.rows.value.train) | set(trial.tuning.rows.value.dev)
+            read |= {row for unit in trial.after.choice.units for row in unit.rows.value}
+            seen.append((draw, read))
+            assert not read & set(trial.after.unit.rows.value)
+        return trials
+
+    monkeypatch.setattr(guarding, "plan_trials", spied)
+    guard(task, hub, backbone, folds=3, starts="average", recipe=RECIPE, store=False)
+    assert len(seen) == 9
+    assert all(not read & set(task.test) for _, read in seen)
+
+
+def test_a_start_is_needed_and_a_bad_one_is_refused_before_any_pass(task: Task, hub: Hub, backbone: Backbone) -> None:
+    with pytest.raises(SettingError, match="there is no start to guard; name one of"):
+        guard(task, hub, backbone, starts=(), recipe=RECIPE, store=False)
+    with pytest.raises(SettingError, match="unknown method 'averge'"):
+        guard(task, hub, backbone, starts="averge", recipe=RECIPE, store=False)
