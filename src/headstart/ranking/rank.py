@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone
 from headstart.errors import HubError, ModuleError, SettingError
 from headstart.events import Listener, Progress
 from headstart.formats import StoredModule
@@ -16,12 +16,17 @@ from headstart.indicators import INDICATORS, make_indicator
 from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, load_module
-from headstart.ranking.scoring import Scoring, reference_unit, scoring_examples
+from headstart.ranking.narrow import Spent, narrow
+from headstart.ranking.race import Race, as_race
+from headstart.ranking.retrieve import Retrieval, as_retrieval
+from headstart.ranking.rounds import FINALIST, Standing, require_rows
+from headstart.ranking.scorer import Scorer
+from headstart.ranking.scoring import reference_unit, scoring_examples
 from headstart.records import Refused
 from headstart.showing import cut, html_table, line, plural
 from headstart.tasks import Task, TaskLike, as_task, head_of
 from headstart.tuning.recipes import Recipe, as_recipe
-from headstart.units import AnyStore, Store, run
+from headstart.units import AnyStore, Store
 
 __all__ = [
     "HubLike",
@@ -40,17 +45,25 @@ HubLike = Hub | str | Path | Iterable[ModuleLike]
 """A hub, the path of its folder, or modules: loaded before, of a hub, or their folders."""
 
 
+STANDING = ("stage", "rows", "why", "order")
+"""What a table says of a module that was raced."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The hub's modules scored for one task. `modules` and `scores.names` have the same order.
 
-    The tensors of a hub's modules are still on the disk; `load()` reads them.
+    The tensors of a hub's modules are still on the disk; `load()` reads them. If modules were retrieved or raced,
+    `standings` has how far each came, in the order of `modules`, and `tokens` what that took; a module that left has
+    the score that it had then.
     """
 
     modules: tuple[AnyModule, ...]
     scores: Scores
     refused: tuple[Refused, ...]
     reference: Module | None
+    standings: tuple[Standing, ...] = ()
+    tokens: Spent | None = None
 
     def __repr__(self) -> str:
         best = ""
@@ -68,15 +81,45 @@ class Ranking:
         scored = f" on {plural(self.scores.examples, 'example')}" if self.scores.values else ""
         return f"{plural(len(self.modules), 'module')} by {', '.join(self.scores.values) or 'no indicator'}{scored}"
 
+    @property
+    def stage(self) -> tuple[str, ...]:
+        """Of each module: "retrieved out", "left in round k" or "finalist"; "" where nothing was retrieved or raced."""
+        return tuple(standing.stage for standing in self.standings) or ("",) * len(self.modules)
+
+    def finalists(self) -> "Ranking":
+        """The ranking of the modules that went furthest; itself where nothing was retrieved or raced."""
+        kept = [index for index, standing in enumerate(self.standings) if standing.stage == FINALIST]
+        if not kept:
+            return self
+        names = {self.scores.names[index] for index in kept}
+        scores = replace(
+            self.scores,
+            names=tuple(self.scores.names[index] for index in kept),
+            values={key: tuple(own[index] for index in kept) for key, own in self.scores.values.items()},
+            reasons={
+                key: {name: reason for name, reason in own.items() if name in names}
+                for key, own in self.scores.reasons.items()
+            },
+        )
+        modules = tuple(self.modules[index] for index in kept)
+        return replace(self, modules=modules, scores=scores, standings=tuple(self.standings[index] for index in kept))
+
     def frame(self) -> pd.DataFrame:
-        """A row per module: module, task, family, license, a column per indicator; best first by the first of these."""
+        """A row per module: module, task, family, license, a column per indicator; best first by the first of these.
+
+        If modules were retrieved or raced, `stage`, `rows` (how many were read) and `why` follow, and modules that went
+        further come first.
+        """
         rows = [
             {"module": m.name, "task": m.card.task, "family": m.card.family, "license": m.card.license}
             | {name: values[index] for name, values in self.scores.values.items()}
             for index, m in enumerate(self.modules)
         ]
         frame = pd.DataFrame(rows)
-        return best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
+        if self.standings:
+            frame = frame.assign(**{name: [getattr(each, name) for each in self.standings] for name in STANDING})
+        frame = best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
+        return best_first(frame, "order").drop(columns="order") if self.standings else frame
 
 
 def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
@@ -170,13 +213,17 @@ def rank(
     text_format: TextFormat | None = None,
     seed: int = 0,
     reference: ModuleLike | None = None,
+    retrieve: Retrieval | int | None = None,
+    race: Race | bool = False,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
 ) -> Ranking:
     """Score every module of a hub on a task's dev split by every requested indicator, in one pass.
 
-    Values are kept in the store, one unit for each module and indicator: what was scored before is not scored again.
+    With `retrieve`, only the first modules by lists that cost next to nothing are scored; with `race`, those that
+    cannot win by the first indicator leave before all rows are read. Values are kept in the store, one unit for each
+    module and indicator: what was scored before is not scored again.
 
     Args:
         task: with a dev split, and a train split if an indicator needs the reference module. Here and wherever a task,
@@ -192,6 +239,8 @@ def rank(
         text_format: text layout; `None` is that of the recipe.
         seed: of the draw of examples and of the reference module.
         reference: a module already tuned on the task, to use as the reference module.
+        retrieve: at most how many modules take part, or a `Retrieval` that also says by which lists; `None`: all.
+        race: whether modules race; a `Race` says how.
         store: where scores and the reference module are kept; `None` is the user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
         progress: hears how far the work has come and what became of every unit.
@@ -206,22 +255,29 @@ def rank(
     check_reduction(reduction)
     task, recipe = as_task(task), as_recipe(recipe)
     compared = None if reference is None else as_module(reference, parameter="reference").load()
+    retrieval, racing = as_retrieval(retrieve), as_race(race)
+    if racing is not None:
+        require_rows(chosen)
     hub = opened(hub)
     backbone = as_backbone(backbone)
     require_defined([str(indicator.spec) for indicator in chosen], task, backbone)
-    check_request(chosen, scoring_examples(task, rows=rows, seed=seed))
+    examples = scoring_examples(task, rows=rows, seed=seed)
+    check_request(chosen, examples)
     modules, refused = load_modules(hub, backbone, progress=progress)
-    scoring = Scoring.plan(
-        task, modules, backbone, indicators=chosen, rows=rows, recipe=recipe, text_format=text_format, seed=seed,
-        reference=compared,
-    )  # fmt: skip
     with Store.opened(store) as kept:
-        found = run(
-            scoring.all_units(), store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
-            listener=progress,
-        )  # fmt: skip
-        scores, tuned = scoring.table(found).reduce(reduction), scoring.reference_module(found)
-    return Ranking(tuple(modules), scores, tuple(refused), tuned)
+        scorer = Scorer(
+            task, modules, backbone, recipe, text_format or recipe.text_format, seed, kept, engine, progress, compared
+        )
+        found = narrow(scorer, examples, indicators=chosen, reduction=reduction, retrieval=retrieval, race=racing)
+    narrowed = retrieval is not None or racing is not None
+    return Ranking(
+        tuple(modules),
+        found.scores,
+        tuple(refused),
+        found.reference,
+        found.standings if narrowed else (),
+        found.tokens if narrowed else None,
+    )
 
 
 def require_defined(indicators: Sequence[str], task: Task, backbone: Backbone) -> None:

@@ -16,7 +16,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Results, Unit
 
-__all__ = ["Scoring", "reference_unit", "scoring_examples"]
+__all__ = ["Scoring", "needs_reference", "reference_unit", "scoring_examples"]
 
 SCORING_ROWS = {"classification": 30, "other": 50}
 """How many examples of the dev split to score on (Lv et al., 2023, §3.1)."""
@@ -43,21 +43,23 @@ class Scoring:
         recipe: Recipe,
         text_format: TextFormat | None = None,
         seed: int,
-        reference: Module | None = None,
+        reference: Module | TuneUnit | None = None,
+        examples: Sequence[Example] | None = None,
     ) -> Self:
-        """The units that `rank` runs with these arguments; units that need no reference module do not name it."""
+        """The units that `rank` runs with these arguments; units that need no reference module do not name it.
+
+        `examples` take the place of a draw of `rows` from the dev split.
+        """
         text_format = text_format or recipe.text_format
-        # An encoder's modules answer through the reference module's task head.
-        through_head = ANSWERS if backbone.is_encoder else frozenset()
-        needing = {one for one in indicators if one.needs & (through_head | {Need.REFERENCE})}
-        compared: Module | TuneUnit | None = reference
+        needing = {one for one in indicators if needs_reference(one, backbone)}
+        compared = reference
         if needing and reference is None:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
         identity = BackboneInput.of(backbone, text_format)
-        examples = scored_rows(scoring_examples(task, rows=rows, seed=seed))
+        scored = scored_rows(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
         units = {
             (module.name, str(one.spec)): ScoreUnit(
-                identity, module, examples, str(one.spec), text_format, compared if one in needing else None
+                identity, module, scored, str(one.spec), text_format, compared if one in needing else None
             )
             for module in modules
             for one in indicators
@@ -83,6 +85,12 @@ class Scoring:
         if isinstance(self.reference, TuneUnit):
             return self.reference.tuned(found.of(self.reference)).module
         return self.reference
+
+
+def needs_reference(indicator: Indicator, backbone: Backbone) -> bool:
+    """Whether its values depend on a reference module: an encoder's modules answer through that module's task head."""
+    through_head = ANSWERS if backbone.is_encoder else frozenset()
+    return bool(indicator.needs & (through_head | {Need.REFERENCE}))
 
 
 def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> tuple[Example, ...]:

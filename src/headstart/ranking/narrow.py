@@ -1,0 +1,127 @@
+"""Narrowing a hub down: modules are retrieved by cheap lists, and raced, before all rows are read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headstart.indicators import Indicator
+from headstart.indicators.engine import check_request, chosen_indicators
+from headstart.indicators.table import Scores, ScoreTable
+from headstart.kinds import Module
+from headstart.ranking.race import Race
+from headstart.ranking.retrieve import Retrieval, joined
+from headstart.ranking.rounds import FINALIST, Standing, race_rounds
+from headstart.ranking.scorer import Scorer, passes
+from headstart.ranking.scoring import needs_reference
+from headstart.showing import plural
+from headstart.tasks import Example
+
+__all__ = ["Narrowed", "Spent", "narrow"]
+
+USUAL = "arrow"
+"""What modules are retrieved by if nothing is said: it needs one pass of the bare backbone for any number of them."""
+BESIDE = "tupate"
+"""What they are retrieved by as well where there is a reference module."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens that the backbone reads: `computed` by retrieval and race, and `full`, by scoring all modules on all rows.
+
+    Both count inputs and targets. The tuning of a reference module counts in `computed`, and in `full` too if the
+    scores need it. What was in the store counts as if it were computed.
+    """
+
+    computed: int
+    full: int
+
+    @property
+    def share(self) -> float:
+        """`computed` / `full`; NaN if nothing would be read."""
+        return self.computed / self.full if self.full else math.nan
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """The scores of all modules, a `Standing` for each in the same order, the tokens, and the reference module."""
+
+    scores: Scores
+    standings: tuple[Standing, ...]
+    tokens: Spent
+    reference: Module | None
+
+
+def narrow(
+    scorer: Scorer,
+    examples: Sequence[Example],
+    *,
+    indicators: Sequence[Indicator],
+    reduction: str,
+    retrieval: Retrieval | None,
+    race: Race | None,
+) -> Narrowed:
+    """Retrieve, race, and put together what is known of every module."""
+    places = list(range(len(scorer.modules)))
+    out: dict[int, Standing] = {}
+    if retrieval is not None and retrieval.keep < len(places):
+        places, out = _retrieve(scorer, examples, retrieval, indicators)
+    elif retrieval is not None:
+        scorer.say(f"there are no more than {retrieval.keep:,} modules: all {len(places):,} take part")
+    if race is None:
+        table = scorer.table(places, indicators, examples)
+        standings = [Standing(FINALIST, len(examples), order=1)] * len(places)
+    else:
+        standings, table = race_rounds(scorer, places, examples, indicators, race)
+    found = out | dict(zip(places, standings, strict=True))
+    every = tuple(found[place] for place in range(len(scorer.modules)))
+    full = passes(indicators, len(scorer.modules)) * sum(scorer.lengths(examples))
+    tuning = scorer.tuning_tokens()
+    both = any(needs_reference(one, scorer.backbone) for one in indicators)
+    spent = Spent(scorer.spent + tuning, full + (tuning if both else 0))
+    names = [module.name for module in scorer.modules]
+    scores = _scores(table, names, every, reduction=reduction, rows=len(examples))
+    return Narrowed(scores, every, spent, scorer.tuned)
+
+
+def _retrieve(
+    scorer: Scorer, examples: Sequence[Example], retrieval: Retrieval, indicators: Sequence[Indicator]
+) -> tuple[list[int], dict[int, Standing]]:
+    """Places of the modules that are retrieved, and the standings of the others."""
+    every, by = range(len(scorer.modules)), list(retrieval.by)
+    if not by:
+        compared = scorer.reference is not None or any(needs_reference(one, scorer.backbone) for one in indicators)
+        by = [USUAL, BESIDE] if compared else [USUAL]
+    chosen = chosen_indicators(by)
+    check_request(chosen, examples)
+    later = scorer.plan(every[: retrieval.keep], indicators, examples)
+    table = scorer.table(every, chosen, examples, later=list(later.units.values()))
+    order = joined(table.reduce("mean").values, retrieval.join)
+    names = " and ".join(table.indicators)
+    scorer.say(f"retrieved {retrieval.keep:,} of {plural(len(every), 'module')} by {names}")
+    out = {
+        place: Standing("retrieved out", 0, f"number {rank:,} of {len(every):,} by {names}", order=-rank)
+        for rank, place in enumerate(order, 1)
+        if rank > retrieval.keep
+    }
+    return sorted(order[: retrieval.keep]), out
+
+
+def _scores(
+    table: ScoreTable, names: Sequence[str], standings: Sequence[Standing], *, reduction: str, rows: int
+) -> Scores:
+    """The scores of all modules: each on the rows that it has read, a sum as if it had read them all."""
+    found = table.reduce(reduction)
+    place = {name: index for index, name in enumerate(found.names)}
+    values: dict[str, tuple[float, ...]] = {}
+    reasons = {indicator: dict(why) for indicator, why in found.reasons.items()}
+    for indicator, known in found.values.items():
+        own = []
+        for name, standing in zip(names, standings, strict=True):
+            if name not in place:
+                reasons.setdefault(indicator, {})[name] = f"{standing.stage}: {standing.why}"
+                own.append(math.nan)
+                continue
+            scale = rows / standing.rows if reduction == "sum" and standing.rows else 1.0
+            own.append(known[place[name]] * scale)
+        values[indicator] = tuple(own)
+    return Scores(tuple(names), values, reduction, found.examples, found.tokens, reasons)

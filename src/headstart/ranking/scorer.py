@@ -1,0 +1,101 @@
+"""Scoring some modules on some rows, as often as a ranking needs it, with one reference module for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headstart.backbones import Backbone, TextFormat, backbone_loaders
+from headstart.backbones.load import tokens_of
+from headstart.events import Listener, Note
+from headstart.indicators import Indicator, Need
+from headstart.indicators.table import ScoreTable
+from headstart.indicators.unit import ScoreUnit
+from headstart.kinds import AnyModule, Module
+from headstart.ranking.scoring import Scoring, needs_reference
+from headstart.tasks import Example, Task
+from headstart.tuning.recipes import Recipe
+from headstart.tuning.unit import TuneUnit
+from headstart.units import PlannedOnly, Store, run
+from headstart.units.engines.contract import WorkerContext
+
+__all__ = ["Scorer", "passes"]
+
+
+@dataclass
+class Scorer:
+    """Scores some modules on some rows, all with the same reference module, and counts what the backbone reads.
+
+    `reference` is the module that was given, or becomes what is tuned once an indicator needs it.
+    """
+
+    task: Task
+    modules: Sequence[AnyModule]
+    backbone: Backbone
+    recipe: Recipe
+    text_format: TextFormat
+    seed: int
+    store: Store
+    engine: str
+    progress: Listener | None
+    reference: Module | TuneUnit | None = None
+    tuned: Module | None = None
+    spent: int = 0
+
+    def plan(self, places: Sequence[int], indicators: Sequence[Indicator], examples: Sequence[Example]) -> Scoring:
+        """The units of the modules at these places."""
+        if self.reference is None and any(needs_reference(one, self.backbone) for one in indicators):
+            # The commonest shape of the whole hub, whichever modules are scored first.
+            every = Scoring.plan(
+                self.task, self.modules, self.backbone, indicators=indicators, recipe=self.recipe, seed=self.seed,
+                text_format=self.text_format, examples=examples[:1],
+            )  # fmt: skip
+            self.reference = every.reference
+        return Scoring.plan(
+            self.task, [self.modules[place] for place in places], self.backbone, indicators=indicators,
+            recipe=self.recipe, text_format=self.text_format, seed=self.seed, reference=self.reference,
+            examples=examples,
+        )  # fmt: skip
+
+    def table(
+        self,
+        places: Sequence[int],
+        indicators: Sequence[Indicator],
+        examples: Sequence[Example],
+        *,
+        later: Sequence[ScoreUnit] = (),
+    ) -> ScoreTable:
+        """The scores of the modules at these places; `later` are units that may follow, for a dry run."""
+        scoring = self.plan(places, indicators, examples)
+        try:
+            found = run(
+                scoring.all_units(), store=self.store, engine=self.engine, loaders=backbone_loaders(self.backbone),
+                raising=False, listener=self.progress,
+            )  # fmt: skip
+        except PlannedOnly as dry:
+            raise (dry.followed_by({ScoreUnit.type: (len(later), later)}) if later else dry) from None
+        self.spent += passes(indicators, len(places)) * sum(self.lengths(examples))
+        table = scoring.table(found)
+        if self.tuned is None:
+            self.tuned = scoring.reference_module(found)
+        return table
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """The tokens of each example, of its input and its target."""
+        return [tokens_of([example], self.backbone, self.text_format) for example in examples]
+
+    def tuning_tokens(self) -> int:
+        """The tokens that tuning the reference module reads; 0 if none is tuned."""
+        if not isinstance(self.reference, TuneUnit):
+            return 0
+        return self.reference.load(WorkerContext(self.store, backbone_loaders(self.backbone))).tokens
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self.progress:
+            self.progress(Note(text))
+
+
+def passes(indicators: Sequence[Indicator], modules: int) -> int:
+    """How often the backbone reads every row for the values of so many modules; the bare backbone reads them once."""
+    needs = frozenset[Need]().union(*(one.needs for one in indicators))
+    runs = needs - {Need.PARAMETERS, Need.REFERENCE, Need.BASE_PASS}
+    return (modules if runs else 0) + (Need.BASE_PASS in needs)

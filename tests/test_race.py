@@ -1,0 +1,144 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from headstart.errors import SettingError
+from headstart.ranking.race import Gaps, Race, Raced, Read, as_race, run_race
+
+
+def reader(values: NDArray[np.float64], seen: list[tuple[list[int], slice]] | None = None) -> Read:
+    """Reads from a table; what was asked for is noted in `seen`."""
+
+    def read(members: object, rows: slice) -> NDArray[np.float64]:
+        places = list(members)  # type: ignore[call-overload]
+        if seen is not None:
+            seen.append((places, rows))
+        return values[places, rows]
+
+    return read
+
+
+def raced(values: NDArray[np.float64], race: Race) -> Raced:
+    return run_race(reader(values), modules=len(values), rows=values.shape[1], race=race)
+
+
+def test_rounds_double_what_has_been_read_and_the_last_is_no_scrap() -> None:
+    assert Race(first=4).ends(50) == [4, 8, 16, 32, 50]
+    assert Race(first=4).ends(34) == [4, 8, 16, 34]
+    assert Race(first=4).ends(3) == [3]
+    assert Race(first=5).ends(5) == [5]
+
+
+def test_a_margin_worked_by_hand() -> None:
+    # Differences of the second from the first: 0.1, 0.3, 0.2, 0.4; mean 0.25, s = √(0.05 / 3) = 0.1290994.
+    # Four of 16 rows are read: s/√4 · √(1 - 4/16) = 0.0559017, and t(3) at 0.95 is 2.3533634.
+    values = np.array([[1.0, 1.0, 1.0, 1.0], [0.9, 0.7, 0.8, 0.6]])
+    gaps = Gaps.of(values, rows=16, level=0.05)
+    assert gaps.leader == 0
+    assert gaps.behind == pytest.approx([0.0, 0.25])
+    assert gaps.margin == pytest.approx([0.0, 2.3533634 * 0.0559017], rel=1e-6)
+
+
+def test_who_cannot_win_leaves_and_reads_no_more() -> None:
+    rng = np.random.default_rng(0)
+    values = np.vstack([rng.normal(1.0, 0.05, 32), rng.normal(0.97, 0.05, 32), rng.normal(-2.0, 0.05, 32)])
+    seen: list[tuple[list[int], slice]] = []
+    found = run_race(reader(values, seen), modules=3, rows=32, race=Race(first=4, tie=0))
+    left = found.left[2]
+    assert left is not None
+    assert (left.round, left.why, left.leader) == (1, "behind", 0)
+    assert left.behind == pytest.approx(3.0, abs=0.1)
+    assert found.rows[2] == 4
+    assert [places for places, _ in seen][:2] == [[0, 1, 2], [0, 1]]
+    assert found.best == int(np.argmax(values.mean(axis=1)))
+
+
+def test_copies_are_tied_and_do_not_hold_the_race() -> None:
+    values = np.tile(np.random.default_rng(1).normal(size=40), (5, 1))
+    found = raced(values, Race(first=4))
+    assert [left and left.why for left in found.left] == [None, "tied", "tied", "tied", "tied"]
+    assert (found.best, found.rows) == (0, (4,) * 5)
+
+
+def test_a_module_without_a_value_leaves_as_missing() -> None:
+    values = np.random.default_rng(2).normal(size=(4, 16))
+    values[1, 0] = math.nan
+    values[2, 9] = math.nan
+    found = raced(values, Race(first=4, tie=0))
+    assert found.left[1] is not None
+    assert (found.left[1].why, found.left[1].round, found.rows[1]) == ("missing", 1, 4)
+    assert found.left[2] is None or found.left[2].why in ("missing", "behind")
+    assert found.best in (0, 3)
+    nothing = raced(np.full((3, 8), math.nan), Race())
+    assert (nothing.best, nothing.rows) == (None, (4, 4, 4))
+
+
+def test_only_so_many_go_on_if_a_share_is_kept() -> None:
+    values = np.random.default_rng(3).normal(size=(64, 32)) + np.linspace(0, 0.1, 64)[:, None]
+    found = raced(values, Race(first=4, keep=0.25, tie=0))
+    counts = [sum(rows >= end for rows in found.rows) for end in found.ends]
+    assert all(after <= math.ceil(0.25 * before) for before, after in itertools.pairwise(counts))
+    assert {left.why for left in found.left if left} <= {"last", "behind"}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_never_more_is_read_than_in_the_full_pass_and_no_row_twice(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    modules, rows = int(rng.integers(1, 40)), int(rng.integers(2, 60))
+    values = rng.normal(size=(modules, rows)) + rng.normal(size=(modules, 1))
+    seen: list[tuple[list[int], slice]] = []
+    race = Race(confidence=float(rng.uniform(0.5, 0.99)), first=int(rng.integers(2, 9)))
+    found = run_race(reader(values, seen), modules=modules, rows=rows, race=race)
+    read = np.zeros((modules, rows), dtype=int)
+    for places, each in seen:
+        read[places, each] += 1
+    assert read.max() == 1
+    assert tuple(read.sum(axis=1)) == found.rows
+    assert found.best is not None
+    assert found.left[found.best] is None
+
+
+def test_the_race_ends_with_the_best_of_all_rows_if_nobody_leaves() -> None:
+    values = np.random.default_rng(5).normal(size=(6, 20))
+    found = raced(values, Race(confidence=1 - 1e-12, tie=0))
+    assert found.left == (None,) * 6
+    assert found.best == int(np.argmax(values.mean(axis=1)))
+
+
+def test_whoever_others_were_tied_with_does_not_leave_for_a_tie() -> None:
+    # Two groups of copies: were both leaders to leave for a tie in turn, the ties would add up.
+    rng = np.random.default_rng(6)
+    base = rng.normal(size=64)
+    drift = np.r_[np.full(8, 0.002), np.full(56, -0.002)]
+    values = np.vstack([base, base, base - drift, base - drift])
+    found = raced(values, Race(first=4, tie=0.5))
+    whys = [left.why for left in found.left if left is not None]
+    assert whys.count("tied") >= 1
+    best = values.mean(axis=1).max()
+    error = base.std(ddof=1) / 8
+    assert found.best is not None
+    assert values[found.best].mean() >= best - 0.5 * error
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence": 1.0}, "confidence 1.0 must be above 0 and below 1; give for example 0.95"),
+        ({"first": 1}, "first 1 must be at least 2: differences of one row tell no spread"),
+        ({"keep": 1.5}, "keep 1.5 must be above 0 and below 1; give for example 0.5, or leave it out"),
+        ({"tie": -1.0}, "tie -1.0 must be 0 or more; 0 counts every difference"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Race(**settings)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_race_is_a_yes_a_no_or_how() -> None:
+    assert (as_race(False), as_race(True), as_race(Race(first=8))) == (None, Race(), Race(first=8))
+    with pytest.raises(SettingError, match="give True, or a Race"):
+        as_race("yes")  # type: ignore[arg-type]

@@ -1,0 +1,212 @@
+"""Retrieving and racing on the tiny Llama: through the units, the store and the ranking."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headstart.backbones import Backbone
+from headstart.errors import SettingError
+from headstart.events import Event, Note, UnitEvent
+from headstart.indicators.engine import score_table
+from headstart.kinds import Module
+from headstart.ranking.race import Race, run_race
+from headstart.ranking.rank import Ranking, rank
+from headstart.ranking.retrieve import Retrieval, as_retrieval, joined
+from headstart.ranking.rounds import by_example, reading_order
+from headstart.tasks import Example, Task
+from headstart.units import foresee
+from small_hub import RECIPE, module, write_hub, write_task
+
+FAST = Race(first=4, confidence=0.5)
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llama: Path) -> Backbone:
+    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("racing")
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return Task.load(write_task(folder / "task"))
+
+
+@pytest.fixture(scope="module")
+def modules(backbone: Backbone) -> list[Module]:
+    """Twelve modules of two shapes, three of which are close to the first."""
+    made: list[Module] = [module(backbone, f"m{seed}", seed=seed, rank=2 + seed % 2) for seed in range(9)]
+    for number in range(3):
+        first = made[0].parameters()
+        near = made[0].with_parameters({name: value * (1 + 1e-4 * (number + 1)) for name, value in first.items()})
+        made.append(dataclasses.replace(near, card=near.card.model_copy(update={"name": f"near{number}"})))
+    return made
+
+
+@pytest.fixture(scope="module")
+def full(task: Task, modules: list[Module], backbone: Backbone) -> Ranking:
+    return rank(task, modules, backbone, indicators="loss", recipe=RECIPE)
+
+
+@pytest.mark.parametrize("race", [Race(), FAST, Race(keep=0.3), Race(first=2, tie=0)])
+def test_a_race_is_the_race_over_the_table(race: Race, task: Task, modules: list[Module], backbone: Backbone) -> None:
+    live = rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=race)
+    ordered = [task.dev[index] for index in reading_order(task.dev, seed=0)]
+    table = score_table(modules, ordered, backbone, indicators="loss", text_format=RECIPE.text_format)
+    values = by_example(table, "loss")
+
+    def read(members: Sequence[int], rows: slice) -> np.ndarray:
+        return values[list(members), rows]
+
+    replayed = run_race(read, modules=len(modules), rows=len(ordered), race=race)
+    assert tuple(standing.rows for standing in live.standings) == replayed.rows
+    for standing, left in zip(live.standings, replayed.left, strict=True):
+        assert standing.stage == ("finalist" if left is None else f"left in round {left.round}")
+    for index, (value, rows) in enumerate(zip(live.scores.values["loss"], replayed.rows, strict=True)):
+        tokens = table.rows[(table.rows["module"] == modules[index].name) & (table.rows["example"] < rows)]["tokens"]
+        assert value == pytest.approx(values[index, :rows].sum() / tokens.sum(), rel=1e-4)
+    assert replayed.best is not None
+    assert live.frame()["module"][0] == modules[replayed.best].name
+
+
+def test_without_a_race_nothing_changes(full: Ranking) -> None:
+    assert (full.standings, full.tokens, full.stage) == ((), None, ("",) * 12)
+    assert list(full.frame().columns) == ["module", "task", "family", "license", "loss"]
+    assert full.finalists() is full
+
+
+def test_tokens_are_counted_beside_those_of_the_full_pass(
+    task: Task, modules: list[Module], backbone: Backbone
+) -> None:
+    raced = rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=FAST)
+    order = [task.dev[index] for index in reading_order(task.dev, seed=0)]
+
+    def length(text: str) -> int:
+        return len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    lengths = np.cumsum([min(length(row.input), 48) + min(length(row.target), 8) for row in order])
+    assert raced.tokens is not None
+    assert raced.tokens.full == 12 * lengths[-1]
+    assert raced.tokens.computed == sum(lengths[standing.rows - 1] for standing in raced.standings)
+    assert raced.tokens.share == raced.tokens.computed / raced.tokens.full <= 1
+
+
+def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Module], backbone: Backbone) -> None:
+    raced = rank(task, modules, backbone, indicators=("loss", "el2n"), recipe=RECIPE, race=Race(keep=0.5))
+    frame = raced.frame()
+    assert list(frame.columns[-3:]) == ["stage", "rows", "why"]
+    assert frame["rows"].is_monotonic_decreasing
+    assert frame["stage"][0] == "finalist"
+    for _, group in frame.groupby("stage"):
+        assert group["loss"].is_monotonic_decreasing
+    assert not frame[["loss", "el2n"]].isna().any(axis=None)
+    last = frame[frame["why"].str.startswith("among the last: behind ")]
+    assert len(last) > 0
+    finalists = raced.finalists()
+    assert finalists.scores.names == tuple(found.name for found in finalists.modules)
+    assert set(finalists.stage) == {"finalist"}
+
+
+def test_a_sum_is_over_all_rows_even_of_a_module_that_left(
+    task: Task, modules: list[Module], backbone: Backbone
+) -> None:
+    means, sums = (
+        rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=FAST, reduction=reduction).scores
+        for reduction in ("mean", "sum")
+    )
+    # Every target of this task is as long as any other.
+    tokens = sums.tokens * len(task.dev) / sums.examples
+    assert np.allclose(np.array(sums.values["loss"]), np.array(means.values["loss"]) * tokens, rtol=1e-6)
+
+
+def test_the_second_race_computes_nothing(task: Task, backbone: Backbone, tmp_path: Path) -> None:
+    hub, heard = write_hub(tmp_path / "hub", backbone), list[Event]()
+    first = rank(task, hub, backbone, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
+    computed = {event.key for event in heard if isinstance(event, UnitEvent) and event.state == "computed"}
+    assert len(computed) > 0
+    notes = [event.text for event in heard if isinstance(event, Note)]
+    assert notes[0] == "round 1: 4 modules on rows 1 to 4 of 12"
+    heard.clear()
+    again = rank(task, hub, backbone, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
+    assert {event.state for event in heard if isinstance(event, UnitEvent)} == {"reused"}
+    assert again.frame().equals(first.frame())
+    assert again.tokens == first.tokens
+
+
+def test_modules_are_retrieved_by_a_list(task: Task, modules: list[Module], backbone: Backbone, full: Ranking) -> None:
+    heard: list[Event] = []
+    found = rank(
+        task, modules, backbone, indicators="cosine", recipe=RECIPE, retrieve=Retrieval(5, by=("loss",)),
+        progress=heard.append,
+    )  # fmt: skip
+    order = list(full.frame()["module"])
+    assert {row.module for row in found.frame().itertuples() if row.stage == "finalist"} == set(order[:5])
+    assert list(found.frame()["module"])[5:] == order[5:]
+    assert found.frame()["why"][5] == "number 6 of 12 by loss"
+    assert math.isnan(found.frame()["cosine"][5])
+    assert found.scores.reasons["cosine"][order[5]] == "retrieved out: number 6 of 12 by loss"
+    assert "retrieved 5 of 12 modules by loss" in [event.text for event in heard if isinstance(event, Note)]
+    assert found.tokens is not None
+    assert found.tokens.computed == found.tokens.full * 17 / 12
+
+
+def test_retrieving_more_than_there_are_takes_all_and_says_so(
+    task: Task, modules: list[Module], backbone: Backbone
+) -> None:
+    heard: list[Event] = []
+    found = rank(task, modules, backbone, recipe=RECIPE, retrieve=50, progress=heard.append)
+    assert set(found.stage) == {"finalist"}
+    assert "there are no more than 50 modules: all 12 take part" in [e.text for e in heard if isinstance(e, Note)]
+
+
+def test_lists_are_joined_by_ranks() -> None:
+    lists = {"a": [0.3, 0.2, math.nan, 0.1], "b": [1.0, 4.0, 3.0, 4.0]}
+    # Ranks: a 1, 2, 4, 3; b 4, 1.5, 3, 1.5. Their means: 2.5, 1.75, 3.5, 2.25; the best of them: 1, 1.5, 3, 1.5.
+    assert joined(lists) == [1, 3, 0, 2]
+    assert joined(lists, "best_rank") == [0, 1, 3, 2]
+
+
+def test_what_cannot_be_raced_or_retrieved_is_refused_before_any_work(task: Task, backbone: Backbone) -> None:
+    with pytest.raises(SettingError) as caught:
+        rank(task, [], backbone, indicators=("cosine", "grand"), race=True)
+    assert str(caught.value).startswith(
+        "'grand' has one value for all rows together, none for each row, so modules cannot race by it; race by: loss, "
+    )
+    for given, message in (
+        (0, "cannot retrieve 0 modules; give 1 or more, or leave it out"),
+        (True, "give a number of modules, or a Retrieval"),
+        ("50", "give a number of modules, or a Retrieval"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            as_retrieval(given)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="unknown join 'sum'; choose one of: mean_rank, best_rank"):
+        Retrieval(3, join="sum")  # type: ignore[arg-type]
+
+
+def test_classes_come_up_evenly_in_every_round() -> None:
+    rows = [Example(f"row {index}", ("yes" if index % 4 else "no",), ("yes", "no")) for index in range(40)]
+    order = reading_order(rows, seed=3)
+    assert sorted(order) == list(range(40))
+    assert [sum(rows[index].target == "no" for index in order[:end]) for end in (4, 8, 16, 32)] == [1, 2, 4, 8]
+    assert order != reading_order(rows, seed=4)
+
+
+def test_a_dry_run_tells_the_first_round_and_what_may_follow(
+    task: Task, modules: list[Module], backbone: Backbone, tmp_path: Path
+) -> None:
+    forecast = foresee(
+        lambda engine, progress: rank(
+            task, modules, backbone, recipe=RECIPE, race=FAST, store=tmp_path, engine=engine, progress=progress
+        )
+    )
+    assert [(each.type, each.compute, each.later) for each in forecast.expected] == [
+        ("score", 12, False),
+        ("score", 12, True),
+    ]
