@@ -12,6 +12,7 @@ import pytest
 from headstart import registry
 from headstart.blending import RULES
 from headstart.cli.families import FAMILIES, described
+from headstart.indicators import INDICATORS
 from headstart.kinds.settings import SETTINGS
 from program import Run, assert_mistake
 
@@ -93,6 +94,7 @@ def test_a_plugin_that_ends_the_program_is_found(run: Run, installed: Callable[[
 WRONG = {
     "kinds": "a class derived from headstart.kinds.Module",
     "indicators": "a class derived from headstart.indicators.Indicator",
+    "embeddings": "a class derived from headstart.embeddings.Embedding",
     "rules": "an instance of headstart.blending.Rule",
     "spaces": "an instance of headstart.blending.Space",
     "methods": "an instance of headstart.comparing.methods.contract.Method",
@@ -159,7 +161,8 @@ def test_mistakes(run: Run) -> None:
 
 def test_help_names_what_is_registered(run: Run) -> None:
     said = " ".join(run("rank", "--help").out.split())
-    assert "loss, cosine, el2n, kl, grand or tupate" in said
+    *others, last = INDICATORS
+    assert f"{', '.join(others)} or {last}" in said
     assert "few-shot, full, tupate or quick" in said
 
 

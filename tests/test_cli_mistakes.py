@@ -172,7 +172,7 @@ SETTING_MISTAKES: tuple[tuple[tuple[str, ...], list[str], str], ...] = (
     (
         ("ensemble", "compare"),
         ["-i", "loss,cosine"],
-        "'loss,cosine' names 2 indicators where one is needed; give loss or cosine",
+        "'loss,cosine' names 2 where one is needed; give loss or cosine",
     ),
     (("rank",), ["-i", "loss,cosin"], "unknown indicator 'cosin'; choose one of: loss"),
     (("tune",), ["--start", "./none"], "none is not a folder"),

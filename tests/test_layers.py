@@ -16,6 +16,8 @@ LAYERS = (
     "showing",
     "records",
     "registry",
+    "specs",
+    "vectors",
     "events",
     "units",
     "statistics",

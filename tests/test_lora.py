@@ -325,9 +325,11 @@ def test_what_is_in_no_layer_has_no_part_in_the_vectors() -> None:
     assert vectors.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
-def test_layers_of_unequal_size_have_no_vectors(llama: Backbone) -> None:
-    with pytest.raises(ModuleError, match="the layers of 'm' do not hold equally many parameters"):
-        build(llama, {Q0: 2, Q1: 3}).layer_vectors()
+def test_a_layer_without_a_parameter_has_a_gap_there(llama: Backbone) -> None:
+    # Layer 0 holds A (2 rows) and B, layer 1 A (3 rows) and B: each rank has columns of its own.
+    (vectors,) = build(llama, {Q0: 2, Q1: 3}).layer_vectors()
+    assert vectors.isnan().sum(1).tolist() == [3 * (32 + 32), 2 * (32 + 32)]
+    assert (vectors.isnan().sum(0) == 1).all()
 
 
 def updates(module: LoraModule) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ FAMILIES: Registry[Registry[Any]] = Registry(
     members={
         "kinds": "headstart.kinds:KINDS",
         "indicators": "headstart.indicators:INDICATORS",
+        "embeddings": "headstart.embeddings:EMBEDDINGS",
         "rules": "headstart.blending:RULES",
         "spaces": "headstart.blending:SPACES",
         "methods": "headstart.comparing.methods:METHODS",

@@ -1,6 +1,8 @@
-"""Task embeddings, one file each: vectors that stand for a task, computed from the module tuned on it."""
+"""Task embeddings, one file each: vectors that stand for a task, computed from the module tuned on it.
 
-from headstart.embeddings.tuned import tuned_parameters
-from headstart.embeddings.unit import EmbedUnit, embed
+What is done with vectors, such as searching among them, is decided elsewhere (`indicators`, `ranking`).
+"""
 
-__all__ = ["EmbedUnit", "embed", "tuned_parameters"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,32 +4,46 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from headstart.embeddings.tuned import tuned_parameters
+from headstart.embeddings.contract import Embedding, Subject
+from headstart.embeddings.parsing import make_embedding
+from headstart.embeddings.registry import EMBEDDINGS
+from headstart.errors import ModuleError
 from headstart.events import Listener
-from headstart.kinds import AnyModule
+from headstart.kinds import AnyModule, ModuleLike, as_module
+from headstart.kinds.contract import Module
 from headstart.kinds.unit import given_module
+from headstart.specs import Spec
 from headstart.units import AnyStore, Context, Result, Store, Unit, run
+from headstart.vectors import Vector
 
-__all__ = ["EmbedUnit", "embed"]
+__all__ = ["EmbedUnit", "embed", "vector_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class EmbedUnit(Unit):
-    """The embedding e(O) of one module, or of the module that a unit makes. The module's name does not count."""
+    """The embedding of one module, or of the module that a unit makes. The module's name does not count.
+
+    `embedding`: the canonical spec.
+    """
 
     type: ClassVar[str] = "embed"
+    version: ClassVar[int] = 2
     together: ClassVar[int] = 64
 
     module: AnyModule | Unit
+    embedding: str = "tupate"
 
     @property
     def label(self) -> str:
         """Which module is embedded."""
         given = self.module
         return f"embedding {f'what comes of {given.label}' if isinstance(given, Unit) else given.name}"
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The embedding's."""
+        name = Spec.parse(self.embedding).name
+        return {f"embedding {name}": EMBEDDINGS[name].version}
 
     def batch_key(self) -> Hashable:
         """Many modules go to one worker, because handing over a module takes longer than embedding it."""
@@ -39,27 +53,63 @@ class EmbedUnit(Unit):
         """Embed it. Raises `ModuleError` where the embedding is not defined."""
         module = given_module(self.module, context)
         assert module is not None
-        return Result(tensors={"embedding": tuned_parameters(module).numpy()}, device="cpu")
+        digest = (module if isinstance(self.module, Unit) else self.module).digest()
+        found = vector_of(module, make_embedding(self.embedding), digest=digest)
+        facts = {name: getattr(found, name) for name in ("method", "kind", "backbone", "layers", "digest")}
+        return Result(facts, tensors={"embedding": found.values}, device="cpu")
 
     @staticmethod
-    def embedding(result: Result) -> Tensor:
-        """What `tuned_parameters` would have returned."""
-        return torch.from_numpy(result.tensors["embedding"])
+    def vector(result: Result) -> Vector:
+        """What `embed` returns."""
+        return Vector(values=result.tensors["embedding"], **result.facts)
 
 
-def embed(module: AnyModule, *, store: AnyStore = None, progress: Listener | None = None) -> Tensor:
-    """The embedding of a module, (D,), float64; see `tuned_parameters`.
+def vector_of(module: Module, embedding: Embedding, *, digest: str | None = None) -> Vector:
+    """The vector of a module in memory; no store. Raises `ModuleError` where the embedding is not defined.
+
+    `digest`: the module's, if it is known.
+    """
+    values = embedding.of(Subject(module))
+    backbone = module.card.backbone
+    return Vector(
+        method=str(embedding.spec),
+        kind=module.kind,
+        backbone="" if backbone is None else backbone.weights,
+        layers=_layers(module),
+        digest=module.digest() if digest is None else digest,
+        values=values,
+    )
+
+
+def embed(
+    module: ModuleLike,
+    method: str | Spec | Embedding = "tupate",
+    *,
+    store: AnyStore = None,
+    progress: Listener | None = None,
+) -> Vector:
+    """The embedding of a module.
 
     Args:
         module: the module whose task is embedded. If the store has the embedding, the tensors of a hub's module are not
             read, only its digest.
+        method: an embedding by its spec, as `headstart list embeddings` names them.
         store: where it is kept; `None` is the user's store, `False` keeps nothing.
         progress: hears whether it was computed or reused.
 
     Raises:
-        ModuleError: the layers of a stack do not have equal numbers of parameters.
+        ModuleError: the embedding is not defined for this module.
+        SettingError: an unknown method.
         StoreError: the store cannot be written.
     """
-    unit = EmbedUnit(module)
+    given = as_module(module, parameter="module")
+    unit = EmbedUnit(given, str(make_embedding(method).spec))
     with Store.opened(store) as kept:
-        return unit.embedding(run([unit], store=kept, raising=False, listener=progress).or_raise().of(unit))
+        return unit.vector(run([unit], store=kept, raising=False, listener=progress).or_raise().of(unit))
+
+
+def _layers(module: Module) -> int:
+    try:
+        return sum(len(rows) for rows in module.layer_vectors())
+    except ModuleError:
+        return 0

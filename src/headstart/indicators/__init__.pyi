@@ -3,13 +3,13 @@ from .contract import (
     Indicator,
     Need,
     ProjectionIndicator,
+    Spec,
     TokenIndicator,
     TokenStatistics,
     WeightIndicator,
 )
 from .parsing import make_indicator
 from .registry import INDICATORS
-from .spec import Spec
 from .table import WHOLE, Scores, ScoreTable
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headstart.architectures import Part
 from headstart.backbones import target_loss
-from headstart.indicators.spec import Spec
 from headstart.indicators.table import WHOLE
 from headstart.kinds import Module
 from headstart.kinds.updates import Update
+from headstart.specs import Spec, Specified
 
 __all__ = [
     "WHOLE",
@@ -22,6 +22,7 @@ __all__ = [
     "Indicator",
     "Need",
     "ProjectionIndicator",
+    "Spec",
     "TokenIndicator",
     "TokenStatistics",
     "WeightIndicator",
@@ -49,7 +50,7 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True)
-class Indicator(ABC):
+class Indicator(Specified, ABC):
     """A score of one module for one task; higher = more similar. A frozen dataclass: its fields are its parameters.
 
     A field has a default, and its type says which values are allowed (`int | None`, a `Literal`, ...). Class
@@ -58,18 +59,10 @@ class Indicator(ABC):
     raised by hand when it gives other values than before, so that stored ones are computed again.
     """
 
-    name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     distribution: ClassVar[bool] = True
     version: ClassVar[int] = 1
-
-    @property
-    def spec(self) -> Spec:
-        """The canonical spec: parameters that differ from their defaults, sorted. Equal specs give equal scores."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {field.name for field in fields(self) if given[field.name] != field.default}
-        return Spec(self.name, tuple(sorted((name, str(given[name])) for name in changed)))
 
 
 @dataclass(frozen=True, eq=False)

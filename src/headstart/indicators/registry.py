@@ -22,5 +22,6 @@ INDICATORS: "Registry[type[Indicator]]" = Registry(
         "arrow": "headstart.indicators.arrow:Arrow",
         "spectral": "headstart.indicators.spectral:Spectral",
         "tupate": "headstart.indicators.tupate:Tupate",
+        "similarity": "headstart.indicators.similarity:Similarity",
     },
 )

@@ -16,10 +16,10 @@ from headstart.indicators.contract import Need
 from headstart.indicators.engine import score_table
 from headstart.indicators.parsing import make_indicator
 from headstart.indicators.registry import INDICATORS
-from headstart.indicators.spec import Spec
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
 from headstart.kinds import AnyModule, LazyModule, Module, StoredSource
 from headstart.kinds.unit import given_module
+from headstart.specs import Spec
 from headstart.tasks import Example
 from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -20,6 +18,7 @@ from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
 from headstart.filenames import WEIGHTS_FILE
 from headstart.formats import StoredModule, computing_fields
+from headstart.kinds.rows_by_layer import rows_by_layer
 from headstart.kinds.updates import Update
 from headstart.records import ModuleCard
 from headstart.showing import line
@@ -160,11 +159,11 @@ class Module(ABC):
 
         One (L, D) for each stack of layers: one for most backbones, encoder and decoder for an encoder-decoder. Unless
         the kind says otherwise, `parameters` are named by a path in the backbone and a part; columns are the parts in
-        order of path. What is in no numbered layer (token embeddings, the last norm, heads) is left out, because it
-        has no counterpart in the other layers. Raises `ModuleError` if no layer is numbered, or if the layers of one
-        stack do not have equal numbers of parameters.
+        order of path. Where a layer lacks a parameter that another one has at the same position and in the same shape,
+        its columns are NaN. What is in no numbered layer (token embeddings, the last norm, heads) is left out, because
+        it has no counterpart in the other layers. Raises `ModuleError` if no layer is numbered.
         """
-        return _rows_by_layer(self.parameters(), self.name)
+        return rows_by_layer(self.parameters(), self.name)
 
     def updates(self) -> Mapping[str, Update]:
         """What the module adds at each layer, by path, as a linear map of what the bare backbone computes there.
@@ -175,6 +174,14 @@ class Module(ABC):
             f"what a {self.kind} module adds is not a linear map of the bare backbone's activations; "
             "use an indicator that runs the module"
         )
+
+    @property
+    def token_shape(self) -> tuple[int, int] | None:
+        """How many virtual tokens there are, and the width of each, if the columns of `layer_vectors` are such tokens.
+
+        Then each group of `length · width` columns holds the tokens one after the other. `None` if there are none.
+        """
+        return None
 
     def digest(self) -> str:
         """SHA-256 of kind, configuration and tensors: equal digests mean equal functions. For cache keys.
@@ -370,29 +377,3 @@ def as_fresh(card: ModuleCard) -> ModuleCard:
     own = {"name": card.name, "kind": card.kind, "parameters": card.parameters, "tensor_hash": ""}
     shape = {field: getattr(card, field) for field in ("rank", "scaling", "targets", "backbone", "base_model")}
     return ModuleCard(**own, **shape)
-
-
-def _rows_by_layer(parameters: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    """Parameters such as "decoder.block.3.layer.0.SelfAttention.q.b", gathered into rows by layer.
-
-    The part of a path before its first number names the stack of layers, and that number is the layer's. `name` is the
-    module's, for the error.
-    """
-    stacks: dict[str, dict[int, list[Tensor]]] = {}
-    by_path = ((key.rpartition(".")[0], value) for key, value in parameters.items())
-    for path, value in sorted(by_path, key=itemgetter(0)):  # the parts of a path stay in their order
-        where = re.match(r"(.*?)\.(\d+)\.", f"{path}.")
-        if where is not None:
-            stacks.setdefault(where[1], {}).setdefault(int(where[2]), []).append(value.flatten())
-    if not stacks:
-        raise ModuleError(f"'{name}' tunes no numbered layer, so it has no task embedding; use another indicator")
-    found = []
-    for _, layers in sorted(stacks.items()):
-        rows = [torch.cat(parts) for _, parts in sorted(layers.items())]
-        if len({len(row) for row in rows}) > 1:
-            raise ModuleError(
-                f"the layers of '{name}' do not hold equally many parameters, so their average is not defined; "
-                "use an indicator that does not compare parameters"
-            )
-        found.append(torch.stack(rows))
-    return tuple(found)

@@ -156,6 +156,11 @@ class PrefixModule(ValuesModule):
         """The shape."""
         return self.shape
 
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """The number of tokens, and the width of each."""
+        return self.shape.length, self.shape.dim
+
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """Rows: the layers; columns: the keys and then the values that the layer reads, after any projection."""
         prefix = projected(self.values).view(self.shape.length, self.shape.layers, 2, self.shape.dim)

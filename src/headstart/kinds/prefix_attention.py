@@ -163,6 +163,11 @@ class AttentionPrefixModule(ValuesModule):
         """The shape."""
         return self.shape
 
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """The number of tokens, and the width of each."""
+        return self.shape.length, self.shape.dim
+
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """For the encoder and the decoder, if they have a prefix, one row for every layer.
 

@@ -134,6 +134,12 @@ class PromptModule(ValuesModule):
                 f"{backbone.name} {width}; load the backbone it was tuned on, or leave it out"
             )
 
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """The number of tokens, and the width of each."""
+        length, width = self.values["prompt"].shape
+        return length, width
+
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """One row, because a prompt is in one layer only, the embeddings."""
         return (self.values["prompt"].reshape(1, -1),)
