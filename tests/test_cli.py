@@ -303,3 +303,39 @@ def test_a_narrow_terminal_loses_no_column(run: Run, room: Path, monkeypatch: py
         assert all(len(line) <= width for line in shown.splitlines())
         for column in ("name", "kind", "rank", "parameters", "family", "metric", "score", *NAMES):
             assert column in shown
+
+
+def test_rank_retrieves_and_races(run: Run, here: dict[str, list[str]]) -> None:
+    command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "loss"]
+    command += ["--retrieve", "3", "--retrieve-by", "cosine", "--race", "--confidence", "0.5", "--keep", "0.5"]
+    data = json.loads(run(*command, "--json").out)
+    assert data["spent"]["computed"] > 0
+    assert data["spent"]["share"] == data["spent"]["computed"] / data["spent"]["full"]
+    assert [each["stage"] for each in data["modules"]].count("retrieved out") == 1
+    assert data["modules"][0]["stage"] == "finalist"
+    assert data["modules"][-1]["why"] == "number 4 of 4 by cosine"
+    table = run(*command)
+    assert "1 other module was not retrieved, and not scored; --json names it." in table.out
+    assert f"The backbone reads {data['spent']['computed']:,} tokens for this, " in table.out
+    assert "retrieved 3 of 4 modules by cosine" in table.err
+    assert "round 1: 3 modules on rows 1 to 4 of 12" in table.err
+    assert "no loss of" not in table.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--confidence", "0.9"], "--confidence is about --race; add --race, or leave out --confidence"),
+        (["--keep", "0.5"], "--keep is about --race; add --race, or leave out --keep"),
+        (["--retrieve-by", "arrow"], "--retrieve-by is about --retrieve; add --retrieve N, or leave out --retrieve-by"),
+        (["--join", "best_rank"], "--join is about --retrieve; add --retrieve N, or leave out --join"),
+        (["--retrieve", "0"], "cannot retrieve 0 modules; give 1 or more, or leave it out"),
+        (["--race", "--confidence", "2"], "confidence 2.0 must be above 0 and below 1; give for example 0.95"),
+        (["--race", "-i", "grand"], "'grand' has one value for all rows together, none for each row"),
+        (["--retrieve", "2", "--retrieve-by", "arro"], "unknown indicator 'arro'; choose one of: "),
+    ],
+)
+def test_narrowing_that_cannot_be_is_a_mistake(
+    run: Run, here: dict[str, list[str]], words: list[str], message: str
+) -> None:
+    assert_mistake(run("rank", *here["task"], *here["hub"], *here["on"], *words), message)

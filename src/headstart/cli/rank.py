@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.narrowing import NarrowingOptions, spent_note
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -17,6 +18,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
+from headstart.showing import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +37,7 @@ def rank(
     hub: HubOptions,
     backbone: BackboneOptions,
     recipe: RecipeOptions,
+    narrowing: NarrowingOptions,
     work: WorkOptions,
     indicators: Annotated[
         list[str] | None,
@@ -45,14 +48,17 @@ def rank(
     dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better."""
-    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    """Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better.
+
+    From a large hub, --retrieve takes the modules that are worth a pass; --race stops reading those that cannot win.
+    """
+    chosen, narrowed, opened, data = recipe.load(), narrowing.chosen(), hub.open(), task.load()
     model = backbone.load()
     from headstart.ranking.rank import rank as run
 
     call = partial(
         run, data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
-        seed=task.seed, store=work.store,
+        seed=task.seed, store=work.store, **narrowed,
     )  # fmt: skip
     if dry_run:
         show_forecast(call, as_json=as_json)
@@ -69,15 +75,26 @@ def rank(
                 "reduction": reduction, "modules": frame.to_dict("records"),
                 "refused": refused, "reasons": ranking.scores.reasons, "units": units.to_json(),
             }
+            | ({} if ranking.tokens is None else {"spent": vars(ranking.tokens) | {"share": ranking.tokens.share}})
         )  # fmt: skip
         return
+    from headstart.ranking.rounds import RETRIEVED_OUT
     from headstart.reports.console import print_table
 
     found = ranking.scores
     title = (
         f"{data.name}: {len(frame)} modules on {found.examples} dev rows, {reduction} over {found.tokens} target tokens"
     )
-    print_table(frame.drop(columns=["task", "license"]), console(), title=title)
+    shown = frame.drop(columns=["task", "license"])
+    if ranking.tokens is not None:
+        shown = shown[shown["stage"] != RETRIEVED_OUT]
+    print_table(shown, console(), title=title)
+    if ranking.tokens is not None:
+        out = len(frame) - len(shown)
+        if out:
+            were, them = ("was", "it") if out == 1 else ("were", "them")
+            print_line(f"{plural(out, 'other module')} {were} not retrieved, and not scored; --json names {them}.")
+        print_line(spent_note(ranking))
     if ranking.reference is not None:
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
@@ -103,6 +120,9 @@ def print_gaps(ranking: "Ranking") -> None:
     """Report on standard error which modules took no part or have no value, and why."""
     for module in ranking.refused:
         print_line(f"refused {module.name}: {module.reason}", error=True)
+    unread = {name for name, each in zip(ranking.scores.names, ranking.standings, strict=False) if not each.rows}
     for indicator, reasons in ranking.scores.reasons.items():
         for name, reason in reasons.items():
+            if name in unread:
+                continue
             print_line(f"no {indicator} of {name}: {reason}", error=True)

@@ -10,7 +10,7 @@ from headstart.indicators.table import Scores, ScoreTable
 from headstart.kinds import Module
 from headstart.ranking.race import Race
 from headstart.ranking.retrieve import Retrieval, joined
-from headstart.ranking.rounds import FINALIST, Standing, race_rounds
+from headstart.ranking.rounds import FINALIST, RETRIEVED_OUT, Standing, race_rounds
 from headstart.ranking.scorer import Scorer, passes
 from headstart.ranking.scoring import needs_reference
 from headstart.showing import plural
@@ -99,7 +99,7 @@ def _retrieve(
     names = " and ".join(table.indicators)
     scorer.say(f"retrieved {retrieval.keep:,} of {plural(len(every), 'module')} by {names}")
     out = {
-        place: Standing("retrieved out", 0, f"number {rank:,} of {len(every):,} by {names}", order=-rank)
+        place: Standing(RETRIEVED_OUT, 0, f"number {rank:,} of {len(every):,} by {names}", order=-rank)
         for rank, place in enumerate(order, 1)
         if rank > retrieval.keep
     }

@@ -256,6 +256,8 @@ def rank(
     task, recipe = as_task(task), as_recipe(recipe)
     compared = None if reference is None else as_module(reference, parameter="reference").load()
     retrieval, racing = as_retrieval(retrieve), as_race(race)
+    if retrieval is not None:
+        chosen_indicators(retrieval.by)
     if racing is not None:
         require_rows(chosen)
     hub = opened(hub)

@@ -16,10 +16,10 @@ from headstart.showing import cut, plural
 from headstart.tasks import Example
 from headstart.tasks.example import seeded_order
 
-__all__ = ["FINALIST", "Standing", "by_example", "race_rounds", "reading_order", "require_rows"]
+__all__ = ["FINALIST", "RETRIEVED_OUT", "Standing", "by_example", "race_rounds", "reading_order", "require_rows"]
 
 
-FINALIST = "finalist"
+FINALIST, RETRIEVED_OUT = "finalist", "retrieved out"
 
 
 @dataclass(frozen=True)
