@@ -1,6 +1,6 @@
 """Merging 100 LoRA modules of SmolLM2-135M's shapes: `python benchmarks/merging.py`.
 
-30 layers, q_proj 576→576 and v_proj 576→192, rank 8, random values; both times include the ΔW error that is reported.
+30 layers, q_proj 576→576 and v_proj 576→192, rank 8, random values; all times include the ΔW error that is reported.
 """
 
 import argparse
@@ -38,12 +38,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON line only")
     parser.add_argument("--modules", type=int, default=100)
+    parser.add_argument(
+        "--core", nargs="*", default=["core"], help="spaces of Core Space to time: core core_ties core_tsv core_iso"
+    )
     asked = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     modules = [module(index, generator) for index in range(asked.modules)]
     merge(modules[:2], uniform(2))  # the first call of a linear-algebra routine loads it
     found: dict[str, float | int] = {"modules": asked.modules}
-    for space, rank in (("parameters", None), ("svd", RANK)):
+    for space, rank in (("parameters", None), ("svd", RANK), *((space, RANK) for space in asked.core)):
         began = time.perf_counter()
         merged = merge(modules, uniform(len(modules)), space=space, rank=rank)
         found[f"{space}_seconds"] = round(time.perf_counter() - began, 3)

@@ -290,8 +290,14 @@ def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, bac
         ({"top_k": 0}, "top_k 0 must be at least 1"),
         ({"recipe": "fast"}, "unknown recipe 'fast'; choose one of: few-shot"),
         ({"reduction": "median"}, "unknown reduction 'median'; choose one of: mean, sum"),
-        ({"density": 0.2}, "density 0.2 is for spaces 'ties' and 'dare'; leave it out, or merge in one of them"),
-        ({"space": "exact", "rank": 4}, "rank 4 is for space 'svd'; leave it out, or merge in that space"),
+        (
+            {"density": 0.2},
+            "density 0.2 is for spaces 'core_ties', 'ties' and 'dare'; leave it out, or merge in one of them",
+        ),
+        (
+            {"space": "exact", "rank": 4},
+            "rank 4 is for spaces 'svd', 'core', 'core_ties', 'core_tsv' and 'core_iso'; leave it out, or merge in one",
+        ),
         ({"space": "ties", "density": 1.5}, "density 1.5 must be above 0 and at most 1"),
     ],
 )

@@ -213,7 +213,7 @@ def test_unequal_shapes_are_known_from_the_shapes_alone(space: str) -> None:
 def test_what_auto_cannot_be_told() -> None:
     check_space("auto", rank=4, density=None)
     with pytest.raises(
-        SettingError, match=r"density 0\.5 is for spaces 'ties' and 'dare'; leave it out, or merge in one"
+        SettingError, match=r"density 0\.5 is for spaces 'core_ties', 'ties' and 'dare'; leave it out, or merge in one"
     ):
         check_space("auto", rank=None, density=0.5)
     with pytest.raises(SettingError, match="rank 0 must be at least 1; leave it out"):

@@ -24,8 +24,8 @@ class Blend(Record):
     the effective number of modules 1/Σw² is `effective`. Default: √n of n modules, at most 4 (see `usual_effective`).
 
     `space`: a name in `SPACES`; "auto" is "parameters" where shapes are equal, else "svd". `rank`: the rank that "svd"
-    cuts to; default: the largest among the modules. `density`: the share of each module's numbers that "ties" and
-    "dare" keep; default: a half.
+    and the "core" spaces cut to; default: the largest among the modules. `density`: the share of each module's numbers
+    that "ties", "core_ties" and "dare" keep; default: a half.
 
     >>> Blend.parse("softmax:indicator=loss,temperature=0.1").temperature
     0.1

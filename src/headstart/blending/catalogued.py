@@ -17,7 +17,7 @@ __all__ = ["EQUAL_SHAPES", "PLAIN_LORA", "candidates_at_hand", "require_blendabl
 EQUAL_SHAPES = ("parameters", "ties", "dare")
 """The spaces that need equal shapes; told apart without importing them, because they import torch."""
 
-PLAIN_LORA = ("exact", "svd")
+PLAIN_LORA = ("exact", "svd", "core", "core_ties", "core_tsv", "core_iso")
 """The spaces that need plain LoRA."""
 
 

@@ -17,8 +17,9 @@ def check_space(space: str, *, rank: int | None, density: float | None) -> None:
         if value is not None and option not in chosen.reads:
             readers = [f"'{name}'" for name, known in SPACES.items() if option in known.reads and name != "auto"]
             several = len(readers) > 1
+            listed = f"{', '.join(readers[:-1])} and {readers[-1]}" if several else readers[0]
             raise SettingError(
-                f"{option} {value} is for space{'s' if several else ''} {' and '.join(readers)}; leave it out, "
+                f"{option} {value} is for space{'s' if several else ''} {listed}; leave it out, "
                 f"or merge in {'one of them' if several else 'that space'}"
             )
     chosen.check(Options(rank, density))

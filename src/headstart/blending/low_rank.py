@@ -9,8 +9,9 @@ from torch import Tensor
 
 from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule
+from headstart.kinds.lora import Factors
 
-__all__ = ["LowRank", "combination", "relative_error"]
+__all__ = ["LowRank", "balanced", "combination", "relative_error"]
 
 
 class LowRank(NamedTuple):
@@ -43,6 +44,17 @@ class LowRank(NamedTuple):
     def minus(self, other: "LowRank") -> "LowRank":
         """The difference; its rank is at most the sum of both ranks."""
         return LowRank(torch.cat([self.left, -other.left], 1), torch.cat([self.right, other.right], 0))
+
+
+def balanced(u: Tensor, values: Tensor, v: Tensor, *, like: Factors) -> Factors:
+    """The factors of U diag(σ) Vᵀ, `u` (out, r), `v` (in, r), with singular values shared evenly between A and B.
+
+    The scaling is that of `like`.
+    """
+    # The argument of a root must be positive, but PEFT allows any α; singular values carry no sign.
+    scaling = abs(like.scaling) or 1.0
+    root = (values / scaling).sqrt()
+    return Factors((v * root).T.float().contiguous(), (u * root).float().contiguous(), scaling, like.embedding)
 
 
 def combination(modules: Sequence[LoraModule], weights: Weights) -> dict[str, LowRank]:

@@ -67,10 +67,11 @@ def merge(
         modules: at least one, or their folders; those of weight 0 take no part and need not fit.
         weights: one per module, non-negative, summing to 1; or `Weights`, with others for groups of layers.
         space: a name in `SPACES`: "parameters" (the papers), "exact" (ΔW kept, rank Σ r_i, without modules that
-            together have at most 1e-4 of the weight), "svd" (cut to `rank`), for comparison "ties" and "dare", and
-            "auto", the first of them where shapes are equal, else "svd".
-        rank: for "svd"; see `Options` for this and the next two.
-        density: for "ties" and "dare"; `None` is a half.
+            together have at most 1e-4 of the weight), "svd" (cut to `rank`), "core" and its rules "core_ties",
+            "core_tsv" and "core_iso" (Core Space), for comparison "ties" and "dare", and "auto", the first of them
+            where shapes are equal, else "svd".
+        rank: for "svd" and "core"; see `Options` for this and the next two.
+        density: for "ties", "core_ties" and "dare"; `None` is a half.
         seed: for "dare".
         backbone: the frozen model, needed when "ties" or "dare" merges BitFit: they act on changes of its biases.
         name: of the result.

@@ -67,15 +67,17 @@ class BlendOptions(Options):
     space: Annotated[
         str,
         typer.Option(
-            help="{spaces}; the papers use parameters, exact keeps ΔW, svd cuts it to --rank, and "
-            "auto takes parameters where shapes are equal, else svd."
+            help="{spaces}; the papers use parameters, exact keeps ΔW, svd cuts it to --rank, core and its rules merge in "
+            "bases that the modules share, and auto takes parameters where shapes are equal, else svd."
         ),
     ] = "auto"
     rank: Annotated[
-        int | None, typer.Option(help="Rank that the space svd cuts to; default: the largest rank of the modules.")
+        int | None,
+        typer.Option(help="Rank that svd and the core spaces cut to; default: the largest rank of the modules."),
     ] = None
     density: Annotated[
-        float | None, typer.Option(help="Share of each module's numbers that ties and dare keep; default: half.")
+        float | None,
+        typer.Option(help="Share of each module's numbers that ties, core_ties and dare keep; default: half."),
     ] = None
     reduction: ReductionOption = "mean"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.blending import SPACES
 from headstart.blending.ensemble import blend_note
 from headstart.blending.start import PlannedStart, Start
 from headstart.comparing.methods.contract import Begun, Draw
@@ -49,9 +50,12 @@ def at_equal_rank(compared: Compared, rank: int | None) -> Compared:
     A method that names its own rank keeps it.
     """
     blend = compared.blend
-    if rank is None or blend is None or blend.space not in ("exact", "svd"):
+    if rank is None or blend is None or blend.space == "auto":
         return compared
-    cut = blend.change(space="svd", rank=blend.rank or rank)
+    space = "svd" if blend.space == "exact" else blend.space
+    if "rank" not in SPACES[space].reads:
+        return compared
+    cut = blend.change(space=space, rank=blend.rank or rank)
     return Compared(compared.label, compared.method, cut)
 
 

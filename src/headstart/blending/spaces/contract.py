@@ -22,9 +22,10 @@ NEEDS = frozenset({"equal shapes", "lora", "origin"})
 class Options:
     """The options of spaces; each space reads those that concern it.
 
-    `rank`: the rank that "svd" cuts to, `None` for the modules' largest. `density`: the share of each module's numbers
-    that "ties" and "dare" keep, above 0 and at most 1, `None` for a half. `seed`: of the draw of "dare". `origin`: the
-    values at which a module changes nothing, by parameter (`Module.origin`); only for spaces that need it.
+    `rank`: the rank that "svd" and the "core" spaces cut to, `None` for the modules' largest. `density`: the share of
+    each module's numbers that "ties", "core_ties" and "dare" keep, above 0 and at most 1, `None` for a half. `seed`: of
+    the draw of "dare". `origin`: the values at which a module changes nothing, by parameter (`Module.origin`); only for
+    spaces that need it.
     """
 
     rank: int | None = None

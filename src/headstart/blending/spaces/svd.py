@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from headstart.blending.low_rank import LowRank, combination
+from headstart.blending.low_rank import LowRank, balanced, combination
 from headstart.blending.spaces.contract import Options, Space, loras
 from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule, Module
@@ -35,8 +35,4 @@ class Svd(Space):
 
 def _cut(update: LowRank, rank: int, *, like: Factors) -> Factors:
     u, values, v = update.truncated(rank)
-    # The argument of a root must be positive, but PEFT allows any α; singular values carry no sign.
-    scaling = abs(like.scaling) or 1.0
-    root = (values / scaling).sqrt()
-    a, b = root.unsqueeze(1) * v, u * root
-    return Factors(a.float().contiguous(), b.float().contiguous(), scaling, like.embedding)
+    return balanced(u, values, v.T, like=like)

@@ -10,7 +10,7 @@ from headstart.blending.spaces.contract import Options, Space
 from headstart.blending.weights import Weights
 from headstart.kinds import Module
 
-__all__ = ["Ties"]
+__all__ = ["Ties", "agreed"]
 
 
 class Ties(Space):
@@ -32,11 +32,11 @@ class Ties(Space):
             origin = options.origin[name].double()
             changes = torch.stack([parameters[name].double() - origin for parameters in held])
             shares = torch.tensor(weights.of(name), dtype=torch.float64)
-            merged[name] = (origin + _agreed(changes, shares, options.kept).view(value.shape)).float()
+            merged[name] = (origin + agreed(changes, shares, options.kept).view(value.shape)).float()
         return modules[0].with_parameters(merged)
 
 
-def _agreed(changes: Tensor, weights: Tensor, density: float) -> Tensor:
+def agreed(changes: Tensor, weights: Tensor, density: float) -> Tensor:
     """One merged change, flat, from N stacked ones (N, …); a single module keeps its own."""
     present = weights > 0
     flat, shares = changes[present].flatten(1), weights[present].unsqueeze(1)

@@ -1,0 +1,26 @@
+"""TIES in Core Space: trim, elect a sign, average what agrees, on the cores."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headstart.blending.spaces.bases import Cores
+from headstart.blending.spaces.contract import Options
+from headstart.blending.spaces.core import Core
+from headstart.blending.spaces.ties import agreed
+
+__all__ = ["CoreTies"]
+
+
+class CoreTies(Core):
+    """As space "ties", on the numbers of the cores instead of those of A and B (Panariello et al., 2025)."""
+
+    name = "core_ties"
+    source = "Yadav et al., 2023, §4, in the space of Panariello et al., 2025"
+    reads = frozenset({"rank", "density"})
+
+    def combined(self, cores: Cores, shares: Sequence[float], options: Options) -> Tensor:
+        """The mean over the cores whose sign was elected, number by number."""
+        stacked = torch.stack([part.matrix() for part in cores.parts])
+        return agreed(stacked, torch.tensor(shares, dtype=torch.float64), options.kept).view(cores.shape)
