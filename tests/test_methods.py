@@ -310,7 +310,7 @@ def test_every_method_begins_at_one_rank_unless_asked_otherwise(task: Task, back
         module(backbone, "ada", seed=1), module(backbone, "bob", seed=2), module(backbone, "cyd", seed=3, rank=3)
     ]  # fmt: skip
     methods = ("scratch", "random", "average", "best_single", "ensemble", "wide=uniform:space=exact,rank=4")
-    with pytest.raises(SettingError, match="rank 4 is for spaces 'svd', 'core', .* leave it out"):
+    with pytest.raises(SettingError, match=r"rank 4 is for spaces 'svd', 'core', .* leave it out"):
         run(task, modules, backbone, *methods)
     methods = (*methods[:-1], "sum=uniform:space=exact", "wide=uniform:space=svd,rank=4")
     found = run(task, modules, backbone, *methods)

@@ -218,7 +218,7 @@ def test_what_auto_cannot_be_told() -> None:
         check_space("auto", rank=None, density=0.5)
     with pytest.raises(SettingError, match="rank 0 must be at least 1; leave it out"):
         check_space("auto", rank=0, density=None)
-    with pytest.raises(SettingError, match="unknown merge space 'slerp'; choose one of: parameters, exact, svd, ties,"):
+    with pytest.raises(SettingError, match="unknown merge space 'slerp'; choose one of: parameters, exact, svd, core,"):
         check_space("slerp", rank=None, density=None)
 
 
