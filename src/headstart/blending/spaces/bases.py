@@ -92,7 +92,8 @@ def polar(columns: Tensor) -> Tensor:
     squares, axes = torch.linalg.eigh(columns.T @ columns)
     present = squares > NEGLIGIBLE**2 * squares[-1]
     roots = torch.where(present, squares.clamp(min=torch.finfo(squares.dtype).tiny).rsqrt(), 0.0)
-    return columns @ ((axes * roots) @ axes.T)
+    inverse: Tensor = (axes * roots) @ axes.T
+    return columns @ inverse
 
 
 def _triplets(factor: Factors) -> Triplets:
@@ -107,8 +108,8 @@ def _axes(columns: Tensor) -> Tensor | None:
     if columns.shape[1] >= columns.shape[0]:
         return None
     basis, upper = torch.linalg.qr(columns)
-    rotation: Tensor = torch.linalg.svd(upper)[0]
-    return basis @ rotation
+    rotated: Tensor = basis @ torch.linalg.svd(upper)[0]
+    return rotated
 
 
 def _in(basis: Tensor | None, columns: Tensor) -> Tensor:
