@@ -43,7 +43,8 @@ def scores_frame(values: dict[tuple[str, str], list[float]], *, metric: str = "A
     rows = [
         {"method": method, "seed": seed, "stage": stage, "split": "test", "metric": metric, "score": score}
         | {"reason": "training diverged" if math.isnan(score) else "", "steps_to_best": 60, "seconds": 12.5}
-        | {"calibration": "none", "uncalibrated": score}
+        | {"calibration": "none", "uncalibrated": score, "backward_tokens": 60_000}
+        | {"forward_tokens": 84_000 if method in ("best_single", "ensemble") else 70_000}
         for (method, stage), scores in values.items()
         for seed, score in enumerate(scores)
     ]

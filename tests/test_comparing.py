@@ -10,11 +10,12 @@ import torch
 from pandas.testing import assert_frame_equal
 
 from headstart.backbones import Backbone, TextFormat
+from headstart.backbones.load import tokens_of
 from headstart.blending import Blend, softmax
 from headstart.blending.merging import MergePlan
-from headstart.comparing import compare as comparing
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
+from headstart.comparing.running import TEST_NOTE
 from headstart.comparing.starting import size_notes
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.evaluating import unit as evaluating
@@ -34,6 +35,7 @@ from small_hub import RECIPE, misfit, module, write_hub, write_task
 
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
+TOKENS = ["forward_tokens", "backward_tokens"]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,23 @@ def test_every_method_of_every_seed_is_there_before_and_after_tuning(whole: Comp
     tuned = whole.scores[whole.scores["stage"] == "tuned"]
     assert tuned["steps_to_best"].isin([0, 2, 4]).all()
     assert rows.xs("zero-shot", level=2)["steps_to_best"].isna().all()
+
+
+def test_what_was_read_on_the_way_is_kept(whole: Comparison, task: Task, backbone: Backbone) -> None:
+    draw, found = task.few_shot(k=SHOTS, seed=1), whole.scores.set_index(["seed", "method", "stage"])
+    train, dev = (tokens_of(rows, backbone, RECIPE.text_format) for rows in (draw.train, draw.dev))
+
+    def tuning(steps: int, evaluations: int) -> tuple[int, int]:
+        back = steps * min(RECIPE.batch_size, len(draw.train)) * train // len(draw.train)
+        return back + evaluations * dev, back
+
+    scores = (4 * dev, 0)  # the indicator "cosine" needs a pass of each module over the dev rows, and no reference
+    for method, scored in (("scratch", (0, 0)), ("average", (0, 0)), ("best_single", scores), ("ensemble", scores)):
+        steps = whole.curves[(whole.curves["seed"] == 1) & (whole.curves["method"] == method)]["step"]
+        own = tuning(max(steps), len(steps))
+        before, after = (found.loc[(1, method, stage), TOKENS].tolist() for stage in STAGES)
+        assert tuple(before) == scored
+        assert tuple(after) == (scored[0] + own[0], scored[1] + own[1])
 
 
 def test_every_answer_to_every_test_row_is_kept(whole: Comparison, task: Task) -> None:
@@ -214,7 +233,7 @@ def test_a_module_tuned_on_the_very_task_is_named(whole: Comparison, task: Task,
     unseen = [module(backbone, "new", seed=9)]
     notes = run(task, unseen, backbone, seeds=1).notes
     assert not [note for note in notes if "not unseen" in note]
-    assert comparing.TEST_NOTE.format(rows=12) in notes
+    assert TEST_NOTE.format(rows=12) in notes
 
 
 def test_it_survives_json(whole: Comparison) -> None:

@@ -14,7 +14,8 @@ from encoders import CARDS, TASKS, encoder, in_peft, random_head, random_module
 from headstart.backbones import EncoderBackbone, target_loss
 from headstart.blending import RULES, Blend, merge
 from headstart.blending.ensemble import ensemble
-from headstart.comparing.compare import UNTUNED_HEAD, compare
+from headstart.comparing.compare import compare
+from headstart.comparing.running import UNTUNED_HEAD
 from headstart.errors import HubError, MergeError, SettingError, TaskError
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.hub import Hub

@@ -1,6 +1,9 @@
 """About how much a backbone has to compute for some rows, told before it runs."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.encoding import TextFormat
@@ -21,10 +24,10 @@ def tokens_of(
 
     What the layout puts around an input is left out, so it is a little less than what is read.
     """
-    inputs = _lengths([example.input for example in examples], backbone)
+    inputs = _lengths(tuple(example.input for example in examples), backbone.tokenizer)
     answers = [example.options or (example.target,) if options else (example.target,) for example in examples]
     words = dict.fromkeys(answer for own in answers for answer in own)
-    length = dict(zip(words, _lengths(list(words), backbone), strict=True))
+    length = dict(zip(words, _lengths(tuple(words), backbone.tokenizer), strict=True))
     return sum(
         min(prompt, text_format.max_input) + sum(min(length[answer], text_format.max_target) for answer in own)
         for prompt, own in zip(inputs, answers, strict=True)
@@ -35,10 +38,11 @@ def load_of(backbone: Backbone, *, forward: int = 0, both: int = 0) -> Load:
     """The load of `forward` tokens that are only read, and of `both` that gradients go back through."""
     parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
     operations = parameters * (FORWARD * (forward + both) + BACK * both)
-    return Load(forward + both, operations, backbone.device.type)
+    return Load(forward + both, operations, backbone.device.type, backward=both)
 
 
-def _lengths(texts: Sequence[str], backbone: Backbone) -> list[int]:
+@lru_cache(maxsize=4)  # inputs and answers of train and dev: many units read the same rows
+def _lengths(texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     if not texts:
-        return []
-    return [len(ids) for ids in backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return ()
+    return tuple(len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"])

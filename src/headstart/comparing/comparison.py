@@ -41,7 +41,7 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "scores": (
         "method", "seed", "stage", "split", "metric", "score", "reason", "steps_to_best", "seconds", "calibration",
-        "uncalibrated",
+        "uncalibrated", "forward_tokens", "backward_tokens",
     ),
     "curves": ("method", "seed", "step", "dev_score", "dev_loss"),
     "answers": ("method", "seed", "stage", "row", "prediction", "uncalibrated"),
@@ -62,6 +62,8 @@ _KEYS: Mapping[str, list[str]] = {
     "baselines": ["name"],
 }
 _VERSION = 3
+_LATER: Mapping[str, tuple[str, ...]] = {"scores": ("forward_tokens", "backward_tokens")}
+"""Columns that records of this version did not always have; there they are NaN."""
 _NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -83,6 +85,9 @@ class Comparison:
             `same_as` is the earlier method that begins from the very same module, else empty.
         scores: one row per (method, seed, stage, split, metric); a missing `score` is NaN and has a `reason`.
             `calibration` is how the answers were calibrated ("none": not at all), `uncalibrated` the score without.
+            `seconds` is what testing (before tuning) or tuning took. `forward_tokens` are the tokens that the backbone
+            read on the way there, padding and the tests left out: for the scores of the hub's modules, if the method
+            weighs by them, and for tuning; gradients go back through `backward_tokens` of them.
         curves: one row per (method, seed, step) evaluated while tuning; step 0 is before tuning.
         answers: one row per (method, seed, stage, row) of the test split: the `prediction`, and what it was before
             calibration; empty in a record of version 2.
@@ -179,6 +184,8 @@ class Comparison:
             if version == 2:
                 data = _from_version_2(data)
             frames = {name: _frame_from_json(data[name]) for name in FRAMES}
+            for name, columns in _LATER.items():
+                frames[name] = frames[name].assign(**dict.fromkeys(set(columns) - set(frames[name]), math.nan))
             task = TaskCard.model_validate(data["task"])
             return cls(task=task, settings=dict(data["settings"]), notes=tuple(data["notes"]), modules={}, **frames)
         except KeyError as error:

@@ -40,7 +40,7 @@ class Decision:
         choice: "use" a start, train "fresh", or "undecided".
         method: the start to use, else the best one that does not lose to the random module; "" if nothing was measured.
         gain: its mean test score less that of scratch, after tuning, with `low` and `high` of the 95 % interval.
-        cost: what tuning took; "" where it is not known.
+        cost: what tuning took, and what the road to it read; "" where it is not known.
         sentence: all of it in plain English.
         remedy: what would decide it; "" where it is decided.
     """
@@ -229,12 +229,19 @@ def _remedy(row: Row) -> str:
 
 
 def _cost(comparison: Comparison, method: str) -> str:
-    """How long the tuning of one seed took, beside that of scratch."""
+    """How long the tuning of one seed took and how many tokens its road read, beside those of scratch."""
     tuned = comparison.scores[comparison.scores["stage"] == "tuned"]
-    seconds = tuned.groupby("method")["seconds"].mean()
-    if math.isnan(seconds.get(method, math.nan)) or math.isnan(seconds.get(SCRATCH, math.nan)):
+    means = tuned.groupby("method")[["seconds", "forward_tokens", "backward_tokens"]].mean()
+    if not {method, SCRATCH} <= set(means.index) or means.loc[[method, SCRATCH], "seconds"].isna().any():
         return ""
-    return f"tuning took {seconds[method]:.3g} s a seed, {seconds[SCRATCH]:.3g} s from scratch"
+    mine, scratch = means.loc[method], means.loc[SCRATCH]
+    seconds = f"tuning took {mine['seconds']:.3g} s a seed, {scratch['seconds']:.3g} s from scratch"
+    if means.loc[[method, SCRATCH]].isna().any(axis=None):
+        return seconds
+    own, other = (
+        f"{row['forward_tokens']:,.0f} tokens forward and {row['backward_tokens']:,.0f} back" for row in (mine, scratch)
+    )
+    return f"{seconds}; with the scores of the hub's modules it read {own} a seed, from scratch {other}"
 
 
 def _text(value: float) -> str:

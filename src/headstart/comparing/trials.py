@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.backbones import Backbone, BackboneInput
+from headstart.blending import Blend
 from headstart.blending.ensemble import unscored
+from headstart.comparing.costs import Tokens, tokens_of_scores
 from headstart.comparing.methods.contract import Pool
+from headstart.comparing.methods.parse import Compared
 from headstart.comparing.starting import Beginning
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.choice import CalibrationChoice
@@ -20,9 +23,29 @@ from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.tune import Tuned, text_format_of
 from headstart.tuning.unit import TuneUnit
-from headstart.units import Content, Results, Unit
+from headstart.units import Content, Context, Results, Unit
 
-__all__ = ["Tested", "Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
+__all__ = ["Ranked", "Tested", "Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The pool's rankings of one draw, by reduction, and the units that they were made of."""
+
+    by_reduction: Mapping[str, Ranking]
+    scorings: Mapping[str, Scoring]
+    found: Results
+
+    def ranking(self, blend: Blend) -> Ranking:
+        """The ranking that a blend reads."""
+        return self.by_reduction[blend.reduction]
+
+    def spent(self, compared: Compared, context: Context) -> Tokens:
+        """What the scores that a method reads took; nothing if it reads none."""
+        if compared.blend is None or not compared.needs_scores:
+            return Tokens()
+        scoring = self.scorings[compared.blend.reduction]
+        return tokens_of_scores(scoring, compared.blend.indicator, self.found, context)
 
 
 def rank_draws(
@@ -32,8 +55,8 @@ def rank_draws(
     indicators: Mapping[str, Sequence[str]],
     recipe: Recipe,
     run: Callable[..., Results],
-) -> list[dict[str, Ranking]]:
-    """The pool's rankings of every draw, by reduction; all are one graph, so that reference modules are tuned as lanes.
+) -> list[Ranked]:
+    """The pool's rankings of every draw; all are one graph, so that reference modules are tuned as lanes.
 
     `indicators`: the specs to compute, by reduction. `run` runs units.
     """
@@ -49,15 +72,16 @@ def rank_draws(
                 )  # fmt: skip
     units: list[Unit] = [unit for draw in planned for scoring in draw.values() for unit in scoring.all_units()]
     found = run(units, raising=False)
-    return [
-        {
-            reduction: Ranking(pool.modules, draw[reduction].table(found).reduce(reduction), (), None)
-            if reduction in draw
+    ranked = []
+    for scorings in planned:
+        rankings = {
+            reduction: Ranking(pool.modules, scorings[reduction].table(found).reduce(reduction), (), None)
+            if reduction in scorings
             else unscored(pool.modules, reduction)
             for reduction in indicators
         }
-        for draw in planned
-    ]
+        ranked.append(Ranked(rankings, scorings, found))
+    return ranked
 
 
 @dataclass(frozen=True, eq=False)

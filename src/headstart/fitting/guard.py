@@ -27,7 +27,7 @@ from headstart.fitting.folds import folds_of
 from headstart.fitting.losses import row_losses
 from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, require_defined
+from headstart.ranking.rank import HubLike, load_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
@@ -156,8 +156,8 @@ class Guard:
         except PlannedOnly as dry:
             raise dry.followed_by(self.later(merges=True)) from None
         draws = [
-            Draw(fold, place, self.pool, partial(_ranking, rankings))
-            for place, (fold, rankings) in enumerate(zip(self.folds, ranked, strict=True))
+            Draw(fold, place, self.pool, own.ranking)
+            for place, (fold, own) in enumerate(zip(self.folds, ranked, strict=True))
         ]
         try:
             begun = begin_all(draws, self.methods, run=partial(run, engine=merging))
@@ -195,10 +195,6 @@ class Guard:
         return plan_trials(
             fold, beginnings, self.pool, recipe=self.recipe, decoding=self.decoding, calibration=self.calibration
         )
-
-
-def _ranking(rankings: dict[str, Ranking], blend: Blend) -> Ranking:
-    return rankings[blend.reduction]
 
 
 def _units(trial: Trial) -> list[Unit]:

@@ -335,7 +335,8 @@ def _classes(comparison: Comparison, first: str) -> dict[str, Any] | None:
 def _start_cells(starts: pd.DataFrame) -> pd.DataFrame:
     titles = {
         "method": "Method", "rank": "Rank", "parameters": "Parameters", "modules": "Effective modules",
-        "space": "Space", "error": "ΔW error", "same_as": "Same start as",
+        "space": "Space", "error": "ΔW error", "tokens": "Tokens read",
+        "backward": "Of them backward", "same_as": "Same start as",
     }  # fmt: skip
     return (
         starts.assign(method=starts["method"].map(spoken))

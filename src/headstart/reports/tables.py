@@ -75,9 +75,10 @@ def starts_table(comparison: Comparison) -> pd.DataFrame:
 
     Columns: method; rank and parameters ("4", or "4 to 8" if seeds differ; rank is missing for kinds without one);
     modules, the mean effective number of a blend; space; error, the mean ΔW error; and same_as, the methods that begin
-    from the very same module, with the number of seeds ("best_single (2 of 3 seeds)").
+    from the very same module, with the number of seeds ("best_single (2 of 3 seeds)"). `tokens` and `backward` are the
+    tokens read on the way to the tuned module and those that gradients go back through, means over seeds ("84,210").
     """
-    starts, rows = comparison.starts, []
+    starts, rows, means = comparison.starts, [], _mean_tokens(comparison)
     for method in dict.fromkeys([label for label in comparison.methods if label in set(starts["method"])]):
         own = starts[starts["method"] == method]
         same = own["same_as"][own["same_as"] != ""].value_counts()
@@ -86,11 +87,22 @@ def starts_table(comparison: Comparison) -> pd.DataFrame:
                 "method": method, "rank": _range(own["rank"]), "parameters": _range(own["parameters"]),
                 "modules": own["effective"].astype("float64").mean(),
                 "space": ", ".join(dict.fromkeys(filter(None, own["space"]))),
-                "error": own["error"].astype("float64").mean(),
+                "error": own["error"].astype("float64").mean(), **means.get(method, {}),
                 "same_as": ", ".join(f"{other} ({count} of {len(own)} seeds)" for other, count in same.items()),
             }
         )  # fmt: skip
-    return pd.DataFrame(rows, columns=["method", "rank", "parameters", "modules", "space", "error", "same_as"])
+    columns = ["method", "rank", "parameters", "modules", "space", "error", "tokens", "backward", "same_as"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mean_tokens(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """By method, the tokens on the way to its tuned module; nothing where they are not known."""
+    tuned = comparison.scores[comparison.scores["stage"] == "tuned"]
+    means = tuned.groupby("method")[["forward_tokens", "backward_tokens"]].mean().dropna()
+    return {
+        str(method): {"tokens": f"{row['forward_tokens']:,.0f}", "backward": f"{row['backward_tokens']:,.0f}"}
+        for method, row in means.iterrows()
+    }
 
 
 def missing_table(comparison: Comparison) -> pd.DataFrame:

@@ -90,13 +90,19 @@ class TuneUnit(Unit):
 
     def load(self, context: Context) -> Load:
         """All steps, of which each reads a batch and goes back through it, and all evaluations of the dev rows."""
-        backbone: Backbone = context.resource(RESOURCE)
-        recipe, task, read = self.recipe, self.rows.value, text_format_of(self.recipe)
-        rows = min(recipe.batch_size, len(task.train))
-        steps = recipe.max_steps * rows * tokens_of(task.train, backbone, read) // max(len(task.train), 1)
+        recipe = self.recipe
         evaluations = 1 + recipe.max_steps // recipe.eval_every
-        dev = evaluations * tokens_of(task.dev, backbone, read)
-        return load_of(backbone, forward=dev, both=steps)
+        return self._load(context.resource(RESOURCE), steps=recipe.max_steps, evaluations=evaluations)
+
+    def taken(self, result: Result, context: Context) -> Load:
+        """What it took, by the steps and evaluations that its curve holds."""
+        return self._load(context.resource(RESOURCE), steps=result.rows[-1]["step"], evaluations=len(result.rows))
+
+    def _load(self, backbone: Backbone, *, steps: int, evaluations: int) -> Load:
+        task, read = self.rows.value, text_format_of(self.recipe)
+        rows = min(self.recipe.batch_size, len(task.train))
+        back = steps * rows * tokens_of(task.train, backbone, read) // max(len(task.train), 1)
+        return load_of(backbone, forward=evaluations * tokens_of(task.dev, backbone, read), both=back)
 
     @classmethod
     def size_of(cls, inputs: Mapping[str, Any]) -> float:

@@ -70,13 +70,15 @@ class Context(Protocol):
 class Load:
     """About what computing a unit takes: tokens that a model reads, floating point operations, and on which device.
 
-    `shared`: equal for units that share one pass, whose tokens count once; `None`: a pass of its own.
+    `shared`: equal for units that share one pass, whose tokens count once; `None`: a pass of its own. `backward`: those
+    of the tokens that gradients go back through.
     """
 
     tokens: int = 0
     operations: float = 0.0
     device: str = "cpu"
     shared: Hashable = None
+    backward: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
