@@ -54,9 +54,9 @@ class Protocol:
     """
 
     shots: int = 16
-    steps: int = 16
-    dev: int = 24
-    rows: int = 80
+    steps: int = 12
+    dev: int = 16
+    rows: int = 72
     max_input: int = 128
 
     @property
