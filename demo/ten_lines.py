@@ -4,13 +4,11 @@ import headstart as hs
 
 backbone = hs.Backbone.load(".cache/backbones/smollm2-135m")
 task = hs.Task.load(".cache/tasks/sst2").few_shot(k=16, seed=0)
-hub = hs.Hub.open("demo/out/hub")
+fitted = hs.fit(task, "demo/out/hub", backbone, test_rows=400)
+print(fitted.verdict.sentence)
 
-ranking = hs.rank(task, hub, backbone, indicators=["cosine", "loss"])
-print(ranking.frame()[["module", "cosine", "loss"]].head(3))
-
-start = hs.ensemble(task, hub, backbone, ranking=ranking, blend="softmax:indicator=cosine,temperature=0.1")
-tuned = hs.tune(task, backbone, start=start.module, recipe="quick", name="sst2")
-for module in (None, start.module, tuned.module):
-    found = hs.evaluate(module, task, backbone)
-    print(module.name if module else "bare backbone", found.score)
+print(fitted.ranking.frame()[["module", "cosine"]].head(3))
+print(fitted.verdict.table[["method", "loss", "score"]])
+print("bare backbone", hs.evaluate(None, task, backbone).score)
+print("fitted", fitted.record.score)
+print(hs.predict(fitted, [{"input": "a warm and funny film"}], backbone))

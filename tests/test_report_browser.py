@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from headstart.reports.html import write_report
+from fit_example import fit_record
+from headstart.reports.html import fit_page, write_report
 from report_examples import EXAMPLES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -77,12 +78,18 @@ def chromium(*words: str) -> str:
     return done.stdout
 
 
+FITS = {"fit that uses a start": 0.3, "fit that abstains": 0.0}
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of every example."""
     folder = tmp_path_factory.mktemp("pages")
     for name, make in EXAMPLES.items():
         write_report(make(), folder / name)
+    for name, gain in FITS.items():
+        (folder / name).mkdir()
+        (folder / name / "report.html").write_text(fit_page(fit_record(gain)), encoding="utf-8")
     return folder
 
 
@@ -106,7 +113,14 @@ def measured(page: Path, copy: Path, *, width: int, dark: bool) -> dict[str, Any
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
-    ("name", "dark"), [*((name, False) for name in EXAMPLES), ("full", True), ("missing_scores", True)]
+    ("name", "dark"),
+    [
+        *((name, False) for name in EXAMPLES),
+        ("full", True),
+        ("missing_scores", True),
+        *((name, False) for name in FITS),
+        *((name, True) for name in FITS),
+    ],
 )
 def test_nothing_is_cropped_small_or_faint(pages: Path, tmp_path: Path, name: str, dark: bool, width: int) -> None:
     found = measured(pages / name / "report.html", tmp_path / "page.html", width=width, dark=dark)

@@ -10,6 +10,8 @@ from .evaluating.evaluate import evaluate
 from .evaluating.evaluation import Evaluation
 from .evaluating.predict import predict
 from .events import Listener
+from .fitting.fit import fit
+from .fitting.record import Fitted
 from .hub import Hub, ModuleRef
 from .indicators import INDICATORS
 from .indicators.engine import score
@@ -35,6 +37,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Example",
+    "Fitted",
     "HeadstartError",
     "Hub",
     "Listener",
@@ -50,6 +53,7 @@ __all__ = [
     "compare",
     "ensemble",
     "evaluate",
+    "fit",
     "fits",
     "load_module",
     "merge",

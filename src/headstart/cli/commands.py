@@ -10,6 +10,10 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 __all__ = ["COMMANDS", "Deferred", "Explained", "Program"]
 
 COMMANDS = {
+    "fit": (
+        "headstart.cli.fit:fit",
+        "Make a tuned module for TASK, begun from a hub's modules if that is shown to help, else from scratch.",
+    ),
     "hub": ("headstart.cli.hub:app", "Look after a hub of modules: add, edit, list, show, check, remove, push."),
     "task": ("headstart.cli.task:task", "Show what is understood of TASK: columns, splits, classes, prompts, lengths."),
     "tune": (

@@ -4,13 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from headstart.comparing.frames import frame_from_json, frame_to_json, plain
 from headstart.errors import CardError
 from headstart.records import TaskCard
 from headstart.showing import cut, html_table, line, plural
@@ -64,7 +63,6 @@ _KEYS: Mapping[str, list[str]] = {
 _VERSION = 3
 _LATER: Mapping[str, tuple[str, ...]] = {"scores": ("forward_tokens", "backward_tokens")}
 """Columns that records of this version did not always have; there they are NaN."""
-_NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +158,9 @@ class Comparison:
         that JSON cannot hold.
         """
         data: dict[str, Any] = {"schema_version": _VERSION, "task": self.task.model_dump(mode="json")}
-        data["settings"] = {str(key): _plain(value, f"settings.{key}") for key, value in self.settings.items()}
+        data["settings"] = {str(key): plain(value, f"settings.{key}") for key, value in self.settings.items()}
         for name in FRAMES:
-            frame = getattr(self, name)
-            data[name] = [_column_to_json(frame[column], f"{name}.{column}") for column in frame.columns]
+            data[name] = frame_to_json(getattr(self, name), name)
         data["notes"] = list(self.notes)
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -183,7 +180,7 @@ class Comparison:
         try:
             if version == 2:
                 data = _from_version_2(data)
-            frames = {name: _frame_from_json(data[name]) for name in FRAMES}
+            frames = {name: frame_from_json(data[name]) for name in FRAMES}
             for name, columns in _LATER.items():
                 frames[name] = frames[name].assign(**dict.fromkeys(set(columns) - set(frames[name]), math.nan))
             task = TaskCard.model_validate(data["task"])
@@ -229,66 +226,3 @@ def _check_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> No
         row = frame.loc[twice, keys].iloc[0]
         where = ", ".join(f"{key} {row[key]}" for key in keys)
         raise CardError(f"comparison table '{name}' has two rows for {where}; keep one of them")
-
-
-def _plain(value: Any, field: str) -> Any:
-    """`value` as strict JSON data."""
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(mode="json"), field)
-    if isinstance(value, np.generic):
-        return _plain(value.item(), field)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{field}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float):
-        return _number_to_json(value)
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    raise CardError(f"{field} is a {type(value).__name__}, which JSON cannot hold; give it as a number or a text")
-
-
-def _number_to_json(value: float) -> float | str | None:
-    if math.isnan(value):
-        return None
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _column_to_json(column: "pd.Series[Any]", field: str) -> dict[str, Any]:
-    missing = column.isna()
-    inferred = pd.api.types.infer_dtype(column, skipna=True)
-    values: list[Any] = [None if gone else value for value, gone in zip(column.tolist(), missing, strict=True)]
-    if inferred in {"floating", "mixed-integer-float", "decimal"} or (inferred == "integer" and missing.any()):
-        kind, values = "number", [None if value is None else _number_to_json(float(value)) for value in values]
-    elif inferred == "integer":
-        kind, values = "integer", [int(value) for value in values]
-    elif inferred == "boolean":
-        kind = "boolean"
-    elif inferred in {"string", "empty"}:
-        kind = "number" if pd.api.types.is_float_dtype(column) else "text"
-    else:
-        raise CardError(f"{field} holds {inferred} values, which JSON cannot hold; give them as numbers or texts")
-    return {"name": str(column.name), "type": kind, "values": values}
-
-
-def _frame_from_json(columns: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame({column["name"]: _column_from_json(column) for column in columns})
-    if len(frame.columns) != len(columns):
-        raise ValueError("two columns of one name")
-    return frame
-
-
-def _column_from_json(column: dict[str, Any]) -> "pd.Series[Any]":
-    values, kind = column["values"], column["type"]
-    if kind == "number":
-        numbers = [math.nan if value is None else _NOT_FINITE.get(value, value) for value in values]
-        return pd.Series(numbers, dtype="float64")
-    if kind == "integer":
-        return pd.Series(values, dtype="int64")
-    if kind in {"text", "boolean"}:
-        return pd.Series(values, dtype="object").infer_objects()
-    raise ValueError(f"column '{column['name']}' has the unknown type '{kind}'")

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from headstart.tasks import METRICS
 
-__all__ = ["Axis"]
+__all__ = ["Axis", "line_points", "tick_values"]
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _TICKS = 5
@@ -53,3 +54,14 @@ class Axis:
     def holds(self, value: float) -> bool:
         """Whether `value` lies on the axis; unknown values count as if they did."""
         return not (value < self.low or value > self.high)
+
+
+def tick_values(axis: Axis) -> list[dict[str, Any]]:
+    """The ticks of an axis for a template: where each is, and its number with as many decimals as all need."""
+    decimals = max((len(f"{tick:g}".partition(".")[2]) for tick in axis.ticks), default=0)
+    return [{"at": axis.at(tick), "text": f"{tick:.{decimals}f}".replace("-", "−")} for tick in axis.ticks]
+
+
+def line_points(xs: Iterable[float], ys: Iterable[float], *, across: Axis, up: Axis) -> str:
+    """The points of a polyline in a drawing of 100 by 100, whose y runs downwards."""
+    return " ".join(f"{across.at(x):g},{100 - up.at(y):g}" for x, y in zip(xs, ys, strict=True))

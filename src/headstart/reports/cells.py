@@ -13,9 +13,11 @@ __all__ = [
     "common_decimals",
     "defused",
     "fixed_text",
+    "frame_cells",
     "interval_text",
     "number_text",
     "short_family",
+    "signed",
     "summary_cells",
 ]
 
@@ -95,6 +97,17 @@ def cell_text(value: Any) -> str:
     if pd.api.types.is_bool(value):
         return "yes" if value else "no"
     return number_text(float(value)) if pd.api.types.is_float(value) else str(value)
+
+
+def frame_cells(frame: pd.DataFrame) -> dict[str, Any]:
+    """The frame as a heading and rows of texts."""
+    return {"head": list(frame.columns), "body": [[cell_text(value) for value in row] for row in frame.to_numpy()]}
+
+
+def signed(value: float, *, decimals: int) -> str:
+    """`value` with `decimals` decimals and its sign; 0 has none."""
+    text = fixed_text(value, decimals)
+    return f"+{text}" if value > 0 else text
 
 
 def defused(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A comparison as a folder: one self-contained page, its tables as CSV, and the record as JSON."""
+"""What was found, as a folder: one self-contained page, tables as CSV, the record as JSON, and tuned modules."""
 
 import re
 from pathlib import Path
@@ -11,31 +11,61 @@ from headstart.atomic import staged_folder
 from headstart.comparing.comparison import Comparison
 from headstart.comparing.decision import decide
 from headstart.comparing.effects import effects, mean_scores
+from headstart.fitting.record import FitRecord, Fitted
 from headstart.reports.cells import defused
+from headstart.reports.fit_page import fit_values
 from headstart.reports.page import page_values, spoken
 from headstart.reports.tables import ranking_table, summary
 
-__all__ = ["write_report"]
+__all__ = ["fit_page", "write_report"]
 
 UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 """Control characters, which HTML does not allow, and those that would reverse the text after them."""
 
 
-def write_report(comparison: Comparison, folder: str | Path) -> None:
-    """Write the report to the new `folder`, completely or not at all.
+def write_report(found: Comparison | Fitted, folder: str | Path) -> None:
+    """Write the report of a comparison or of a fit to the new `folder`, completely or not at all.
 
-    The folder holds report.html, which opens anywhere, loads nothing and runs no script; the tables summary.csv,
-    effects.csv, ranking.csv, scores.csv, curves.csv, answers.csv and refused.csv, where an apostrophe precedes any text
-    that a spreadsheet would take for a formula; comparison.json, from which `Comparison.from_json` restores everything
-    but tuned modules; and those that the comparison keeps, each a folder under modules/.
+    That of a fit is the folder of its module, as `save_module` writes it, with the page report.html beside the tensors,
+    and fit.json, from which `FitRecord.from_json` restores the record.
+
+    The folder of a comparison holds report.html, which opens anywhere, loads nothing and runs no script; the tables
+    summary.csv, effects.csv, ranking.csv, scores.csv, curves.csv, answers.csv and refused.csv, where an apostrophe
+    precedes any text that a spreadsheet would take for a formula; comparison.json, from which `Comparison.from_json`
+    restores everything but tuned modules; and those that the comparison keeps, each a folder under modules/.
 
     Raises:
         OutputError: `folder` exists or cannot be written.
-        CardError: the comparison holds what JSON cannot.
+        CardError: the record holds what JSON cannot.
     """
+    if isinstance(found, Fitted):
+        _write_fit(found, Path(folder))
+    else:
+        _write_comparison(found, Path(folder))
+
+
+def _write_fit(fitted: Fitted, folder: Path) -> None:
+    from headstart.kinds import save_module  # torch, which a report without modules does without
+
+    with staged_folder(folder) as staging:
+        saved = staging / folder.name  # the module's README names its folder
+        save_module(fitted.module, saved)
+        for path in saved.iterdir():
+            path.rename(staging / path.name)
+        saved.rmdir()
+        (staging / "fit.json").write_text(fitted.record.to_json(), encoding="utf-8")
+        (staging / "report.html").write_text(fit_page(fitted.record), encoding="utf-8")
+
+
+def fit_page(record: FitRecord) -> str:
+    """The page of a fit, which loads nothing and runs no script."""
+    return _environment().get_template("fit.html.j2").render(fit_values(record))
+
+
+def _write_comparison(comparison: Comparison, folder: Path) -> None:
     results = {"summary": summary(comparison), "effects": effects(comparison), "ranking": ranking_table(comparison)}
     recorded = {name: getattr(comparison, name) for name in ("scores", "curves", "answers", "refused")}
-    with staged_folder(Path(folder)) as staging:
+    with staged_folder(folder) as staging:
         (staging / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
         for name, frame in (results | recorded).items():
             defused(frame).to_csv(staging / f"{name}.csv", index=False, encoding="utf-8")
@@ -49,6 +79,13 @@ def write_report(comparison: Comparison, folder: str | Path) -> None:
 
 
 def _page(comparison: Comparison, *, effects: pd.DataFrame, summary: pd.DataFrame) -> str:
+    means = mean_scores(comparison)
+    values = page_values(comparison, decide(comparison), effects=effects, means=means, summary=summary)
+    return _environment().get_template("report.html.j2").render(values)
+
+
+def _environment() -> Environment:
+    """What renders the templates: texts are escaped, and what is missing is an error."""
     environment = Environment(
         loader=PackageLoader("headstart", "reports"),
         autoescape=True,
@@ -58,9 +95,7 @@ def _page(comparison: Comparison, *, effects: pd.DataFrame, summary: pd.DataFram
         finalize=_seen,
     )
     environment.filters["spoken"] = spoken
-    means = mean_scores(comparison)
-    values = page_values(comparison, decide(comparison), effects=effects, means=means, summary=summary)
-    return environment.get_template("report.html.j2").render(values)
+    return environment
 
 
 def _seen(value: object) -> object:

@@ -1,7 +1,7 @@
 """What stands on the page of a report, as plain values for the template: texts, and positions of marks in percent."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,18 @@ from headstart.comparing.classes import class_scores
 from headstart.comparing.comparison import SCRATCH, STAGES, Comparison
 from headstart.comparing.decision import Decision
 from headstart.comparing.decision import spoken as named
-from headstart.reports.axes import Axis
-from headstart.reports.cells import DASH, Footnotes, cell_text, common_decimals, fixed_text, number_text, short_family
+from headstart.reports.axes import Axis, line_points, tick_values
+from headstart.reports.cells import (
+    DASH,
+    Footnotes,
+    cell_text,
+    common_decimals,
+    fixed_text,
+    frame_cells,
+    number_text,
+    short_family,
+    signed,
+)
 from headstart.reports.chosen import chosen_rows
 from headstart.reports.tables import (
     chosen_indicator,
@@ -70,10 +80,10 @@ def page_values(
         "ranking": _ranking(comparison),
         "classes": _classes(comparison, decision.method or comparison.subject),
         "rows": chosen_rows(comparison, method=decision.method or comparison.subject),
-        "starts": _cells(_start_cells(starts_table(comparison))),
-        "refused": _cells(comparison.refused[["module", "reason"]]),
-        "missing": _cells(missing_table(comparison)),
-        "settings": _cells(_shown_settings(comparison)),
+        "starts": frame_cells(_start_cells(starts_table(comparison))),
+        "refused": frame_cells(comparison.refused[["module", "reason"]]),
+        "missing": frame_cells(missing_table(comparison)),
+        "settings": frame_cells(_shown_settings(comparison)),
         "command": comparison.settings.get("command", ""),
         "notes": comparison.notes,
     }
@@ -98,7 +108,7 @@ def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
     headline = _HEADLINES[decision.choice]
     which = f": {spoken(decision.method)}" if decision.choice == "use" else ""
     opening = f"{headline}: {named(decision.method)}. " if which else f"{headline}. "
-    number = partial(_signed, decimals=3)
+    number = partial(signed, decimals=3)
     return {
         "choice": decision.choice,
         "headline": headline,
@@ -142,7 +152,7 @@ def _scores(
             lines.append(line)
         panels.append({"title": _STAGES[stage], "lines": lines})
     clipped = any(line["clipped"] for panel in panels for line in panel["lines"])
-    return {"panels": panels, "axis": axis, "ticks": _ticks(axis), "clipped": clipped, "first": FIRST_LINES,
+    return {"panels": panels, "axis": axis, "ticks": tick_values(axis), "clipped": clipped, "first": FIRST_LINES,
             "baselines": _baselines(comparison, axis, decimals=decimals)}  # fmt: skip
 
 
@@ -174,7 +184,7 @@ def _gain(effects: pd.DataFrame, method: str, *, decimals: int) -> dict[str, str
     rows = effects[(effects["method"] == method) & (effects["other"] == SCRATCH)].to_dict("records")
     if not rows or math.isnan(rows[0]["difference"]):
         return {"gain": "", "gain_interval": ""}
-    difference, low, high = (_signed(float(rows[0][name]), decimals=decimals) for name in ("difference", "low", "high"))
+    difference, low, high = (signed(float(rows[0][name]), decimals=decimals) for name in ("difference", "low", "high"))
     return {"gain": difference, "gain_interval": "" if low == DASH else f"{low} to {high}"}
 
 
@@ -189,15 +199,10 @@ def _baselines(comparison: Comparison, axis: Axis, *, decimals: int) -> list[dic
     ]  # fmt: skip
 
 
-def _ticks(axis: Axis) -> list[dict[str, Any]]:
-    decimals = max((len(f"{tick:g}".partition(".")[2]) for tick in axis.ticks), default=0)
-    return [{"at": axis.at(tick), "text": f"{tick:.{decimals}f}".replace("-", "−")} for tick in axis.ticks]
-
-
 def _effects(effects: pd.DataFrame, method: str) -> dict[str, Any]:
     """What `method` was found to be against every other one, by stage, and what could have been found."""
     own = effects[effects["method"] == method]
-    number = partial(_signed, decimals=min(common_decimals([*own["low"], *own["high"]]), 3))
+    number = partial(signed, decimals=min(common_decimals([*own["low"], *own["high"]]), 3))
     rows: dict[str, list[dict[str, str]]] = {stage: [] for stage in STAGES}
     for row in own.to_dict("records"):
         interval = DASH if math.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}"
@@ -247,7 +252,7 @@ def _curves(comparison: Comparison, summary: pd.DataFrame, *, metric: str) -> di
         ]
         behind = _line(lines[SCRATCH], name, steps=steps, axis=axis)["whole"] if SCRATCH in lines else ""
         found["plots"].append(
-            {"title": title, "panels": panels, "behind": behind, "ticks": _ticks(axis), "last": f"{steps.high:g}"}
+            {"title": title, "panels": panels, "behind": behind, "ticks": tick_values(axis), "last": f"{steps.high:g}"}
         )
     return found
 
@@ -261,10 +266,7 @@ def _arrival(steps: float) -> str:
 
 def _line(own: pd.DataFrame, name: str, *, steps: Axis, axis: Axis) -> dict[str, Any]:
     """The points of a line, of its dotted end where seeds have stopped, and of the band of its interval."""
-
-    def points(xs: Iterable[float], ys: Iterable[float]) -> str:
-        return " ".join(f"{steps.at(x):g},{100 - axis.at(y):g}" for x, y in zip(xs, ys, strict=True))
-
+    points = partial(line_points, across=steps, up=axis)
     whole, band = own[own["complete"]], own.dropna(subset=[f"{name}_interval"])
     low, high = band[name] - band[f"{name}_interval"], band[name] + band[f"{name}_interval"]
     return {
@@ -355,13 +357,3 @@ def _shown_settings(comparison: Comparison) -> pd.DataFrame:
         said = pd.DataFrame({"setting": ["rank of the starts"], "value": [" and ".join(ranks)]})
         table = pd.concat([said, table], ignore_index=True)
     return table.assign(value=[value if cell_text(value) == DASH else str(value) for value in table["value"]])
-
-
-def _cells(frame: pd.DataFrame) -> dict[str, Any]:
-    """The frame as a heading and rows of texts."""
-    return {"head": list(frame.columns), "body": [[cell_text(value) for value in row] for row in frame.to_numpy()]}
-
-
-def _signed(value: float, *, decimals: int) -> str:
-    text = fixed_text(value, decimals)
-    return f"+{text}" if value > 0 else text

@@ -1,7 +1,7 @@
 """The tables of a report, each computed from a comparison as a DataFrame; nothing here draws or lays out."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ __all__ = [
     "chosen_indicator",
     "curve_table",
     "effective_modules",
+    "flat_settings",
     "main_metric",
     "missing_table",
     "ranking_table",
@@ -142,7 +143,12 @@ def curve_table(comparison: Comparison) -> pd.DataFrame:
 
 def settings_table(comparison: Comparison) -> pd.DataFrame:
     """The settings as rows (setting, value); a nested setting is named with dots, a missing value is `None`."""
-    rows = list(_flat("", comparison.settings))
+    return flat_settings(comparison.settings)
+
+
+def flat_settings(settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Settings as rows (setting, value); see `settings_table`."""
+    rows = list(_flat("", settings))
     return pd.DataFrame({"setting": [name for name, _ in rows], "value": pd.Series([v for _, v in rows], dtype=object)})
 
 

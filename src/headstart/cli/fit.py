@@ -1,0 +1,111 @@
+"""`headstart fit`."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.atomic import refuse_existing
+from headstart.cli.ensemble import BlendOptions
+from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.options import (
+    AsJson,
+    BackboneOptions,
+    CalibrationOption,
+    HubOptions,
+    OutputOption,
+    RecipeOptions,
+    TaskOptions,
+    WorkOptions,
+    command,
+)
+from headstart.cli.output import command_line, console, print_json, print_line
+from headstart.cli.progress import UnitCount, listening
+
+if TYPE_CHECKING:
+    from headstart.tasks import Task
+
+__all__ = ["fit"]
+
+
+@dataclass(frozen=True)
+class FittedTask(TaskOptions):
+    """The task that a module is fitted to."""
+
+    family: Annotated[str | None, typer.Option(help="Family to use instead of the task card's.")] = None
+
+    def load(self) -> "Task":
+        """The task, with a few-shot draw if requested."""
+        return self.drawn(self.whole(family=self.family))
+
+
+@dataclass(frozen=True)
+class FitRecipe(RecipeOptions):
+    """How every method is tuned: quickly, because the guard tunes several on every fold."""
+
+    recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = "quick"
+
+
+@command
+def fit(
+    task: FittedTask,
+    hub: HubOptions,
+    backbone: BackboneOptions,
+    blend: BlendOptions,
+    recipe: FitRecipe,
+    work: WorkOptions,
+    output: OutputOption,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Start that may be used; repeatable, as --method of compare; default: average, best_single, ensemble."
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Into how many parts the examples are cut, to be held out in turn.")] = 4,
+    name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
+    license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
+    retrieve: Annotated[int, typer.Option(help="Of a larger hub, retrieve this many modules and let them race.")] = 50,
+    test_rows: Annotated[int, typer.Option(help="Answer at most this many rows of the test split.")] = 200,
+    decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
+    calibration: CalibrationOption = "auto",
+    dry_run: DryRunOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a tuned module for TASK, begun from a hub's modules if that is shown to help, else from scratch.
+
+    The modules are ranked and blended, a guard holds examples out to find whether a start is better than scratch and
+    than a random module, and the chosen one is tuned on all examples. The folder holds the module, and a page that says
+    what was found (report.html). A second run only reads what the first one left in the store.
+    """
+    refuse_existing(output)
+    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    model = backbone.load()
+    from headstart.fitting.defaults import DEFAULTS
+    from headstart.fitting.fit import fit as run
+    from headstart.reports.fit_console import print_fit
+    from headstart.reports.html import write_report
+
+    asked = DEFAULTS.blend if blend == BlendOptions() else blend.load()
+    call = partial(
+        run, data, opened, model, starts=start or DEFAULTS.starts, blend=asked, folds=folds, recipe=chosen,
+        name=name or output.name, license=license, decoding=decoding, calibration=calibration, retrieve=retrieve,
+        test_rows=test_rows, seed=task.seed, store=work.store,
+    )  # fmt: skip
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
+    with listening(f"fitting to {data.name}") as listener:
+        units = UnitCount(listener)
+        fitted = call(engine=work.engine, progress=units)
+    record = replace(fitted.record, settings={**fitted.record.settings, "command": command_line()})
+    fitted = replace(fitted, record=record)
+    write_report(fitted, output)
+    if as_json:
+        print_json({"module": str(output), "fit": json.loads(record.to_json()), "units": units.to_json()})
+        return
+    print_fit(record, console())
+    print_line(f"Module: {output}   Page: {output / 'report.html'}")
+    print_line(f"It answers new rows: headstart predict {output} new-rows.csv --backbone {backbone.backbone}")
+    units.say()

@@ -1,0 +1,318 @@
+"""The whole road in one call: rank, weigh, guard, tune; from a hub and a task to a module that can be used."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
+from headstart.blending.ensemble import blend_note, checked_blend
+from headstart.blending.given import BlendLike, as_blend
+from headstart.comparing.methods.contract import Draw
+from headstart.comparing.starting import Beginning, begin_all
+from headstart.evaluating.calibration import calibrate
+from headstart.evaluating.evaluation import Evaluation
+from headstart.events import Listener
+from headstart.fitting.defaults import DEFAULTS
+from headstart.fitting.guard import Guard, pool_of
+from headstart.fitting.lacking import lacking
+from headstart.fitting.last import Asked, Last
+from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
+from headstart.fitting.verdict import Verdict
+from headstart.kinds import AnyModule
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank
+from headstart.records import Refused
+from headstart.tasks import TaskLike, as_task
+from headstart.tasks.example import seeded_order
+from headstart.tuning.recipes import Recipe, as_recipe
+from headstart.tuning.tune import Tuned
+from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
+from headstart.units import run as run_units
+
+__all__ = ["fit"]
+
+Run = Callable[..., Results]
+Later = Mapping[str, tuple[int, Sequence[Unit]]]
+
+
+def fit(
+    task: TaskLike,
+    hub: HubLike,
+    backbone: BackboneLike,
+    *,
+    starts: str | Sequence[str] = DEFAULTS.starts,
+    blend: BlendLike = DEFAULTS.blend,
+    shots: int | None = None,
+    folds: int = DEFAULTS.folds,
+    recipe: Recipe | str = DEFAULTS.recipe,
+    name: str | None = None,
+    license: str = "",  # noqa: A002 - the field's own word, as on model cards
+    decoding: str = "auto",
+    calibration: str = "auto",
+    retrieve: int | None = DEFAULTS.retrieve,
+    test_rows: int = DEFAULTS.test_rows,
+    seed: int = 0,
+    store: AnyStore = None,
+    engine: str = "serial",
+    progress: Listener | None = None,
+) -> Fitted:
+    """A tuned module for a task, begun from a start out of the hub if that is shown to help, else from scratch.
+
+    The hub's modules are ranked on the dev rows and blended into starts; the guard holds rows out and finds whether any
+    of these is better than scratch and than a random module (see `guard`); then the chosen one is tuned on all rows of
+    train and dev. The test split decides nothing.
+
+    >>> fitted = fit("tickets.csv", "my-hub", "smollm2-135m")  # doctest: +SKIP
+    >>> predict(fitted, "new-tickets.csv", "smollm2-135m")  # doctest: +SKIP
+
+    Args:
+        task: with train and dev splits; a test split, if there is one, gives the score that is reported.
+        hub: a hub, or a list of modules.
+        backbone: the frozen model.
+        starts: what may be used, as methods of `compare`.
+        blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
+        shots: draw so many rows per class (four times as many without classes) from train and dev; `None` takes all.
+        folds: see `guard`.
+        recipe: how every method is tuned.
+        name: of the module; `None` is the task's name.
+        license: of the module, for its card.
+        decoding: as in `evaluate`.
+        calibration: as in `tune`.
+        retrieve: of a larger hub, so many modules are retrieved and race; `None`: all are scored.
+        test_rows: at most so many test rows are answered.
+        seed: of the draw, the folds, fresh modules and the order of rows.
+        store: where finished work is kept, so that a second run only reads it; `None` is the user's store, `False`
+            keeps nothing.
+        engine: where work is computed: "serial", or "processes=N".
+        progress: hears how far the work has come and what became of every unit.
+
+    Raises:
+        HubError, MergeError, ModuleError, SettingError, TaskError: see `rank`, `guard` and `tune`. What cannot work is
+            refused before any pass.
+        StoreError: the store cannot be written.
+    """
+    task, chosen, backbone = as_task(task), as_recipe(recipe), as_backbone(backbone)
+    drawn = task if shots is None else task.few_shot(k=shots, seed=seed)
+    base = checked_blend(as_blend(blend), task.card)
+    modules, refused = load_modules(opened(hub), backbone, progress=progress)
+    guarded = partial(
+        Guard.of, drawn, starts=starts, blend=base, folds=folds, recipe=chosen, decoding=decoding,
+        calibration=calibration, seed=seed,
+    )  # fmt: skip
+    pool = pool_of(modules, base, backbone=backbone)
+    few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
+    guarded(pool)
+    refused += [
+        Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
+        for module in modules
+        if module.only_ranked
+    ]
+    asked = Asked(drawn, tuple(refused), base, chosen, name or task.name, license, test_rows, seed)
+    with Store.opened(store) as kept:
+        run = _Timed(
+            partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
+        )
+        ranked = partial(
+            rank, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=few, race=few is not None,
+            store=kept, engine=engine, progress=progress,
+        )  # fmt: skip
+        made = _Fit(asked, guarded(replace(pool, modules=pool.modules[:few])), run, merging=here(engine))
+        rankings = made.rankings(ranked)
+        if few is not None:
+            left = _retrieved(next(iter(rankings.values())))
+            made = _Fit(asked, guarded(replace(pool, modules=left)), run, merging=here(engine))
+        return made.fitted(rankings)
+
+
+class _Timed:
+    """Runs units and adds up how long they took, in whichever run they were computed."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.seconds = run, dict[str, float]()
+
+    def __call__(self, units: Sequence[Unit], **how: Any) -> Results:
+        found = self.run(units, **how)
+        self.seconds |= {key: result.seconds or 0.0 for key, result in found.items()}
+        return found
+
+
+class _Fit:
+    """One fit, stage by stage: rank, guard, tune and explain."""
+
+    def __init__(self, asked: Asked, guard: Guard, run: _Timed, *, merging: str) -> None:
+        self.asked, self.guard, self.run, self.merging = asked, guard, run, merging
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self.guard.pool.backbone
+
+    def fitted(self, rankings: Mapping[str, Ranking]) -> Fitted:
+        """All stages but the first. Raises `PlannedOnly` with what follows, where nothing is computed."""
+        try:
+            verdict = self.guard.verdict(self.run, merging=self.merging)
+        except PlannedOnly as dry:
+            raise dry.followed_by(self.later()) from None
+        return self.finished(rankings, verdict)
+
+    def rankings(self, ranked: Callable[..., Ranking]) -> dict[str, Ranking]:
+        """The rankings on the dev rows, by reduction, each by all indicators that the starts need."""
+        wanted = {reduction: specs for reduction, specs in self.guard.indicators().items() if specs}
+        if not wanted:
+            wanted = {self.asked.blend.reduction: (self.asked.blend.indicator,)}
+        try:
+            return {
+                reduction: replace(ranked(indicators=specs, reduction=reduction), refused=self.asked.refused)
+                for reduction, specs in wanted.items()
+            }
+        except PlannedOnly as dry:
+            raise dry.followed_by(_together(self.scores_later(), self.guard.later(merges=True), self.later())) from None
+
+    def finished(self, rankings: Mapping[str, Ranking], verdict: Verdict) -> Fitted:
+        """The chosen start is tuned on all rows; the start that leads is made, for its weights."""
+        labels = {verdict.method, verdict.leader}
+        methods = [method for method in self.guard.methods if method.label in labels]
+        first = next(iter(rankings.values()))
+        names = {module.name for module in self.guard.pool.modules}
+        pooled = {reduction: _of(ranking, names) for reduction, ranking in rankings.items()}
+        draw = Draw(
+            self.asked.task, self.asked.seed, self.guard.pool,
+            lambda blend: pooled.get(blend.reduction, next(iter(pooled.values()))),
+        )  # fmt: skip
+        try:
+            (begun,) = begin_all([draw], methods, run=partial(self.run, engine=self.merging))
+        except PlannedOnly as dry:
+            raise dry.followed_by(self.later(merges=False)) from None
+        beginnings = {each.label: each for each in begun}
+        ranking = rankings.get(self.asked.blend.reduction, first)
+        last = Last.plan(self.asked, self.guard, beginnings[verdict.method], self.ordered(ranking))
+        found = self.run(last.units(), raising=False)
+        for unit in last.needed():
+            if unit.key in found.failed:
+                found.or_raise()
+        tuned = last.tuning.tuned(found.of(last.tuning)).made_for(last.choice.made(found), self.backbone.place)
+        tested = calibrate(last.test.evaluation(found.of(last.test)), last.choice.made(found))
+        record = self.record(ranking, verdict, beginnings, tuned=tuned, tested=tested, last=last, found=found)
+        return Fitted(tuned, ranking, verdict, record)
+
+    def ordered(self, ranking: Ranking) -> list[AnyModule]:
+        """The modules, the best first."""
+        by_name = {module.name: module for module in ranking.modules}
+        return [by_name[name] for name in ranking.frame()["module"]]
+
+    def scores_later(self) -> Later:
+        """The scores on the folds, which follow those on all rows."""
+        specs = sum(len(each) for each in self.guard.indicators().values())
+        return {"score": (specs * len(self.guard.pool.modules) * len(self.guard.folds), ())} if specs else {}
+
+    def later(self, *, merges: bool = True) -> Later:
+        """What follows the guard: the last tuning, its tests, and the explanations."""
+        begun = Beginning(self.guard.methods[0], 0, self.guard.pool.shape.untuned(self.backbone, seed=0), None, "")
+        last = Last.plan(self.asked, self.guard, begun, self.guard.pool.modules)
+        found: dict[str, tuple[int, Sequence[Unit]]] = {"merge": (1, ())} if merges else {}
+        for name in dict.fromkeys(unit.type for unit in last.units()):
+            units = [unit for unit in last.units() if unit.type == name]
+            found[name] = (len(units), units)
+        return found
+
+    def record(
+        self,
+        ranking: Ranking,
+        verdict: Verdict,
+        beginnings: Mapping[str, Beginning],
+        *,
+        tuned: Tuned,
+        tested: Evaluation,
+        last: Last,
+        found: Results,
+    ) -> FitRecord:
+        """Everything that the page shows."""
+        asked = self.asked
+        weights = _weights(beginnings.get(verdict.leader))
+        frame = ranking.frame()
+        frame.insert(4, "weight", frame["module"].map(weights).astype("float64"))
+        families = {module.name: module.card.family for module in ranking.modules}
+        frames = {
+            "methods": verdict.table, "contrasts": verdict.contrasts, "ranking": frame,
+            "refused": pd.DataFrame([vars(each) for each in ranking.refused], columns=list(FIT_FRAMES["refused"])),
+            "curve": pd.DataFrame([vars(point) for point in tuned.curve]),
+            "answers": _answers(tested, seed=asked.seed),
+            **last.explained.frames(found, families=families, weights=weights),
+        }  # fmt: skip
+        bare = math.nan
+        if last.bare is not None and asked.indicator is not None:
+            (bare,) = last.bare.table(found).reduce(asked.blend.reduction).values[asked.indicator]
+        lacks = "" if verdict.choice == "use" else lacking(ranking, asked.indicator, bare)
+        leader = beginnings.get(verdict.leader)
+        notes = [*asked.task.notes, *tuned.notes]
+        if leader is not None and leader.start is not None:
+            notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
+        return FitRecord(
+            asked.task.card, self.settings(ranking, tuned=tuned, bare=bare), verdict.choice, verdict.method,
+            verdict.leader, verdict.sentence, verdict.remedy, lacks, tested.score, len(tested.predictions), asked.split,
+            frames, tuple(notes),
+        )  # fmt: skip
+
+    def settings(self, ranking: Ranking, *, tuned: Tuned, bare: float) -> dict[str, Any]:
+        """Everything needed to repeat the fit."""
+        asked, backbone, guard = self.asked, self.backbone, self.guard
+        return {
+            "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights, "modules": len(ranking.modules),
+            "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
+            "indicator": asked.indicator or "", "bare": bare, "starts": [m.label for m in guard.methods[2:]],
+            "train_rows": len(asked.task.train), "dev_rows": len(asked.task.dev), "folds": len(guard.folds),
+            "held_out": sum(len(fold.test) for fold in guard.folds),
+            "seed": asked.seed, "recipe": asked.recipe.model_dump(mode="json"), "decoding": guard.decoding,
+            "calibration": guard.calibration, "best_step": tuned.best.step, "dev_score": tuned.best.dev_score,
+            "dev_loss": tuned.best.dev_loss, "device": str(backbone.device),
+            "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
+            "seconds": round(math.fsum(self.run.seconds.values()), 1),
+        }  # fmt: skip
+
+
+def _retrieved(ranking: Ranking) -> tuple[AnyModule, ...]:
+    """The modules that were scored."""
+    stages = [standing.stage for standing in ranking.standings] or [""] * len(ranking.modules)
+    return tuple(
+        module for module, stage in zip(ranking.modules, stages, strict=True) if not stage.startswith("retrieved out")
+    )
+
+
+def _of(ranking: Ranking, names: Collection[str]) -> Ranking:
+    """The ranking of some of its modules."""
+    kept = [place for place, module in enumerate(ranking.modules) if module.name in names]
+    scores = ranking.scores
+    values = {spec: tuple(own[place] for place in kept) for spec, own in scores.values.items()}
+    return replace(
+        ranking, modules=tuple(ranking.modules[place] for place in kept), standings=(),
+        scores=replace(scores, names=tuple(scores.names[place] for place in kept), values=values),
+    )  # fmt: skip
+
+
+def _weights(begun: Beginning | None) -> dict[str, float]:
+    """The weights of a start by module; none if it is no blend."""
+    if begun is None or begun.start is None:
+        return {}
+    start = begun.start
+    return dict(zip(start.ranking.scores.names, start.merged.weights, strict=True))
+
+
+def _answers(tested: Evaluation, *, seed: int) -> pd.DataFrame:
+    """Some predictions, drawn at random, in the order of the rows."""
+    drawn = seeded_order(tested.examples, purpose="shown", seed=seed)[: DEFAULTS.shown_rows]
+    frame = tested.frame().iloc[sorted(drawn)]
+    return frame[list(FIT_FRAMES["answers"])].reset_index(drop=True)
+
+
+def _together(*parts: Later) -> dict[str, tuple[int, Sequence[Unit]]]:
+    """What follows, by type."""
+    found: dict[str, tuple[int, Sequence[Unit]]] = {}
+    for part in parts:
+        for name, (count, units) in part.items():
+            known, like = found.get(name, (0, ()))
+            found[name] = (known + count, [*like, *units])
+    return found
