@@ -53,6 +53,7 @@ def test_light_modules_stay_light(module: str) -> None:
     [
         ("headstart.kinds", "KINDS"),
         ("headstart.indicators", "INDICATORS"),
+        ("headstart.embeddings", "EMBEDDINGS"),
         ("headstart.blending", "RULES"),
         ("headstart.blending", "SPACES"),
         ("headstart.tasks", "METRICS"),

@@ -5,6 +5,7 @@ from .blending.start import Start
 from .comparing.compare import compare
 from .comparing.comparison import Comparison
 from .comparing.methods import METHODS
+from .embeddings import EMBEDDINGS
 from .errors import HeadstartError
 from .evaluating.evaluate import evaluate
 from .evaluating.evaluation import Evaluation
@@ -18,6 +19,7 @@ from .indicators.engine import score
 from .kinds import KINDS, Module, load_module, save_module
 from .kinds.exporting import save_merged
 from .ranking.rank import Ranking, fits, rank
+from .ranking.search import SearchResult, search
 from .records import TextFormat
 from .reports.html import write_report
 from .tasks import METRICS, Example, Task
@@ -25,6 +27,7 @@ from .tuning.recipes import RECIPES, Recipe
 from .tuning.tune import Tuned, tune
 
 __all__ = [
+    "EMBEDDINGS",
     "INDICATORS",
     "KINDS",
     "METHODS",
@@ -46,6 +49,7 @@ __all__ = [
     "ModuleRef",
     "Ranking",
     "Recipe",
+    "SearchResult",
     "Start",
     "Task",
     "TextFormat",
@@ -62,6 +66,7 @@ __all__ = [
     "save_merged",
     "save_module",
     "score",
+    "search",
     "tune",
     "write_report",
 ]

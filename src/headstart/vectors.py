@@ -24,7 +24,7 @@ class Vector:
         backbone: `Fingerprint.weights` of the backbone that the module states; "" if it states none.
         layers: how many layers of the module were read; 0 if the embedding reads none.
         digest: `Module.digest` of the module.
-        values: the numbers, (D,), float64.
+        values: the numbers, (D,): float64 as computed, float32 as a hub keeps them.
     """
 
     method: str
@@ -32,7 +32,7 @@ class Vector:
     backbone: str
     layers: int
     digest: str
-    values: NDArray[np.float64]
+    values: NDArray[np.floating]
 
     def __repr__(self) -> str:
         return line(type(self).__name__, self.method, f"of a {self.kind}", plural(self.dimension, "number"))

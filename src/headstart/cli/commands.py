@@ -36,6 +36,10 @@ COMMANDS = {
         "headstart.cli.rank:rank",
         "Score every module of a hub for TASK by the indicators asked for, in one pass; higher is better.",
     ),
+    "search": (
+        "headstart.cli.search:search",
+        "Find the modules of a hub whose tasks are most similar to TASK, to a module (--like) or to words (--text).",
+    ),
     "ensemble": (
         "headstart.cli.ensemble:ensemble",
         "Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder.",

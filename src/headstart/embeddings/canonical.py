@@ -1,15 +1,18 @@
 """LoRA in a form that does not depend on how its update is written as two factors."""
 
-from dataclasses import replace
+from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from headstart.embeddings.arrays import Array, canonical_factors
 from headstart.embeddings.contract import Embedding, Subject
 from headstart.embeddings.tupate import tuned_parameters
 from headstart.errors import ModuleError
-from headstart.kinds import LoraModule
-from headstart.kinds.lora import Factors
+
+if TYPE_CHECKING:
+    from headstart.kinds import LoraModule
+    from headstart.kinds.lora import Factors
 
 __all__ = ["Canonical"]
 
@@ -28,12 +31,14 @@ class Canonical(Embedding):
     def of(self, subject: Subject) -> Array:
         """Raises `ModuleError` for a module that is not plain LoRA."""
         module = subject.module
-        if not isinstance(module, LoraModule):
+        if module.kind != "lora" or module.only_ranked:
             raise ModuleError(f"'{module.name}' is no plain LoRA module, whose factors have one form; use tupate")
-        factors = {path: _rewritten(factors) for path, factors in module.factors.items()}
-        return tuned_parameters(replace(module, factors=factors)).numpy()
+        plain = cast("LoraModule", module)
+        factors = {path: _rewritten(factors) for path, factors in plain.factors.items()}
+        return tuned_parameters(replace(plain, factors=factors))
 
 
 def _rewritten(factors: Factors) -> Factors:
     a, b = canonical_factors(factors.a, factors.b, factors.scaling)
-    return factors._replace(a=torch.from_numpy(a), b=torch.from_numpy(b), scaling=1.0)
+    held = factors.a.double()
+    return factors._replace(a=held.new_tensor(a), b=held.new_tensor(b), scaling=1.0)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from headstart.embeddings.arrays import Array, cosines
-from headstart.kinds import Module
 from headstart.specs import Spec, Specified
+
+if TYPE_CHECKING:
+    from headstart.kinds import Module
 
 __all__ = ["Embedding", "Need", "Spec", "Subject"]
 

@@ -1,11 +1,16 @@
 """TuPaTE: the tuned parameters themselves."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from headstart.embeddings.arrays import Array, mean_over
 from headstart.embeddings.contract import Embedding, Subject
-from headstart.kinds import Module
+
+if TYPE_CHECKING:
+    from headstart.kinds import Module
 
 __all__ = ["Tupate", "tuned_parameters"]
 
@@ -24,12 +29,12 @@ class Tupate(Embedding):
 
     def of(self, subject: Subject) -> Array:
         """See `tuned_parameters`."""
-        return tuned_parameters(subject.module).numpy()
+        return tuned_parameters(subject.module)
 
 
-def tuned_parameters(module: Module) -> Tensor:
+def tuned_parameters(module: Module) -> Array:
     """e(O) = (1/L) Σ_l concat(θ_l), (D,), float64 (Zhou et al., 2022, §3.2); see `Tupate`.
 
     Raises `ModuleError` if the module tunes no numbered layer, or is of a variant that has no embedding.
     """
-    return torch.cat([torch.from_numpy(mean_over(rows)) for rows in module.layer_vectors()])
+    return np.concatenate([mean_over(rows) for rows in module.layer_vectors()])

@@ -2,21 +2,35 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from headstart.embeddings.contract import Embedding, Subject
 from headstart.embeddings.parsing import make_embedding
 from headstart.embeddings.registry import EMBEDDINGS
 from headstart.errors import ModuleError
 from headstart.events import Listener
-from headstart.kinds import AnyModule, ModuleLike, as_module
+from headstart.kinds import ModuleLike, as_module
 from headstart.kinds.contract import Module
 from headstart.kinds.unit import given_module
 from headstart.specs import Spec
 from headstart.units import AnyStore, Context, Result, Store, Unit, run
 from headstart.vectors import Vector
 
-__all__ = ["EmbedUnit", "embed", "vector_of"]
+__all__ = ["EmbedUnit", "Embeddable", "embed", "vector_of"]
+
+
+class Embeddable(Protocol):
+    """A module, or what reads one: `Module`, `LazyModule`, or a module of a hub."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def digest(self) -> str:
+        """A hash: equal digests mean equal functions."""
+
+    def load(self) -> Module:
+        """The module itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +44,7 @@ class EmbedUnit(Unit):
     version: ClassVar[int] = 2
     together: ClassVar[int] = 64
 
-    module: AnyModule | Unit
+    module: Embeddable | Unit
     embedding: str = "tupate"
 
     @property
@@ -51,9 +65,10 @@ class EmbedUnit(Unit):
 
     def compute(self, context: Context) -> Result:
         """Embed it. Raises `ModuleError` where the embedding is not defined."""
-        module = given_module(self.module, context)
+        given = self.module
+        module = given_module(given, context) if isinstance(given, Unit) else given.load()
         assert module is not None
-        digest = (module if isinstance(self.module, Unit) else self.module).digest()
+        digest = (module if isinstance(given, Unit) else given).digest()
         found = vector_of(module, make_embedding(self.embedding), digest=digest)
         facts = {name: getattr(found, name) for name in ("method", "kind", "backbone", "layers", "digest")}
         return Result(facts, tensors={"embedding": found.values}, device="cpu")

@@ -11,16 +11,18 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from headstart.errors import HubError
 
-__all__ = ["CATALOGUE_FILE", "SCHEMA", "Catalogue", "DamageError", "UnusableError"]
+__all__ = ["CATALOGUE_FILE", "SCHEMA", "Catalogue", "DamageError", "UnusableError", "migrate"]
 
 CATALOGUE_FILE = ".catalogue.sqlite"
 SCHEMA = 6
 """The number of the newest migration."""
+
+MIGRATIONS = "headstart.hub.migrations"
 
 WAIT_SECONDS = 120.0
 """How many seconds a writer waits for another one; a batch of modules takes well under a second."""
@@ -106,7 +108,8 @@ class Catalogue:
             if version > SCHEMA:
                 raise UnusableError(f"{self.path} has schema {version} of a newer Headstart; upgrade Headstart")
             if version < SCHEMA:
-                _migrate(connection)
+                connection.execute("PRAGMA journal_mode = DELETE")  # older catalogues used a write-ahead log
+                migrate(connection, MIGRATIONS, finish=lambda: _write_checksum(connection))
         except BaseException:
             connection.close()
             raise
@@ -165,13 +168,17 @@ def _version(connection: sqlite3.Connection) -> int:
     return version
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, folder: str, *, finish: Callable[[], object] = lambda: None) -> None:
+    """Bring a file's tables up to date with the numbered scripts of a package; `finish` is called before the end.
+
+    The file states the number of the newest one that it has been through as its user version.
+    """
     from importlib import resources  # imports much that an up-to-date catalogue does not need
 
-    folder = resources.files("headstart.hub.migrations")
-    scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    # Older catalogues used a write-ahead log.
-    connection.execute("PRAGMA journal_mode = DELETE")
+    items = resources.files(folder).iterdir()
+    scripts = sorted((item for item in items if item.name.endswith(".sql")), key=lambda item: item.name)
+    if _version(connection) >= len(scripts):
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have migrated while this one waited for the lock.
@@ -180,7 +187,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
             for statement in script.read_text(encoding="utf-8").split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
-        _write_checksum(connection)
+        finish()
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:

@@ -1,0 +1,71 @@
+"""How long a query takes in one exact matrix of 5,000 and of 100,000 vectors, and what LanceDB makes of the latter.
+
+Random vectors around random centres: 1,024 numbers, as a family of tasks would lie. Each query is timed warm, whole:
+the product, the order, near-duplicates grouped, a filter that leaves half. Medians over the queries, in milliseconds.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.ranking.nearest import VectorIndex
+
+DIMENSION, QUERIES, LIMIT = 1024, 30, 20
+
+
+def drawn(count: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """`count` vectors around count / 50 centres, float32."""
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(size=(max(count // 50, 1), DIMENSION)).astype(np.float32)
+    found = centres[draw.integers(len(centres), size=count)]
+    for start in range(0, count, 10_000):  # in blocks, so that memory holds one copy
+        block = found[start : start + 10_000]
+        block += draw.normal(size=block.shape).astype(np.float32)
+    return found
+
+
+def milliseconds(query: Callable[[NDArray[np.float32]], object], queries: NDArray[np.float32]) -> float:
+    """The median time of a warm query."""
+    query(queries[0])
+    taken = []
+    for each in queries:
+        began = time.perf_counter()
+        query(each)
+        taken.append(1000 * (time.perf_counter() - began))
+    return statistics.median(taken)
+
+
+def exact(count: int) -> dict[str, float]:
+    """Times of the exact search: of all vectors, and of every second one."""
+    vectors = drawn(count)
+    began = time.perf_counter()
+    index = VectorIndex(vectors)
+    built = time.perf_counter() - began
+    queries, half = drawn(QUERIES, seed=1), np.arange(0, count, 2)
+    return {
+        f"ms_{count}": milliseconds(lambda query: index.nearest(query, limit=LIMIT), queries),
+        f"ms_{count}_filtered": milliseconds(lambda query: index.nearest(query, limit=LIMIT, allowed=half), queries),
+        f"build_s_{count}": built,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    found: dict[str, Any] = {"dimension": DIMENSION, "queries": QUERIES, "limit": LIMIT}
+    for count in (5_000, 100_000):
+        found |= exact(count)
+    found = {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
+    print(json.dumps(found) if as_json else "\n".join(f"{name:24} {value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Searching a hub: by a task, a module or words; exact, grouped, filtered, and from known vectors without torch."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.backbones import Backbone
+from headstart.embeddings import cosines, embed
+from headstart.errors import HubError, SettingError
+from headstart.events import Event, UnitEvent
+from headstart.hub import Hub
+from headstart.hub.vectors import VECTORS_FILE, VectorFile
+from headstart.kinds import load_module, save_module
+from headstart.ranking.nearest import Group, VectorIndex
+from headstart.ranking.search import search
+from headstart.ranking.wording import word_vectors
+from program import Run
+from small_hub import RECIPE, module, write_hub, write_task
+from test_light import heavy_after
+
+pytest_plugins = ["cli_helper"]
+
+# The index
+
+
+def test_the_nearest_by_hand() -> None:
+    # cos with (3 4): (1 0) 0.6, (0 2) 0.8, (−1 0) −0.6; a vector of zeros has none.
+    index = VectorIndex(np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0], [-1.0, 0.0]]))
+    found = index.nearest(np.array([3.0, 4.0]))
+    assert [group.position for group in found] == [1, 0, 3]
+    assert [group.similarity for group in found] == pytest.approx([0.8, 0.6, -0.6])
+
+
+def test_near_duplicates_are_one_group() -> None:
+    # 0, 1 and 3 point the same way up to a hair; the best of them stands for all.
+    vectors = np.array([[1.0, 0.0], [5.0, 0.02], [0.0, 1.0], [2.0, 0.0], [-1.0, 0.0]])
+    index = VectorIndex(vectors)
+    assert index.nearest(np.array([1.0, 0.0])) == [Group(0, 1.0, (3, 1)), Group(2, 0.0), Group(4, -1.0)]
+    assert [group.position for group in index.nearest(np.array([1.0, 0.0]), near=1.0)] == [0, 3, 1, 2, 4]
+    assert index.nearest(np.array([1.0, 0.0]), limit=1) == [Group(0, 1.0, (3, 1))]
+    assert [group.position for group in index.nearest(np.array([1.0, 0.0]), allowed=[4, 2])] == [2, 4]
+
+
+def test_centring_by_hand() -> None:
+    # The mean is (2 1): the vectors become (−1 0) and (1 0), the query (0 1) − (2 1) = (−2 0).
+    vectors = np.array([[1.0, 1.0], [3.0, 1.0]])
+    index = VectorIndex(vectors, mean=vectors.mean(0))
+    assert [(group.position, group.similarity) for group in index.nearest(np.array([0.0, 1.0]))] == [
+        (0, 1.0),
+        (1, -1.0),
+    ]
+
+
+def test_the_index_is_exact() -> None:
+    draw = np.random.default_rng(0)
+    vectors, queries = draw.normal(size=(700, 16)), draw.normal(size=(5, 16))
+    index = VectorIndex(vectors)
+    expected = cosines(queries, vectors)
+    for query, values in zip(queries, expected, strict=True):
+        found = index.nearest(query, limit=600, near=1.0)
+        assert [group.position for group in found] == np.argsort(-values)[:600].tolist()
+        assert [group.similarity for group in found] == pytest.approx(np.sort(values)[::-1][:600], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([1.0, 2.0, 3.0], "the query has 3 numbers and the vectors have 2; embed both by one method"),
+        ([0.0, 0.0], "the query's vector is all zeros; give a module that was tuned"),
+    ],
+)
+def test_queries_that_cannot_be_compared(query: list[float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        VectorIndex(np.eye(2)).nearest(np.array(query))
+
+
+def test_words_by_hand() -> None:
+    # "film" is in one of two texts, "review" in both: log(3/2) + 1 and log(3/3) + 1.
+    vectors, query = word_vectors(["Film reviews", "reviews, a review"], "film review")
+    assert query == pytest.approx([np.log(1.5) + 1, 1.0])
+    assert vectors == pytest.approx(np.array([[np.log(1.5) + 1, 1.0], [0.0, 1 + np.log(2)]]))
+
+
+# A hub
+
+
+@pytest.fixture
+def hub(llama: Backbone, tmp_path: Path) -> Hub:
+    return write_hub(tmp_path / "hub", llama)
+
+
+def test_like_a_module_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+    found = hs.search(None, hub, like="ada", store=tmp_path / "store")
+    vectors = {name: embed(load_module(hub[name]), store=False).values for name in hub}
+    expected = {name: float(cosines([vectors["ada"]], [vectors[name]])[0, 0]) for name in hub if name != "ada"}
+    rows = {row["module"]: row["similarity"] for row in found.rows()}
+    assert rows == pytest.approx(expected, abs=1e-6)
+    assert list(rows) == sorted(expected, key=lambda name: -expected[name])
+    assert found.frame()["module"].tolist() == list(rows)
+    assert repr(found).startswith("SearchResult(")
+
+
+def test_known_vectors_are_not_computed_again(hub: Hub, tmp_path: Path) -> None:
+    first = search(None, hub, like="ada", store=False)
+    heard: list[Event] = []
+    assert search(None, hub, like="ada", store=tmp_path / "unused", progress=heard.append).rows() == first.rows()
+    assert not [event for event in heard if isinstance(event, UnitEvent)]
+    assert set(VectorFile(hub.path).read("tupate", version=1)) == {hub[name].digest for name in hub}
+    assert VectorFile(hub.path).read("tupate", version=2) == {}
+    assert VectorFile(hub.path).read("flat", version=1) == {}
+
+
+def test_the_file_of_vectors_is_a_cache(hub: Hub) -> None:
+    first = search(None, hub, like="ada", store=False).rows()
+    path = hub.path / VECTORS_FILE
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE vectors SET numbers = zeroblob(length(numbers)) WHERE digest = ?", (hub["bob"].digest,)
+        )
+    connection.close()
+    assert search(None, hub, like="ada", store=False).rows() == first, "a damaged row is computed again"
+    path.write_bytes(b"no database" * 500)
+    assert search(None, hub, like="ada", store=False).rows() == first, "a damaged file is begun anew"
+    path.unlink()
+    path.mkdir()
+    assert search(None, hub, like="ada", store=False).rows() == first, "a file that cannot be written is done without"
+
+
+def test_vectors_of_modules_that_are_gone_are_forgotten(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    search(None, hub, like="ada", store=False)
+    gone = hub["bob"].digest
+    hub.remove("bob")
+    save_module(module(llama, "eve", seed=9), tmp_path / "eve")
+    hub.add(tmp_path / "eve")
+    search(None, hub, like="ada", store=False)
+    known = VectorFile(hub.path).read("tupate", version=1)
+    assert gone not in known
+    assert hub["eve"].digest in known
+
+
+def test_like_a_module_from_elsewhere(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    twin = module(llama, "twin", seed=1)  # the parameters of ada, which stays in the list
+    found = search(None, hub, like=twin, store=False)
+    assert found.rows()[0]["module"] == "ada"
+    assert found.rows()[0]["similarity"] == pytest.approx(1.0)
+    assert found.query == "the module given"
+
+
+def test_a_task_is_tuned_for_its_query(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    task = hs.Task.load(write_task(tmp_path / "reviews"))
+    heard: list[Event] = []
+    found = search(task, hub, llama, recipe=RECIPE, store=tmp_path / "store", progress=heard.append)
+    computed = [event.type for event in heard if isinstance(event, UnitEvent) and event.state == "computed"]
+    assert sorted(computed) == ["embed"] * (len(hub) + 1) + ["tune"]
+    assert len(found.rows()) == len(hub)
+    ranking = hs.rank(task, hub, llama, indicators="tupate", recipe=RECIPE, store=tmp_path / "store")
+    values = dict(zip((m.name for m in ranking.modules), ranking.scores.values["tupate"], strict=True))
+    assert {row["module"]: row["similarity"] for row in found.rows()} == pytest.approx(values, abs=1e-5)
+
+
+def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    save_module(module(llama, "fat", seed=8, rank=3), tmp_path / "fat")
+    hub.add(tmp_path / "fat")
+    found = search(None, hub, like="ada", store=False)
+    (left,) = (one for one in found.left_out if one.name == "fat")
+    assert left.reason.startswith("its embedding has ")
+    assert [row["module"] for row in search(None, hub, like="ada", family="reviews", store=False).rows()] == ["bob"]
+    assert [row["module"] for row in search(None, hub, like="ada", exclude=["b*", "f*"], limit=1, store=False).rows()]
+    with pytest.raises(HubError, match="no module of family 'poems'"):
+        search(None, hub, like="ada", family="poems", store=False)
+
+
+def test_words_of_cards(hub: Hub) -> None:
+    found = search(None, hub, text="reviews")
+    assert {row["module"] for row in found.rows()} == {"ada", "bob", "dan"}
+    assert [one.name for one in found.left_out if one.reason == "none of the words stands on its card"] == ["cyd"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "nothing to look for was given; give one of task, like= and text="),
+        ({"like": "ada", "text": "x"}, "like and text were given; give one of task, like= and text="),
+        ({"like": "adda"}, "has no module 'adda'; did you mean: ada"),
+        ({"like": "ada", "embedding": "tupat"}, "unknown embedding 'tupat'"),
+        ({"text": "-"}, "'-' holds no word; give words"),
+        ({"like": "ada", "embedding": "pooled"}, "has no virtual tokens; use tupate"),
+    ],
+)
+def test_mistakes(hub: Hub, asked: dict[str, str], message: str) -> None:
+    with pytest.raises(hs.HeadstartError, match=message):
+        search(None, hub, store=False, **asked)  # type: ignore[arg-type]
+
+
+def test_a_task_needs_a_backbone(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="tuned on a backbone; give backbone=, or look for modules like= one"):
+        search(write_task(tmp_path / "reviews"), hub, store=False)
+
+
+# The command
+
+
+def test_the_command(hub: Hub, run: Run, tmp_path: Path) -> None:
+    found = run("search", "--hub", str(hub.path), "--like", "ada", "--store", str(tmp_path / "store"), "--json").data
+    assert found["units"]["computed"] == {"embed": len(hub)}
+    assert [row["module"] for row in found["modules"]] == [
+        row["module"] for row in search(None, hub, like="ada", store=False).rows()
+    ]
+    shown = run("search", "--hub", str(hub.path), "--text", "reviews").out
+    assert "3 modules by similarity to 'reviews' (words)" in shown
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_known_vectors_need_no_torch(hub: Hub) -> None:
+    search(None, hub, like="ada", store=False)
+    argv = ["headstart", "search", "--hub", str(hub.path), "--like", "ada", "--json"]
+    assert heavy_after(f"sys.argv = {argv}\nfrom headstart.cli import main\nmain()") == []
