@@ -124,7 +124,7 @@ def studies(setting: Setting, count: int) -> Iterator[tuple[list[Difference], li
                 [
                     difference(
                         observed[method] - observed[0], own[method] - own[0],
-                        groups=int(groups[-1]) + 1, rows=setting.rows,
+                        groups=int(groups[-1]) + 1, rows=setting.rows, counted=metric.counted,
                     )
                     for method in range(1, setting.methods)
                 ],
@@ -191,6 +191,12 @@ def settings() -> dict[str, Setting]:
             ten, seeds=1, rows=50, level=2.0, effect=0.5, seed=0.0, row=0.1, both=0.1
         ),
         "nearly all right, 1 seed, 150 rows": replace(ten, seeds=1, level=2.0, effect=0.5, seed=0.0, row=0.1, both=0.1),
+        "nearly all right, 3 seeds, 150 rows": replace(
+            ten, seeds=3, level=2.0, effect=0.5, seed=0.0, row=0.1, both=0.1
+        ),
+        "nearly all right, 10 seeds, 150 rows, an effect": replace(
+            ten, level=2.0, effect=0.5, seed=0.0, row=0.1, both=0.1
+        ),
         "nearly all right, 10 seeds, 150 rows": replace(ten, level=2.5, row=0.1, both=0.1),
         "4 comparisons, 3 seeds": replace(ten, methods=5, seeds=3, seed=0.0),
         "4 comparisons, 6 seeds": replace(ten, methods=5, seeds=6),
@@ -223,10 +229,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--table", action="store_true", help="print tables of Markdown")
+    parser.add_argument("--only", default="", help="only settings whose names hold this text")
     parser.add_argument("--studies", type=int, default=1_000, help="simulated studies a setting")
     asked = parser.parse_args()
     began, found = time.monotonic(), {}
     for name, setting in settings().items():
+        if asked.only not in name:
+            continue
         found[name] = measure(setting, asked.studies)
         print(name, found[name], file=sys.stderr, flush=True)
     if asked.table:

@@ -12,9 +12,10 @@ from headstart.backbones import Backbone, TextFormat
 from headstart.errors import SettingError, TaskError
 from headstart.evaluating.answering import Answers
 from headstart.evaluating.calibration import Calibration, calibrate, fit_calibration
-from headstart.evaluating.evaluate import evaluate
+from headstart.evaluating.evaluate import ON_TRAIN, evaluate
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.evaluation import Evaluation
+from headstart.events import Event, Note
 from headstart.kinds import save_module
 from headstart.tasks import Example, Task
 from naive import REVIEWS, random_lora
@@ -186,5 +187,19 @@ def test_length_needs_no_dev_rows(llama: Backbone) -> None:
     task = Task.from_rows(splits={"test": rows}, labels=["no", "yes"])
     found = evaluate(None, task, llama, calibration="length", store=False)
     assert found.calibration == Calibration(method="length")
-    with pytest.raises(TaskError, match="has no split 'dev'"):
+    with pytest.raises(
+        TaskError, match="'batch' is chosen on dev rows, else on train rows, and task 'rows' has neither"
+    ):
         evaluate(None, task, llama, calibration="batch", store=False)
+
+
+def test_without_dev_rows_train_rows_choose_and_it_is_said(llama: Backbone) -> None:
+    rows = [{"input": f"row {number}", "output": ("no", "yes")[number % 2]} for number in range(8)]
+    task = Task.from_rows(splits={"train": rows[:4], "test": rows[4:]}, labels=["no", "yes"])
+    heard: list[Event] = []
+    found = evaluate(None, task, llama, calibration="auto", store=False, progress=heard.append)
+    (train,) = evaluate_many([None], task.train, llama, metric="ACC")
+    assert found.calibration == fit_calibration(train)
+    assert [event.text for event in heard if isinstance(event, Note)] == [ON_TRAIN]
+    batch = evaluate(None, task, llama, calibration="batch", store=False)
+    assert batch.calibration == fit_calibration(train, method="batch")

@@ -300,6 +300,18 @@ class TestDecision:
         assert found.remedy == "The record holds no answers to single rows; compare again to have them."
 
 
+def test_effects_follow_a_change_in_place() -> None:
+    comparison = tuned(scratch=0.5, ensemble=0.6)
+    before = row(comparison, "ensemble")
+    mine = comparison.answers["method"] == "ensemble"
+    comparison.answers.loc[mine, "prediction"] = list(
+        comparison.answers.loc[comparison.answers["method"] == "scratch", "prediction"]
+    )
+    comparison.scores.loc[comparison.scores["method"] == "ensemble", "score"] = 0.5
+    assert before["difference"] == pytest.approx(0.1)
+    assert row(comparison, "ensemble")["difference"] == 0
+
+
 def test_what_is_computed_of_a_comparison_does_not_keep_it() -> None:
     comparison = tuned(scratch=0.5, ensemble=0.6)
     assert samples(comparison) is samples(comparison)

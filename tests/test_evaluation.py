@@ -142,7 +142,12 @@ def test_progress(llama: Backbone) -> None:
     seen: list[Event] = []
     modules = [random_lora(llama, seed=1, rank=2), random_lora(llama, seed=1, rank=3)]
     evaluate_many(modules, REVIEWS[:2], llama, metric="ACC", progress=seen.append)
-    assert seen == [Progress("evaluating", 1, 2), Progress("evaluating", 2, 2)]
+    assert seen == [Progress("evaluating rows", 2, 4), Progress("evaluating rows", 4, 4)]
+    seen.clear()
+    evaluate_many([None, *modules], REVIEWS, llama, metric="ACC", decoding="generate", progress=seen.append)
+    counts = [event.done for event in seen if isinstance(event, Progress)]
+    assert counts == sorted(set(counts))
+    assert counts[-1] == 3 * len(REVIEWS)
 
 
 def test_errors(llama: Backbone) -> None:

@@ -108,6 +108,7 @@ def test_a_dry_run_of_every_command(name: str, run: Run, here: dict[str, list[st
     assert not list((tmp_path / "store").glob("*/*/*/unit.json"))
     data = run(*words, "--dry-run", "--json").data
     units = {(each["type"], each["later"]): each for each in data["units"]}
+    assert all(each["at_most"] == each["later"] for each in data["units"])
     counts = {key: each["compute"] for key, each in units.items() if key[0] != "evaluate"}
     assert counts == EXPECTED[name]
     if name == "compare":  # test, dev and train rows, before and after tuning, of 15 starts; and the bare backbone

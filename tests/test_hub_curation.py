@@ -222,6 +222,22 @@ def test_a_catalogue_that_breaks_meanwhile_is_built_again(hub: Hub, monkeypatch:
     assert (hub.names(), hub.problems(), len(calls)) == (["glue-mrpc", "glue-qqp", "new", "paws"], [], 2)
 
 
+def test_what_a_link_leads_to_is_not_edited(hub: Hub, tmp_path: Path) -> None:
+    outside = write_module(tmp_path / "mine" / "linked", seed=7)
+    (hub.path / "linked").symlink_to(outside)
+    hub = Hub.open(hub.path)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    for changes in ({"task": "nli"}, {"name": "other"}):
+        with pytest.raises(
+            HubError, match=r"linked is a link to .*mine/linked, and what is outside a hub is never chang"
+        ):
+            hub.edit("linked", **changes)  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
+    assert hub.card("linked").task == ""
+    (hub.path / "linked").unlink()
+    assert Hub.open(hub.path).add(outside, task="nli").task == "nli"
+
+
 # Patterns of names
 
 
@@ -239,6 +255,16 @@ def test_patterns_of_names(hub: Hub) -> None:
         True,
         True,
     )
+
+
+def test_letters_from_one_to_another_in_every_alphabet(hub: Hub) -> None:
+    for old, new in zip(NAMES, ("вода", "где", "ωμέγα", "rte"), strict=True):
+        hub.edit(old, name=new)
+    assert hub.where(include="[а-в]*").names() == ["вода"]
+    assert hub.where(include="[А-Я]*").names() == ["вода", "где"]
+    assert hub.where(include="[α-ω]*", exclude="rte").names() == ["ωμέγα"]
+    assert hub.where(include="[!в]*").names() == ["rte", "ωμέγα", "где"]
+    assert hub.where(include="[a-z]te").names() == ["rte"]
 
 
 def test_a_pattern_that_fits_no_name_is_mistyped(hub: Hub) -> None:

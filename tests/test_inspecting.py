@@ -12,6 +12,7 @@ from headstart.records import TextFormat
 from headstart.tasks import Task
 from headstart.tasks.columns import source_columns
 from headstart.tasks.inspecting import inspect_task
+from headstart.tasks.settings import write_settings
 from program import Run, assert_mistake
 from test_light import heavy_after
 from test_light import program as statement
@@ -67,7 +68,10 @@ def test_open_answers_have_no_chance() -> None:
 
 def test_texts_without_a_backbone_are_as_a_language_model_reads_them() -> None:
     found = inspect_task(small())
-    assert found.prompts.to_dict("records") == [{"split": "train", "prompt": "same\nAnswer:", "target": " a"}] * 2
+    assert found.prompts.to_dict("records") == [
+        {"split": "train", "prompt": "same\nAnswer:", "target": " a"},
+        {"split": "train", "prompt": "two\nAnswer:", "target": " b"},
+    ]
     rows = found.lengths.set_index("text").to_dict("index")
     # same same one two three same four five six
     assert rows["input"] == {"unit": "characters", "rows": 9, "median": 4, "95 %": pytest.approx(4.6), "longest": 5}
@@ -140,6 +144,27 @@ def test_the_command_shows_it_and_saves_the_settings(tmp_path: Path, run: Run) -
     assert other.err.endswith(
         "tickets.task.json exists and says something else; remove it first, or correct it by hand\n"
     )
+
+
+def test_two_classes_are_shown_if_there_are_two() -> None:
+    rows = [{"input": f"row {number}", "output": "ab"[number > 7]} for number in range(10)]
+    found = inspect_task(Task.from_rows(splits={"train": rows}))
+    assert set(found.prompts["target"]) == {" a", " b"}
+    alike = inspect_task(
+        Task.from_rows(splits={"train": [{"input": f"row {number}", "output": "a"} for number in range(9)]})
+    )
+    assert list(alike.prompts["target"]) == [" a", " a"]
+    assert alike.prompts["prompt"].nunique() == 2
+
+
+def test_labels_without_options_are_saved_as_such(tmp_path: Path) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(20))
+    task = Task.load(path, input="ticket_text", target="label_name", labels=CLASSES, options="none")
+    assert task.card.options is None
+    write_settings(task.card, path)
+    again = Task.load(path)
+    assert (again.card.labels, again.card.options) == (CLASSES, None)
+    assert again.fingerprint("test") == task.fingerprint("test")
 
 
 def test_open_answers_are_saved_as_such(tmp_path: Path, run: Run) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from headstart.errors import SettingError, TaskError
@@ -151,6 +152,23 @@ def test_labels_that_are_written_in_two_ways_are_noted() -> None:
     )
 
 
+def test_whole_numbers_are_written_alike_whatever_the_column_is(tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}", "label": number % 2} for number in range(10)]
+    frame = pd.DataFrame([*rows, {"text": "row without", "label": None}])
+    frame[:10].to_parquet(tmp_path / "rows.parquet")
+    assert frame["label"].dtype == "float64"
+    for task in (
+        Task.from_rows(frame[:10], input="text", target="label"),
+        Task.from_rows(frame[:10], input="text", target="label", labels=["0", "1"]),
+        Task.load(tmp_path / "rows.parquet", input="text", target="label"),
+        Task.load(write(tmp_path / "rows.csv", rows), input="text", target="label"),
+    ):
+        assert task.card.labels == ("0", "1")
+    scores = [row | {"label": value} for row, value in zip(rows, (0.5, *[1.0] * 9), strict=True)]
+    half = Task.from_rows(scores, input="text", target="label", labels="none")
+    assert {row.target for part in half.splits.values() for row in part} == {"0.5", "1.0"}
+
+
 def test_no_label_is_empty() -> None:
     rows = [{"input": f"row {n}", "output": "yes" if n % 2 else "no"} for n in range(10)]
     with pytest.raises(TaskError, match="must be two or more different texts, none of them empty; correct them"):
@@ -264,6 +282,32 @@ def test_groups_of_unequal_sizes_fill_the_splits_evenly() -> None:
     assert {split: Counter(row.group for row in part)["ada"] for split, part in task.splits.items()} == {
         "train": 40, "dev": 0, "test": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [5, 23, 50, 100])
+def test_every_class_has_its_share_of_every_split(count: int) -> None:
+    rows = [row | {"label_name": "rare" if number % 10 == 0 else "often"} for number, row in enumerate(tickets(count))]
+    for seed in range(3):
+        task = Task.from_rows(rows, input="ticket_text", target="label_name", labels=["often", "rare"], seed=seed)
+        assert sizes(task) == {"train": count - 2 * (count // 5), "dev": count // 5, "test": count // 5}
+        found = {split: Counter(row.target for row in part) for split, part in task.splits.items()}
+        for label, total in Counter(row["label_name"] for row in rows).items():
+            for split, share in (("dev", 0.2), ("test", 0.2), ("train", 0.6)):
+                assert abs(found[split][label] - share * total) <= 2, (split, label)
+        assert count < 50 or all(found[split]["rare"] for split in found)
+
+
+def test_classes_have_their_share_where_groups_stay_together() -> None:
+    # 20 authors of 5 rows each, who always write of the same class; one class is three authors'
+    rows = [
+        row | {"author": f"author {number % 20}", "label_name": "rare" if number % 20 < 5 else "often"}
+        for number, row in enumerate(tickets(100))
+    ]
+    for seed in range(5):
+        task = Task.from_rows(rows, input="ticket_text", target="label_name", group="author", seed=seed)
+        assert sizes(task) == {"train": 60, "dev": 20, "test": 20}
+        found = {split: Counter(row.target for row in part)["rare"] for split, part in task.splits.items()}
+        assert found == {"train": 15, "dev": 5, "test": 5}
 
 
 def test_too_few_groups_and_groups_across_given_splits() -> None:

@@ -205,6 +205,20 @@ def test_on_the_command_line_rows_are_written(
     assert len(printed) == 13
 
 
+def test_no_spreadsheet_computes_a_text_of_a_csv(
+    run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path
+) -> None:
+    mine = saved(llama, tmp_path)
+    texts = ["=1+1", "+cmd", "-5", "-5 degrees", "@name", "plain = text"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"input": text}) + "\n" for text in texts))
+    for name in ("out.csv", "out.jsonl"):
+        run("predict", mine, tmp_path / "in.jsonl", *here["on"], "-o", tmp_path / name)
+    written = pd.read_csv(tmp_path / "out.csv", dtype=str)
+    assert list(written["input"]) == ["'=1+1", "'+cmd", "-5", "'-5 degrees", "'@name", "plain = text"]
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["input"] for line in lines] == texts
+
+
 def test_a_run_that_fails_leaves_no_file(run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path) -> None:
     mine = saved(llama, tmp_path)
     (tmp_path / "in.jsonl").write_text('{"input": "a"}\n{"text": "b"}\n')

@@ -103,12 +103,21 @@ def test_a_recipe_that_makes_no_sense_cannot_be_made() -> None:
             {"encoder": True},
             "encoder is not for kind 'lora', which reads: rank, alpha, targets; leave it out, or .*kind=prefix",
         ),
+        ({"rank": True}, "setting rank=true is not a number or a text; correct it"),
+        ({"batch_size": True}, "setting batch_size=true is not a number or a text; correct it"),
+        ({"lr": False}, "setting lr=false is not a number or a text; correct it"),
         ({"kind": "bitfit", "rank": 4}, "setting rank is not for kind 'bitfit', which reads: targets; leave it out"),
     ],
 )
 def test_what_would_be_ignored_or_crash_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         RECIPES["quick"].change(**settings)
+
+
+def test_true_is_true_where_it_is_asked_for() -> None:
+    found = RECIPES["quick"].change(dropout=True, chat_template=True, kind="adapter", biases=False)
+    assert (found.dropout, found.chat_template, found.settings.biases) == (True, True, False)
+    assert RECIPES["quick"].change(kind="prefix", encoder=True).settings.encoder is True
 
 
 def test_settings_are_the_kind_s_own() -> None:

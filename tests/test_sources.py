@@ -138,6 +138,7 @@ def test_single_file_too_small_to_split(tmp_path: Path) -> None:
         ("a.csv", b"input,output\nx,\n", r"a\.csv, line 2: field 'output' has no value"),
         ("a.tsv", b"input\toutput\nx\ty\n\xe9\tz\n", r"a\.tsv, line 3: not UTF-8"),
         ("a.csv", b"input,output\n", r"a\.csv has no rows"),
+        ("a.csv", b"input,output\rx,y\rz,w\r", r"a\.csv: some lines end in a single carriage return \(CR\), .*; save"),
         ("a.parquet", b"PAR1 no", r"cannot read .*a\.parquet as Parquet: .*; write the file again"),
         (
             "a.txt",

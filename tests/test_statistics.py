@@ -121,11 +121,13 @@ class TestDifference:
 
     def test_rows_that_all_agree_are_no_proof(self) -> None:
         found = rows_of(np.ones((1, 3)))
-        assert found.error == pytest.approx(1 / 5)
+        assert found.error == pytest.approx(math.sqrt(2) / 5)
         nothing = rows_of(np.zeros((3, 50)))
         assert nothing.mean == 0
         assert nothing.p == 1
-        assert nothing.interval()[1] == pytest.approx(2.0096 / 52, rel=1e-4)
+        assert nothing.interval()[1] == pytest.approx(2.0096 * math.sqrt(4 / 3) / 52, rel=1e-4)
+        numbers = difference(np.zeros(3), np.zeros((3, 9)), groups=50, counted=False)
+        assert numbers.interval()[1] == pytest.approx(2.0096 / 52, rel=1e-4)
 
     def test_what_is_unknown_has_a_reason(self) -> None:
         one = rows_of(np.ones((3, 1)))
@@ -180,6 +182,12 @@ class TestPlanning:
         assert found.components.shows(0.03, 1, int(rows), alpha=0.05)
         assert not found.components.shows(0.03, 1, int(rows) - 1, alpha=0.05)
         assert math.isnan(Difference(0.001, 0.05, 99, 1, 100, Components(0.0, 0.5, 0.0)).groups_needed())
+
+    def test_as_many_rows_as_can_be_needed_are_counted_and_not_groups(self) -> None:
+        # 4,362 groups of 10 rows are 43,620 rows, those of 30 more than 100,000
+        for size, known in ((10.0, True), (30.0, False)):
+            found = Difference(0.03, 0.05, 99, 1, 100, Components(0.0, 0.5, 0.0, size))
+            assert math.isnan(found.groups_needed()) is not known
 
     def test_more_seeds_help_as_far_as_rows_allow(self) -> None:
         found = Difference(0.05, 0.05, 99, 3, 100, Components(0.0, 0.0, 0.5))

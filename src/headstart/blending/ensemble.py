@@ -157,7 +157,7 @@ def blend_note(start: Start) -> str:
     how = start.rule if start.indicator is None else f"{start.rule} by {start.indicator}"
     if start.temperature is not None:
         how = f"{start.indicator} at τ = {start.temperature:.4g}"
-    return (
-        f"{how}: effective number of modules "
-        f"{start.merged.effective:.2f} of {len(start.merged.weights)}, space '{start.merged.space}'{error}"
-    )
+    # Those that can only be ranked never have a weight.
+    count = sum(not module.only_ranked for module in start.ranking.modules)
+    effective = f"effective number of modules {start.merged.effective:.2f} of {count}"
+    return f"{how}: {effective}, space '{start.merged.space}'{error}"

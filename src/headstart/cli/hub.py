@@ -82,10 +82,7 @@ def add(
         admissions = Hub.create(hub).add_all(
             sources, name=stated.name, check=check, progress=listener, **stated.stated()
         )
-    rows = [
-        {"module": a.name, "result": "accepted" if a.card else "refused", "reason": a.reason, "folder": str(a.path)}
-        for a in admissions
-    ]
+    rows = [{"module": a.name, "result": a.result, "reason": a.reason, "folder": str(a.path)} for a in admissions]
     if as_json:
         print_json(rows)
     else:

@@ -45,7 +45,8 @@ def predict(
 ) -> None:
     """Answer the rows of FILE with MODULE: the same rows come out, with a label and its probability.
 
-    Rows are read as those of the task that the module was tuned on. Open answers are in a column "answer".
+    Rows are read as those of the task that the module was tuned on. Open answers are in a column "answer". In a CSV, a
+    text that a spreadsheet would compute (= + - @ in front) gets an apostrophe in front; JSON has it as it is.
     """
     if output is not None:
         refuse_existing(output)
@@ -93,7 +94,7 @@ def _csv(stream: TextIO, shown: bool) -> Callable[[Mapping[str, Any]], None]:
     def write(row: Mapping[str, Any]) -> None:
         if not columns:
             columns.extend(row)
-            writer.writerow(_printed(columns, shown))
+            writer.writerow(_printed([_cell(name) for name in columns], shown))
         other = next((name for name in row if name not in columns), None)
         if other is not None:
             raise TaskError(f"a row has the column '{other}', which the first one lacks; write to a .jsonl file")
@@ -114,7 +115,24 @@ WRITERS = {".csv": _csv, ".jsonl": _jsonl}
 
 
 def _cell(value: object) -> object:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else value
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return _as_text(value) if isinstance(value, str) else value
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""With one of these in front, spreadsheets take a cell for a formula and compute it."""
+
+
+def _as_text(cell: str) -> str:
+    """The cell with an apostrophe in front if a spreadsheet would compute it; numbers stay."""
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _printed(cells: Sequence[object], shown: bool) -> list[object]:

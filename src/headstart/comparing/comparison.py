@@ -1,5 +1,6 @@
 """The record of one comparison: every method on the same task, seeds and budget, with what was ranked and refused."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -150,6 +151,14 @@ class Comparison:
     def subject(self) -> str:
         """The label of the blend whose weights `ranking` holds."""
         return str(self.settings.get("subject", ENSEMBLE))
+
+    def state(self) -> str:
+        """A hash of the tables and settings that claims are made of: another one after a change in place."""
+        whole = hashlib.sha256(repr((self.task.metric, self.task.labels, self.methods)).encode())
+        for name in ("starts", "scores", "answers", "examples"):
+            frame = getattr(self, name)
+            whole.update(pd.util.hash_pandas_object(frame.astype(str), index=False).to_numpy().tobytes())
+        return whole.hexdigest()
 
     def to_json(self) -> str:
         """The comparison as strict JSON with a final newline: NaN is null, ±infinity the text "Infinity", "-Infinity".

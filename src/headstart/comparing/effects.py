@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from headstart.comparing.comparison import SCRATCH, STAGES, Comparison
-from headstart.comparing.samples import Sample, Samples, samples
+from headstart.comparing.samples import Made, Sample, Samples, made_of, samples
 from headstart.statistics.differences import LEVEL, Difference, difference
 from headstart.statistics.holm import holm
 
@@ -38,12 +38,10 @@ def effects(comparison: Comparison) -> pd.DataFrame:
     The interval is that of one comparison alone. A win or a loss never has 0 in it; where it leaves out 0 and the
     outcome is undecided, the reason says that the correction is why.
     """
-    if comparison not in _MADE:
-        _MADE[comparison] = _effects(comparison)
-    return _MADE[comparison].copy()
+    return made_of(comparison, _MADE, _effects).copy()
 
 
-_MADE: WeakKeyDictionary[Comparison, pd.DataFrame] = WeakKeyDictionary()
+_MADE: Made[pd.DataFrame] = WeakKeyDictionary()
 
 
 def _effects(comparison: Comparison) -> pd.DataFrame:
@@ -149,7 +147,7 @@ def _compared(drawn: Samples, mine: Sample, theirs: Sample | None) -> tuple[Diff
     again = np.empty((len(seeds), 0))
     if known:
         again = np.stack([mine.drawn[seed] - (theirs.drawn[seed] if theirs else 0.0) for seed in seeds])
-    found = difference(observed, again, groups=drawn.groups, rows=drawn.rows)
+    found = difference(observed, again, groups=drawn.groups, rows=drawn.rows, counted=drawn.counted)
     if theirs is not None and known and not found.reason and not again.any() and not observed.any():
         return found, "both answered every row equally well"
     return found, drawn.problem or found.reason

@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +17,7 @@ from headstart.errors import CardError
 from headstart.statistics.resampling import group_numbers, resampled, resampled_lists
 from headstart.tasks import METRICS, Metric
 
-__all__ = ["Sample", "Samples", "main_metric", "samples", "seed_scores"]
+__all__ = ["Made", "Sample", "Samples", "made_of", "main_metric", "samples", "seed_scores"]
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
@@ -65,24 +66,33 @@ class Sample:
 class Samples:
     """All samples of a comparison by (stage, method), scored on the same draws of `groups` groups of its `rows` rows.
 
-    `problem`: why no rows could be drawn, else empty.
+    `problem`: why no rows could be drawn, else empty; `counted`: as in `Metric`.
     """
 
     of: Mapping[Key, Sample]
     rows: int
     groups: int
     problem: str = ""
+    counted: bool = True
 
 
-_MADE: WeakKeyDictionary[Comparison, Samples] = WeakKeyDictionary()
+T = TypeVar("T")
+Made = WeakKeyDictionary[Comparison, tuple[str, T]]
+_MADE: Made[Samples] = WeakKeyDictionary()
 """A comparison may hold all its tuned modules, so that it is not to be kept for the sake of its samples."""
 
 
 def samples(comparison: Comparison) -> Samples:
     """Draw the test rows of a comparison again, and score all answers on every draw; once for each comparison."""
-    if comparison not in _MADE:
-        _MADE[comparison] = _samples(comparison)
-    return _MADE[comparison]
+    return made_of(comparison, _MADE, _samples)
+
+
+def made_of(comparison: Comparison, made: Made[T], make: Callable[[Comparison], T]) -> T:
+    """What `make` makes of a comparison; it is made anew if the comparison's tables were changed in place."""
+    state = comparison.state()
+    if comparison not in made or made[comparison][0] != state:
+        made[comparison] = (state, make(comparison))
+    return made[comparison][1]
 
 
 def _samples(comparison: Comparison) -> Samples:
@@ -103,7 +113,8 @@ def _samples(comparison: Comparison) -> Samples:
         reasons = {seed: str(row["reason"]) for seed, row in by_seed.items() if seed not in score}
         held = {seed: drawn[stage, method, seed] for seed in score if (stage, method, seed) in drawn}
         found[stage, method] = Sample(score, held, reasons)
-    return Samples(found, rows, groups, problem)
+    counted = metric not in METRICS or METRICS[metric].counted
+    return Samples(found, rows, groups, problem, counted)
 
 
 def _drawn(comparison: Comparison, metric: str, groups: NDArray[np.int64]) -> dict[tuple[str, str, int], Floats]:

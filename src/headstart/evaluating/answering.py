@@ -1,8 +1,9 @@
 """How the attached modules answer rows: by the likelihood of options, through a task head, or by writing text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ __all__ = ["DECODINGS", "TOO_LARGE", "Answers", "answer_rows", "check_decoding",
 
 DECODINGS = ("auto", "options", "generate")
 MOST_LOGIT_ROWS = 4096
+Told = Callable[[int], None]
+Plan = Callable[[Iterable[Sequence[int]]], Iterable[Sequence[int]]]
 TOO_LARGE = "a single row does not fit into the device's memory; lower max_input or max_target"
 
 
@@ -68,25 +71,40 @@ def answer_rows(
     text_format: TextFormat,
     modules: int = 1,
     head: HeadCard | None = None,
+    told: Told | None = None,
 ) -> list[Answers]:
     """The answers of each of the N = `modules` attached modules; rows without `outputs` have no loss.
 
-    `decoding`: as `decoding_for` returns it. Where memory runs out, fewer rows share a pass. Raises `TooLargeError` if
-    a single row does not fit.
+    `decoding`: as `decoding_for` returns it. `told` hears how many rows are answered. Where memory runs out, fewer rows
+    share a pass, and they are counted again. Raises `TooLargeError` if a single row does not fit.
     """
 
     def answered(budget: int) -> list[Answers]:
+        plan = partial(_told, told) if told else _silent
         if decoding == "head":
-            return _by_head(backbone, examples, text_format, modules, head=head, budget=budget)
+            return _by_head(backbone, examples, text_format, modules, head=head, budget=budget, plan=plan)
         by = _by_options if decoding == "options" else _by_generation
-        return by(backbone, examples, text_format, modules, budget=budget)
+        return by(backbone, examples, text_format, modules, budget=budget, plan=plan)
 
     with torch.inference_mode():
         return in_halves(answered, backbone.token_budget // modules, too_large=TOO_LARGE)
 
 
+def _told(told: Told, batches: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """The batches; after each, `told` hears how many rows have been answered."""
+    done = 0
+    for indices in batches:
+        yield indices
+        done += len(indices)
+        told(done)
+
+
+def _silent(batches: Iterable[Sequence[int]]) -> Iterable[Sequence[int]]:
+    return batches
+
+
 def _by_options(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int
+    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int, plan: Plan
 ) -> list[Answers]:
     """The likeliest option of every row (the first of equals), and the loss of the target."""
     prompts = [backbone.encoder.prompt(example.input, text_format) for example in examples]
@@ -94,14 +112,14 @@ def _by_options(
     listed = [tuple(dict.fromkeys((*own, *row.outputs[:1]))) for own, row in zip(offered, examples, strict=True)]
     ids = {text: backbone.encoder.target(text, text_format) for texts in listed for text in texts}
     found: list[list[list[float]]] = [[[] for _ in examples] for _ in range(modules)]
-    plan = plan_batches(
+    batches = plan_batches(
         [len(prompt) for prompt in prompts],
         budget=budget,
         pass_cost=2 * PASS_COST / modules,  # one pass over the prompts, one over the options
         targets=[sum(len(ids[text]) for text in texts) for texts in listed],
         most_targets=MOST_LOGIT_ROWS // modules,
     )
-    for indices in plan:
+    for indices in plan(batches):
         options = [[ids[text] for text in listed[index]] for index in indices]
         scores = backbone.option_scores([prompts[index] for index in indices], options, modules=modules)
         for module, rows in enumerate(scores):
@@ -139,6 +157,7 @@ def _by_head(
     *,
     head: HeadCard | None,
     budget: int,
+    plan: Plan,
 ) -> list[Answers]:
     """Each head's answer to every row, the log-likelihoods of a classifier's labels, and the loss of the target."""
     pairs = [(row.text, row.target if row.outputs else _any_target(head)) for row in examples]
@@ -148,7 +167,7 @@ def _by_head(
     scores: list[list[tuple[float, ...]]] = [[()] * len(examples) for _ in range(modules)]
     losses = torch.full((modules, len(examples)), math.nan, dtype=torch.float64)
     lengths = [len(item.prompt) for item in items]
-    for indices in plan_batches(lengths, budget=budget, pass_cost=PASS_COST / modules):
+    for indices in plan(plan_batches(lengths, budget=budget, pass_cost=PASS_COST / modules)):
         batch = backbone.batch(items, indices)
         logits = backbone.target_logits(batch, modules=modules)
         losses[:, indices] = _row_losses(target_loss(logits, batch.gold.to(logits.device)), batch.owner, len(indices))
@@ -192,11 +211,11 @@ def _answer(logits: Tensor, head: HeadCard, example: Example, item: Encoded, tex
 
 
 def _by_generation(
-    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int
+    backbone: Backbone, examples: Sequence[Example], text_format: TextFormat, modules: int, *, budget: int, plan: Plan
 ) -> list[Answers]:
     prompts = [backbone.encoder.prompt(example.input, text_format) for example in examples]
     answers = [[""] * len(examples) for _ in range(modules)]
-    for indices in plan_batches([len(prompt) for prompt in prompts], budget=budget):
+    for indices in plan(plan_batches([len(prompt) for prompt in prompts], budget=budget)):
         texts = backbone.generate(
             [prompts[index] for index in indices], max_new_tokens=text_format.max_target, modules=modules
         )

@@ -7,12 +7,17 @@ from headstart.evaluating.calibration import Calibration, calibrate, check_calib
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.evaluation import Evaluation
 from headstart.evaluating.unit import EvaluateUnit
-from headstart.events import Listener
+from headstart.events import Listener, Note
 from headstart.kinds import ModuleLike, as_module
 from headstart.tasks import METRICS, TaskLike, as_task
 from headstart.units import AnyStore, Content, Store, run
 
 __all__ = ["evaluate"]
+
+ON_TRAIN = (
+    "The task has no dev rows, so the calibration with the best score on train rows is taken. A module that was tuned "
+    "on these answers them better than others; a dev split chooses better."
+)
 
 
 def evaluate(
@@ -39,8 +44,9 @@ def evaluate(
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
             if every row lists some. On an encoder, the module answers through its task head.
-        calibration: "none", "length", "batch", or "auto" for the one with the best dev score; `None` is the one on the
-            module's card, else none. "batch" and "auto" read inputs of dev and train.
+        calibration: "none", "length", "batch", or "auto" for the one with the best dev score, or train score without a
+            dev split; `None` is the one on the module's card, else none. "batch" and "auto" read inputs of dev and
+            train.
         text_format: text layout and cut lengths; `None` is that on the module's card, else the standard.
         store: where the result is kept; `None` is the user's store, `False` keeps nothing.
         engine: where it is computed: "serial", or "processes=N".
@@ -68,6 +74,8 @@ def evaluate(
         name=f"{card.name if card else backbone.name} on {task.name}, {split}",
     )  # fmt: skip
     choice = CalibrationChoice.plan(unit, task, backbone, method=calibration or "none")
+    if choice.method == "auto" and choice.chosen_on == "train" and progress:
+        progress(Note(ON_TRAIN))
     with Store.opened(store) as kept:
         found = run(
             [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress

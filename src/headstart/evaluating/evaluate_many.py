@@ -1,6 +1,6 @@
 """Evaluating a list of modules on the same rows, those of equal shape in one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -38,7 +38,7 @@ def evaluate_many(
             "options" if every example lists some, else "generate". On an encoder every module answers through its
             own head.
         text_format: text layout and cut lengths.
-        progress: told how many modules are evaluated.
+        progress: told how many rows are answered, those of all modules together.
 
     Raises:
         TaskError: no examples, or options asked for and missing.
@@ -47,13 +47,22 @@ def evaluate_many(
     """
     results: dict[int, Evaluation] = {}
     bare = [index for index, module in enumerate(modules) if module is None]
+    done, total = 0, (len(modules) - len(bare) + bool(bare)) * len(examples)
+
+    def told(width: int) -> Callable[[int], None] | None:
+        return progress and (lambda rows: progress(Progress("evaluating rows", done + width * rows, total)))
+
     if bare:
-        found = evaluate_attached(backbone, examples, metric=metric, decoding=decoding, text_format=text_format)[0]
+        found = evaluate_attached(
+            backbone, examples, metric=metric, decoding=decoding, text_format=text_format, told=told(1)
+        )[0]
+        done += len(examples)
         results.update(dict.fromkeys(bare, found))
     present = [(index, module) for index, module in enumerate(modules) if module is not None]
     groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
 
     def evaluate_some(members: Sequence[int], most: int) -> None:
+        nonlocal done
         left = [present[member] for member in members if present[member][0] not in results]
         for some in (left[start : start + most] for start in range(0, len(left), most)):
             chosen = [module for _, module in some]
@@ -66,10 +75,10 @@ def evaluate_many(
                     text_format=text_format,
                     modules=len(chosen),
                     head=chosen[0].card.head,
+                    told=told(len(chosen)),
                 )
             results.update({index: value for (index, _), value in zip(some, found, strict=True)})
-            if progress:
-                progress(Progress("evaluating", len(results.keys() - bare), len(present)))
+            done += len(chosen) * len(examples)
 
     for members in groups:
         in_halves(partial(evaluate_some, members), len(members), too_large=TOO_LARGE)
@@ -85,11 +94,12 @@ def evaluate_attached(
     text_format: TextFormat | None = None,
     modules: int = 1,
     head: HeadCard | None = None,
+    told: Callable[[int], None] | None = None,
 ) -> list[Evaluation]:
     """Evaluate the attached stack of N = `modules` modules (on an encoder, with heads); one result for each module."""
     METRICS[metric]
     how = decoding_for(decoding, examples, backbone)
     answers = answer_rows(
-        backbone, examples, decoding=how, text_format=text_format or TextFormat(), modules=modules, head=head
+        backbone, examples, decoding=how, text_format=text_format or TextFormat(), modules=modules, head=head, told=told
     )
     return [Evaluation.of(each, examples, metric=metric, decoding=how) for each in answers]

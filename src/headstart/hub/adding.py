@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from headstart.atomic import hidden_folder, sweep, sync_folder, sync_trees
 from headstart.errors import HeadstartError, HubError, ModuleError, OutputError, of_type
@@ -53,6 +53,13 @@ def name_of(source: Path | str) -> str:
     return name
 
 
+class Entered(NamedTuple):
+    """The card of a module in the hub, and whether it was not there before."""
+
+    card: ModuleCard
+    new: bool
+
+
 class Intake:
     """Adds modules to the hub at `path`.
 
@@ -76,7 +83,7 @@ class Intake:
         self._stated = {field: value for field, value in (stated or {}).items() if value is not None}
         self._checking = threading.Lock()
 
-    def results(self, sources: Sequence[tuple[Path | str, str]]) -> Iterator[ModuleCard | HeadstartError]:
+    def results(self, sources: Sequence[tuple[Path | str, str]]) -> Iterator[Entered | HeadstartError]:
         """For each (folder or reference, name), in order: its card in the hub, or why it was refused."""
         for batch in _batches(sources):
             yield from self._admitted(self._staged(batch))
@@ -143,7 +150,7 @@ class Intake:
                 raise
         return Staged(entry, staging)
 
-    def _admitted(self, batch: Sequence[Staged | HeadstartError]) -> list[ModuleCard | HeadstartError]:
+    def _admitted(self, batch: Sequence[Staged | HeadstartError]) -> list[Entered | HeadstartError]:
         """Enter what was staged; folders are flushed to the disk before they get their names and their rows."""
         staged = [one for one in batch if isinstance(one, Staged)]
         try:
@@ -157,18 +164,18 @@ class Intake:
 
     def _entered(
         self, connection: sqlite3.Connection, batch: Sequence[Staged | HeadstartError]
-    ) -> list[ModuleCard | HeadstartError]:
+    ) -> list[Entered | HeadstartError]:
         results = [self._enter(connection, one) if isinstance(one, Staged) else one for one in batch]
         with _disk_errors_named(self.path):
             sync_folder(self.path)
         return results
 
-    def _enter(self, connection: sqlite3.Connection, staged: Staged) -> ModuleCard | HeadstartError:
+    def _enter(self, connection: sqlite3.Connection, staged: Staged) -> Entered | HeadstartError:
         entry, name = staged.entry, staged.entry.card.name
         try:
             there = _same(connection, entry)
             if there is not None:
-                return there
+                return Entered(there, new=False)
             self._refuse_taken(connection, name)
             refuse_twin(connection, name)
             refuse_conflict(connection, entry)
@@ -181,7 +188,7 @@ class Intake:
         except HeadstartError as error:
             return error
         record(connection, entry, stamp(self.path / name))
-        return entry.card
+        return Entered(entry.card, new=True)
 
     def _refuse_taken(self, connection: sqlite3.Connection, name: str) -> None:
         target = self.path / name
@@ -219,8 +226,11 @@ def admit(
     intake = Intake(path, upkeep, check=check, report=report, stated=stated)
     taken = intake.results([(offered[index], own) for index, own in named.items()])
     for (index, own), result in zip(named.items(), taken, strict=True):
-        card, reason = (None, str(result)) if isinstance(result, HeadstartError) else (result, None)
-        found[index] = Admission(offered[index], own, card, reason)
+        source = offered[index]
+        if isinstance(result, HeadstartError):
+            found[index] = Admission(source, own, None, str(result))
+        else:
+            found[index] = Admission(source, own, result.card, None, new=result.new)
     return [found[index] for index in range(len(offered))]
 
 

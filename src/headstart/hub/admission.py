@@ -16,12 +16,23 @@ __all__ = ["Admission", "Stated", "stated_card"]
 
 @dataclass(frozen=True)
 class Admission:
-    """What became of one folder or reference that was to be added: its card, or the reason for refusing it."""
+    """What became of one folder or reference that was to be added: its card, or the reason for refusing it.
+
+    `new`: whether it was added now, rather than being in the hub already.
+    """
 
     path: Path | str
     name: str
     card: ModuleCard | None
     reason: str | None
+    new: bool = False
+
+    @property
+    def result(self) -> str:
+        """One word or a few: "accepted", "already there" or "refused"."""
+        if self.card is None:
+            return "refused"
+        return "accepted" if self.new else "already there"
 
 
 class Stated(TypedDict, total=False):

@@ -21,6 +21,11 @@ __all__ = ["edit"]
 def edit(hub: Path, upkeep: Upkeep, ref: ModuleRef, *, name: str, stated: Stated) -> ModuleCard:
     """Write the card of a module, then rename its folder, each in one step, and enter both; see `Hub.edit`."""
     check_name(name)
+    if ref.path.is_symlink():
+        raise HubError(
+            f"{ref.path} is a link to {ref.path.resolve()}, and what is outside a hub is never changed; "
+            f"remove the link and add that folder, which copies it (headstart hub add {hub} {ref.path.resolve()})"
+        )
     read_at = stamp(ref.path)
     stored = ref.read()
     entry = entry_of(replace(stored, card=stated_card(stored.card, name, stated)), name)

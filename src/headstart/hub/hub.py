@@ -276,7 +276,7 @@ class Hub:
         (result,) = Intake(self.path, self._upkeep, check=check, stated=stated).results([(source, name)])
         if isinstance(result, HeadstartError):
             raise result
-        return result
+        return result.card
 
     def add_all(
         self,

@@ -37,7 +37,9 @@ def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
         "Prompt": card.text_format.words if card.text_format is not None and card.head is None else None,
         "Calibration": _calibrated(card),
         "Task head": card.head and card.head.words,
-        "ΔW error of the merge": None if card.merge_error is None else f"{card.merge_error:.3g}",
+        f"ΔW error of the {'merge' if card.train_rows is None else 'start'}": None
+        if card.merge_error is None
+        else f"{card.merge_error:.3g}",
         "Licence": card.license,
         "Data licence": card.dataset_license,
     }

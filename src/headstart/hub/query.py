@@ -1,6 +1,7 @@
 """Which modules of a hub are wanted, and in which order, as SQL."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypedDict
@@ -111,9 +112,8 @@ class Filter:
             values += [
                 text for pattern in group for text in (_searchable(_glob(pattern)), _searchable(twin_key(pattern)))
             ]
-        fits = "(twin GLOB ? OR twin = ?)"
-        terms += [f"({' OR '.join([fits] * len(group))})" for group in self.include]
-        terms += [f"NOT {fits}"] * len(self.exclude)
+        terms += [f"({' OR '.join(map(_fits, group))})" for group in self.include]
+        terms += [f"NOT {_fits(pattern)}" for pattern in self.exclude]
         return " AND ".join(terms), values
 
     def _words(self) -> list[str]:
@@ -180,15 +180,50 @@ def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given or ())
 
 
+_BRACKETS = re.compile(r"(\[!?\]?[^\]]*\])")
+
+
+def _of_letters(pattern: str) -> bool:
+    """Whether brackets in the pattern hold letters of other alphabets than the Latin one."""
+    return any(not part.isascii() for part in _BRACKETS.findall(pattern))
+
+
+def _fits(pattern: str) -> str:
+    return f"({'name' if _of_letters(pattern) else 'twin'} GLOB ? OR twin = ?)"
+
+
 def _glob(pattern: str) -> str:
     """A pattern as SQLite's GLOB reads it: "[!a]" is written "[^a]" there, and "[" without an end must be in brackets.
 
-    It is compared with `twin`, so capital letters do not matter.
+    It is compared with `twin`, so capital letters do not matter. There, some letters of other alphabets are Latin ones,
+    which would put a range out of order; so such a pattern is compared with the name, every letter in both cases.
     """
-    parts = re.split(r"(\[!?\]?[^\]]*\])", twin_key(pattern))
+    outside, inside = (_both_cases, _in_both) if _of_letters(pattern) else (_bracketed, str)
+    parts = _BRACKETS.split(unicodedata.normalize("NFC", pattern) if _of_letters(pattern) else twin_key(pattern))
     return "".join(
-        part.replace("[!", "[^", 1) if index % 2 else part.replace("[", "[[]") for index, part in enumerate(parts)
+        inside(part).replace("[!", "[^", 1) if index % 2 else outside(part) for index, part in enumerate(parts)
     )
+
+
+def _bracketed(text: str) -> str:
+    return text.replace("[", "[[]")
+
+
+def _both_cases(text: str) -> str:
+    return "".join(
+        f"[{letter.lower()}{letter.upper()}]" if letter.lower() != letter.upper() else _bracketed(letter)
+        for letter in text
+    )
+
+
+def _in_both(part: str) -> str:
+    """Letters in brackets in both cases.
+
+    >>> _in_both("[!а-в]")
+    '[!а-вА-В]'
+    """
+    letters = part[1:-1].removeprefix("!")
+    return f"{part[: -1 - len(letters)]}{letters.lower()}{letters.upper()}]"
 
 
 def _searchable(value: str) -> str:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -24,6 +24,7 @@ __all__ = [
     "checked",
     "kinds_with",
     "names_of",
+    "refuse_truth",
     "settings_of",
 ]
 
@@ -157,10 +158,19 @@ def checked(kind: str, shape: Mapping[str, Any]) -> Any:
         if name not in own:
             raise SettingError(_unknown(kind, name, own))
     given = {name: value for name, value in shape.items() if value is not None}
+    refuse_truth(family, given)
     try:
         return TypeAdapter(family).validate_python(given)
     except ValidationError as error:
         raise SettingError(f"setting of kind '{kind}': {fault(error)}; correct it") from error
+
+
+def refuse_truth(family: type, given: Mapping[str, Any]) -> None:
+    """Raise `SettingError` for true or false where a number is asked for: it would count as 1 or 0."""
+    hints = get_type_hints(family)
+    for name, value in given.items():
+        if isinstance(value, bool) and name in hints and bool not in (hints[name], *get_args(hints[name])):
+            raise SettingError(f"setting {name}={str(value).lower()} is not a number or a text; correct it")
 
 
 def _unknown(kind: str, name: str, own: list[str]) -> str:

@@ -25,15 +25,18 @@ class Components:
     """Variances of a difference: between seeds, between groups of rows, and what both do together, each of one unit.
 
     Over all seeds, the mean difference of S seeds on G groups has the variance seeds/S + rows/G + both/(S·G); over
-    these very seeds, it is without the first term. What rows give is never below
-    1/(R + 2)², with R = G · `size` rows: rows that all agree are no proof that all rows would, and that is the variance
-    that remains where Agresti and Min (2005) add half an observation to each cell of a table of paired answers.
+    these very seeds, it is without the first term. What rows give is never below (1 + 1/S)/(R + 2)², with
+    R = G · `size` rows: rows that all agree are no proof that all rows would. For one seed, that is the variance that
+    remains where Bonett and Price (2012) add one observation to each of the two cells in which paired answers differ.
+    Several seeds would leave 2/(R + 2)² if they always answered alike, and 2/S of it if they had nothing to do with
+    each other; it is halfway. If rows are not `counted` as right or wrong, as in a correlation, it is 1/(R + 2)².
     """
 
     seeds: float
     rows: float
     both: float
     size: float = 1.0
+    counted: bool = True
 
     def spread(self, seeds: int, groups: int) -> tuple[float, float]:
         """The standard error of the mean difference of so many seeds and groups, and its degrees of freedom.
@@ -41,7 +44,8 @@ class Components:
         The latter after Satterthwaite (1946), from G − 1 of the groups and S − 1 of the seeds.
         """
         again = self.both / (seeds * groups)
-        within = max(self.rows / groups + again, 1 / (self.size * groups + 2) ** 2)
+        least = 1 + 1 / seeds if self.counted else 1.0
+        within = max(self.rows / groups + again, least / (self.size * groups + 2) ** 2)
         if seeds < ENOUGH_SEEDS:
             return math.sqrt(within), groups - 1.0
         between = self.seeds / seeds
@@ -100,12 +104,13 @@ class Difference:
         shown = (seeds for seeds in more if self.components.shows(self.mean, seeds, self.groups, alpha=alpha))
         return next(shown, math.nan)
 
-    def groups_needed(self, alpha: float = 1 - LEVEL, *, most: int = MOST_ROWS) -> float:
-        """How many groups of rows with these seeds would show it in 80 of 100 studies; NaN above `most`."""
+    def groups_needed(self, alpha: float = 1 - LEVEL) -> float:
+        """How many groups of rows with these seeds would show it in 80 of 100 studies; NaN above 100,000 rows."""
         if math.isnan(self.error):
             return math.nan
+        most = int(MOST_ROWS / self.components.size)
         found = bisect_left(
-            range(most + 1), True, lo=self.groups + 1,
+            range(most + 1), True, lo=min(self.groups, most) + 1,
             key=lambda groups: self.components.shows(self.mean, self.seeds, groups, alpha=alpha),
         )  # fmt: skip
         return float(found) if found <= most else math.nan
@@ -116,7 +121,9 @@ def _reach(df: float, alpha: float) -> float:
     return float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, POWER))
 
 
-def difference(observed: Floats, drawn: Floats, *, groups: int, rows: int | None = None) -> Difference:
+def difference(
+    observed: Floats, drawn: Floats, *, groups: int, rows: int | None = None, counted: bool = True
+) -> Difference:
     """The mean of paired differences with its error over rows and, from 6 seeds on, over seeds.
 
     Args:
@@ -124,6 +131,7 @@ def difference(observed: Floats, drawn: Floats, *, groups: int, rows: int | None
         drawn: the difference of each seed in every draw of rows (S, draws); draws with a NaN do not count.
         groups: how many groups each draw draws.
         rows: how many rows are in them; `None`: each is a group of its own.
+        counted: whether the scores count rows as right or wrong, or as something between; see `Components`.
     """
     seeds, mean = len(observed), float(observed.mean())
     unknown = _unknown(drawn, groups)
@@ -139,7 +147,7 @@ def difference(observed: Floats, drawn: Floats, *, groups: int, rows: int | None
     share = max(0.0, of_rows - both)
     components = Components(
         seeds=max(0.0, of_seeds - both) * seeds, rows=share * groups, both=(of_rows - share) * seeds * groups,
-        size=(rows or groups) / groups,
+        size=(rows or groups) / groups, counted=counted,
     )  # fmt: skip
     return Difference(mean, *components.spread(seeds, groups), seeds, groups, components)
 

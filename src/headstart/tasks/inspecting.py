@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -109,7 +110,7 @@ def inspect_task(
     text_format = text_format or TextFormat()
     rows = {split: [*part] for split, part in task.splits.items()}
     first = next(iter(rows), "")
-    shown = rows.get(first, [])[:SHOWN]
+    shown = _unlike(rows.get(first, []))
     return Inspection(
         card=task.card,
         notes=task.notes,
@@ -126,6 +127,12 @@ def inspect_task(
 def _columns(columns: Sequence[Column]) -> pd.DataFrame:
     names = ("type", "rows", "distinct", "example")
     return pd.DataFrame([{"column": each.name} | {name: getattr(each, name) for name in names} for each in columns])
+
+
+def _unlike(rows: Sequence[Example]) -> list[Example]:
+    """The first row and the first one with another target, if there is one."""
+    other = (row for row in rows if row.target != rows[0].target)
+    return [*rows[:1], *islice(chain(other, rows[1:]), SHOWN - 1)]
 
 
 def _splits(splits: dict[str, list[Example]]) -> pd.DataFrame:

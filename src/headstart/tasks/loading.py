@@ -1,6 +1,7 @@
 """From a source to a card and splits: locate the rows, complete the card, make text, find the options, split."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -40,10 +41,13 @@ def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
     settled = settle(located, wishes)
     sampled = {split: _sampled(rows) for split, rows in located.tables.items()}
     check_columns(settled, describe(next((sample for sample, _ in sampled.values()), ())), located)
-    tables = {
-        split: _text_rows(rows, settled.card, source=located.source + (f", split '{split}'" if split else ""))
-        for split, (_, rows) in sampled.items()
-    }
+    tables = _whole_numbers(
+        {
+            split: _text_rows(rows, settled.card, source=located.source + (f", split '{split}'" if split else ""))
+            for split, (_, rows) in sampled.items()
+        }
+    )
+    _check_labels(_all(tables), settled.card)
     card, chosen, notes = _answers(settled, tables)
     examples = {
         split: tuple(
@@ -51,7 +55,7 @@ def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
         )
         for split, rows in tables.items()
     }
-    splits = _splits(tables, examples, source=located.source, seed=seed)
+    splits = _splits(tables, examples, source=located.source, seed=seed, labels=card.labels)
     check_groups(splits, source=located.source)
     if settled.unused:
         notes = (*notes, f"{located.settings} has keys that mean nothing here: {', '.join(settled.unused)}.")
@@ -71,9 +75,10 @@ def _text_rows(rows: Rows, card: TaskCard, *, source: str) -> list[TextRow]:
     for where, fields in rows:
         text, pair = input_template.text(fields, where=where)
         outputs = target_template.texts(fields, where=where)
-        _check_text(text, outputs, card, where=where)
+        _check_text(text, outputs, where=where)
         group = None if card.group is None else _group(fields.get(card.group))
-        made.append(TextRow(where, text, outputs, fields.get("options"), fields.get("split"), pair, group))
+        number = target_template.number(fields)
+        made.append(TextRow(where, text, outputs, fields.get("options"), fields.get("split"), pair, group, number))
     if not made:
         raise TaskError(f"{source} has no rows; add some, or remove the file")
     return made
@@ -84,7 +89,21 @@ def _group(value: object) -> str | None:
     return None if value is None or value == "" or value != value else str(value)
 
 
-def _check_text(text: str, outputs: tuple[str, ...], card: TaskCard, *, where: str) -> None:
+def _whole_numbers(tables: Mapping[str | None, list[TextRow]]) -> dict[str | None, list[TextRow]]:
+    """The rows, with targets such as 1.0 as 1 if all are numbers like that.
+
+    A column of whole numbers becomes one of fractions on its way through pandas if a row of it is empty.
+    """
+    numbers = [row.number for row in _all(tables)]
+    if not all(number is not None and number.is_integer() for number in numbers):
+        return dict(tables)
+    return {
+        split: [replace(row, outputs=(str(int(row.number)),)) for row in rows if row.number is not None]
+        for split, rows in tables.items()
+    }
+
+
+def _check_text(text: str, outputs: tuple[str, ...], *, where: str) -> None:
     if not text.strip():
         raise TaskError(f"{where}: the input is empty; fill it in or remove the row")
     if not outputs or not all(output.strip() for output in outputs):
@@ -93,10 +112,17 @@ def _check_text(text: str, outputs: tuple[str, ...], card: TaskCard, *, where: s
         "".join((text, *outputs)).encode()
     except UnicodeEncodeError as error:
         raise TaskError(f"{where}: the text has half a surrogate pair ({error}); correct the row") from error
-    for output in outputs if card.labels is not None else ():
-        if output not in (card.labels or ()):
+
+
+def _check_labels(rows: Iterable[TextRow], card: TaskCard) -> None:
+    known = None if card.labels is None else frozenset(card.labels)
+    for row in rows if known is not None else ():
+        unknown = next((output for output in row.outputs if output not in (known or ())), None)
+        if unknown is not None:
             labels = ", ".join(card.labels or ())
-            raise TaskError(f"{where}: the target {output!r} is not one of the labels ({labels}); correct one of them")
+            raise TaskError(
+                f"{row.where}: the target {unknown!r} is not one of the labels ({labels}); correct one of them"
+            )
 
 
 def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[TaskCard, str, tuple[str, ...]]:
@@ -145,10 +171,11 @@ def _splits(
     *,
     source: str,
     seed: int,
+    labels: Sequence[str] | None,
 ) -> Splits:
     if None in tables:
         named = named_splits(tables[None], examples[None])
-        return draw_splits(examples[None], source=source, seed=seed) if named is None else named
+        return draw_splits(examples[None], source=source, seed=seed, labels=labels) if named is None else named
     if list(tables) == ["train"] and len(tables["train"]) >= 3:
-        return draw_splits(examples["train"], source=source, seed=seed)
+        return draw_splits(examples["train"], source=source, seed=seed, labels=labels)
     return {split: rows for split, rows in examples.items() if split is not None}

@@ -15,7 +15,8 @@ __all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of"]
 class TextRow:
     """A row as text, before its options are known.
 
-    `where`: file and line; `listed`: its own `options` field; `pair` and `group`: as in `Example`.
+    `where`: file and line; `listed`: its own `options` field; `pair` and `group`: as in `Example`; `number`: the target
+    if it is a floating-point number by itself.
     """
 
     where: str
@@ -25,6 +26,7 @@ class TextRow:
     split: object = None
     pair: tuple[int, int] | None = None
     group: str | None = None
+    number: float | None = None
 
 
 Options = tuple[str, ...] | None

@@ -95,9 +95,10 @@ def write_settings(card: TaskCard, source: str | Path) -> Path:
     if path is None:
         raise TaskError(f"{source} is no file or folder that settings could be written beside; give them each time")
     stated = card.model_dump(mode="json", exclude={"schema_version", "source", "template"}, exclude_defaults=True)
-    # Null for open answers: otherwise, few distinct ones would be taken for labels.
+    # Null for open answers: otherwise, few distinct ones would be taken for labels, and labels for options.
     stated = (
         {"name": card.name, "metric": card.metric, "labels": None}
+        | ({"options": None} if card.labels is not None else {})
         | stated
         | card.template.model_dump(mode="json", exclude_none=True)
     )

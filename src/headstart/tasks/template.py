@@ -104,6 +104,14 @@ class FieldTemplate:
                     return tuple(str(_scalar(element, field, where=where)) for element in value)
         return None
 
+    def number(self, row: Mapping[str, object]) -> float | None:
+        """The value if the template is one bare field that holds a floating-point number, else `None`."""
+        match self._parts:
+            case [("", str() as field, "", None)]:
+                value = _look_up(row, field, where="")
+                return value if isinstance(value, float) else None
+        return None
+
     def _format(self, value: object, spec: str, conversion: str | None, *, where: str) -> str:
         try:
             return format(_FORMATTER.convert_field(value, conversion), spec)

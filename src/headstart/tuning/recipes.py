@@ -1,7 +1,7 @@
 """How a module is tuned: every number of the training in one frozen record, and the papers' own as named presets."""
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from functools import cached_property
 from typing import Annotated, Any, Self
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from headstart.errors import SettingError, of_type
-from headstart.kinds.settings import checked, kinds_with, names_of
+from headstart.kinds.settings import checked, kinds_with, names_of, refuse_truth
 from headstart.records import Record, TextFormat, fault
 from headstart.registry import Registry
 from headstart.tuning.optimizers import OPTIMIZERS
@@ -71,6 +71,8 @@ class Recipe(Record):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: Any, make: Callable[[Any], Self]) -> Self:
+        if isinstance(data, Mapping):
+            refuse_truth(cls, data)
         try:
             return make(data)
         except ValidationError as error:

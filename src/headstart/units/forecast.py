@@ -90,7 +90,8 @@ class Forecast:
         return {
             "units": [
                 {"type": each.type, "compute": each.compute, "stored": each.stored, "tokens": each.tokens,
-                 "seconds": list(each.seconds), "measured": each.measured, "later": each.later}
+                 "seconds": list(each.seconds), "measured": each.measured, "later": each.later,
+                 "at_most": each.later}
                 for each in self.expected
             ],
             "tokens": self.tokens, "minutes": [low / 60, high / 60], "basis": self.basis,

@@ -32,6 +32,7 @@ class Metric:
         most: the largest; `None` if unknown.
         whole: that function. With `weights` (draws, rows), how often each draw holds each row, the metric of every
             draw is `whole(weights @ parts(predictions, references), weights.sum(1))`.
+        counted: whether it counts rows as right or wrong, or as something between, unlike a correlation of numbers.
         version: raised by hand when it gives other scores than before, so that stored ones are computed again.
     """
 
@@ -42,6 +43,7 @@ class Metric:
     version: int = 1
     least: float | None = None
     most: float | None = None
+    counted: bool = True
 
     def compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """The score of `predictions`; `references[i]` are the acceptable answers to the i-th, at least one.

@@ -66,7 +66,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-PEARSON_CORRELATION = Metric("Pearson-Correlation", _pearson, _parts, _whole, least=-1.0, most=1.0)
+PEARSON_CORRELATION = Metric("Pearson-Correlation", _pearson, _parts, _whole, least=-1.0, most=1.0, counted=False)
 """Pearson's r of the predictions and targets (the first reference), read as numbers. In -1 … 1.
 
 NaN when undefined: fewer than two different numbers on either side, or, as in CrossFit, a prediction that is no number.

@@ -60,6 +60,11 @@ def _records(path: Path, table: Iterator[list[str]]) -> Iterator[tuple[str, list
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise TaskError(
+                    f"{path}: some lines end in a single carriage return (CR), as old programs for the Macintosh "
+                    "write them; save the file with line ends LF or CRLF"
+                ) from error
             raise TaskError(f"{where}: {error}; double each quote inside a quoted field, or use JSONL") from error
         start = table.line_num + 1  # type: ignore[attr-defined]
         if values:
