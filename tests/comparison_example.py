@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.testing import assert_frame_equal
 
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.records import TaskCard
@@ -201,3 +202,12 @@ def _ranking(draw: np.random.Generator) -> pd.DataFrame:
             cosine = math.nan if place == 10 else float(0.8 - 0.04 * place + draw.normal(0, 0.02))
             rows.append(row | {"weight": float(weights[place]), "el2n": float(el2n[place]), "hidden_cosine": cosine})
     return pd.DataFrame(rows)
+
+
+def assert_same(one: Comparison, other: Comparison) -> None:
+    """Equal in all but the time it took, and the rounding of lanes that share other passes."""
+    for name in FRAMES:
+        left, right = (getattr(side, name).drop(columns="seconds", errors="ignore") for side in (one, other))
+        assert_frame_equal(left, right, rtol=1e-4)
+    assert one.settings | {"seconds": 0} == other.settings | {"seconds": 0}
+    assert (one.task, one.notes) == (other.task, other.notes)

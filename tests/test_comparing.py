@@ -9,6 +9,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
+from comparison_example import assert_same
 from headstart.backbones import Backbone, TextFormat
 from headstart.backbones.load import tokens_of
 from headstart.blending import Blend, softmax
@@ -16,22 +17,20 @@ from headstart.blending.merging import MergePlan
 from headstart.comparing.compare import compare
 from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, STAGES, Comparison
 from headstart.comparing.running import TEST_NOTE
-from headstart.comparing.starting import size_notes
-from headstart.errors import HubError, MergeError, SettingError, TaskError
-from headstart.evaluating import unit as evaluating
+from headstart.errors import SettingError
 from headstart.evaluating.calibration import fit_calibration
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.events import Event, Progress, UnitEvent
 from headstart.hub import Hub
 from headstart.indicators import unit as scoring
-from headstart.kinds import load_module, save_module
+from headstart.kinds import load_module
 from headstart.ranking.rank import rank
 from headstart.tasks import METRICS, Example, Task
 from headstart.tuning import unit as tuning
 from headstart.tuning.run import Run as TuningRun
 from headstart.tuning.tune import Lane, tune_lanes
 from headstart.units import Store
-from small_hub import RECIPE, misfit, module, write_hub, write_task
+from small_hub import RECIPE, module, write_hub, write_task
 
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
@@ -83,15 +82,6 @@ def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(tuning, "tune_lanes", counted)
     return calls
-
-
-def assert_same(one: Comparison, other: Comparison) -> None:
-    """Equal in all but the time it took, and the rounding of lanes that share other passes."""
-    for name in FRAMES:
-        left, right = (getattr(side, name).drop(columns="seconds", errors="ignore") for side in (one, other))
-        assert_frame_equal(left, right, rtol=1e-4)
-    assert one.settings | {"seconds": 0} == other.settings | {"seconds": 0}
-    assert (one.task, one.notes) == (other.task, other.notes)
 
 
 class Stop:
@@ -398,97 +388,6 @@ def test_the_test_split_makes_scores_and_nothing_else(
     assert not (whole.scores["score"] == 0.5).all(), "or the line before would prove nothing"
 
 
-def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, tmp_path: Path) -> None:
-    hub = write_hub(tmp_path / "hub", backbone)
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
-    hub.add(tmp_path / "eve")
-    found = run(task, hub, backbone, seeds=1)
-    assert list(found.refused["module"]) == ["eve"]
-    assert found.settings["modules"] == 4
-
-
-def test_an_undefined_score_is_missing_with_the_reason(
-    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def undefined(*args: Any, **settings: Any) -> Any:
-        return [replace(found, score=float("nan")) for found in evaluate_many(*args, **settings)]
-
-    monkeypatch.setattr(evaluating, "evaluate_many", undefined)
-    found = run(task, hub, backbone, seeds=1, store=tmp_path)
-    assert found.scores["score"].isna().all()
-    assert set(found.scores["reason"]) == {"ACC is undefined for these predictions"}
-    assert "NaN" not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
-    assert_same(run(task, hub, backbone, seeds=1, store=tmp_path), found)
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"seeds": 0}, SettingError, "seeds 0 must be at least 1"),
-        ({"decoding": "beam"}, SettingError, "unknown decoding 'beam'; choose one of: auto"),
-        ({"indicators": ("cosin",)}, SettingError, "unknown indicator 'cosin'"),
-        ({"blend": Blend(indicator="loss", temperature=0.0)}, SettingError, "temperature 0.0 must be above 0"),
-        ({"blend": Blend(space="tie")}, SettingError, "unknown merge space 'tie'"),
-        ({"blend": Blend(reduction="median")}, SettingError, "unknown reduction 'median'"),
-        ({"recipe": "fast"}, SettingError, "unknown recipe 'fast'"),
-        ({"shots": 7}, TaskError, "class 'negative' has 6 distinct rows in split 'train', 7 are needed"),
-    ],
-)
-def test_a_wrong_wish_costs_no_work(
-    settings: dict[str, Any], error: type[Exception], message: str, task: Task, hub: Hub, backbone: Backbone,
-    tmp_path: Path, tunes: list[str],
-) -> None:  # fmt: skip
-    with pytest.raises(error, match=message):
-        run(task, hub, backbone, store=tmp_path / "store", **settings)
-    assert tunes == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_modules_that_cannot_be_averaged_are_refused_before_tuning(
-    task: Task, backbone: Backbone, tunes: list[str]
-) -> None:
-    mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
-    with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd'"):
-        run(task, mixed, backbone, blend=Blend(space="parameters"))
-    assert tunes == []
-    assert len(run(task, mixed, backbone, seeds=1, blend=Blend(space="exact")).scores) == 10
-    with pytest.raises(HubError, match="no module to rank"):
-        run(task, [], backbone)
-
-
-def test_a_task_needs_test_rows(task: Task, hub: Hub, backbone: Backbone) -> None:
-    without = replace(task, splits={key: rows for key, rows in task.splits.items() if key != "test"})
-    with pytest.raises(TaskError, match="no split 'test'"):
-        run(without, hub, backbone)
-    with pytest.raises(TaskError, match="task 'reviews' has an empty test split; add rows"):
-        run(replace(task, splits={**task.splits, "test": ()}), hub, backbone)
-
-
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
-def test_a_broken_unit_is_computed_again(
-    content: bytes, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
-) -> None:
-    first = run(task, hub, backbone, seeds=1, store=tmp_path)
-    for path in tmp_path.glob("evaluate/*/*/*.json"):
-        path.write_bytes(content)
-    heard: list[Event] = []
-    assert_same(run(task, hub, backbone, seeds=1, store=tmp_path, progress=heard.append), first)
-    assert "is damaged" in str(heard)
-
-
 @pytest.mark.slow  # workers, each of which imports torch
 def test_processes_compare_as_one_does(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
     assert_same(run(task, hub, backbone, store=False, engine="processes=2"), whole)
-
-
-def test_unequal_sizes_are_named() -> None:
-    row = {"method": "scratch", "parameters": 460_800}
-    equal = [row, row | {"method": "random"}]
-    assert size_notes(equal) == []
-    note = (
-        "The methods tune unequal numbers of parameters: 460,800 (scratch, random), 2,442,240 (ensemble). A difference "
-        "between them may be one of size. LoRA methods have one size unless ranks of their own are asked for "
-        "(--own-ranks or equal_rank=False, or a method's rank); of other kinds, compare modules of one shape "
-        "(--exclude, or Hub.where(exclude=…))."
-    )
-    assert size_notes([*equal, row, {"method": "ensemble", "parameters": 2_442_240}]) == [note]

@@ -342,20 +342,6 @@ def test_modules_of_your_own(sources: list[Source], tmp_path: Path) -> None:
         load_module(source.folder).check(backbone_of(source.dims))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="modules that PEFT and AdapterHub really saved are not at hand")
-def test_every_real_folder_is_altered(tmp_path: Path) -> None:
-    folders = sorted(SHARED.iterdir())
-    given = given_sources(folders, tmp_path)
-    assert given.left_out == []
-    assert len(given.sources) == len(folders) == 18
-    assert {verdict(as_it_is(source), load_module) for source in given.sources} == {("loaded_right", "")}
-
-
-def test_folders_without_modules_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"can be used as it is(?s:.*){tmp_path}: {tmp_path} has no adapter_config"):
-        run_corpus(cases=1, folders=[tmp_path])
-
-
 def test_what_is_left_out_is_said(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,7 +128,7 @@ def test_equal_answers_are_undecided_within_what_so_many_rows_can_show() -> None
     table = right(0.7)
     found = row(answered({("scratch", "tuned"): table, ("ensemble", "tuned"): table}), "ensemble")
     assert (found["difference"], found["outcome"]) == (0.0, "undecided")
-    assert found["high"] == pytest.approx(1.972 / 202, rel=1e-3)
+    assert found["high"] == pytest.approx(1.972 * math.sqrt(4 / 3) / 202, rel=1e-3)
     assert found["reason"] == "both answered every row equally well"
 
 

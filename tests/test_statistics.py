@@ -91,8 +91,8 @@ class TestDifference:
         table = np.repeat(np.arange(6.0)[:, None], 100, axis=1)
         few, six = rows_of(table[:5]), rows_of(table)
         assert (few.over_seeds, six.over_seeds) == (False, True)
-        assert few.error == pytest.approx(1 / 102)
-        assert six.error == pytest.approx(math.sqrt(3.5 / 6 + 1 / 102**2))
+        assert few.error == pytest.approx(math.sqrt(6 / 5) / 102)
+        assert six.error == pytest.approx(math.sqrt(3.5 / 6 + 7 / 6 / 102**2))
         assert six.df == pytest.approx(5, rel=1e-3)
 
     def test_the_components_are_those_of_the_model(self) -> None:

@@ -23,8 +23,8 @@ def edit(hub: Path, upkeep: Upkeep, ref: ModuleRef, *, name: str, stated: Stated
     check_name(name)
     if ref.path.is_symlink():
         raise HubError(
-            f"{ref.path} is a link to {ref.path.resolve()}, and what is outside a hub is never changed; "
-            f"remove the link and add that folder, which copies it (headstart hub add {hub} {ref.path.resolve()})"
+            f"{ref.path} is a link, and what is outside a hub is never changed; copy what it leads to into the hub "
+            f"(headstart hub remove {hub} {ref.name}, then headstart hub add {hub} {ref.path.resolve()})"
         )
     read_at = stamp(ref.path)
     stored = ref.read()
