@@ -76,6 +76,8 @@ def page() -> str:
 
 UNSET = {
     "max_dev": "all",
+    "early_steps": "none",
+    "early_epochs": "none",
     "targets": "PEFT's for the architecture",
     "feedforward": "those of them that PEFT counts as such",
     "suffix": "the start's",

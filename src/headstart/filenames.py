@@ -4,7 +4,9 @@ __all__ = [
     "ADAPTERHUB_WEIGHTS",
     "CARD_FILE",
     "CONFIG_FILE",
+    "EARLY_FILE",
     "HEAD_FILE",
+    "HISTORY_FILE",
     "INTERFACE_FILE",
     "OPENDELTA_CONFIG",
     "OPENDELTA_WEIGHTS",
@@ -28,5 +30,11 @@ INTERFACE_FILE = "adapter_interface.json"
 
 HEAD_FILE = "headstart_head.safetensors"
 """The file of the task head if it cannot be stored in the module's own file."""
+
+HISTORY_FILE = "headstart_history.json"
+"""How a module was tuned; other tools ignore it."""
+
+EARLY_FILE = "headstart_early.safetensors"
+"""The module's parameters early in its tuning, if they were kept."""
 
 OPENDELTA_CONFIG, OPENDELTA_WEIGHTS = "config.json", "pytorch_model.bin"

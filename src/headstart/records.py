@@ -18,6 +18,7 @@ __all__ = [
     "Donor",
     "Fingerprint",
     "HeadCard",
+    "HistoryCard",
     "ModuleCard",
     "Record",
     "Refused",
@@ -173,6 +174,19 @@ class HeadCard(Record):
     def answers_as(self, other: "HeadCard") -> bool:
         """Whether both give the same answers in the same order, whatever their tensors."""
         return (self.task, self.outputs, self.labels) == (other.task, other.outputs, other.labels)
+
+
+class HistoryCard(Record):
+    """How a module was tuned: `losses`, pairs of a step and the mean training loss since the pair before.
+
+    `early_step`: after how many steps the early state beside it was kept, `None` if none was.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    schema_version: int = 1
+    losses: tuple[tuple[int, float], ...] = ()
+    early_step: int | None = None
 
 
 class Calibration(Record):

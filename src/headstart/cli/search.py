@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.cli.options import AsJson, DeviceOption, DtypeOption, HubOptions, WorkOptions, command
+from headstart.cli.options import (
+    AsJson,
+    DeviceOption,
+    DtypeOption,
+    HubOptions,
+    RecipeOptions,
+    WorkOptions,
+    command,
+    load_backbone,
+)
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.cli.progress import UnitCount, listening
 from headstart.errors import SettingError
@@ -21,6 +30,7 @@ SHOWN = 5
 @command
 def search(
     hub: HubOptions,
+    recipe: RecipeOptions,
     work: WorkOptions,
     task: Annotated[
         str | None, typer.Argument(help="Task as for `headstart rank`; its own module is tuned for up to 200 steps.")
@@ -42,7 +52,6 @@ def search(
     near: Annotated[
         float, typer.Option("--near", help="Cosine from which on modules are listed as one; 1 lists each by itself.")
     ] = 0.98,
-    recipe: Annotated[str, typer.Option(help="How TASK's own module is tuned: {recipes}.")] = "few-shot",
     seed: Annotated[int, typer.Option(help="Seed of that tuning.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -51,13 +60,14 @@ def search(
     """Find the modules of a hub whose tasks are most similar to TASK, to a module (--like) or to words (--text)."""
     from headstart.ranking.search import search as run
 
-    opened = hub.open()
+    chosen, opened = "few-shot" if task is None else recipe.load(), hub.open()
     asked: dict[str, Any] = {"like": like, "text": text, "family": family, "license": license_id}
+    model = _backbone(backbone, device, dtype) if task is not None else None
     with listening("searching") as listener:
         units = UnitCount(listener)
         found = run(
-            task, opened, _backbone(backbone, device, dtype) if task is not None else None, **asked,
-            embedding=embedding, centre=centre, limit=limit, near=near, recipe=recipe, seed=seed, store=work.store,
+            task, opened, model, **asked,
+            embedding=embedding, centre=centre, limit=limit, near=near, recipe=chosen, seed=seed, store=work.store,
             engine=work.engine, progress=units,
         )  # fmt: skip
     if as_json:
@@ -77,7 +87,6 @@ def _backbone(source: str | None, device: str, dtype: str) -> Any:
         raise SettingError(
             "a task's own module is tuned on a backbone; give --backbone, or look for modules --like one of the hub"
         )
-    from headstart.cli.options import load_backbone
 
     return load_backbone(source, device, dtype)
 

@@ -1,4 +1,4 @@
-from .arrays import canonical_factors, centred, cosines, flattened, mean_over
+from .arrays import canonical_factors, centred, cosines, flattened, joined, mean_over, slopes
 from .contract import Embedding, Need, Subject
 from .parsing import make_embedding
 from .registry import EMBEDDINGS
@@ -16,7 +16,9 @@ __all__ = [
     "cosines",
     "embed",
     "flattened",
+    "joined",
     "make_embedding",
     "mean_over",
+    "slopes",
     "tuned_parameters",
 ]

@@ -3,6 +3,7 @@
 Every function takes arrays of NumPy or tensors of torch on the CPU, and returns float64.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headstart.errors import SettingError
 
-__all__ = ["Array", "canonical_factors", "centred", "cosines", "flattened", "mean_over"]
+__all__ = ["Array", "canonical_factors", "centred", "cosines", "flattened", "joined", "mean_over", "slopes"]
 
 Array = NDArray[Any]
 
@@ -78,6 +79,37 @@ def cosines(queries: ArrayLike, vectors: ArrayLike) -> Array:
     norms = np.linalg.norm(rows, axis=-1)[:, None] * np.linalg.norm(columns, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(norms > 0, rows @ columns.T / norms, np.nan))
+
+
+def joined(vectors: Sequence[ArrayLike]) -> Array:
+    """Vectors (D₁,) … (Dₙ,) as one whose cosine with another such is the mean of the n cosines (ΣD,).
+
+    Each is scaled to length 1/√n. Raises `SettingError` for a vector of zeros.
+
+    >>> joined([[3.0, 4.0], [2.0]]).round(3).tolist()
+    [0.424, 0.566, 0.707]
+    """
+    given = [np.asarray(vector, dtype=np.float64) for vector in vectors]
+    norms = [np.linalg.norm(vector) for vector in given]
+    if not all(norm > 0 for norm in norms):
+        raise SettingError("a vector of zeros has no cosine; leave it out")
+    return np.concatenate([vector / (norm * len(given) ** 0.5) for vector, norm in zip(given, norms, strict=True)])
+
+
+def slopes(points: Sequence[tuple[float, float]], at: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.7)) -> Array:
+    """The slopes of a curve of (step, value) at shares of its last step, in values per whole curve.
+
+    Between two points the curve is a straight line; at a point, it is the line after it. Raises `SettingError` for
+    fewer than two points.
+
+    >>> slopes([(0, 4.0), (50, 2.0), (100, 1.0)], at=(0.1, 0.5)).tolist()
+    [-4.0, -2.0]
+    """
+    if len(points) < 2:
+        raise SettingError("a curve of fewer than two points has no slope; evaluate more often while tuning")
+    steps, values = np.array(points, dtype=np.float64).T
+    where = np.searchsorted(steps, np.array(at) * steps[-1], side="right").clip(1, len(steps) - 1)
+    return np.asarray((values[where] - values[where - 1]) / (steps[where] - steps[where - 1]) * steps[-1])
 
 
 def centred(vectors: ArrayLike, mean: ArrayLike | None = None) -> Array:

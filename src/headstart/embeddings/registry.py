@@ -17,6 +17,13 @@ EMBEDDINGS: "Registry[type[Embedding]]" = Registry(
         "tupate": "headstart.embeddings.tupate:Tupate",
         "flat": "headstart.embeddings.flat:Flat",
         "canonical": "headstart.embeddings.canonical:Canonical",
+        "early": "headstart.embeddings.early:Early",
+        "late": "headstart.embeddings.late:Late",
+        "3e": "headstart.embeddings.three_e:ThreeE",
+        "taskemb": "headstart.embeddings.taskemb:TaskEmb",
+        "textemb": "headstart.embeddings.textemb:TextEmb",
+        "data_size": "headstart.embeddings.data_size:DataSize",
+        "curve_gradient": "headstart.embeddings.curve_gradient:CurveGradient",
         "pooled": "headstart.embeddings.pooled:Pooled",
     },
 )

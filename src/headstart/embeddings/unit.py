@@ -1,22 +1,31 @@
 """Embedding as a unit of work."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-from headstart.embeddings.contract import Embedding, Subject
+from headstart.backbones import BackboneInput, BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones.source import RESOURCE
+from headstart.embeddings.contract import Embedding, Need, Subject
 from headstart.embeddings.parsing import make_embedding
 from headstart.embeddings.registry import EMBEDDINGS
-from headstart.errors import ModuleError
+from headstart.errors import ModuleError, SettingError
 from headstart.events import Listener
 from headstart.kinds import ModuleLike, as_module
 from headstart.kinds.contract import Module
 from headstart.kinds.unit import given_module
+from headstart.records import TextFormat
 from headstart.specs import Spec
-from headstart.units import AnyStore, Context, Result, Store, Unit, run
+from headstart.tasks import Example, TaskLike, as_task
+from headstart.units import AnyStore, Content, Context, Result, Store, Unit, run
+from headstart.units.canonical import digest_of
 from headstart.vectors import Vector
 
-__all__ = ["EmbedUnit", "Embeddable", "embed", "vector_of"]
+__all__ = ["DIRECT", "EmbedUnit", "Embeddable", "embed", "vector_of"]
+
+
+DIRECT = frozenset({Need.HISTORY, Need.CARD, Need.OTHERS})
+"""What is not part of a module's digest, so that an embedding of it is computed anew each time; it takes no time."""
 
 
 class Embeddable(Protocol):
@@ -37,7 +46,8 @@ class Embeddable(Protocol):
 class EmbedUnit(Unit):
     """The embedding of one module, or of the module that a unit makes. The module's name does not count.
 
-    `embedding`: the canonical spec.
+    `embedding`: the canonical spec. `examples`, `backbone` and `text_format`: for an embedding that reads the task's
+    rows.
     """
 
     type: ClassVar[str] = "embed"
@@ -46,6 +56,9 @@ class EmbedUnit(Unit):
 
     module: Embeddable | Unit
     embedding: str = "tupate"
+    examples: Content[Sequence[Example]] | None = None
+    backbone: BackboneInput | None = None
+    text_format: TextFormat | None = None
 
     @property
     def label(self) -> str:
@@ -69,7 +82,12 @@ class EmbedUnit(Unit):
         module = given_module(given, context) if isinstance(given, Unit) else given.load()
         assert module is not None
         digest = (module if isinstance(given, Unit) else given).digest()
-        found = vector_of(module, make_embedding(self.embedding), digest=digest)
+        subject = Subject(module)
+        if self.examples is not None:
+            subject = Subject(
+                module, (), self.examples.value, context.resource(RESOURCE), self.text_format or TextFormat()
+            )
+        found = vector_of(subject, make_embedding(self.embedding), digest=digest)
         facts = {name: getattr(found, name) for name in ("method", "kind", "backbone", "layers", "digest")}
         return Result(facts, tensors={"embedding": found.values}, device="cpu")
 
@@ -79,12 +97,13 @@ class EmbedUnit(Unit):
         return Vector(values=result.tensors["embedding"], **result.facts)
 
 
-def vector_of(module: Module, embedding: Embedding, *, digest: str | None = None) -> Vector:
-    """The vector of a module in memory; no store. Raises `ModuleError` where the embedding is not defined.
+def vector_of(subject: Subject, embedding: Embedding, *, digest: str | None = None) -> Vector:
+    """The vector of a task, without a store. Raises `ModuleError` where the embedding is not defined.
 
     `digest`: the module's, if it is known.
     """
-    values = embedding.of(Subject(module))
+    module = subject.module
+    values = embedding.of(subject)
     backbone = module.card.backbone
     return Vector(
         method=str(embedding.spec),
@@ -100,6 +119,10 @@ def embed(
     module: ModuleLike,
     method: str | Spec | Embedding = "tupate",
     *,
+    others: Sequence[ModuleLike] = (),
+    task: TaskLike | None = None,
+    backbone: BackboneLike | None = None,
+    text_format: TextFormat | None = None,
     store: AnyStore = None,
     progress: Listener | None = None,
 ) -> Vector:
@@ -109,18 +132,41 @@ def embed(
         module: the module whose task is embedded. If the store has the embedding, the tensors of a hub's module are not
             read, only its digest.
         method: an embedding by its spec, as `headstart list embeddings` names them.
-        store: where it is kept; `None` is the user's store, `False` keeps nothing.
+        others: modules of other kinds tuned on the same task, for `3e`.
+        task: the task itself, for an embedding that reads its training rows.
+        backbone: the frozen model, for the same.
+        text_format: how the rows are laid out; `None` is as on the module's card, else the standard.
+        store: where it is kept; `None` is the user's store, `False` keeps nothing. What follows from the module's card
+            or history is not kept, because these are not part of a module's digest.
         progress: hears whether it was computed or reused.
 
     Raises:
         ModuleError: the embedding is not defined for this module.
-        SettingError: an unknown method.
+        SettingError: an unknown method, or rows that are needed and not given.
         StoreError: the store cannot be written.
     """
-    given = as_module(module, parameter="module")
-    unit = EmbedUnit(given, str(make_embedding(method).spec))
+    given, embedding = as_module(module, parameter="module"), make_embedding(method)
+    if embedding.needs & DIRECT:
+        beside = [as_module(other, parameter="a module in others").load() for other in others]
+        return vector_of(Subject(given.load(), beside), embedding, digest=given.digest())
+    unit = EmbedUnit(given, str(embedding.spec))
+    loaders = {}
+    if Need.DATA in embedding.needs:
+        if task is None or backbone is None:
+            raise SettingError(f"'{embedding.name}' reads the task's own rows; give task= and backbone=")
+        rows, run_on = as_task(task).train, as_backbone(backbone)
+        text_format = text_format or given.card.text_format or TextFormat()
+        unit = replace(
+            unit, examples=_content(rows), backbone=BackboneInput.of(run_on, text_format), text_format=text_format
+        )
+        loaders = dict(backbone_loaders(run_on))
     with Store.opened(store) as kept:
-        return unit.vector(run([unit], store=kept, raising=False, listener=progress).or_raise().of(unit))
+        found = run([unit], store=kept, loaders=loaders, raising=False, listener=progress)
+        return unit.vector(found.or_raise().of(unit))
+
+
+def _content(rows: Sequence[Example]) -> Content[Sequence[Example]]:
+    return Content(rows, digest_of([[row.input, row.target, *(row.pair or ())] for row in rows]))
 
 
 def _layers(module: Module) -> int:

@@ -8,7 +8,9 @@ from headstart.errors import HubError
 from headstart.filenames import (
     CARD_FILE,
     CONFIG_FILE,
+    EARLY_FILE,
     HEAD_FILE,
+    HISTORY_FILE,
     INTERFACE_FILE,
     OPENDELTA_CONFIG,
     OPENDELTA_WEIGHTS,
@@ -18,7 +20,7 @@ from headstart.filenames import (
 __all__ = ["KEPT", "is_hub", "is_module", "modules_in", "stamp", "stamps"]
 
 WATCHED = (CONFIG_FILE, *WEIGHTS_FILES, HEAD_FILE, CARD_FILE)
-KEPT = (*WATCHED, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
+KEPT = (*WATCHED, HISTORY_FILE, EARLY_FILE, INTERFACE_FILE, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """The files of a module that a hub keeps, and downloads from a remote one."""
 
 STAMPED = ("", *WATCHED, OPENDELTA_CONFIG, OPENDELTA_WEIGHTS)

@@ -2,6 +2,7 @@ from .adapter import AdapterModule
 from .bitfit import BitFitModule
 from .contract import Module, ParameterStack, Stack, ValuesModule, card_of, require_backbone_of
 from .headed import stack_of, stacks
+from .history import History
 from .ia3 import IA3Module
 from .lazy import AnyModule, LazyModule, StoredSource
 from .loading import HoldsModule, ModuleLike, as_module, as_modules, fresh_module, load_module
@@ -20,6 +21,7 @@ __all__ = [
     "AnyModule",
     "BitFitModule",
     "BitFitSettings",
+    "History",
     "HoldsModule",
     "IA3Module",
     "IA3Settings",

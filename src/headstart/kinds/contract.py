@@ -18,6 +18,7 @@ from headstart.backbones import Backbone, EncoderBackbone, Head, require_head
 from headstart.errors import MergeError, ModuleError
 from headstart.filenames import WEIGHTS_FILE
 from headstart.formats import StoredModule, computing_fields
+from headstart.kinds.history import History
 from headstart.kinds.rows_by_layer import rows_by_layer
 from headstart.kinds.updates import Update
 from headstart.records import ModuleCard
@@ -34,7 +35,7 @@ class Module(ABC):
 
     `card` says what it is and where it comes from; `config` is the configuration with which it is saved, PEFT's or, for
     adapters, AdapterHub's. `head` is the task head that was tuned with it on an encoder: it stays with the module, but
-    is never merged or embedded.
+    is never merged or embedded. `history` is how it was tuned, if that is known; a module with other values has none.
     """
 
     kind: ClassVar[str]
@@ -52,6 +53,7 @@ class Module(ABC):
     card: ModuleCard
     config: Mapping[str, Any]
     head: Head | None = field(default=None, kw_only=True)
+    history: History | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Keep `dataclass` from writing a `repr` of every number into each kind."""
@@ -244,11 +246,11 @@ class ValuesModule(Module):
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """The same module with other values of the same names and shapes."""
-        return replace(self, values={name: parameters[name] for name in self.values})
+        return replace(self, values={name: parameters[name] for name in self.values}, history=None)
 
     def begun(self, values: Mapping[str, Tensor]) -> Self:
         """The untuned module with these values; its card says nothing that came from tuning."""
-        return replace(self, values=values, card=as_fresh(self.card), head=None)
+        return replace(self, values=values, card=as_fresh(self.card), head=None, history=None)
 
     @property
     def stack_key(self) -> Hashable:

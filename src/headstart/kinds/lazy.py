@@ -9,6 +9,7 @@ from typing import Protocol
 from headstart.backbones import Head
 from headstart.formats import StoredModule
 from headstart.kinds.contract import Module
+from headstart.kinds.history import read_history
 from headstart.kinds.tensors import to_torch
 from headstart.records import Fingerprint, ModuleCard
 from headstart.showing import line
@@ -85,6 +86,8 @@ AnyModule = Module | LazyModule
 def module_of(family: type[Module], stored: StoredModule) -> Module:
     """The module of this class that a validated folder holds, with the task head in that folder."""
     module = family.from_stored(stored)
+    history = read_history(stored.folder, module.parameters())
+    module = module if history is None else replace(module, history=history)
     if stored.card.head is None:
         return module
     tensors = {name: to_torch(tensor).float() for name, tensor in stored.head.items()}

@@ -163,7 +163,7 @@ class LoraModule(Module):
             path: old._replace(a=parameters[f"{path}.a"], b=parameters[f"{path}.b"])
             for path, old in self.factors.items()
         }
-        return replace(self, factors=factors)
+        return replace(self, factors=factors, history=None)
 
     def aligned_to(self, other: Module) -> Module:
         """The same ΔW with `other`'s scaling in every layer: the difference moves into B."""
@@ -179,13 +179,13 @@ class LoraModule(Module):
                 raise MergeError(f"'{other.name}' has scaling 0 at {path}, so it does nothing there; leave it out")
             factors[path] = f if f.scaling == scaling else f._replace(b=f.b * (f.scaling / scaling), scaling=scaling)
         card = self.card.model_copy(update={"scaling": other.card.scaling})
-        return replace(self, factors=factors, config=other.config, card=card)
+        return replace(self, factors=factors, config=other.config, card=card, history=None)
 
     def reset(self, *, seed: int) -> LoraModule:
         """The same layers, ranks and scalings with ΔW = 0; see `fresh`."""
         generator = torch.Generator().manual_seed(seed)
         factors = {path: _drawn(f, generator) for path, f in self.factors.items()}
-        return replace(self, factors=factors, card=as_fresh(self.card), head=None)
+        return replace(self, factors=factors, card=as_fresh(self.card), head=None, history=None)
 
     def check(self, backbone: Backbone) -> None:
         """Refuse a layer that the backbone lacks, another shape, another stated backbone, or too few layers.

@@ -16,6 +16,7 @@ from headstart.formats import TASK_TYPES, read_safetensors, tensor_hash
 from headstart.hub.model_card import readme
 from headstart.hub.snippet import snippet
 from headstart.kinds.contract import Module
+from headstart.kinds.history import write_history
 from headstart.kinds.loading import HoldsModule, as_module
 from headstart.records import CARD_FILE
 
@@ -55,6 +56,8 @@ def _saved(module: AnyModule, folder: Path) -> AnyModule:
             json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        if module.history is not None:
+            write_history(module.history, staging)
         page = readme(card, loading=snippet(card, config, folder=folder.name))
         (staging / "README.md").write_text(page, encoding="utf-8", errors="backslashreplace")
     return replace(module, card=card)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
-from headstart.embeddings import EmbedUnit
+from headstart.embeddings import Embedding, EmbedUnit, Subject, make_embedding
+from headstart.embeddings.unit import DIRECT, vector_of
+from headstart.errors import ModuleError
 from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef
 from headstart.kinds import Module, load_module
@@ -44,6 +46,9 @@ def embed_all(
     refs: Sequence[ModuleRef], method: str, *, store: AnyStore, engine: str, progress: Listener | None
 ) -> tuple[dict[str, Vector], list[Refused]]:
     """The vectors of modules by digest, and the modules that have none, with the reason."""
+    embedding = make_embedding(method)
+    if embedding.needs & DIRECT:
+        return _directly(refs, embedding)
     units = {ref.digest: EmbedUnit(StoredModuleOf(ref), method) for ref in refs}
     with Store.opened(store) as kept:
         found = run(list(units.values()), store=kept, engine=engine, raising=False, listener=progress)
@@ -53,6 +58,17 @@ def embed_all(
         for ref in refs
         if units[ref.digest].key in found.failed
     ]
+    return vectors, refused
+
+
+def _directly(refs: Sequence[ModuleRef], embedding: Embedding) -> tuple[dict[str, Vector], list[Refused]]:
+    """The vectors that follow from cards or histories, without a store."""
+    vectors, refused = {}, []
+    for ref in refs:
+        try:
+            vectors[ref.digest] = vector_of(Subject(load_module(ref)), embedding, digest=ref.digest)
+        except ModuleError as error:
+            refused.append(Refused(ref.name, str(error)))
     return vectors, refused
 
 
@@ -72,9 +88,13 @@ def embed_task(
     read, run_on = as_task(task), as_backbone(backbone)
     modules, _ = load_modules(hub, run_on, progress=progress)
     tuning = reference_unit(read, run_on, like=modules, recipe=as_recipe(recipe), seed=seed)
-    unit = EmbedUnit(tuning, method)
+    embedding = make_embedding(method)
+    direct = bool(embedding.needs & DIRECT)
+    unit = tuning if direct else EmbedUnit(tuning, method)
     with Store.opened(store) as kept:
         found = run(
             [unit], store=kept, engine=engine, loaders=backbone_loaders(run_on), raising=False, listener=progress
-        )
-        return unit.vector(found.or_raise().of(unit)), read.name
+        ).or_raise()  # fmt: skip
+        if isinstance(unit, EmbedUnit):
+            return unit.vector(found.of(unit)), read.name
+        return vector_of(Subject(tuning.tuned(found.of(tuning)).module), embedding), read.name

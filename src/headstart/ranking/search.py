@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.embeddings.contract import Embedding, Need
 from headstart.errors import HubError, ModuleError, SettingError, of_type
 from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef, as_hub
@@ -149,7 +150,8 @@ def search(
     from headstart.embeddings.registry import EMBEDDINGS  # NumPy alone, as the embeddings of parameters are
 
     method = make(EMBEDDINGS, embedding)
-    work = _Work(opened, str(method.spec), method.version, store, engine, progress)
+    _require_searchable(method)
+    work = _Work(opened, str(method.spec), method.version, method.needs == {Need.PARAMETERS}, store, engine, progress)
     vectors, refused = work.of_hub(refs)
     if task is not None:
         query, said = work.of_task(task, backbone, view, recipe=recipe, seed=seed)
@@ -170,7 +172,11 @@ def search(
     index = VectorIndex(matrix, mean=matrix.mean(0, dtype=np.float64) if centre else None)
     # A module is not looked for beside itself.
     others = [position for position, ref in enumerate(compared) if ref.digest != query.digest or task is not None]
-    groups = index.nearest(query.values, limit=limit, near=near, allowed=others)
+    if method.ranks_alone:
+        order = sorted(others, key=lambda position: -matrix[position, 0])
+        groups = [Group(position, float(matrix[position, 0])) for position in order[:limit]]
+    else:
+        groups = index.nearest(query.values, limit=limit, near=near, allowed=others)
     words = f"{method.spec}, centred" if centre else str(method.spec)
     return SearchResult(said, words, tuple(groups), tuple(compared), left_out, near)
 
@@ -182,6 +188,7 @@ class _Work:
     hub: Hub
     method: str
     version: int
+    keeps: bool
     store: AnyStore
     engine: str
     progress: Listener | None
@@ -189,7 +196,7 @@ class _Work:
     def of_hub(self, refs: Sequence[ModuleRef]) -> tuple[Mapping[str, Vector], list[Refused]]:
         """The vectors by digest; modules without one are named with the reason."""
         kept = VectorFile(self.hub.path)
-        known = kept.read(self.method, version=self.version)
+        known = kept.read(self.method, version=self.version) if self.keeps else {}
         missing = [ref for ref in refs if ref.digest not in known]
         if not missing:
             return known, []
@@ -197,7 +204,7 @@ class _Work:
 
         found, refused = embed_all(missing, self.method, store=self.store, engine=self.engine, progress=self.progress)
         found = {digest: _as_kept(vector) for digest, vector in found.items()}
-        if found:
+        if found and self.keeps:
             whole = [ref.digest for ref in Hub(self.hub.path).refs()]
             kept.write(found.values(), version=self.version, keep=whole)
         return {**known, **found}, refused
@@ -233,6 +240,14 @@ class _Work:
 
         vector = embed(like, self.method, store=self.store, progress=self.progress)
         return vector, str(like) if isinstance(like, str | Path) else "the module given"
+
+
+def _require_searchable(method: Embedding) -> None:
+    if method.needs & {Need.DATA, Need.OTHERS}:
+        raise SettingError(
+            f"a hub holds no rows of its modules' tasks, and no other modules of them, which '{method.name}' reads; "
+            "embed the modules one by one with headstart.embeddings.embed, or search by tupate"
+        )
 
 
 def _as_kept(vector: Vector) -> Vector:

@@ -1,12 +1,15 @@
 from .backbones import BACKBONES, MORE_BACKBONES, tiny_backbone
 from .case import Outcome
 from .conformance import CHECKS, check_kind
+from .embeddings import EMBEDDING_CHECKS, check_embedding
 
 __all__ = [
     "BACKBONES",
     "CHECKS",
+    "EMBEDDING_CHECKS",
     "MORE_BACKBONES",
     "Outcome",
+    "check_embedding",
     "check_kind",
     "tiny_backbone",
 ]

@@ -37,6 +37,9 @@ class Recipe(Record):
     `dropout`: whether the backbone applies the dropout of its own configuration during tuning, as in both papers'
     code; without it, the backbone computes as it does when it is used.
 
+    `early_steps` or `early_epochs`: after how much tuning the state is kept beside the best one, for the embedding
+    `early`; Zhou et al. (2022) take 2 epochs. `None` for both keeps none.
+
     `suffix`, `prefix` and `chat_template` lay a prompt out (see `TextFormat`); `None` is as the start was tuned, else
     the standard.
 
@@ -62,6 +65,8 @@ class Recipe(Record):
     select: str = "score"
     max_dev: Count | None = None
     dropout: bool = False
+    early_steps: Count | None = None
+    early_epochs: Count | None = None
     suffix: str | None = None
     prefix: str | None = None
     chat_template: bool | None = None
@@ -91,6 +96,8 @@ class Recipe(Record):
                 f"recipe setting warmup_steps={self.warmup_steps} is more than max_steps={self.max_steps}, so that the "
                 "learning rate would never be reached; lower it (warmup_steps=0 is none)"
             )
+        if self.early_steps is not None and self.early_epochs is not None:
+            raise SettingError("recipe settings early_steps and early_epochs both say when; leave one out")
         whole = self.settings
         given = {name: getattr(whole, name) for name, value in self.shape.items() if value is not None}
         self.__dict__["shape"] = given  # as the kind reads it: "q,v" is two names

@@ -17,7 +17,7 @@ from torch import Tensor
 from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFormat
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluating.evaluation import Evaluation
-from headstart.kinds import Module, fresh_module, stack_of
+from headstart.kinds import History, Module, fresh_module, stack_of
 from headstart.records import Donor, TaskCard
 from headstart.tasks import Task, head_of
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
@@ -34,6 +34,7 @@ __all__ = ["Run", "donors_of", "task_facts", "text_format_of"]
 
 OTHER_HEAD = "The start's task head is for another task or other labels, so a fresh one was tuned."
 CUT_OFF = "{count} of {rows} training rows were left out: their answers lie beyond the {most} tokens of max_input."
+NO_EARLY = "It ended before step {step}, so no early state was kept."
 UNMOVED = "No later state was better on the dev rows, so what is kept is the start itself, as it was."
 
 SAVE_EVERY = 60.0
@@ -81,6 +82,7 @@ class Run:
         self.tracker = Tracker(lane.tracker, lane.recipe, on_cpu=backbone.device.type == "cpu")
         parameters = stack_of([self.start], backbone, dtype=torch.float32).parameters
         self.layout = Layout.of(parameters)
+        self.early_values: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
         self.state: dict[str, Tensor] = {}
 
@@ -112,6 +114,12 @@ class Run:
         """The best dev score so far, NaN if there is none."""
         return self.best.dev_score if self.best else math.nan
 
+    @property
+    def early_step(self) -> int | None:
+        """After how many updates the state is kept for the embedding `early`; `None` if it is not."""
+        epochs, rows = self.recipe.early_epochs, len(self.items)
+        return self.recipe.early_steps if epochs is None else -(-epochs * rows // min(self.recipe.batch_size, rows))
+
     def next_rows(self) -> list[Encoded]:
         """The rows of the next update."""
         return [self.items[index] for index in self.order.at(self.step)]
@@ -120,6 +128,8 @@ class Run:
         """Count an update; `loss` is the loss of its rows before it."""
         self.step += 1
         self.losses.append(loss)
+        if self.step == self.early_step:
+            self.early_values = _cloned(self.values)
         self.seconds += seconds
 
     def evaluated(self, found: Evaluation, *, seconds: float) -> None:
@@ -149,6 +159,7 @@ class Run:
             "step": self.step, "stale": self.stale, "seconds": self.seconds, "losses": self.losses,
             # Cloned, because saving a view also saves all the memory that it shares.
             "values": _cloned(self.values), "state": _cloned(self.state), "best_values": self.best_values,
+            "early_values": self.early_values,
             "curve": [asdict(point) for point in self.curve], "best": asdict(self.best) if self.best else None,
         }  # fmt: skip
         write_checkpoint(self.lane.checkpoint, state, identity=self._identity())
@@ -160,9 +171,7 @@ class Run:
         assert self.best is not None
         self.tracker.close()
         self.values, self.state = {}, {}
-        stack = stack_of([self.start], self.backbone, dtype=torch.float32)
-        self.layout.bind(stack.parameters, [block.unsqueeze(0) for block in self.best_values.values()])
-        module = stack.module(0)
+        module = self._module(self.best_values)
         lane, task = self.lane, self.lane.task
         data = sorted({task.card.license, self.start.card.dataset_license} - {""})
         card = module.card.model_copy(
@@ -179,7 +188,22 @@ class Run:
             }
         )  # fmt: skip
         unmoved = [UNMOVED] if self.best.step == 0 else []
-        return Tuned(replace(module, card=card), tuple(self.curve), self.best, self.seconds, (*self.notes, *unmoved))
+        if self.early_step is not None and not self.early_values:
+            unmoved.append(NO_EARLY.format(step=self.early_step))
+        tuned = replace(module, card=card, history=self._history())
+        return Tuned(tuned, tuple(self.curve), self.best, self.seconds, (*self.notes, *unmoved))
+
+    def _module(self, values: dict[str, Tensor]) -> Module:
+        """The module whose parameters are in these blocks."""
+        stack = stack_of([self.start], self.backbone, dtype=torch.float32)
+        self.layout.bind(stack.parameters, [block.unsqueeze(0) for block in values.values()])
+        return stack.module(0)
+
+    def _history(self) -> History:
+        losses = tuple((point.step, point.train_loss) for point in self.curve if not math.isnan(point.train_loss))
+        if not self.early_values:
+            return History(losses)
+        return History(losses, self._module(self.early_values).parameters(), self.early_step)
 
     def _started(self) -> Module:
         """The module to begin with, checked to fit the backbone, and on an encoder the task head to begin with."""
@@ -246,6 +270,8 @@ class Run:
         self.values, self.state, self.best_values = (
             {key: value.to(device) for key, value in state[part].items()} for part in ("values", "state", "best_values")
         )
+        early = state.get("early_values", {})  # which older checkpoints lack
+        self.early_values = {key: value.to(device) for key, value in early.items()}
         self.step, self.stale, self.losses = state["step"], state["stale"], state["losses"]
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.best = CurvePoint(**state["best"])
