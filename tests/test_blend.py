@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import made_by_peft
 from headstart.backbones import Backbone
 from headstart.blending import RULES, Blend, LayerWeights, Request, Rule, Weighed, Weights, effective_number
 from headstart.blending.ensemble import blend_note, ensemble
 from headstart.errors import MergeError, SettingError
-from headstart.kinds import Module
-from headstart.ranking import rank as rank_module
+from headstart.kinds import Module, load_module
+from headstart.ranking import scorer
 from headstart.tasks import Task
 from small_hub import RECIPE, module, write_task
 
@@ -86,13 +87,21 @@ def test_unequal_ranks_are_refused_before_any_pass_and_auto_takes_them(
     assert (start.merged.space, start.module.card.rank, len(start.module.card.donors)) == ("svd", 3, 5)
     single = ensemble(task, mixed, backbone, blend="best_single:space=parameters", recipe=RECIPE)
     assert single.merged.error == 0.0, "one alone needs no other of its shape"
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scorer, "run", lambda *_, **__: pytest.fail("it scored"))
     message = r"is 3×32 in 'fat' and 2×32 in 'ada'; merge them with space 'exact' or 'svd', or leave one out"
     for blend in ("softmax:space=parameters", "uniform:space=ties", "top_k:top_k=2,space=dare"):
         with pytest.raises(MergeError, match=message):
             ensemble(task, mixed, backbone, blend=blend, recipe=RECIPE)
     pair = ensemble(task, mixed, backbone, blend="manual:members=ada,bob,space=parameters")
     assert pair.merged.weights == (0.5, 0.5, 0, 0, 0), "those that take no part need not fit"
+
+
+def test_a_variant_that_cannot_be_merged_is_not_counted(
+    task: Task, hub: list[Module], backbone: Backbone, tiny_llama: Path, tmp_path: Path
+) -> None:
+    dora = load_module(made_by_peft.make(tiny_llama, tmp_path / "dora", use_dora=True))
+    start = ensemble(task, [*hub, dora], backbone, blend="uniform", recipe=RECIPE)
+    assert f"effective number of modules {len(hub)}.00 of {len(hub)}, space" in blend_note(start)
 
 
 class Best(Rule):

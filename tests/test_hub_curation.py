@@ -150,6 +150,12 @@ def test_a_page_that_headstart_wrote_follows_its_card_and_another_one_stays(hub:
     assert page.read_text() == "my own words"
 
 
+def test_the_page_of_a_tuned_module_says_whose_error_it_is(hub: Hub) -> None:
+    merged = hub.card("rte").model_copy(update={"merge_error": 0.25})
+    assert "| ΔW error of the merge | 0.25 |" in readme(merged)
+    assert "| ΔW error of the start | 0.25 |" in readme(merged.model_copy(update={"train_rows": 48}))
+
+
 def test_a_refused_edit_changes_nothing(hub: Hub) -> None:
     before = {path: path.read_bytes() for path in hub.path.rglob("*.json")}
     for change, said in (
