@@ -48,6 +48,10 @@ COMMANDS = {
         "headstart.cli.compare:compare",
         "Compare ways to start on TASK, before and after tuning, and write a report.",
     ),
+    "evaluate-ranking": (
+        "headstart.cli.evaluate_ranking:evaluate_ranking",
+        "Measure rules that rank soft prompts by their parameters, against the measured transfer in FOLDER.",
+    ),
     "store": ("headstart.cli.store:app", "Look after finished work: list, show, export, prune."),
     "list": (
         "headstart.cli.families:list_families",

@@ -1,0 +1,110 @@
+"""Soft prompts whose transfer was measured, read from a folder: the true answer for rules that rank them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from headstart.embeddings.prompts import PROMPT_RULES, check_prompts
+from headstart.errors import HubError, SettingError
+from headstart.ranking.evaluation import RankingEvaluation, evaluate_ranking, popularity
+from headstart.statistics.resampling import DRAWS
+
+__all__ = ["MeasuredPrompts", "evaluate_prompt_rules"]
+
+RANDOM = "random"
+"""The source that stands for a prompt of random values: what it transfers is the baseline of gains."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredPrompts:
+    """Prompts (N, tokens, d) of the tasks `names`, and what each source transfers to each target.
+
+    `transfer`: rows targets, columns sources, NaN for a target's own prompt; `baseline`: by target, what a random
+    prompt scores; `own`: by source, its score on its own task. `notes` say who was left out.
+    """
+
+    names: tuple[str, ...]
+    prompts: NDArray[np.float64]
+    transfer: pd.DataFrame
+    baseline: pd.Series
+    own: pd.Series
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path, backbone: str) -> "MeasuredPrompts":
+        """Read `matrices.json` and `prompt_transfer_BACKBONE.npz`; a task without a prompt is left out.
+
+        Raises `HubError` for a missing or malformed file, `SettingError` for a backbone that is not there.
+        """
+        matrices, prompts = Path(folder) / "matrices.json", Path(folder) / f"prompt_transfer_{backbone}.npz"
+        try:
+            measured = json.loads(matrices.read_text(encoding="utf-8"))["backbones"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HubError(f"{matrices} cannot be read as measured transfer ({error}); give its folder") from None
+        if backbone not in measured:
+            raise SettingError(f"{matrices} has no backbone '{backbone}'; choose one of: {', '.join(measured)}")
+        try:
+            with np.load(prompts, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except (OSError, ValueError) as error:
+            raise HubError(f"{prompts} cannot be read ({error}); put the prompts there") from None
+        try:
+            found = measured[backbone]
+            whole = pd.DataFrame(found["matrix"], index=found["targets"], columns=found["sources"], dtype="float64")
+        except (KeyError, TypeError, ValueError) as error:
+            raise HubError(f"{matrices}: the matrix of '{backbone}' is malformed ({error}); correct it") from None
+        return cls._of(whole, arrays)
+
+    @classmethod
+    def _of(cls, whole: pd.DataFrame, arrays: dict[str, NDArray[np.floating]]) -> "MeasuredPrompts":
+        names = tuple(name for name in whole.columns if name in arrays and name != RANDOM)
+        kept = [name for name in whole.index if name in names]
+        left = [str(name) for name in [*whole.columns, *whole.index] if name not in names and name != RANDOM]
+        notes = [f"{name} has no prompt, so it is left out" for name in dict.fromkeys(left)]
+        if not kept or len({arrays[name].shape for name in names}) != 1:
+            raise HubError("no target has a prompt, or prompts differ in shape; give prompts of one backbone")
+        if RANDOM not in whole:
+            notes.append(f"no source is called '{RANDOM}', so gains are taken over 0")
+        baseline = whole[RANDOM] if RANDOM in whole else pd.Series(0.0, index=whole.index)
+        transfer = whole.loc[kept, list(names)].copy()
+        own = pd.Series({name: whole[name].get(name, np.nan) for name in names})
+        for name in kept:
+            transfer.loc[name, name] = np.nan
+        prompts = check_prompts(np.stack([arrays[name] for name in names]))
+        return cls(names, prompts, transfer, baseline[kept], own, tuple(notes))
+
+    def predicted(self, rule: str) -> pd.DataFrame:
+        """What a rule of `PROMPT_RULES` promises, rows targets and columns sources; it sees the prompts alone."""
+        if rule not in PROMPT_RULES:
+            raise SettingError(f"unknown rule '{rule}'; choose one of: {', '.join(PROMPT_RULES)}")
+        table = pd.DataFrame(PROMPT_RULES[rule](self.prompts), index=list(self.names), columns=list(self.names))
+        return table.loc[self.transfer.index]
+
+
+WITH_TRANSFER = ("popularity", "sign_span+popularity")
+"""What also reads the measured transfer of the sources to the other targets, which a hub seldom knows."""
+
+
+def evaluate_prompt_rules(measured: MeasuredPrompts, *, draws: int = DRAWS) -> RankingEvaluation:
+    """Every rule against the measured transfer, beside random, popularity, and each source's score on its own task.
+
+    No rule reads the target's measured transfer. Those in `WITH_TRANSFER` read that of the other targets, the rest none
+    at all: "sign_span+popularity" adds both as z-scores over the sources.
+    """
+    tables = {rule: measured.predicted(rule) for rule in PROMPT_RULES}
+    others = popularity(measured.transfer.sub(measured.baseline, axis=0))
+    both = _standardized(tables["sign_span"], measured) + _standardized(others, measured)
+    return evaluate_ranking(
+        tables | {"sign_span+popularity": both}, measured.transfer, baseline=measured.baseline,
+        known={"own score": measured.own}, draws=draws,
+    )  # fmt: skip
+
+
+def _standardized(table: pd.DataFrame, measured: MeasuredPrompts) -> pd.DataFrame:
+    kept = table.where(measured.transfer.notna())
+    found: pd.DataFrame = kept.sub(kept.mean(axis=1), axis=0).div(kept.std(axis=1, ddof=0), axis=0)
+    return found
