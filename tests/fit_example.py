@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from headstart.comparing.agreement import agreement, right_alone
 from headstart.evaluating.evaluation import Evaluation
-from headstart.fitting.explaining import agreement_of, donors_of, map_of
+from headstart.fitting.explaining import map_of
 from headstart.fitting.record import FIT_FRAMES, FitRecord
 from headstart.fitting.verdict import Held, decide_start
 from headstart.records import TaskCard
@@ -61,7 +62,8 @@ def fit_record(gain: float = 0.3, **changes: Any) -> FitRecord:
               "sublayer": "attention", "value": -float(draw.random())}
              for name in MODULES[:6] for block in range(BLOCKS)]
         ),
-        "agreement": agreement_of(said), "donors": donors_of(said, rows),
+        "agreement": agreement(said),
+        "donors": right_alone(said, [row.outputs for row in rows], [row.input for row in rows]),
         "map": pd.DataFrame(
             [{"module": name, "family": family, "x": places[name][0], "y": places[name][1], "weight": weight}
              for name, family, weight in zip(MODULES, FAMILIES, weights, strict=True)]

@@ -154,7 +154,7 @@ def test_what_is_undecided_is_tuned_from_scratch_and_comes_with_the_examples_tha
         {"scratch": held(1.0, 1), "random": held(1.0, 2), "ensemble": held(0.97, 3)}, ROWS, metric="ACC"
     )
     assert found.choice == "abstain"
-    assert found.sentence.startswith("Tune from scratch. No start is shown to be better: the ensemble")
+    assert found.sentence.startswith("Tune from scratch. No start is shown to be better: the gain of the ensemble")
     assert found.remedy.startswith("These 40 examples show a gain of 0.")
     by = found.contrasts.set_index(["method", "other", "measure"])
     needed = max(by.loc[("ensemble", other, "loss"), "rows_needed"] for other in ("scratch", "random"))
@@ -164,7 +164,7 @@ def test_what_is_undecided_is_tuned_from_scratch_and_comes_with_the_examples_tha
 def test_a_start_that_is_worse_says_that_nearer_tasks_would_help() -> None:
     found = decide_start({"scratch": held(0.5, 1), "ensemble": held(1.0, 3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
-    assert "nats worse than scratch" in found.sentence
+    assert "over scratch is −0.4" in found.sentence
     assert found.remedy.endswith("modules of nearer tasks are what would help.")
 
 

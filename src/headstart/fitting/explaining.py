@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headstart.architectures import Part
 from headstart.backbones import BackboneInput
+from headstart.comparing.agreement import agreement, right_alone
 from headstart.comparing.methods.contract import Pool
 from headstart.embeddings import EmbedUnit
 from headstart.evaluating.unit import EvaluateUnit
@@ -22,7 +23,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.units import Content, Results, Unit
 from headstart.units.canonical import digest_of
 
-__all__ = ["Explained", "agreement_of", "donors_of", "importance_of", "map_of"]
+__all__ = ["Explained", "importance_of", "map_of"]
 
 Floats = NDArray[np.float64]
 
@@ -75,8 +76,8 @@ class Explained:
         where = map_of(vectors)
         return {
             "importance": importance_of(self.importance.table(found)),
-            "agreement": agreement_of(predictions),
-            "donors": donors_of(predictions, rows),
+            "agreement": agreement(predictions),
+            "donors": right_alone(predictions, [row.outputs for row in rows], [row.input for row in rows]),
             "map": pd.DataFrame(
                 [
                     {
@@ -118,43 +119,6 @@ def _part(name: str) -> Part:
     stack = words[0] if words[0] in ("encoder", "decoder") else None
     last = words[-1] if words[-1] in ("attention", "cross_attention", "feed_forward") else None
     return Part(stack, block, last)  # type: ignore[arg-type]
-
-
-def agreement_of(predictions: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The share of rows that every two modules answer alike; a module agrees with itself on all.
-
-    >>> agreement_of({"a": ["x", "y"], "b": ["x", "z"]})["share"].tolist()
-    [1.0, 0.5, 0.5, 1.0]
-    """
-    rows = [
-        {"module": module, "other": other, "share": float(np.mean([x == y for x, y in zip(own, theirs, strict=True)]))}
-        for module, own in predictions.items()
-        for other, theirs in predictions.items()
-    ]
-    return pd.DataFrame(rows, columns=["module", "other", "share"])
-
-
-def donors_of(predictions: Mapping[str, Sequence[str]], examples: Sequence[Example]) -> pd.DataFrame:
-    """How many rows each module has right, how many it alone has right, and the first of these.
-
-    >>> rows = [Example("1 + 1", ("2",)), Example("1 + 2", ("3",))]
-    >>> donors_of({"a": ["2", "3"], "b": ["2", "4"]}, rows)[["module", "right", "alone", "input"]].values.tolist()
-    [['a', 2, 1, '1 + 2'], ['b', 1, 0, '']]
-    """
-    right = {
-        name: np.array([said in row.outputs for said, row in zip(own, examples, strict=True)], dtype=bool)
-        for name, own in predictions.items()
-    }
-    total = sum((own.astype(int) for own in right.values()), np.zeros(len(examples), dtype=int))
-    rows = []
-    for name, own in right.items():
-        alone = np.flatnonzero(own & (total == 1))
-        first = examples[int(alone[0])] if len(alone) else None
-        rows.append(
-            {"module": name, "right": int(own.sum()), "alone": len(alone), "rows": len(examples),
-             "input": first.input if first else "", "target": first.target if first else ""}
-        )  # fmt: skip
-    return pd.DataFrame(rows, columns=["module", "right", "alone", "rows", "input", "target"])
 
 
 def map_of(vectors: Mapping[str, Floats]) -> dict[str, tuple[float, float]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
+from headstart.comparing.agreement import AGREEMENT, ALONE
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import spoken
 from headstart.comparing.frames import frame_from_json, frame_to_json, number_from_json, plain
@@ -30,9 +31,9 @@ FIT_FRAMES: Mapping[str, tuple[str, ...]] = {
     "curve": ("step", "train_loss", "dev_loss", "dev_score"),
     "answers": ("row", "input", "target", "prediction", "right", "probability"),
     "importance": ("module", "part", "stack", "block", "sublayer", "value"),
-    "agreement": ("module", "other", "share"),
+    "agreement": AGREEMENT,
     "map": ("module", "family", "x", "y", "weight"),
-    "donors": ("module", "right", "alone", "rows", "input", "target"),
+    "donors": ALONE,
 }
 """The columns that each frame of a fit has. `ranking` also has one for each indicator."""
 

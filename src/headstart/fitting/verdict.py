@@ -230,13 +230,10 @@ def _sentence(drawn: _Drawn, by: Contrasts, told: str, *, used: bool, folds: int
             f"{low} to {high}; {held})"
         )
     else:
-        name = spoken(told)
         opening += (
-            f" No start is shown to be better: {name}, the one with the lowest loss, is {size} nats a row better than "
-            f"scratch (95 % interval {low} to {high}; {held})"
+            f" No start is shown to be better: the gain of {spoken(told)}, which has the lowest loss, over scratch is "
+            f"{size} nats a row (95 % interval {low} to {high}; {held})"
         )
-        if float(against["difference"]) < 0:
-            opening = opening.replace(f"{size} nats a row better", f"{_text(-float(against['difference']))} nats worse")
     scores = [drawn.value(name, drawn.metric) for name in (told, SCRATCH)]
     shown = "" if any(map(math.isnan, scores)) else f"; {drawn.metric} is {_text(scores[0])} against {_text(scores[1])}"
     return f"{opening}{shown}. {_control(by, told)}".strip()

@@ -9,7 +9,7 @@ from headstart.fitting.record import FitRecord
 from headstart.reports.axes import Axis
 from headstart.reports.cells import short_family
 
-__all__ = ["explanations"]
+__all__ = ["agreement_values", "alone_values", "explanations"]
 
 _SUBLAYERS: Mapping[str, str] = {
     "attention": "Attention", "cross_attention": "Cross-attention", "feed_forward": "Feed-forward", "": "Elsewhere",
@@ -23,9 +23,9 @@ def explanations(record: FitRecord) -> dict[str, Any]:
     frames = record.frames
     return {
         "importance": _importance(frames["importance"]),
-        "agreement": _agreement(frames["agreement"]),
+        "agreement": agreement_values(frames["agreement"]),
         "map": _map(frames["map"]),
-        "donors": _donors(frames["donors"]),
+        "donors": alone_values(frames["donors"]),
     }
 
 
@@ -56,7 +56,7 @@ def _importance(table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _agreement(table: pd.DataFrame) -> dict[str, Any]:
+def agreement_values(table: pd.DataFrame) -> dict[str, Any]:
     """The matrix, with modules numbered so that it is as narrow as a phone."""
     names = list(dict.fromkeys(map(str, table["module"])))
     share = {(str(row["module"]), str(row["other"])): float(row["share"]) for row in table.to_dict("records")}
@@ -88,7 +88,7 @@ def _map(table: pd.DataFrame) -> dict[str, Any]:
     return {"points": points, "more": max(0, len(points) - LABELLED)}
 
 
-def _donors(table: pd.DataFrame) -> list[dict[str, Any]]:
+def alone_values(table: pd.DataFrame) -> list[dict[str, Any]]:
     """How much each of the best modules has right, and what it alone has."""
     return [
         {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from headstart.comparing.agreement import agreement, answers_by_method, right_alone
 from headstart.comparing.classes import class_scores
 from headstart.comparing.comparison import SCRATCH, STAGES, Comparison
 from headstart.comparing.decision import Decision
@@ -24,6 +25,7 @@ from headstart.reports.cells import (
     signed,
 )
 from headstart.reports.chosen import chosen_rows
+from headstart.reports.explaining import agreement_values, alone_values
 from headstart.reports.tables import (
     chosen_indicator,
     curve_table,
@@ -41,6 +43,7 @@ FIRST_MODULES, MOST_MODULES = 12, 500
 """How many modules are shown at once, and how many if the reader unfolds the rest; ranking.csv has all."""
 FIRST_LINES, FIRST_PANELS = 12, 8
 FIRST_CLASSES = 20
+MOST_ALIKE = 8
 
 _HEADLINES: Mapping[str, str] = {
     "use": "Use this start", "fresh": "Train fresh: the hub has nothing for this task", "undecided": "Cannot tell yet"
@@ -80,6 +83,7 @@ def page_values(
         "ranking": _ranking(comparison),
         "classes": _classes(comparison, decision.method or comparison.subject),
         "rows": chosen_rows(comparison, method=decision.method or comparison.subject),
+        **_differing(comparison, decision.method or comparison.subject),
         "starts": frame_cells(_start_cells(starts_table(comparison))),
         "refused": frame_cells(comparison.refused[["module", "reason"]]),
         "missing": frame_cells(missing_table(comparison)),
@@ -332,6 +336,19 @@ def _classes(comparison: Comparison, first: str) -> dict[str, Any] | None:
             for name, count in zip(map(str, rows.index), rows, strict=True)
         ],
     }  # fmt: skip
+
+
+def _differing(comparison: Comparison, first: str) -> dict[str, Any]:
+    """What each method alone has right, and how far they agree: `first`, scratch, and as many others as fit."""
+    answers, right, inputs = answers_by_method(comparison)
+    shown = [name for name in dict.fromkeys([first, SCRATCH, *answers]) if name in answers][:MOST_ALIKE]
+    said = {spoken(name): answers[name] for name in shown}
+    if len(said) < 2:
+        return {"alone": [], "agreement": {"rows": [], "numbers": ()}}
+    return {
+        "alone": alone_values(right_alone(said, right, inputs)),
+        "agreement": agreement_values(agreement(said)),
+    }
 
 
 def _start_cells(starts: pd.DataFrame) -> pd.DataFrame:

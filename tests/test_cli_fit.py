@@ -1,0 +1,44 @@
+"""`headstart fit` as a user runs it."""
+
+from pathlib import Path
+
+from headstart.kinds import load_module
+from program import QUICK, Run, assert_mistake
+
+pytest_plugins = ["cli_helper"]
+
+
+def test_fit_saves_a_module_with_its_page_and_a_second_run_reads_the_store(
+    run: Run, room: Path, here: dict[str, list[str]], tmp_path: Path
+) -> None:
+    shared = [*here["task"], *here["hub"], *here["on"]]
+    words = ["fit", *shared, *QUICK, "--folds", "2", "--store", str(tmp_path / "store")]
+    dry = run(*words, "-o", tmp_path / "module", "--dry-run")
+    assert "This was a dry run: nothing was computed or written." in dry.out
+    assert not (tmp_path / "module").exists()
+    made = run(*words, "-o", tmp_path / "module", "--license", "mit", "--json")
+    assert made.data["fit"]["choice"] in ("use", "abstain")
+    assert made.data["units"]["computed"]["tune"] > 2
+    assert made.data["units"]["reused"] == {}
+    saved = load_module(tmp_path / "module")
+    assert (saved.card.name, saved.card.task) == ("module", "reviews")
+    page = (tmp_path / "module" / "report.html").read_text(encoding="utf-8")
+    assert "What the guard found" in page
+    assert "headstart fit" in page
+    again = run(*words, "-o", tmp_path / "again")
+    assert again.out.startswith("On reviews: ")
+    assert f"Module: {tmp_path / 'again'}   Page: {tmp_path / 'again' / 'report.html'}" in again.out
+    assert f"headstart predict {tmp_path / 'again'} new-rows.csv --backbone {here['on'][1]}" in again.out
+    assert "Reused " in again.err
+    assert made.data["fit"]["sentence"] in " ".join(again.out.split())
+    added = run("hub", "add", tmp_path / "hub", tmp_path / "module", "--json")
+    assert added.data[0]["result"] == "accepted"
+
+
+def test_fit_refuses_before_any_work(run: Run, room: Path, here: dict[str, list[str]], tmp_path: Path) -> None:
+    words = ["fit", *here["task"], *here["hub"], *here["on"], *QUICK, "-o", tmp_path / "module"]
+    assert_mistake(run(*words, "--start", "averge"), "unknown method 'averge'", "choose one of")
+    assert_mistake(run(*words, "--folds", "1"), "folds 1 must be at least 2")
+    assert_mistake(run(*words, "--folds", "30"), "too few to hold out one part in 30; add rows")
+    (tmp_path / "module").mkdir()
+    assert_mistake(run(*words), "already exists")
