@@ -14,7 +14,7 @@ from encoders import CARDS, encoder, random_module
 from headstart.backbones import Backbone
 from headstart.events import Event, Progress
 from headstart.indicators import Need, ProjectionIndicator, make_indicator
-from headstart.indicators import engine as engine_module
+from headstart.indicators import run as engine_module
 from headstart.indicators.engine import score, score_table
 from headstart.indicators.projection import own_basis, right_vectors, sizes
 from headstart.kinds import (

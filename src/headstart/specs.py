@@ -97,7 +97,7 @@ def make(registry: Registry[type[Made]], asked: str | Spec) -> Made:
 
     spec = Spec.parse(asked) if isinstance(asked, str) else asked
     family = registry[spec.name]
-    types = get_type_hints(family)
+    types = get_type_hints(family, include_extras=True)
     known = {field.name: types[field.name] for field in fields(family)}
     values = {}
     for name, text in spec.parameters:

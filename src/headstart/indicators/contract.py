@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from headstart.architectures import Part
+from headstart.architectures import Part, SublayerName
 from headstart.backbones import target_loss
 from headstart.indicators.table import WHOLE
 from headstart.kinds import Module
@@ -18,13 +19,21 @@ from headstart.specs import Spec, Specified
 
 __all__ = [
     "WHOLE",
+    "AfterSteps",
+    "FeatureIndicator",
     "GradientIndicator",
+    "HiddenIndicator",
     "Indicator",
     "Need",
+    "OfPart",
+    "OptionIndicator",
+    "ParameterIndicator",
     "ProjectionIndicator",
     "Spec",
     "TokenIndicator",
     "TokenStatistics",
+    "Trial",
+    "TuningIndicator",
     "WeightIndicator",
     "part_name",
 ]
@@ -41,6 +50,8 @@ class Need(StrEnum):
     """Gradients of the cross-entropy with respect to every module's own parameters."""
     HIDDEN_STATES = "hidden_states"
     """Outputs of the backbone's parts."""
+    OPTIONS = "options"
+    """Likelihoods of every option that an example offers."""
     PARAMETERS = "parameters"
     """The tuned parameters themselves."""
     REFERENCE = "reference"
@@ -55,14 +66,53 @@ class Indicator(Specified, ABC):
 
     A field has a default, and its type says which values are allowed (`int | None`, a `Literal`, ...). Class
     attributes: `name` as the user types it; `source`, the paper and section; `needs`, what the engine must compute;
-    `distribution`, whether it is defined only for probabilities of answers, and so not for a regression; `version`,
+    `distribution`, whether it is defined only for probabilities of answers, and so not for a regression; `by_row`,
+    whether each example has a value of its own, which does not depend on the others, as a race needs; `version`,
     raised by hand when it gives other values than before, so that stored ones are computed again.
     """
 
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     distribution: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
     version: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class OfPart(Indicator):
+    """An indicator of a module's whole, or of one part of the backbone (Lv et al., 2023, tables 4 and 7 to 9).
+
+    A part is a `stack` of an encoder-decoder, a `block` by its number from 0, a `sublayer`, or what these share.
+    """
+
+    stack: Literal["encoder", "decoder"] | None = None
+    block: int | None = None
+    sublayer: SublayerName | None = None
+
+    @property
+    def wanted(self) -> Part:
+        """The part; each of its fields is `None` if all will do."""
+        return Part(self.stack, self.block, self.sublayer)
+
+    def takes(self, part: Part) -> bool:
+        """Whether a layer in this part of the backbone counts."""
+        return all(asked is None or asked == found for asked, found in zip(self.wanted, part, strict=True))
+
+
+@dataclass(frozen=True)
+class AfterSteps(Indicator):
+    """An indicator that tunes every module for `m` steps on the new task; one that needs `TUNING` is one of these."""
+
+    m: Annotated[int, Field(gt=0)] = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What some steps of tuning on the new task made of a module: its best state, and its dev scores."""
+
+    module: Module
+    before: float
+    best: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +183,7 @@ class GradientIndicator(Indicator):
     """An indicator of the gradient of the summed cross-entropy with respect to each module's own parameters."""
 
     needs = frozenset({Need.GRADIENTS})
+    by_row = False
 
     @abstractmethod
     def by_part(self, squared: Mapping[str, Tensor], parts: Mapping[str, Part]) -> Mapping[str, Tensor]:
@@ -147,10 +198,85 @@ class WeightIndicator(Indicator):
     """An indicator that compares tuned parameters with those of the reference module; no forward pass."""
 
     needs = frozenset({Need.PARAMETERS, Need.REFERENCE})
+    by_row = False
 
     @abstractmethod
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """One value per module, or the reason why it has none."""
+
+
+class ParameterIndicator(Indicator):
+    """An indicator that compares a module's parameters with others of the same names and shapes; no forward pass.
+
+    The others are those of the reference module or, if the needs name `TUNING`, the module's own after some steps.
+    """
+
+    by_row = False
+
+    @abstractmethod
+    def by_part(
+        self, own: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Mapping[str, Part]
+    ) -> Mapping[str, float]:
+        """The values by part, as in `GradientIndicator.by_part`; NaN where a value is not defined."""
+
+
+class TuningIndicator(AfterSteps):
+    """An indicator of how a module's dev score changes in some steps of tuning."""
+
+    needs = frozenset({Need.TUNING})
+    by_row = False
+    distribution = False
+
+    @abstractmethod
+    def from_trial(self, trial: Trial) -> float:
+        """The value of one module."""
+
+
+class FeatureIndicator(Indicator):
+    """An indicator of how well a module's features tell the answers apart.
+
+    The features of an example are the vector that the head reads where the answer begins: the last hidden state at the
+    position that predicts the first target token. On an encoder, it is the last hidden state of the first token.
+    """
+
+    needs = frozenset({Need.HIDDEN_STATES})
+    by_row = False
+    distribution = False
+
+    @abstractmethod
+    def from_features(self, features: Tensor, targets: Tensor) -> Tensor:
+        """The value of each of N modules, (N,), or of each of E examples too, (N, E).
+
+        `features` (N, E, D), float64 on the CPU; `targets` (E,): integers from 0 for classes, of which there are at
+        least 2 and at most E / 2; for a regression, the values in float64.
+        """
+
+
+class HiddenIndicator(OfPart):
+    """An indicator that compares outputs of parts of the backbone with those under the reference module.
+
+    The vectors are, in a decoder, the outputs at the positions that predict target tokens; in an encoder, the mean
+    over the tokens of each example. The output of the whole is what the head reads; of a stack, the outputs of its
+    blocks; of a sublayer, what it adds to the residual stream. The value of an example is the mean over these outputs
+    of the mean over its vectors; "mean" and "sum" are over examples.
+    """
+
+    needs = frozenset({Need.HIDDEN_STATES, Need.REFERENCE})
+    distribution = False
+
+    @abstractmethod
+    def per_vector(self, states: Tensor, reference: Tensor) -> Tensor:
+        """The values, (N, M), for M vectors of each of N modules (N, M, D) and of the reference module (M, D)."""
+
+
+class OptionIndicator(Indicator):
+    """An indicator of the likelihoods of the options that an example offers; "mean" and "sum" are over examples."""
+
+    needs = frozenset({Need.PREDICTIONS, Need.OPTIONS})
+
+    @abstractmethod
+    def per_example(self, likelihoods: Tensor, right: Tensor) -> Tensor:
+        """The value of each of N modules, (N,), from the options' log-likelihoods (N, K) and which are right (K,)."""
 
 
 def part_name(part: Part) -> str:

@@ -1,36 +1,47 @@
 """Scoring: every module reads every example once, and all requested indicators are computed from that."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
+from collections.abc import Iterable, Mapping, Sequence
 
 from headstart.backbones import Backbone, BackboneLike, Encoded, Head, TextFormat, as_backbone
-from headstart.backbones.memory import in_halves
-from headstart.errors import ModuleError, SettingError, TaskError, of_type
-from headstart.events import Listener, Progress
+from headstart.errors import SettingError, TaskError, of_type
+from headstart.events import Listener
 from headstart.hub import Hub
-from headstart.indicators import INDICATORS, Indicator, Need, ProjectionIndicator, Spec, make_indicator
-from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
-from headstart.indicators.passes import Found, Sweep, Workload, run_stack
+from headstart.indicators import (
+    INDICATORS,
+    FeatureIndicator,
+    GradientIndicator,
+    HiddenIndicator,
+    Indicator,
+    Need,
+    OptionIndicator,
+    ParameterIndicator,
+    ProjectionIndicator,
+    Spec,
+    TokenIndicator,
+    Trial,
+    TuningIndicator,
+    WeightIndicator,
+    make_indicator,
+)
+from headstart.indicators.answers import Offered, classes_of, offered_options
+from headstart.indicators.passes import Workload
 from headstart.indicators.rows import RowWriter
-from headstart.indicators.table import WHOLE, Scores, ScoreTable, check_reduction, require_distinct
-from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules, stacks
-from headstart.kinds.updates import Update
+from headstart.indicators.run import Answers, Run
+from headstart.indicators.table import Scores, ScoreTable, check_reduction, require_distinct
+from headstart.kinds import Module, ModuleLike, as_module, as_modules
 from headstart.tasks import Example
 
-__all__ = ["ANSWERS", "NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
+__all__ = ["ANSWERS", "FAMILIES", "NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
 
 NO_DISTRIBUTION = "it compares distributions over answers, and a regression answers with one number"
-NO_PARAMETERS = "none of its parameters is in the requested part"
-NO_PARTS = "the parts of this backbone's architecture are not known"
-ANSWERS = frozenset({Need.PREDICTIONS, Need.GRADIENTS})
+NO_CLASSES = "it compares classes of answers, and a regression answers with one number"
+FAMILIES = (
+    TokenIndicator, GradientIndicator, ProjectionIndicator, HiddenIndicator, FeatureIndicator, OptionIndicator,
+    WeightIndicator, ParameterIndicator, TuningIndicator,
+)  # fmt: skip
+"""What an indicator can be derived from; the engine gives each family what it computes from."""
+ANSWERS = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.HIDDEN_STATES})
 """What an encoder's modules need a task head for."""
-NO_UPDATE = "it changes nothing that the bare backbone reads: its updates are 0"
-MOST_PREPARED = 256
-"""How many modules are read at once before only what projections need of them is held."""
-TOO_LARGE = "a single example under a single module does not fit into the device's memory; lower max_input"
-SERVED = frozenset({Need.PREDICTIONS, Need.BASE_PASS, Need.GRADIENTS, Need.PARAMETERS, Need.REFERENCE})
 
 
 def score_table(
@@ -40,6 +51,7 @@ def score_table(
     *,
     indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reference: ModuleLike | None = None,
+    trials: Mapping[tuple[str, int], Trial | str] | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
     progress: Listener | None = None,
@@ -53,6 +65,8 @@ def score_table(
         backbone: the frozen model.
         indicators: specs, as in `make_indicator`, or a single one as text.
         reference: a module tuned on the new task, for indicators that need one.
+        trials: by a module's name and the number of steps, what tuning made of it, for indicators that tune every
+            module, or the reason why it cannot be tuned. `rank` makes them.
         text_format: text layout and cut lengths.
         budget: tokens per forward pass; `None` takes what suits the device. Where memory runs out, it is halved.
         progress: hears how many examples are done, counted once for each module.
@@ -67,20 +81,27 @@ def score_table(
     for indicator in chosen:
         if Need.REFERENCE in indicator.needs and reference is None:
             raise SettingError(f"'{indicator.name}' needs a reference module tuned on the task; give reference=")
+        if Need.TUNING in indicator.needs and trials is None:
+            raise SettingError(f"'{indicator.name}' tunes every module on the task; use rank, or give trials=")
     compared = None if reference is None else as_module(reference, parameter="reference").load()
     modules, backbone = as_modules(modules), as_backbone(backbone)
     require_distinct([module.name for module in modules])
     head = _shared_head(chosen, backbone, compared)
-    work = Workload(backbone, _read(examples, backbone, text_format or TextFormat(), head=head), budget=budget)
-    values = head is not None and head.card.task == "regression"
-    defined = [indicator for indicator in chosen if not (values and indicator.distribution)]
+    text_format = text_format or TextFormat()
+    work = Workload(backbone, _read(examples, backbone, text_format, head=head), budget=budget)
     rows = RowWriter([module.name for module in modules], [len(item.target) for item in work.items])
+    answers = _answers(chosen, examples, work, text_format, head=head)
+    defined = []
     for indicator in chosen:
-        if indicator not in defined:
-            rows.missing(range(len(modules)), indicator, NO_DISTRIBUTION)
+        reason = _undefined(indicator, answers, head)
+        if reason is None:
+            defined.append(indicator)
+        else:
+            rows.missing(range(len(modules)), indicator, reason)
     answering = modules if head is None else [module.with_head(head) for module in modules]
-    run = _Run(work, answering, defined, compared, rows)
-    run.all(progress)
+    asked = any(isinstance(one, OptionIndicator) for one in defined)
+    extra = answers.options.read if asked and isinstance(answers.options, Offered) else ()
+    Run(work, answering, defined, compared, rows, answers, dict(trials or {}), extra=extra).all(progress)
     return rows.table([str(indicator.spec) for indicator in chosen], examples=len(examples))
 
 
@@ -92,6 +113,7 @@ def score(
     indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reduction: str = "mean",
     reference: ModuleLike | None = None,
+    trials: Mapping[tuple[str, int], Trial | str] | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
     progress: Listener | None = None,
@@ -103,8 +125,8 @@ def score(
     """
     check_reduction(reduction)
     table = score_table(
-        modules, examples, backbone, indicators=indicators, reference=reference, text_format=text_format,
-        budget=budget, progress=progress,
+        modules, examples, backbone, indicators=indicators, reference=reference, trials=trials,
+        text_format=text_format, budget=budget, progress=progress,
     )  # fmt: skip
     return table.reduce(reduction)
 
@@ -136,6 +158,33 @@ def _read(
     return backbone.encode(pairs, text_format, head=None if head is None else head.card)
 
 
+def _answers(
+    chosen: Sequence[Indicator],
+    examples: Sequence[Example],
+    work: Workload,
+    text_format: TextFormat,
+    *,
+    head: Head | None,
+) -> Answers:
+    """What the examples ask for, as far as an indicator reads it."""
+    classes = options = None
+    if any(isinstance(one, FeatureIndicator) for one in chosen):
+        numbers = [item.value for item in work.items if item.value is not None]
+        classes = classes_of(examples, values=numbers or None)
+    if any(isinstance(one, OptionIndicator) for one in chosen):
+        options = offered_options(examples, work.backbone, text_format, head=head)
+    return Answers(classes, options)
+
+
+def _undefined(indicator: Indicator, answers: Answers, head: Head | None) -> str | None:
+    """Why no module has a value of this indicator on these examples, or `None` if they may have one."""
+    if head is not None and head.card.task == "regression" and indicator.distribution:
+        return NO_CLASSES if isinstance(indicator, FeatureIndicator) else NO_DISTRIBUTION
+    missing = {FeatureIndicator: answers.classes, OptionIndicator: answers.options}
+    found = next((why for family, why in missing.items() if isinstance(indicator, family)), None)
+    return found if isinstance(found, str) else None
+
+
 def _as_examples(given: Sequence[Example]) -> Sequence[Example]:
     """The examples as they were given; raises `TaskError` for anything else."""
     remedy = "give a list of Example, such as the rows of task.dev"
@@ -154,10 +203,10 @@ def check_request(chosen: Sequence[Indicator], examples: Sequence[Example]) -> N
     if not examples:
         raise TaskError("there are no examples to score on; give the task a dev split or more rows")
     for indicator in chosen:
-        unserved = sorted(indicator.needs - SERVED)
-        if unserved:
+        if not isinstance(indicator, FAMILIES):
             raise SettingError(
-                f"'{indicator.name}' needs {', '.join(unserved)}, which scoring does not compute; use another indicator"
+                f"'{indicator.name}' is of no family that scoring computes; derive it from one of: "
+                f"{', '.join(family.__name__ for family in FAMILIES)}"
             )
 
 
@@ -174,129 +223,3 @@ def _shared_head(chosen: Sequence[Indicator], backbone: Backbone, reference: Mod
             "give reference=, a module tuned on it"
         )
     return reference.head
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Everything that one call of `score_table` works on."""
-
-    work: Workload
-    modules: Sequence[AnyModule]
-    defined: Sequence[Indicator]
-    reference: Module | None
-    rows: RowWriter
-
-    def all(self, progress: Listener | None) -> None:
-        """Run every sweep over every stack, and record the results."""
-        sweeps = self.work.sweeps(self.defined)
-        projecting = [one for one in self.defined if isinstance(one, ProjectionIndicator)]
-        read = sum(len(sweep.positions) for sweep in sweeps if sweep.reads) + len(self.work.items) * bool(projecting)
-        total, done = len(self.modules) * read, 0
-
-        def report(more: int) -> None:
-            nonlocal done
-            done += more
-            if progress is not None and more:
-                progress(Progress("scoring", min(done, total), total))  # what did not fit is counted again
-
-        unread: set[int] = set()
-        if projecting:
-            self._base(projecting, unread, report=report)
-        for sweep in sweeps:
-            log_p = self.work.reference_log_p(self.reference, sweep)
-            for members in stacks(self.modules, most=self.work.widest):
-                self._over(sweep, members, unread, log_p=log_p, report=report)
-
-    def _base(
-        self, indicators: Sequence[ProjectionIndicator], unread: set[int], *, report: Callable[[int], None]
-    ) -> None:
-        """Read the examples once with the bare backbone, for all modules whose updates can be held at once."""
-        groups = stacks(self.modules, most=MOST_PREPARED)
-        held = Projections(self.work, indicators)
-        for number, members in enumerate(groups):
-            updates: dict[int, Mapping[str, Update]] = {}
-            for index, module in self._read(members, unread).items():
-                try:
-                    updates[index] = module.updates()
-                except ModuleError as error:
-                    for indicator in indicators:
-                        self.rows.missing([index], indicator, str(error))
-            report((len(members) - len(updates)) * len(self.work.items))
-            held.add(updates)
-            if held.bytes > MOST_HELD_BYTES or number == len(groups) - 1:
-                self._project(held, report)
-                held = Projections(self.work, indicators)
-
-    def _project(self, held: Projections, report: Callable[[int], None]) -> None:
-        def compute(budget: int) -> dict[ProjectionIndicator, Tensor]:
-            self.work.within(budget)
-            return held.run(report)
-
-        found = in_halves(compute, self.work.budget, too_large=TOO_LARGE)
-        every = range(len(self.work.items))
-        for indicator, values in found.items():
-            for index, own in zip(held.modules, values, strict=True):
-                if own.isnan().all():
-                    self.rows.missing([index], indicator, NO_UPDATE)
-                else:
-                    self.rows.examples([index], indicator, every, own.unsqueeze(0).numpy(), whole=True)
-
-    def _over(
-        self,
-        sweep: Sweep,
-        members: Sequence[int],
-        unread: set[int],
-        *,
-        log_p: Mapping[int, Tensor],
-        report: Callable[[int], None],
-    ) -> None:
-        """Modules of one shape; those that were read for this are freed at the end."""
-        if not (sweep.reads or sweep.by_weight):
-            return
-        read = self._read([index for index in members if index not in unread], unread)
-        self._weights(sweep, read)
-        if not sweep.reads:
-            return
-        report((len(members) - len(read)) * len(sweep.positions))
-        waiting = list(read)
-
-        def compute(budget: int) -> None:
-            self.work.within(budget)
-            while waiting:
-                now = waiting[: self.work.widest]
-                found = run_stack(self.work, [read[index] for index in now], sweep, reference=log_p, report=report)
-                self._write(sweep, now, found)
-                del waiting[: len(now)]
-
-        in_halves(compute, self.work.budget, too_large=TOO_LARGE)
-
-    def _read(self, members: Sequence[int], unread: set[int]) -> dict[int, Module]:
-        """The modules at these positions; for one that cannot be read, the reason is recorded once."""
-        read: dict[int, Module] = {}
-        for index in members:
-            try:
-                read[index] = self.modules[index].load()
-            except ModuleError as error:
-                unread.add(index)
-                for indicator in self.defined:
-                    self.rows.missing([index], indicator, str(error))
-        return read
-
-    def _weights(self, sweep: Sweep, read: dict[int, Module]) -> None:
-        for indicator in sweep.by_weight if self.reference is not None else ():
-            assert self.reference is not None
-            for index, value in zip(read, indicator.from_modules(list(read.values()), self.reference), strict=True):
-                if isinstance(value, str):
-                    self.rows.missing([index], indicator, value)
-                else:
-                    self.rows.whole([index], indicator, [value])
-
-    def _write(self, sweep: Sweep, members: Sequence[int], found: Found) -> None:
-        for by_token, sums in found.by_token.items():
-            self.rows.examples(members, by_token, sweep.positions, sums.numpy())
-        for by_gradient, parts in found.by_part.items():
-            if WHOLE not in parts:
-                self.rows.missing(members, by_gradient, NO_PARAMETERS if self.work.architecture else NO_PARTS)
-                continue
-            for part, values in parts.items():
-                self.rows.whole(members, by_gradient, values.tolist(), part=part, tokens=self.work.tokens)

@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -11,11 +11,23 @@ from torch.nn import functional
 
 from headstart.architectures import Architecture, Part, architecture_of
 from headstart.backbones import PASS_COST, Backbone, Encoded, TargetBatch, plan_batches
-from headstart.indicators import GradientIndicator, Indicator, Need, TokenIndicator, TokenStatistics, WeightIndicator
+from headstart.indicators import (
+    FeatureIndicator,
+    GradientIndicator,
+    HiddenIndicator,
+    Indicator,
+    Need,
+    ParameterIndicator,
+    TokenIndicator,
+    TokenStatistics,
+    TuningIndicator,
+    WeightIndicator,
+)
+from headstart.indicators.states import ANSWER, Site, States, Vectors, answer_features, sites_of
 from headstart.indicators.workers import usual_workers, worker_threads
 from headstart.kinds import Module, Stack, stack_of
 
-__all__ = ["Found", "Sweep", "Workload", "run_stack"]
+__all__ = ["Expected", "Found", "Sweep", "Workload", "run_stack"]
 
 MOST_MODULES = 64
 MOST_LOGIT_ROWS = 1024
@@ -29,20 +41,35 @@ MOST_REFERENCE_BYTES = 2**28
 class Sweep:
     """One sweep over all modules: with these indicators, on the examples at `positions`."""
 
-    by_token: tuple[TokenIndicator, ...]
-    by_gradient: tuple[GradientIndicator, ...]
-    by_weight: tuple[WeightIndicator, ...]
     positions: tuple[int, ...]
+    by_token: tuple[TokenIndicator, ...] = ()
+    by_gradient: tuple[GradientIndicator, ...] = ()
+    by_hidden: tuple[HiddenIndicator, ...] = ()
+    by_feature: tuple[FeatureIndicator, ...] = ()
+    by_weight: tuple[WeightIndicator | ParameterIndicator | TuningIndicator, ...] = ()
 
     @property
     def reads(self) -> bool:
         """Whether the backbone is run at all."""
-        return bool(self.by_token or self.by_gradient)
+        return bool(self.by_token or self.by_gradient or self.by_hidden or self.by_feature)
 
     @property
     def compares(self) -> bool:
+        """Whether what is computed is compared with the same under the reference module."""
+        return bool(self.by_hidden) or self.compares_predictions
+
+    @property
+    def compares_predictions(self) -> bool:
         """Whether predictions are compared with those of the reference module."""
         return any(Need.REFERENCE in indicator.needs for indicator in self.by_token)
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What the reference module computes, by the positions of examples: log p (m, V), and vectors (K, D) of sites."""
+
+    log_p: Mapping[int, Tensor] = field(default_factory=dict)
+    states: Mapping[int, Mapping[Site, Tensor]] = field(default_factory=dict)
 
 
 class Workload:
@@ -106,27 +133,43 @@ class Workload:
         path = parameter.removeprefix("base_model.model.")  # PEFT's own names
         return Part(None, None, None) if self.architecture is None else self.architecture.part(path)
 
-    def sweeps(self, chosen: Sequence[Indicator]) -> list[Sweep]:
-        """What to run for these indicators: one sweep, unless the reference's predictions take too much memory.
+    @cached_property
+    def blocks(self) -> dict[str, int]:
+        """How many blocks each stack of the backbone has, by the stack's path below the base."""
+        if self.architecture is None:
+            return {}
+        base, model = self.architecture.base, self.backbone.model
+        lists = {blocks.path: model.get_submodule(f"{base}{blocks.path}") for blocks in self.architecture.blocks}
+        return {path: sum(1 for _ in layers.children()) for path, layers in lists.items()}
 
-        In that case they are held for one group of examples at a time, and all modules run on one group after another.
-        Gradients are taken over all examples together, so they get a separate sweep.
+    def sites(self, indicator: HiddenIndicator) -> list[Site]:
+        """The layers whose outputs an indicator compares."""
+        return sites_of(indicator, self.architecture, self.blocks)
+
+    def sweeps(self, chosen: Sequence[Indicator]) -> list[Sweep]:
+        """What to run for these indicators: one sweep, unless what is held of the reference module is too large.
+
+        In that case it is held for one group of examples at a time, and all modules run on one group after another.
+        Gradients and features are taken over all examples together, so they get a separate sweep.
         """
         every = tuple(range(len(self.items)))
         whole = Sweep(
+            every,
             tuple(indicator for indicator in chosen if isinstance(indicator, TokenIndicator)),
             tuple(indicator for indicator in chosen if isinstance(indicator, GradientIndicator)),
-            tuple(indicator for indicator in chosen if isinstance(indicator, WeightIndicator)),
-            every,
+            tuple(indicator for indicator in chosen if isinstance(indicator, HiddenIndicator)),
+            tuple(indicator for indicator in chosen if isinstance(indicator, FeatureIndicator)),
+            tuple(one for one in chosen if isinstance(one, WeightIndicator | ParameterIndicator | TuningIndicator)),
         )
         groups = self._groups() if whole.compares else [every]
         if len(groups) == 1:
             return [whole]
-        apart = bool(whole.by_gradient)
+        apart = bool(whole.by_gradient or whole.by_feature)
         later = tuple(one for one in whole.by_token if Need.REFERENCE in one.needs or not apart)
         sooner = tuple(one for one in whole.by_token if one not in later)
-        first = [Sweep(sooner, whole.by_gradient, whole.by_weight, every)] if apart or whole.by_weight else []
-        return [*first, *(Sweep(later, (), (), group) for group in groups)]
+        first = replace(whole, by_token=sooner, by_hidden=())
+        rest = [Sweep(group, later, by_hidden=whole.by_hidden) for group in groups]
+        return [first, *rest] if apart or whole.by_weight else rest
 
     def _groups(self) -> list[tuple[int, ...]]:
         """Groups of examples of similar length, each with logits that fit into `MOST_REFERENCE_BYTES`."""
@@ -142,59 +185,72 @@ class Workload:
             held += rows
         return [tuple(group) for group in groups]
 
-    def reference_log_p(self, reference: Module | None, sweep: Sweep) -> Mapping[int, Tensor]:
-        """log p of the reference module at the target tokens of every example of the sweep, (m, V) by position."""
+    def expected(self, reference: Module | None, sweep: Sweep) -> Expected:
+        """What the reference module computes on every example of the sweep, as far as it is compared."""
         if reference is None or not sweep.compares:
-            return {}
-        held: dict[int, Tensor] = {}
-        batches = self.batches(sweep.positions, 1)
-        with torch.inference_mode(), stack_of([reference], self.backbone).attach(self.backbone):
-            for batch in batches:
-                log_p = self.backbone.target_logits(batch)[0].float().log_softmax(-1).cpu()
+            return Expected()
+        log_p: dict[int, Tensor] = {}
+        held: dict[int, dict[Site, Tensor]] = {}
+        states = States(self.backbone, [site for one in sweep.by_hidden for site in self.sites(one)])
+        stack = stack_of([reference], self.backbone)
+        with torch.inference_mode(), stack.attach(self.backbone), states.watched():
+            for batch in self.batches(sweep.positions, 1):
+                logits = self.backbone.target_logits(batch)
+                taken = states.taken(batch, 1)
                 for row, position in enumerate(batch.indices):
-                    held[position] = log_p[batch.owner == row]
-        return held
+                    if sweep.compares_predictions:
+                        log_p[position] = logits[0, batch.owner == row].float().log_softmax(-1).cpu()
+                    held[position] = {site: v.values[0, v.owner == row].cpu() for site, v in taken.items()}
+        return Expected(log_p, held)
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What one stack of N modules computed in a sweep.
+    """What one stack of N modules computed in a sweep over E examples, in the order of its positions.
 
-    `by_token`: sums over each example's target tokens, (N, examples of the sweep), in the order of its positions.
-    `by_part`: of gradient indicators, for all examples together, (N,) each.
+    `by_token`: sums over each example's target tokens, (N, E). `by_part`: of gradient indicators, for all examples
+    together, (N,) each. `by_site`: means over each example's vectors, (N, E). `features`: (N, E, D), if asked for.
     """
 
     by_token: Mapping[TokenIndicator, Tensor]
     by_part: Mapping[GradientIndicator, Mapping[str, Tensor]]
+    by_site: Mapping[HiddenIndicator, Mapping[Site, Tensor]]
+    features: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """What one pass over B examples gave: as in `Found`, with B in place of E."""
+
+    by_token: Mapping[TokenIndicator, Tensor]
+    by_site: Mapping[tuple[HiddenIndicator, Site], Tensor]
+    features: Tensor | None
 
 
 def run_stack(
-    work: Workload,
-    modules: Sequence[Module],
-    sweep: Sweep,
-    *,
-    reference: Mapping[int, Tensor],
-    report: Callable[[int], None],
+    work: Workload, modules: Sequence[Module], sweep: Sweep, *, expected: Expected, report: Callable[[int], None]
 ) -> Found:
     """Compute modules of one shape together on the examples of a sweep.
 
-    `reference` is what `Workload.reference_log_p` gave for the sweep; `report` is called after each batch with its
-    number of examples times that of the modules.
+    `expected` is what `Workload.expected` gave for the sweep; `report` is called after each batch with its number of
+    examples times that of the modules.
     """
     # Gradients add up over batches in the parameters' own dtype, and bfloat16 would drop the small ones.
     stack = stack_of(modules, work.backbone, dtype=torch.float32 if sweep.by_gradient else None)
-    sums = {one: torch.zeros(len(modules), len(work.items), dtype=torch.float64) for one in sweep.by_token}
     batches = work.batches(sweep.positions, len(modules))
-    one_pass = partial(_one_pass, work.backbone, stack, sweep, reference)
+    sites = {one: work.sites(one) for one in sweep.by_hidden}
+    read = [site for own in sites.values() for site in own]
+    states = States(work.backbone, [ANSWER, *read] if sweep.by_feature else read)
+    one_pass = _Pass(work.backbone, stack, sweep, expected, states, sites).over
     squared: dict[str, Tensor] = {}
+    passed: list[_Passed] = []
 
-    def collect(results: Iterable[Mapping[TokenIndicator, Tensor]]) -> None:
+    def collect(results: Iterable[_Passed]) -> None:
         for batch, found in zip(batches, results, strict=True):
-            for indicator, values in found.items():
-                sums[indicator][:, list(batch.indices)] = values
+            passed.append(found)
             report(len(modules) * len(batch.indices))
 
-    with stack.attach(work.backbone):
+    with stack.attach(work.backbone), states.watched():
         if sweep.by_gradient:
             with stack.gradients():
                 collect(map(one_pass, batches))
@@ -204,27 +260,70 @@ def run_stack(
                 collect(pool.map(one_pass, batches))
         else:
             collect(map(one_pass, batches))
-    by_token = {one: value[:, list(sweep.positions)] for one, value in sums.items()}
     parts = {name: work.part(name) for name in squared}
-    return Found(by_token, {one: one.by_part(squared, parts) for one in sweep.by_gradient})
+    order = _order(sweep.positions, batches)
+    return Found(
+        {one: _joined([found.by_token[one] for found in passed], order) for one in sweep.by_token},
+        {one: one.by_part(squared, parts) for one in sweep.by_gradient},
+        {
+            one: {site: _joined([found.by_site[one, site] for found in passed], order) for site in own}
+            for one, own in sites.items()
+        },
+        _joined([f.features for f in passed if f.features is not None], order) if sweep.by_feature else None,
+    )
 
 
-def _one_pass(
-    backbone: Backbone, stack: Stack, sweep: Sweep, reference: Mapping[int, Tensor], batch: TargetBatch
-) -> dict[TokenIndicator, Tensor]:
-    """Sums over the target tokens of each example of the batch, (N, B); gradients add up in the stack."""
-    with contextlib.nullcontext() if sweep.by_gradient else torch.inference_mode():
-        logits = backbone.target_logits(batch, modules=len(stack))
-        expected = [reference[position] for position in batch.indices] if reference else []
-        compared = _side_by_side(expected, logits.shape[2]) if expected else None
-        tokens = TokenStatistics(logits, batch.gold.to(logits.device), compared)
-        if sweep.by_gradient:
-            torch.autograd.backward(-tokens.gold_log_p.sum())
-        with torch.no_grad():
-            blank = torch.zeros(len(stack), len(batch.indices), dtype=torch.float64)
-            return {
-                one: blank.index_add(1, batch.owner, one.per_token(tokens).double().cpu()) for one in sweep.by_token
-            }
+def _order(positions: Sequence[int], batches: Sequence[TargetBatch]) -> Tensor:
+    """Where, in the batches one after the other, the example at each of the positions is."""
+    place = {position: number for number, position in enumerate(i for batch in batches for i in batch.indices)}
+    return torch.tensor([place[position] for position in positions])
+
+
+def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    return torch.cat(list(parts), dim=1).index_select(1, order)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What every pass of a stack has in common; `sites` are those that each indicator compares."""
+
+    backbone: Backbone
+    stack: Stack
+    sweep: Sweep
+    expected: Expected
+    states: States
+    sites: Mapping[HiddenIndicator, Sequence[Site]]
+
+    def over(self, batch: TargetBatch) -> _Passed:
+        """What the indicators read of the batch; gradients add up in the stack."""
+        stack, sweep = self.stack, self.sweep
+        with contextlib.nullcontext() if sweep.by_gradient else torch.inference_mode():
+            logits = self.backbone.target_logits(batch, modules=len(stack))
+            given = [self.expected.log_p[position] for position in batch.indices] if self.expected.log_p else []
+            compared = _side_by_side(given, logits.shape[2]) if given else None
+            tokens = TokenStatistics(logits, batch.gold.to(logits.device), compared)
+            taken = self.states.taken(batch, len(stack))
+            if sweep.by_gradient:
+                torch.autograd.backward(-tokens.gold_log_p.sum())
+            with torch.no_grad():
+                blank = torch.zeros(len(stack), len(batch.indices), dtype=torch.float64)
+                sums = {
+                    one: blank.index_add(1, batch.owner, one.per_token(tokens).double().cpu()) for one in sweep.by_token
+                }
+                means = {
+                    (one, site): _means(one, taken[site], [self.expected.states[i][site] for i in batch.indices])
+                    for one, own in self.sites.items()
+                    for site in own
+                }
+                features = answer_features(taken[ANSWER]).cpu() if sweep.by_feature else None
+        return _Passed(sums, means, features)
+
+
+def _means(indicator: HiddenIndicator, vectors: Vectors, expected: Sequence[Tensor]) -> Tensor:
+    """The mean of the indicator over the vectors of each example, (N, B), float64."""
+    values = indicator.per_vector(vectors.values, torch.cat(list(expected)).to(vectors.values.device)).double().cpu()
+    counts = torch.bincount(vectors.owner, minlength=len(expected))
+    return torch.zeros(len(values), len(expected), dtype=torch.float64).index_add(1, vectors.owner, values) / counts
 
 
 def _side_by_side(log_p: Sequence[Tensor], width: int) -> Tensor:

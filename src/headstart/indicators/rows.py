@@ -34,14 +34,17 @@ class RowWriter:
         values: np.ndarray,
         *,
         whole: bool = False,
+        reason: str = NOT_FINITE,
     ) -> None:
         """Add a value for every module and example, (modules, examples): sums over target tokens.
 
-        `whole`: the values are those of whole examples, each of which then counts as one token.
+        `whole`: the values are those of whole examples, each of which then counts as one token. `reason`: why a value
+        is NaN.
         """
         each = np.tile(np.array(positions, dtype=np.int64), len(modules))
         tokens = np.ones_like(each) if whole else self._tokens[each]
-        self._add(np.repeat(modules, len(positions)), indicator, examples=each, values=values.ravel(), tokens=tokens)
+        which, found = np.repeat(modules, len(positions)), values.ravel()
+        self._add(which, indicator, examples=each, values=found, tokens=tokens, reason=reason)
 
     def whole(
         self,

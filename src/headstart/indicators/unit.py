@@ -12,7 +12,7 @@ from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.errors import HeadstartError, ModuleError
 from headstart.formats import StoredModule
-from headstart.indicators.contract import Need
+from headstart.indicators.contract import AfterSteps, Need, Trial
 from headstart.indicators.engine import score_table
 from headstart.indicators.parsing import make_indicator
 from headstart.indicators.registry import INDICATORS
@@ -41,6 +41,7 @@ class ScoreUnit(Unit):
 
     `indicator`: the canonical spec. `reference`: the module that was tuned on the task, or the unit that tunes it;
     `None` if neither the indicator nor the backbone needs one, so that the values do not depend on the reference.
+    `trial`: the unit that tunes the module for some steps, if the indicator needs that, or why it cannot be tuned.
     """
 
     type: ClassVar[str] = "score"
@@ -52,6 +53,7 @@ class ScoreUnit(Unit):
     indicator: str
     text_format: TextFormat
     reference: Module | Unit | None = None
+    trial: Unit | str | None = None
 
     @property
     def label(self) -> str:
@@ -142,10 +144,17 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
     unreadable: dict[str, ModuleError] = {}
     # Users choose names, so two modules with the same name may meet here.
     modules = [_called(members[0].module, str(index), unreadable) for index, members in enumerate(groups)]
+    trials = {
+        (str(index), indicator.m): _trial(unit.trial, context)
+        for index, members in enumerate(groups)
+        for unit in members
+        if unit.trial is not None and isinstance(indicator := make_indicator(unit.indicator), AfterSteps)
+    }
     began = time.monotonic()
     table = score_table(
         modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
-        reference=given_module(first.reference, context), text_format=first.text_format, progress=context.listener,
+        reference=given_module(first.reference, context), trials=trials, text_format=first.text_format,
+        progress=context.listener,
     )  # fmt: skip
     seconds = (time.monotonic() - began) / sum(map(len, groups))
     found = _rows_of(table)
@@ -156,6 +165,15 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
                 continue
             facts, kept = {"examples": table.examples, "tokens": table.tokens}, found[str(index), unit.indicator]
             yield unit, Result(facts, kept, device=str(backbone.device), seconds=seconds)
+
+
+def _trial(given: Unit | str, context: Context) -> Trial | str:
+    """What the tuning of a module gave, or why it cannot be tuned."""
+    if isinstance(given, str):
+        return given
+    result, module = context.result(given), given_module(given, context)
+    assert module is not None
+    return Trial(module, before=result.rows[0]["dev_score"], best=result.facts["dev_score"])
 
 
 def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:

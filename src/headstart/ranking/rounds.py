@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from headstart.errors import SettingError
-from headstart.indicators import INDICATORS, GradientIndicator, Indicator, WeightIndicator
+from headstart.indicators import INDICATORS, Indicator
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
 from headstart.ranking.race import Left, Race, run_race
 from headstart.ranking.scorer import Scorer
@@ -54,13 +54,13 @@ def reading_order(examples: Sequence[Example], *, seed: int) -> list[int]:
 
 def require_rows(indicators: Sequence[Indicator]) -> None:
     """Raise `SettingError` unless every indicator has a value for each row, which a race needs."""
-    whole = next((one for one in indicators if isinstance(one, GradientIndicator | WeightIndicator)), None)
+    whole = next((one for one in indicators if not one.by_row), None)
     if whole is not None:
         raise _no_rows(str(whole.spec))
 
 
 def _no_rows(spec: str) -> SettingError:
-    known = [name for name, family in INDICATORS.items() if not issubclass(family, GradientIndicator | WeightIndicator)]
+    known = [name for name, family in INDICATORS.items() if family.by_row]
     return SettingError(
         f"'{spec}' has one value for all rows together, none for each row, so modules cannot race by it; "
         f"race by: {', '.join(known)}"

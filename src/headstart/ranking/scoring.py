@@ -6,7 +6,7 @@ from typing import Self
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.errors import ModuleError
-from headstart.indicators import Indicator, Need
+from headstart.indicators import AfterSteps, Indicator, Need
 from headstart.indicators.engine import ANSWERS
 from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
@@ -27,6 +27,7 @@ class Scoring:
     """What a ranking computes. `units` have the keys (module, indicator); `reference` is a module, a unit or `None`."""
 
     units: Mapping[tuple[str, str], ScoreUnit]
+    trials: Sequence[TuneUnit]
     modules: Sequence[AnyModule]
     indicators: Sequence[Indicator]
     reference: Module | TuneUnit | None
@@ -55,20 +56,23 @@ class Scoring:
         compared = reference
         if needing and reference is None:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
+        trials = _trials(task, modules, backbone, indicators=indicators, recipe=recipe, seed=seed)
         identity = BackboneInput.of(backbone, text_format)
         scored = scored_rows(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
-        units = {
-            (module.name, str(one.spec)): ScoreUnit(
-                identity, module, scored, str(one.spec), text_format, compared if one in needing else None
-            )
-            for module in modules
-            for one in indicators
-        }
-        return cls(units, modules, indicators, compared)
+        units: dict[tuple[str, str], ScoreUnit] = {}
+        for module in modules:
+            for one in indicators:
+                like = compared if one in needing else None
+                trial = trials[module.name, one.m] if isinstance(one, AfterSteps) else None
+                unit = ScoreUnit(identity, module, scored, str(one.spec), text_format, like, trial)
+                units[module.name, str(one.spec)] = unit
+        tuned = [unit for unit in trials.values() if isinstance(unit, TuneUnit)]
+        return cls(units, tuned, modules, indicators, compared)
 
     def all_units(self) -> list[Unit]:
         """Everything that is to be run."""
-        return [*([self.reference] if isinstance(self.reference, TuneUnit) else []), *self.units.values()]
+        reference = [self.reference] if isinstance(self.reference, TuneUnit) else []
+        return [*reference, *self.trials, *self.units.values()]
 
     def table(self, found: Results) -> ScoreTable:
         """The values; a module that could not be read has none. Any other error of these units is raised."""
@@ -114,10 +118,35 @@ def reference_unit(
     if not shapes:
         raise ModuleError("no module here can shape the reference module; use indicators that need none")
     start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
-    steps = min(200, recipe.max_steps)
-    short = recipe.change(
-        max_steps=steps, eval_every=min(50, recipe.eval_every), patience=steps,
-        warmup_steps=min(steps, recipe.warmup_steps),
-    )  # fmt: skip
+    short = _short(recipe, min(200, recipe.max_steps), every=min(50, recipe.eval_every))
     identity = BackboneInput.of(backbone, recipe.text_format)
     return TuneUnit.of(task, identity, start=start, recipe=short, seed=seed, name="reference")
+
+
+def _trials(
+    task: Task,
+    modules: Sequence[AnyModule],
+    backbone: Backbone,
+    *,
+    indicators: Sequence[Indicator],
+    recipe: Recipe,
+    seed: int,
+) -> dict[tuple[str, int], TuneUnit | str]:
+    """By module and number of steps, the units that tune modules for these indicators, or why one cannot be tuned."""
+    found: dict[tuple[str, int], TuneUnit | str] = {}
+    identity = BackboneInput.of(backbone, recipe.text_format)
+    for steps in dict.fromkeys(one.m for one in indicators if isinstance(one, AfterSteps)):
+        short = _short(recipe, steps, every=-(-steps // 2))
+        for module in modules:
+            found[module.name, steps] = (
+                f"it is {module.only_ranked}, which can be ranked but not tuned"
+                if module.only_ranked
+                else TuneUnit.of(task, identity, start=module, recipe=short, seed=seed, name=module.name)
+            )
+    return found
+
+
+def _short(recipe: Recipe, steps: int, *, every: int) -> Recipe:
+    """The recipe with so many steps, none of which is left out, and an evaluation after `every` so many."""
+    warmup = min(steps, recipe.warmup_steps)
+    return recipe.change(max_steps=steps, eval_every=every, patience=steps, warmup_steps=warmup)

@@ -10,7 +10,7 @@ from headstart.backbones import Backbone, BackboneInput
 from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError
-from headstart.kinds import Module, load_module
+from headstart.kinds import AnyModule, Module, load_module
 from headstart.kinds.unit import given_module, kept_module
 from headstart.tasks import METRICS, Task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
@@ -40,7 +40,7 @@ class TuneUnit(Unit):
 
     backbone: BackboneInput
     rows: Content[Task]
-    start: Module | Unit | None
+    start: AnyModule | Unit | None
     settings: dict[str, Any]
     seed: int
     own_head: bool
@@ -56,7 +56,7 @@ class TuneUnit(Unit):
         task: Task,
         backbone: BackboneInput,
         *,
-        start: Module | Unit | None,
+        start: AnyModule | Unit | None,
         recipe: Recipe,
         seed: int,
         name: str | None = None,

@@ -1,0 +1,275 @@
+"""One run of the engine: the sweeps over all modules, and what each of them writes into the table."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headstart.backbones.memory import in_halves
+from headstart.errors import ModuleError
+from headstart.events import Listener, Progress
+from headstart.indicators import (
+    AfterSteps,
+    HiddenIndicator,
+    Indicator,
+    OptionIndicator,
+    ParameterIndicator,
+    ProjectionIndicator,
+    TokenIndicator,
+    Trial,
+    TuningIndicator,
+    WeightIndicator,
+)
+from headstart.indicators.answers import NO_OPTIONS, Offered
+from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
+from headstart.indicators.contract import part_name
+from headstart.indicators.passes import Expected, Found, Sweep, Workload, run_stack
+from headstart.indicators.rows import RowWriter
+from headstart.indicators.table import WHOLE
+from headstart.kinds import AnyModule, Module, stacks
+from headstart.kinds.updates import Update
+
+__all__ = ["Answers", "Run"]
+
+ALL_ZERO = "its parameters there, or those that they are compared with, are all zero"
+MOST_PREPARED = 256
+"""How many modules are read at once before only what projections need of them is held."""
+NO_PARAMETERS = "none of its parameters is in the requested part"
+NO_PARTS = "the parts of this backbone's architecture are not known"
+NO_SUCH_PART = "this backbone has no such part"
+NO_UPDATE = "it changes nothing that the bare backbone reads: its updates are 0"
+TOO_LARGE = "a single example under a single module does not fit into the device's memory; lower max_input"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the examples ask for; a text says why there is nothing. `None`: nobody asked."""
+
+    classes: Tensor | str | None = None
+    options: Offered | str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that one call of `score_table` works on.
+
+    `extra`: further indicators, whose sums (modules, examples) are in `kept` after `all` and not in the table.
+    `unread`: positions of the modules that could not be read.
+    """
+
+    work: Workload
+    modules: Sequence[AnyModule]
+    defined: Sequence[Indicator]
+    reference: Module | None
+    rows: RowWriter
+    answers: Answers = field(default_factory=Answers)
+    trials: Mapping[tuple[str, int], Trial | str] = field(default_factory=dict)
+    extra: Sequence[TokenIndicator] = ()
+    kept: dict[TokenIndicator, Tensor] = field(default_factory=dict)
+    unread: set[int] = field(default_factory=set)
+
+    def all(self, progress: Listener | None) -> None:
+        """Run every sweep over every stack, and record the results."""
+        sweeps = self.work.sweeps([*self.defined, *(one for one in self.extra if one not in self.defined)])
+        projecting = [one for one in self.defined if isinstance(one, ProjectionIndicator)]
+        others = self._others()
+        read = sum(len(sweep.positions) for sweep in sweeps if sweep.reads) + len(self.work.items) * bool(projecting)
+        total, done = len(self.modules) * (read + len(others.work.items if others else ())), 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None and more:
+                progress(Progress("scoring", min(done, total), total))  # what did not fit is counted again
+
+        for one in self.extra:
+            self.kept[one] = torch.full((len(self.modules), len(self.work.items)), torch.nan, dtype=torch.float64)
+        if projecting:
+            self._base(projecting, report=report)
+        self._sweep(sweeps, report)
+        if others is not None:
+            others._sweep(others.work.sweeps(others.extra), report)
+        self._options(others)
+
+    def _sweep(self, sweeps: Sequence[Sweep], report: Callable[[int], None]) -> None:
+        for sweep in sweeps:
+            expected = self.work.expected(self.reference, sweep)
+            for members in stacks(self.modules, most=self.work.widest) if sweep.reads or sweep.by_weight else ():
+                read = self._read([index for index in members if index not in self.unread])
+                self._weights(sweep, read)
+                if sweep.reads:
+                    report((len(members) - len(read)) * len(sweep.positions))
+                    self._run(sweep, read, expected, report=report)
+
+    def _run(
+        self, sweep: Sweep, read: Mapping[int, Module], expected: Expected, *, report: Callable[[int], None]
+    ) -> None:
+        """Run modules of one shape, by their positions."""
+        waiting = list(read)
+
+        def compute(budget: int) -> None:
+            self.work.within(budget)
+            while waiting:
+                now = waiting[: self.work.widest]
+                found = run_stack(self.work, [read[index] for index in now], sweep, expected=expected, report=report)
+                self._write(sweep, now, found)
+                del waiting[: len(now)]
+
+        in_halves(compute, self.work.budget, too_large=TOO_LARGE)
+
+    def _read(self, members: Iterable[int]) -> dict[int, Module]:
+        """The modules at these positions; for one that cannot be read, the reason is recorded once."""
+        read: dict[int, Module] = {}
+        for index in members:
+            try:
+                read[index] = self.modules[index].load()
+            except ModuleError as error:
+                self.unread.add(index)
+                for indicator in self.defined:
+                    self.rows.missing([index], indicator, str(error))
+        return read
+
+    # What needs no module to be run
+
+    def _base(self, indicators: Sequence[ProjectionIndicator], *, report: Callable[[int], None]) -> None:
+        """Read the examples once with the bare backbone, for all modules whose updates can be held at once."""
+        groups = stacks(self.modules, most=MOST_PREPARED)
+        held = Projections(self.work, indicators)
+        for number, members in enumerate(groups):
+            updates: dict[int, Mapping[str, Update]] = {}
+            for index, module in self._read(members).items():
+                try:
+                    updates[index] = module.updates()
+                except ModuleError as error:
+                    for indicator in indicators:
+                        self.rows.missing([index], indicator, str(error))
+            report((len(members) - len(updates)) * len(self.work.items))
+            held.add(updates)
+            if held.bytes > MOST_HELD_BYTES or number == len(groups) - 1:
+                self._project(held, report)
+                held = Projections(self.work, indicators)
+
+    def _project(self, held: Projections, report: Callable[[int], None]) -> None:
+        def compute(budget: int) -> dict[ProjectionIndicator, Tensor]:
+            self.work.within(budget)
+            return held.run(report)
+
+        found = in_halves(compute, self.work.budget, too_large=TOO_LARGE)
+        every = range(len(self.work.items))
+        for indicator, values in found.items():
+            for index, own in zip(held.modules, values, strict=True):
+                if own.isnan().all():
+                    self.rows.missing([index], indicator, NO_UPDATE)
+                else:
+                    self.rows.examples([index], indicator, every, own.unsqueeze(0).numpy(), whole=True)
+
+    def _weights(self, sweep: Sweep, read: Mapping[int, Module]) -> None:
+        for indicator in sweep.by_weight:
+            if isinstance(indicator, WeightIndicator):
+                assert self.reference is not None  # `score_table` has checked that there is one
+                found = indicator.from_modules(list(read.values()), self.reference)
+                for index, value in zip(read, found, strict=True):
+                    self._weighed(index, indicator, value if isinstance(value, str) else {WHOLE: value})
+                continue
+            for index, module in read.items():
+                self._weighed(index, indicator, self._compared(indicator, module))
+
+    def _weighed(self, index: int, indicator: Indicator, found: Mapping[str, float] | str) -> None:
+        if isinstance(found, str):
+            self.rows.missing([index], indicator, found)
+            return
+        for part, value in found.items():
+            if value == value:
+                self.rows.whole([index], indicator, [value], part=part)
+            elif part == WHOLE:
+                self.rows.missing([index], indicator, ALL_ZERO)
+
+    def _compared(self, indicator: ParameterIndicator | TuningIndicator, module: Module) -> Mapping[str, float] | str:
+        """The values by part of one module, or the reason why there are none."""
+        trial = self.trials[module.name, indicator.m] if isinstance(indicator, AfterSteps) else None
+        if isinstance(trial, str):
+            return trial
+        if isinstance(indicator, TuningIndicator):
+            assert trial is not None
+            return {WHOLE: indicator.from_trial(trial)}
+        other = self.reference if trial is None else trial.module
+        assert other is not None  # `score_table` has checked that there is one
+        own, theirs = module.parameters(), other.parameters()
+        for name in sorted(own.keys() | theirs.keys()):
+            here, there = (None if name not in held else tuple(held[name].shape) for held in (own, theirs))
+            if here != there:
+                return f"{name} is {_shape(here)} in it and {_shape(there)} in '{other.name}', so it is not comparable"
+        values = indicator.by_part(own, theirs, {name: self.work.part(name) for name in own})
+        return values if WHOLE in values else NO_PARAMETERS if self.work.architecture else NO_PARTS
+
+    # What a stack of modules computed
+
+    def _write(self, sweep: Sweep, members: Sequence[int], found: Found) -> None:
+        for by_token, sums in found.by_token.items():
+            if by_token in self.defined:
+                self.rows.examples(members, by_token, sweep.positions, sums.numpy())
+            if by_token in self.extra:
+                self.kept[by_token][torch.tensor(members).unsqueeze(1), torch.tensor(sweep.positions)] = sums
+        for by_gradient, parts in found.by_part.items():
+            if WHOLE not in parts:
+                self.rows.missing(members, by_gradient, NO_PARAMETERS if self.work.architecture else NO_PARTS)
+                continue
+            for part, values in parts.items():
+                self.rows.whole(members, by_gradient, values.tolist(), part=part, tokens=self.work.tokens)
+        for by_hidden, sites in found.by_site.items():
+            self._hidden(by_hidden, list(sites.values()), members, sweep)
+            for site, values in sites.items() if len(sites) > 1 else ():
+                self.rows.whole(members, by_hidden, values.mean(1).tolist(), part=part_name(site.part))
+        for by_feature in sweep.by_feature:
+            assert found.features is not None
+            assert isinstance(self.answers.classes, Tensor)
+            values = by_feature.from_features(found.features.double(), self.answers.classes)
+            if values.dim() == 2:
+                self.rows.examples(members, by_feature, sweep.positions, values.numpy(), whole=True)
+            else:
+                self.rows.whole(members, by_feature, values.tolist())
+
+    def _hidden(
+        self, indicator: HiddenIndicator, values: Sequence[Tensor], members: Sequence[int], sweep: Sweep
+    ) -> None:
+        if values:
+            means = torch.stack(list(values)).mean(0).numpy()
+            self.rows.examples(members, indicator, sweep.positions, means, whole=True)
+        elif 0 in sweep.positions:  # once, however many groups there are
+            self.rows.missing(members, indicator, NO_SUCH_PART if self.work.architecture else NO_PARTS)
+
+    # Options
+
+    def _others(self) -> "Run | None":
+        """The run over those options that are no example's target."""
+        offered = self.answers.options
+        if not isinstance(offered, Offered) or not offered.others:
+            return None
+        work = Workload(self.work.backbone, offered.others, budget=self.work.budget)
+        rows = RowWriter([module.name for module in self.modules], [len(item.target) for item in offered.others])
+        nothing = torch.full((len(self.modules), len(offered.others)), torch.nan, dtype=torch.float64)
+        return Run(
+            work, self.modules, (), None, rows, extra=offered.read, kept={offered.read[0]: nothing}, unread=self.unread
+        )
+
+    def _options(self, others: "Run | None") -> None:
+        asked = [one for one in self.defined if isinstance(one, OptionIndicator)]
+        offered = self.answers.options
+        if not asked or not isinstance(offered, Offered):
+            return
+        read = [self.kept[one] for one in offered.read]
+        likelihoods = offered.likelihoods(read, None if others is None else others.kept[offered.read[0]])
+        known = [index for index in range(len(self.modules)) if index not in self.unread]
+        for indicator in asked:
+            values = torch.full((len(known), len(offered.texts)), torch.nan, dtype=torch.float64)
+            for example, (own, right) in enumerate(zip(likelihoods, offered.right, strict=True)):
+                if len(right):
+                    found = indicator.per_example(own[known], right).double()
+                    values[:, example] = found.where(own[known].isfinite().all(1), torch.nan)
+            every = range(len(offered.texts))
+            self.rows.examples(known, indicator, every, values.numpy(), whole=True, reason=NO_OPTIONS)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape))
