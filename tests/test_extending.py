@@ -22,7 +22,7 @@ from headstart.blending import RULES, Blend, Candidate, Request
 from headstart.cli.families import FAMILIES
 from headstart.indicators import TokenStatistics, make_indicator
 from headstart.tasks import Task
-from headstart.testing import check_kind, tiny_backbone
+from headstart.testing import check_indicator, check_kind, tiny_backbone
 from headstart.tuning.recipes import RECIPES
 from headstart.tuning.tune import tune
 
@@ -34,6 +34,8 @@ margin = make_indicator("margin").per_token(TokenStatistics(logits, torch.tensor
 assert torch.allclose(margin, torch.tensor([[math.log(2), -math.log(2)]])), margin
 cut = make_indicator("margin:cut=0.5").per_token(TokenStatistics(logits, torch.tensor([0, 1])))
 assert cut.tolist() == [[0.5, -0.5]], cut
+outcomes = check_indicator("margin:cut=3")
+assert not [outcome for outcome in outcomes if outcome.result == "failed"], outcomes
 
 # Of 3 modules with scores, the best gets (1/2) / (7/8) = 4/7.
 scores = (0.1, math.nan, 0.9, 0.5)

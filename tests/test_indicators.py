@@ -12,13 +12,13 @@ from headstart.indicators import (
     INDICATORS,
     WHOLE,
     GradientIndicator,
-    ProjectionIndicator,
     Spec,
     TokenIndicator,
     TokenStatistics,
     WeightIndicator,
     make_indicator,
 )
+from headstart.indicators.engine import FAMILIES
 from headstart.kinds import LoraModule
 from headstart.kinds.lora import Factors
 
@@ -134,7 +134,7 @@ def test_every_indicator_says_what_it_is(name: str) -> None:
     indicator = INDICATORS[name]
     assert indicator.name == name
     assert ", 20" in indicator.source
-    assert issubclass(indicator, TokenIndicator | GradientIndicator | WeightIndicator | ProjectionIndicator)
+    assert issubclass(indicator, FAMILIES)
     assert indicator.needs
     assert make_indicator(name).spec == Spec(name)
 

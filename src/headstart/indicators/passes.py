@@ -192,9 +192,9 @@ class Workload:
         log_p: dict[int, Tensor] = {}
         held: dict[int, dict[Site, Tensor]] = {}
         states = States(self.backbone, [site for one in sweep.by_hidden for site in self.sites(one)])
-        stack = stack_of([reference], self.backbone)
+        stack, batches = stack_of([reference], self.backbone), self.batches(sweep.positions, 1)
         with torch.inference_mode(), stack.attach(self.backbone), states.watched():
-            for batch in self.batches(sweep.positions, 1):
+            for batch in batches:
                 logits = self.backbone.target_logits(batch)
                 taken = states.taken(batch, 1)
                 for row, position in enumerate(batch.indices):

@@ -1,4 +1,4 @@
-"""Checks for authors of plug-ins: `check_kind(name)` tests whether a kind keeps the contract."""
+"""Checks for authors of plug-ins: `check_kind`, `check_indicator` and `check_embedding` test whether it keeps the contract."""
 
 import lazy_loader
 

@@ -2,14 +2,17 @@ from .backbones import BACKBONES, MORE_BACKBONES, tiny_backbone
 from .case import Outcome
 from .conformance import CHECKS, check_kind
 from .embeddings import EMBEDDING_CHECKS, check_embedding
+from .indicators import INDICATOR_CHECKS, check_indicator
 
 __all__ = [
     "BACKBONES",
     "CHECKS",
     "EMBEDDING_CHECKS",
+    "INDICATOR_CHECKS",
     "MORE_BACKBONES",
     "Outcome",
     "check_embedding",
+    "check_indicator",
     "check_kind",
     "tiny_backbone",
 ]

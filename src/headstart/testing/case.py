@@ -50,7 +50,7 @@ SPREAD = 0.2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found for one kind on one backbone.
+    """What one check found for one kind, or for the indicator of one spec, on one backbone.
 
     `result`: "passed"; "refused" if the kind refuses this by name; "skipped" if there is nothing to check; "failed".
     `detail`: the reason for the last three.
