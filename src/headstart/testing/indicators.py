@@ -76,6 +76,11 @@ class _Case:
             reference=self.reference, trials=trials, budget=budget,
         )  # fmt: skip
 
+    @cached_property
+    def usual(self) -> ScoreTable:
+        """The scores of the LoRA modules on the examples."""
+        return self.table(self.modules)
+
     def values(self, table: ScoreTable) -> dict[str, float]:
         """The mean by module."""
         found = table.reduce()
@@ -103,26 +108,28 @@ def _has_a_value_or_a_reason(case: _Case) -> None:
     for name in table.modules:
         rows = table.rows[(table.rows["module"] == name) & (table.rows["part"] == WHOLE)]
         require(len(rows) > 0, f"'{name}' has neither a value nor a reason")
-        require((rows["value"].notna() ^ rows["reason"].notna()).all(), f"'{name}' has a row without value and reason")
+        require(
+            bool((rows["value"].notna() ^ rows["reason"].notna()).all()), f"'{name}' has a row without value and reason"
+        )
     found = case.values(table)
     plain = [found[module.name] for module in case.modules]
     require(any(map(math.isfinite, plain)), f"no LoRA module has a value: {next(iter(table.reasons().values()), {})}")
 
 
 def _does_not_depend_on_company(case: _Case) -> None:
-    together = case.values(case.table(case.modules))
+    together = case.values(case.usual)
     for module in case.modules:
         _same(case.values(case.table([module])), {module.name: together[module.name]}, "alone")
 
 
 def _does_not_depend_on_the_order(case: _Case) -> None:
-    expected = case.values(case.table(case.modules))
+    expected = case.values(case.usual)
     _same(case.values(case.table(case.modules[::-1])), expected, "with the modules in another order")
     _same(case.values(case.table(case.modules, case.examples[::-1])), expected, "with the examples in another order")
 
 
 def _does_not_depend_on_batches(case: _Case) -> None:
-    expected = case.values(case.table(case.modules))
+    expected = case.values(case.usual)
     for budget in (1, 40):
         _same(case.values(case.table(case.modules, budget=budget)), expected, f"in passes of {budget} tokens")
 
@@ -137,7 +144,7 @@ def _is_equal_for_equal_modules(case: _Case) -> None:
 def _tells_modules_apart(case: _Case) -> None:
     if isinstance(case.indicator, AfterSteps):
         return  # what is compared here comes from the caller
-    table = case.table(case.modules).rows
+    table = case.usual.rows
     rows = [tuple(table[table["module"] == module.name]["value"]) for module in case.modules]
     require(len(set(rows)) > 1 or all(value == 1 or value == 0 for row in rows for value in row), "all are equal")
 
@@ -155,16 +162,15 @@ def _leaves_no_trace(case: _Case) -> None:
 def _values_of_rows_stand_alone(case: _Case) -> None:
     if not case.indicator.by_row:
         return
-    whole = case.table(case.modules).rows
+    whole = case.usual.rows
     whole = whole[whole["part"] == WHOLE]
     require(bool((whole["example"] >= 0).all()), "by_row is set, and there is a value for all examples together")
     some = [4, 1]
     part = case.table(case.modules, [case.examples[index] for index in some]).rows
     part = part[(part["part"] == WHOLE) & part["value"].notna()]
-    expected = whole.set_index(["module", "example"])["value"]
-    for row in part.itertuples():
-        wanted = float(expected[row.module, some[int(str(row.example))]])
-        _same({str(row.module): float(str(row.value))}, {str(row.module): wanted}, "of a row among fewer rows")
+    expected = dict(zip(zip(whole["module"], whole["example"], strict=True), whole["value"], strict=True))
+    for name, example, value in zip(part["module"], part["example"], part["value"], strict=True):
+        _same({name: value}, {name: expected[name, some[example]]}, "of a row among fewer rows")
 
 
 INDICATOR_CHECKS: Registry[Check] = Registry("check of indicators")
@@ -192,8 +198,8 @@ def check_indicator(
 
     The checks are of what holds for every indicator: that it says what it is, has a value or a reason for every module
     of every kind, does not depend on which modules or examples are computed together and in which order, and leaves the
-    backbone as it was. Only numbers worked by hand can tell whether higher values are better, and whether the formula is
-    that of its source. Mistakes are not raised: each becomes an outcome "failed".
+    backbone as it was. Only numbers worked by hand can tell whether higher values are better, and whether the formula
+    is that of its source. Mistakes are not raised: each becomes an outcome "failed".
 
     Args:
         indicator: a spec or an indicator, one of Headstart's or a plug-in's.
@@ -209,12 +215,11 @@ def check_indicator(
     one = make_indicator(indicator)
     found = []
     for name in backbones:
-        backbone = tiny_backbone(name)
-        for check in INDICATOR_CHECKS:
-            if checks is None or check in checks:
-                with tempfile.TemporaryDirectory() as folder:
-                    result, detail = _run(INDICATOR_CHECKS[check], _Case(one, backbone, Path(folder)))
-                found.append(Outcome(str(one.spec), name, check, result, detail))
+        with tempfile.TemporaryDirectory() as folder:
+            case = _Case(one, tiny_backbone(name), Path(folder))
+            for check in INDICATOR_CHECKS:
+                if checks is None or check in checks:
+                    found.append(Outcome(str(one.spec), name, check, *_run(INDICATOR_CHECKS[check], case)))
     return found
 
 
