@@ -1,4 +1,4 @@
-"""Checks for authors of plug-ins: `check_kind`, `check_indicator` and `check_embedding` test whether it keeps the contract."""
+"""Checks for authors of plug-ins: `check_kind`, `check_indicator` and `check_embedding` test that contracts are kept."""
 
 import lazy_loader
 

@@ -217,9 +217,8 @@ def check_indicator(
     for name in backbones:
         with tempfile.TemporaryDirectory() as folder:
             case = _Case(one, tiny_backbone(name), Path(folder))
-            for check in INDICATOR_CHECKS:
-                if checks is None or check in checks:
-                    found.append(Outcome(str(one.spec), name, check, *_run(INDICATOR_CHECKS[check], case)))
+            asked = [check for check in INDICATOR_CHECKS if checks is None or check in checks]
+            found += [Outcome(str(one.spec), name, check, *_run(INDICATOR_CHECKS[check], case)) for check in asked]
     return found
 
 
