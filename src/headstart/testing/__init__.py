@@ -1,4 +1,4 @@
-"""Checks for authors of plug-ins: `check_kind`, `check_indicator` and `check_embedding` test that contracts are kept."""
+"""Checks for authors of plug-ins: `check_kind`, `check_indicator`, `check_embedding` test that contracts are kept."""
 
 import lazy_loader
 
