@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
+from benchmarks.transfer_tables import gains
+from benchmarks.transfer_tables import main as tables
 
 from headstart.backbones import Backbone
 from headstart.errors import SettingError
@@ -94,3 +96,45 @@ def test_modules_are_found_in_folders_and_one_by_one(room: Path) -> None:
     assert [folder.name for folder in found] == ["ada", "bob", "cyd", "dan"]
     asked = parsed(["task", "--hub", "h", "--backbone", "b", "-o", "t", "--store", "s"])
     assert (asked.shots, asked.seeds) == (16, 3)
+
+
+def test_indicators_are_held_against_the_table(room: Path, tiny_llama: Path, capsys: Any) -> None:
+    measured(room, tiny_llama, [room / "hub"], capsys=capsys)
+    tables(
+        [
+            "predict", str(room / "task"), "--hub", str(room / "hub"), "--backbone", str(tiny_llama),
+            "-o", str(room / "predicted.parquet"), "--store", str(room / "store"), "--dtype", "float32",
+            "--shots", "3", "--steps", "2", "--dev", "4", "--rows", "6", "--indicators", "loss;tupate;nosuch",
+        ]
+    )  # fmt: skip
+    assert "no nosuch for reviews" in capsys.readouterr().err
+    scores = pd.read_parquet(room / "predicted.parquet")
+    assert set(scores["method"]) == {"loss", "tupate"}
+    assert set(scores["source"]) == {"ada", "bob", "cyd"}
+    assert scores["seconds"].gt(0).all()
+    tables(["show", str(room / "table.parquet"), str(room / "predicted.parquet"), "--readings", "choice"])
+    shown = capsys.readouterr().out
+    assert "1 targets, 6 starts; 3 shots, 2 steps of 8" in shown
+    for ranker in ("loss", "tupate", "untuned test (oracle)", "random", "popularity"):
+        assert f"| {ranker} | " in shown
+    assert "| reviews | " in shown
+
+
+def test_gains_are_over_scratch_and_means_over_seeds() -> None:
+    rows = [
+        {
+            "target": "x",
+            "source": source,
+            "seed": seed,
+            "step": 2,
+            "calibration": "none",
+            "score": score,
+            "loss": -score,
+        }
+        for seed, scratch, own in ((0, 0.5, 0.7), (1, 0.6, 0.5))
+        for source, score in (("scratch", scratch), ("ada", own))
+    ]
+    table = pd.DataFrame(rows).assign(target="x", step=2, calibration="none")
+    whole = gains(table, reading="score", calibration="none")
+    assert whole.loc["x"].to_dict() == pytest.approx({"scratch": 0.0, "ada": (0.2 - 0.1) / 2})
+    assert gains(table, reading="loss", calibration="none").loc["x", "ada"] == pytest.approx(0.05)

@@ -1,0 +1,203 @@
+"""Which indicator finds the start that is truly best: `python benchmarks/transfer_tables.py predict|show …`.
+
+`predict` scores the modules of a hub for each target by every indicator, on the draws that `benchmarks/transfer.py`
+tuned on, with the seconds that it took; `show` holds the scores against the measured transfer and prints Markdown.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # scripts, which are not part of the package
+from benchmarks.transfer import BASELINES, Protocol, module_folders, write  # noqa: E402
+from headstart.backbones import Backbone  # noqa: E402
+from headstart.errors import HeadstartError  # noqa: E402
+from headstart.events import Event, UnitEvent  # noqa: E402
+from headstart.kinds import Module, load_module  # noqa: E402
+from headstart.ranking.evaluation import RankingEvaluation, evaluate_ranking  # noqa: E402
+from headstart.ranking.rank import rank  # noqa: E402
+from headstart.tasks import Task  # noqa: E402
+from headstart.units import Store  # noqa: E402
+
+INDICATORS = (
+    "loss", "cosine", "el2n", "kl", "grand", "arrow", "spectral", "tupate",
+    "similarity:embedding=flat", "similarity:embedding=canonical", "similarity:embedding=canonical,centre=true",
+)  # fmt: skip
+READINGS = {
+    "score": ("score", 1.0, "points of the task's metric"),
+    "loss": ("loss", -1.0, "nats per target token"),
+    "choice": ("choice_loss", -1.0, "nats per row, of the right option among the options"),
+}
+"""What a start can be worth: the column, its direction, and its unit."""
+
+
+class Seconds:
+    """Adds up how long the units of one ranking took, whenever they were computed."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
+            self.total += event.seconds or 0.0
+
+
+def predicted(
+    task: Task, modules: Sequence[Module], backbone: Backbone, *, spec: str, protocol: Protocol, seed: int, store: Store
+) -> pd.DataFrame:
+    """One indicator's scores for one draw of a target; where it has none, NaN."""
+    others = [module for module in modules if module.card.task != task.name]
+    clock = Seconds()
+    ranking = rank(
+        protocol.drawn(task, seed), others, backbone, indicators=(spec,), recipe=protocol.recipe, seed=seed,
+        store=store, progress=clock,
+    )  # fmt: skip
+    scores = next(iter(ranking.scores.values.values()))
+    return pd.DataFrame({"source": [module.name for module in ranking.modules], "value": scores}).assign(
+        target=task.name, seed=seed, method=spec, seconds=clock.total
+    )
+
+
+def predict(asked: argparse.Namespace) -> None:
+    """Score every target's draws by every indicator, and write the table after each; an indicator may fail."""
+    protocol = Protocol(asked.shots, asked.steps, asked.dev, asked.rows, asked.max_input)
+    backbone = Backbone.load(asked.backbone, device="cpu", dtype=asked.dtype)
+    modules = [load_module(folder) for folder in module_folders(asked.hub)]
+    found: list[pd.DataFrame] = []
+    for folder in asked.tasks:
+        task = Task.load(folder)
+        for spec in asked.indicators.split(";"):
+            for seed in range(asked.seeds):
+                try:
+                    found.append(
+                        predicted(
+                            task, modules, backbone, spec=spec, protocol=protocol, seed=seed, store=Store(asked.store)
+                        )
+                    )
+                except HeadstartError as error:
+                    print(f"no {spec} for {task.name}: {error}", file=sys.stderr, flush=True)
+                    break
+            if found:
+                write(asked.output, pd.concat(found, ignore_index=True))
+        print(f"{task.name}: done", file=sys.stderr, flush=True)
+
+
+def gains(table: pd.DataFrame, *, reading: str, calibration: str, step: int | None = None) -> pd.DataFrame:
+    """What every source gives a target over scratch, mean over seeds; rows targets. `step`: 0 before the tuning.
+
+    A target whose value is missing, such as the choice loss of open answers, is left out.
+    """
+    column, sign, _ = READINGS[reading]
+    kept = table[
+        (table["calibration"] == calibration) & (table["step"] == (table["step"].max() if step is None else step))
+    ]
+    wide = kept.pivot_table(index=["target", "seed"], columns="source", values=column, sort=False)
+    over = sign * wide.sub(wide["scratch"], axis=0)
+    return over.groupby(level="target", sort=False).mean().dropna(how="all")
+
+
+def evaluated(table: pd.DataFrame, scores: pd.DataFrame, *, reading: str, calibration: str) -> RankingEvaluation:
+    """Every indicator against the gains of the tuned modules, and what a module gives before any tuning as another."""
+    whole = gains(table, reading=reading, calibration=calibration)
+    true = whole[[name for name in whole if name not in BASELINES]]
+    shared = [name for name in true.index if name in set(scores["target"])]
+    true = true.loc[shared, [name for name in true if name in set(scores["source"])]].dropna(how="all")
+    means = scores.groupby(["method", "target", "source"], sort=False)["value"].mean()
+    tables = {
+        str(method): means[method].unstack().reindex(index=true.index, columns=true.columns)
+        for method in scores["method"].unique()
+    }
+    before = gains(table, reading=reading, calibration=calibration, step=0)
+    tables["untuned test (oracle)"] = before.reindex(index=true.index, columns=true.columns)
+    return evaluate_ranking(tables, true)
+
+
+def show(asked: argparse.Namespace) -> None:
+    """Print the tables of docs/transfer.md."""
+    table, scores = pd.read_parquet(asked.table), pd.read_parquet(asked.predicted)
+    seconds = scores.drop_duplicates(["method", "target", "seed"]).groupby("method")["seconds"].mean()
+    print(f"{table['target'].nunique()} targets, {table['source'].nunique()} starts; {table['protocol'].iloc[0]}.\n")
+    for reading in asked.readings.split(","):
+        for calibration in ("none", "auto"):
+            print(f"### {READINGS[reading][2]}, calibration {calibration}\n")
+            print(markdown(evaluated(table, scores, reading=reading, calibration=calibration), seconds), "\n")
+            print(worth(gains(table, reading=reading, calibration=calibration)), "\n")
+
+
+def markdown(found: RankingEvaluation, seconds: pd.Series) -> str:
+    """A line per ranker: ρ, NDCG with its interval, regret in the reading's unit, Spearman, seconds per target."""
+    bounds = {(row["ranker"], row["measure"]): row for row in found.table().to_dict("records")}
+    lines = [
+        "| ranked by | ρ | NDCG (95 %) | regret@1 | regret@3 | Spearman | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in sorted(found.rankers, key=lambda name: -found.mean("ndcg")[name]):
+        rho, ndcg, one, three, spearman = (
+            bounds[name, measure]["mean"] for measure in ("rho", "ndcg", "regret@1", "regret@3", "spearman")
+        )
+        low, high = (100 * bounds[name, "ndcg"][side] for side in ("low", "high"))
+        cost = f"{seconds[name]:.1f}" if name in seconds else "–"
+        lines.append(
+            f"| {name} | {rho:.2f} | {100 * ndcg:.1f} ({low:.1f}–{high:.1f}) | {one:.3f} | {three:.3f} | "
+            f"{spearman:.2f} | {cost} |"
+        )
+    return "\n".join(lines)
+
+
+def worth(whole: pd.DataFrame) -> str:
+    """A line per target: what the best module, the mean module, and the baselines give over scratch."""
+    modules = whole.drop(columns=[name for name in BASELINES if name in whole])
+    others = [name for name in BASELINES if name in whole and name != "scratch"]
+    lines = [
+        f"| target | best module | its gain | mean module | {' | '.join([*others, 'modules above scratch'])} |",
+        f"|---|---|{'---:|' * (3 + len(others))}",
+    ]
+    for target, row in whole.iterrows():
+        own = modules.loc[str(target)].dropna()
+        cells = [f"{own.max():.3f}", f"{own.mean():.3f}", *(f"{row[name]:.3f}" for name in others)]
+        lines.append(f"| {target} | {own.idxmax()} | {' | '.join(cells)} | {int(np.sum(own > 0))} of {len(own)} |")
+    return "\n".join(lines)
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    usual = Protocol()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    making = verbs.add_parser("predict", help="score modules by every indicator")
+    making.set_defaults(run=predict)
+    making.add_argument("tasks", nargs="+", type=Path)
+    making.add_argument("--hub", nargs="+", type=Path, required=True)
+    making.add_argument("--backbone", type=Path, required=True)
+    making.add_argument("-o", "--output", type=Path, required=True, help="a Parquet file")
+    making.add_argument("--store", type=Path, required=True)
+    making.add_argument("--indicators", default=";".join(INDICATORS), help="specs, separated by semicolons")
+    making.add_argument("--seeds", type=int, default=1)
+    making.add_argument("--threads", type=int, default=2)
+    making.add_argument("--dtype", default="bfloat16")
+    for name in ("shots", "steps", "dev", "rows", "max_input"):
+        making.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(usual, name))
+    showing = verbs.add_parser("show", help="print the tables")
+    showing.set_defaults(run=show)
+    showing.add_argument("table", type=Path, help="what benchmarks/transfer.py wrote")
+    showing.add_argument("predicted", type=Path, help="what predict wrote")
+    showing.add_argument("--readings", default="score,choice")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    asked = parsed(words)
+    if getattr(asked, "threads", None):
+        torch.set_num_threads(asked.threads)
+    asked.run(asked)
+
+
+if __name__ == "__main__":
+    main()
