@@ -21,6 +21,8 @@ from headstart.kinds import save_module
 from headstart.tasks import Task
 from small_hub import RECIPE, misfit, module, write_hub, write_task
 
+pytest_plugins = ["tuned_starts"]
+
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from headstart.indicators import unit as scoring
 from headstart.kinds import load_module
 from headstart.ranking.rank import rank
 from headstart.tasks import METRICS, Example, Task
-from headstart.tuning import unit as tuning
 from headstart.tuning.run import Run as TuningRun
-from headstart.tuning.tune import Lane, tune_lanes
 from headstart.units import Store
 from small_hub import RECIPE, module, write_hub, write_task
+
+pytest_plugins = ["tuned_starts"]
 
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
@@ -67,21 +66,6 @@ def run(task: Task, hub: Any, backbone: Backbone, **settings: Any) -> Comparison
 def whole(task: Task, hub: Hub, backbone: Backbone) -> Comparison:
     """A comparison that nothing disturbed and that kept nothing."""
     return run(task, hub, backbone, store=False)
-
-
-@pytest.fixture
-def tunes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The digest of every start that was tuned, and "reference" for the reference module."""
-    calls: list[str] = []
-
-    def counted(lanes: Sequence[Lane], *args: Any, **settings: Any) -> Any:
-        for lane in lanes:
-            assert lane.start is not None
-            calls.append("reference" if lane.name == "reference" else f"{lane.seed}/{lane.start.digest()}")
-        return tune_lanes(lanes, *args, **settings)
-
-    monkeypatch.setattr(tuning, "tune_lanes", counted)
-    return calls
 
 
 class Stop:
