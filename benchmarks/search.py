@@ -9,11 +9,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.extras import missing
 from headstart.ranking.nearest import VectorIndex
 
 DIMENSION, QUERIES, LIMIT = 1024, 30, 20
@@ -55,6 +58,30 @@ def exact(count: int) -> dict[str, float]:
     }
 
 
+def approximate(count: int) -> dict[str, float]:
+    """Times of LanceDB, and how many of the exact search's vectors it finds; near-duplicates are not grouped."""
+    from headstart.ranking.lance import LanceIndex
+
+    vectors, queries = drawn(count), drawn(QUERIES, seed=1)
+    truth = VectorIndex(vectors)
+    with TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        index = LanceIndex(vectors, Path(folder) / "lance")
+        built = time.perf_counter() - began
+        taken = milliseconds(lambda query: index.nearest(query, limit=LIMIT), queries)
+        shares = []
+        for query in queries:
+            wanted, found = (
+                {group.position for group in each.nearest(query, limit=LIMIT, near=1.0)} for each in (truth, index)
+            )
+            shares.append(len(wanted & found) / LIMIT)
+    return {
+        f"lancedb_ms_{count}": taken,
+        f"lancedb_recall_{count}": statistics.mean(shares),
+        f"lancedb_build_s_{count}": built,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,6 +90,8 @@ def main() -> None:
     found: dict[str, Any] = {"dimension": DIMENSION, "queries": QUERIES, "limit": LIMIT}
     for count in (5_000, 100_000):
         found |= exact(count)
+    if missing("lancedb") is None:
+        found |= approximate(100_000)
     found = {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
     print(json.dumps(found) if as_json else "\n".join(f"{name:24} {value}" for name, value in found.items()))
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,36 @@ def test_known_vectors_need_no_torch(hub: Hub) -> None:
     search(None, hub, like="ada", store=False)
     argv = ["headstart", "search", "--hub", str(hub.path), "--like", "ada", "--json"]
     assert heavy_after(f"sys.argv = {argv}\nfrom headstart.cli import main\nmain()") == []
+
+
+# LanceDB
+
+
+def test_an_index_that_is_not_known(hub: Hub) -> None:
+    with pytest.raises(SettingError, match="unknown index 'faiss'; choose one of: exact, lancedb"):
+        search(None, hub, like="ada", index="faiss", store=False)
+
+
+def test_lancedb_is_an_extra(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.extras.find_spec", lambda package: None)
+    with pytest.raises(SettingError, match=r"the index lancedb needs the package lancedb.*'headstart\[lancedb\]'"):
+        search(None, hub, like="ada", index="lancedb", store=False)
+
+
+@pytest.mark.skipif(find_spec("lancedb") is None, reason="LanceDB is not installed")
+def test_lancedb_finds_what_the_exact_search_finds(hub: Hub, tmp_path: Path) -> None:
+    from headstart.ranking.lance import LanceIndex
+
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(300, 16))
+    exact, index = VectorIndex(vectors), LanceIndex(vectors, tmp_path / "lance")
+    half = np.arange(0, 300, 2)
+    for query in draw.normal(size=(4, 16)):
+        assert [g.position for g in index.nearest(query)] == [g.position for g in exact.nearest(query)]
+        expected = [g.position for g in exact.nearest(query, allowed=half)]
+        assert [g.position for g in index.nearest(query, allowed=half)] == expected
+    for _ in range(2):  # written, then opened
+        found = search(None, hub, like="ada", index="lancedb", store=False)
+        assert [row["module"] for row in found.rows()] == [
+            row["module"] for row in search(None, hub, like="ada", store=False).rows()
+        ]

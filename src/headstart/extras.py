@@ -6,7 +6,7 @@ from headstart.errors import SettingError
 
 __all__ = ["missing", "require"]
 
-EXTRAS = {"gguf": "gguf", "datasets": "datasets", "sentencepiece": "sentencepiece"}
+EXTRAS = {"gguf": "gguf", "datasets": "datasets", "sentencepiece": "sentencepiece", "lancedb": "lancedb"}
 """Package → the extra of Headstart that installs it; pyproject.toml names the same."""
 
 

@@ -52,6 +52,9 @@ def search(
     near: Annotated[
         float, typer.Option("--near", help="Cosine from which on modules are listed as one; 1 lists each by itself.")
     ] = 0.98,
+    index: Annotated[
+        str, typer.Option("--index", help="exact (one matrix), or lancedb (approximate, for very large hubs).")
+    ] = "exact",
     seed: Annotated[int, typer.Option(help="Seed of that tuning.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -67,8 +70,8 @@ def search(
         units = UnitCount(listener)
         found = run(
             task, opened, model, **asked,
-            embedding=embedding, centre=centre, limit=limit, near=near, recipe=chosen, seed=seed, store=work.store,
-            engine=work.engine, progress=units,
+            embedding=embedding, centre=centre, limit=limit, near=near, index=index, recipe=chosen, seed=seed,
+            store=work.store, engine=work.engine, progress=units,
         )  # fmt: skip
     if as_json:
         print_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.embeddings.arrays import Array
 from headstart.embeddings.contract import Embedding, Need
 from headstart.errors import HubError, ModuleError, SettingError, of_type
 from headstart.events import Listener
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from headstart.backbones import BackboneLike
     from headstart.kinds import ModuleLike
+    from headstart.ranking.lance import LanceIndex
     from headstart.tasks import TaskLike
     from headstart.tuning.recipes import Recipe
     from headstart.units import AnyStore
@@ -34,6 +37,8 @@ __all__ = ["NEAR", "SearchResult", "search"]
 
 NEAR = 0.98
 """Modules whose cosine is above this are near-duplicates, and listed as one."""
+
+INDEXES = ("exact", "lancedb")
 
 NOTHING = "none of the words stands on its card"
 
@@ -99,6 +104,7 @@ def search(
     centre: bool = False,
     limit: int = 20,
     near: float = NEAR,
+    index: str = "exact",
     kind: str | None = None,
     family: str | None = None,
     license: str | None = None,  # noqa: A002 - the field's own word, as on model cards
@@ -128,6 +134,8 @@ def search(
             count.
         limit: how many modules at most.
         near: from which cosine on modules are near-duplicates, listed as one; 1 lists each by itself.
+        index: "exact", one matrix in memory; or "lancedb", an approximate search for hubs whose matrix does not fit
+            there, of the extra `headstart[lancedb]`.
         kind, family, license, include, exclude: which modules are looked at; see `Hub.find`.
         recipe: how the task's module is tuned.
         seed: of that tuning.
@@ -141,6 +149,8 @@ def search(
         ModuleError: the query's module has no such embedding.
     """
     _require_one(task, like, text)
+    if index not in INDEXES:
+        raise SettingError(f"unknown index '{index}'; choose one of: {', '.join(INDEXES)}")
     opened = as_hub(hub)
     view = opened.where(kind=kind, family=family, license=license, include=include, exclude=exclude)
     refs = view.refs()
@@ -169,14 +179,15 @@ def search(
         why = f"; the first: {left_out[0].name}: {left_out[0].reason}" if left_out else ""
         raise HubError(f"no module of the hub {opened.path} can be compared with {said}{why}; choose another embedding")
     matrix = np.stack([vectors[ref.digest].values for ref in compared])
-    index = VectorIndex(matrix, mean=matrix.mean(0, dtype=np.float64) if centre else None)
+    mean = matrix.mean(0, dtype=np.float64) if centre else None
+    made = _index(index, matrix, mean, work.place([*(ref.digest for ref in compared), str(centre)]))
     # A module is not looked for beside itself.
     others = [position for position, ref in enumerate(compared) if ref.digest != query.digest or task is not None]
     if method.ranks_alone:
         order = sorted(others, key=lambda position: -matrix[position, 0])
         groups = [Group(position, float(matrix[position, 0])) for position in order[:limit]]
     else:
-        groups = index.nearest(query.values, limit=limit, near=near, allowed=others)
+        groups = made.nearest(query.values, limit=limit, near=near, allowed=others)
     words = f"{method.spec}, centred" if centre else str(method.spec)
     return SearchResult(said, words, tuple(groups), tuple(compared), left_out, near)
 
@@ -209,6 +220,11 @@ class _Work:
             kept.write(found.values(), version=self.version, keep=whole)
         return {**known, **found}, refused
 
+    def place(self, contents: Sequence[str]) -> Path:
+        """Where an index of these contents is kept, in order."""
+        name = hashlib.sha256("\n".join([self.method, str(self.version), *contents]).encode()).hexdigest()
+        return self.hub.path / ".vectors.lance" / name
+
     def of_task(
         self, task: TaskLike, backbone: BackboneLike | None, view: Hub, *, recipe: Recipe | str, seed: int
     ) -> tuple[Vector, str]:
@@ -240,6 +256,14 @@ class _Work:
 
         vector = embed(like, self.method, store=self.store, progress=self.progress)
         return vector, str(like) if isinstance(like, str | Path) else "the module given"
+
+
+def _index(name: str, matrix: Array, mean: Array | None, place: Path) -> VectorIndex | LanceIndex:
+    if name == "exact":
+        return VectorIndex(matrix, mean=mean)
+    from headstart.ranking.lance import LanceIndex  # Arrow, which an exact search does without
+
+    return LanceIndex(matrix, place, mean=mean)
 
 
 def _require_searchable(method: Embedding) -> None:
