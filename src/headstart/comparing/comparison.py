@@ -157,7 +157,7 @@ class Comparison:
         whole = hashlib.sha256(repr((self.task.metric, self.task.labels, self.methods)).encode())
         for name in ("starts", "scores", "answers", "examples"):
             frame = getattr(self, name)
-            whole.update(pd.util.hash_pandas_object(frame.astype(str), index=False).to_numpy().tobytes())
+            whole.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
         return whole.hexdigest()
 
     def to_json(self) -> str:
