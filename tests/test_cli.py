@@ -307,7 +307,7 @@ def test_a_narrow_terminal_loses_no_column(run: Run, room: Path, monkeypatch: py
 
 def test_rank_retrieves_and_races(run: Run, here: dict[str, list[str]]) -> None:
     command = ["rank", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "loss"]
-    command += ["--retrieve", "3", "--retrieve-by", "cosine", "--race", "--confidence", "0.5", "--keep", "0.5"]
+    command += ["--retrieve", "3", "--retrieve-by", "cosine", "--race", "--confidence", "0.5", "--budget", "0.9"]
     data = json.loads(run(*command, "--json").out)
     assert data["spent"]["computed"] > 0
     assert data["spent"]["share"] == data["spent"]["computed"] / data["spent"]["full"]
@@ -326,7 +326,7 @@ def test_rank_retrieves_and_races(run: Run, here: dict[str, list[str]]) -> None:
     ("words", "message"),
     [
         (["--confidence", "0.9"], "--confidence is about --race; add --race, or leave out --confidence"),
-        (["--keep", "0.5"], "--keep is about --race; add --race, or leave out --keep"),
+        (["--budget", "0.5"], "--budget is about --race; add --race, or leave out --budget"),
         (["--retrieve-by", "arrow"], "--retrieve-by is about --retrieve; add --retrieve N, or leave out --retrieve-by"),
         (["--join", "best_rank"], "--join is about --retrieve; add --retrieve N, or leave out --join"),
         (["--retrieve", "0"], "cannot retrieve 0 modules; give 1 or more, or leave it out"),

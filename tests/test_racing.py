@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from headstart.backbones import Backbone
+from headstart.backbones.load import tokens_of
 from headstart.errors import SettingError
 from headstart.events import Event, Note, UnitEvent
 from headstart.indicators.engine import score_table
@@ -55,7 +56,7 @@ def full(task: Task, modules: list[Module], backbone: Backbone) -> Ranking:
     return rank(task, modules, backbone, indicators="loss", recipe=RECIPE)
 
 
-@pytest.mark.parametrize("race", [Race(), FAST, Race(keep=0.3), Race(first=2, tie=0)])
+@pytest.mark.parametrize("race", [Race(), FAST, Race(budget=0.5), Race(first=2, tie=0)])
 def test_a_race_is_the_race_over_the_table(race: Race, task: Task, modules: list[Module], backbone: Backbone) -> None:
     live = rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=race)
     ordered = [task.dev[index] for index in reading_order(task.dev, seed=0)]
@@ -65,7 +66,8 @@ def test_a_race_is_the_race_over_the_table(race: Race, task: Task, modules: list
     def read(members: Sequence[int], rows: slice) -> np.ndarray:
         return values[list(members), rows]
 
-    replayed = run_race(read, modules=len(modules), rows=len(ordered), race=race)
+    costs = [tokens_of([row], backbone, RECIPE.text_format) for row in ordered]
+    replayed = run_race(read, modules=len(modules), rows=len(ordered), race=race, costs=costs)
     assert tuple(standing.rows for standing in live.standings) == replayed.rows
     for standing, left in zip(live.standings, replayed.left, strict=True):
         assert standing.stage == ("finalist" if left is None else f"left in round {left.round}")
@@ -99,7 +101,7 @@ def test_tokens_are_counted_beside_those_of_the_full_pass(
 
 
 def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Module], backbone: Backbone) -> None:
-    raced = rank(task, modules, backbone, indicators=("loss", "el2n"), recipe=RECIPE, race=Race(keep=0.5))
+    raced = rank(task, modules, backbone, indicators=("loss", "el2n"), recipe=RECIPE, race=Race(budget=0.6))
     frame = raced.frame()
     assert list(frame.columns[-3:]) == ["stage", "rows", "why"]
     assert frame["rows"].is_monotonic_decreasing
@@ -107,7 +109,7 @@ def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Mod
     for _, group in frame.groupby("stage"):
         assert group["loss"].is_monotonic_decreasing
     assert not frame[["loss", "el2n"]].isna().any(axis=None)
-    last = frame[frame["why"].str.startswith("among the last: behind ")]
+    last = frame[frame["why"].str.startswith("the budget lasts for fewer: behind ")]
     assert len(last) > 0
     finalists = raced.finalists()
     assert finalists.scores.names == tuple(found.name for found in finalists.modules)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NarrowingOptions", "spent_note"]
 
-OF = {"retrieve_by": "retrieve", "join": "retrieve", "confidence": "race", "keep": "race"}
+OF = {"retrieve_by": "retrieve", "join": "retrieve", "confidence": "race", "budget": "race"}
 """Which option each of the others is about."""
 
 
@@ -43,10 +43,11 @@ class NarrowingOptions(Options):
         float | None,
         typer.Option(help="Of --race: how sure it must be that the winner is the best, or tied; default 0.95."),
     ] = None
-    keep: Annotated[
+    budget: Annotated[
         float | None,
         typer.Option(
-            help="Of --race: at most this share of the modules goes on after a round, however unsure that is."
+            help="Of --race: at most this share of what reading all rows with all racing modules takes, such as 0.2, "
+            "however unsure that is."
         ),
     ] = None
 
@@ -61,7 +62,7 @@ class NarrowingOptions(Options):
                 value = " N" if needed == "retrieve" else ""
                 raise SettingError(f"--{spelled} is about --{needed}; add --{needed}{value}, or leave out --{spelled}")
         lists = {"by": tuple(self.retrieve_by or ()), "join": self.join}
-        ways = {"confidence": self.confidence, "keep": self.keep}
+        ways = {"confidence": self.confidence, "budget": self.budget}
         return {
             "retrieve": None if self.retrieve is None else Retrieval(self.retrieve, **_given(lists)),
             "race": Race(**_given(ways)) if self.race else False,

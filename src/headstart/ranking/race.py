@@ -6,24 +6,24 @@ the race that would have been run. NumPy and SciPy only.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from headstart.errors import SettingError, of_type
 
-__all__ = ["Gaps", "Left", "Race", "Raced", "Read", "Why", "as_race", "run_race"]
+__all__ = ["Gaps", "Left", "Race", "Raced", "Read", "Why", "as_race", "going_on", "run_race"]
 
 Read = Callable[[Sequence[int], slice], NDArray[np.float64]]
 """The values of some modules, by position, on some rows of the reading order: (modules, rows), NaN where missing."""
 
-Why = Literal["behind", "tied", "last", "missing"]
+Why = Literal["behind", "tied", "budget", "missing"]
 """Why a module left: it is behind the leader at the stated confidence; it is not better than the leader by more than
-the tie; it was among the last, and only so many may stay; it has no value."""
+the tie; it was among the last, and the budget does not last for all; it has no value."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Race:
 
     `confidence`: of the statement that the winner's mean over all rows is the best, or within `tie` of it, taken over
     all rounds and modules under the assumption that differences are about normal. `first`: rows of the first round;
-    each further round doubles the rows read. `keep`: at most this share of the modules goes on after a round, however
-    unsure that is; `None`: only modules that cannot win leave. `tie`: the largest difference that does not count, in
-    standard errors of the leader's mean over all rows.
+    each further round doubles the rows read. `tie`: the largest difference that does not count, in standard errors of
+    the leader's mean over all rows. `budget`: at most this share of what reading every row with every module takes;
+    then the last leave after each round, however unsure that is, and the confidence no longer covers the winner.
+    `None`: only modules that cannot win leave.
     """
 
     confidence: float = 0.95
     first: int = 4
-    keep: float | None = None
     tie: float = 0.1
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         """Raise `SettingError` for a value that none of the settings can have."""
@@ -48,8 +49,10 @@ class Race:
             raise SettingError(f"confidence {self.confidence} must be above 0 and below 1; give for example 0.95")
         if self.first < 2:
             raise SettingError(f"first {self.first} must be at least 2: differences of one row tell no spread")
-        if self.keep is not None and not 0 < self.keep < 1:
-            raise SettingError(f"keep {self.keep} must be above 0 and below 1; give for example 0.5, or leave it out")
+        if self.budget is not None and not 0 < self.budget < 1:
+            raise SettingError(
+                f"budget {self.budget} must be above 0 and below 1; give for example 0.2, or leave it out"
+            )
         if not self.tie >= 0:
             raise SettingError(f"tie {self.tie} must be 0 or more; 0 counts every difference")
 
@@ -59,7 +62,8 @@ class Race:
         >>> Race(first=4).ends(50)
         [4, 8, 16, 32, 50]
         """
-        ends = [min(self.first, rows)]
+        within = rows if self.budget is None else max(2, int(self.budget * rows / 2))
+        ends = [min(self.first, within, rows)]
         while ends[-1] < rows:
             ends.append(min(2 * ends[-1], rows))
         # A last round of a few rows would decide next to nothing.
@@ -104,32 +108,29 @@ class Raced:
     best: int | None
 
 
-def run_race(read: Read, *, modules: int, rows: int, race: Race) -> Raced:
+def run_race(read: Read, *, modules: int, rows: int, race: Race, costs: ArrayLike | None = None) -> Raced:
     """Race `modules` modules over `rows` rows; every round reads its rows of the modules that are still there.
 
-    A single module that is left reads no more rows.
+    A single module that is left reads no more rows. `costs`: what each row takes of a budget, such as its tokens;
+    `None`: all the same. Raises `SettingError` if a budget does not last for two rows.
     """
     ends = race.ends(rows)
-    # Any of the others, in any round but the last, may be the one that the best module loses against by chance.
-    level = (1 - race.confidence) / max(1, (len(ends) - 1) * (modules - 1))
+    until = np.cumsum(np.ones(rows) if costs is None else np.asarray(costs, dtype=np.float64))
+    if race.budget is not None and ends[0] > race.budget * rows:
+        least = math.ceil(100 * ends[0] / rows) / 100
+        raise SettingError(
+            f"a budget of {race.budget} does not last for the first {ends[0]} of {rows} rows; "
+            f"give at least {least}, or score on more rows"
+        )
     seen = np.full((modules, rows), math.nan)
-    left: dict[int, Left] = {}
-    holding: set[int] = set()
-    done = [0] * modules
-    there = list(range(modules))
+    course = _Course(race, ends, until, seen, list(range(modules)), [0] * modules)
     for number, (start, end) in enumerate(pairwise([0, *ends]), 1):
-        seen[there, start:end] = read(there, slice(start, end))
-        for index in there:
-            done[index] = end
-        left |= {index: Left(number, "missing") for index in there if np.isnan(seen[index, :end]).any()}
-        there = [index for index in there if index not in left]
-        if end < rows and len(there) > 1:
-            left |= _leaving(seen[:, :end], there, race, rows=rows, level=level, number=number, holding=holding)
-            there = [index for index in there if index not in left]
-        if len(there) < 2:
+        course.seen[course.there, start:end] = read(course.there, slice(start, end))
+        course.end_round(number)
+        if len(course.there) < 2:
             break
-    best = max(there, key=lambda index: (seen[index, : done[index]].mean(), -index), default=None)
-    return Raced(tuple(ends), tuple(left.get(index) for index in range(modules)), tuple(done), best)
+    left = tuple(course.left.get(index) for index in range(modules))
+    return Raced(tuple(ends), left, tuple(course.done), course.best())
 
 
 @dataclass(frozen=True)
@@ -161,39 +162,87 @@ class Gaps:
         return cls(leader, differences.mean(axis=1), float(stats.t.ppf(1 - level, read - 1)) * spread, error)
 
 
-def _leaving(
-    seen: NDArray[np.float64],
-    there: Sequence[int],
-    race: Race,
-    *,
-    rows: int,
-    level: float,
-    number: int,
-    holding: set[int],
-) -> dict[int, Left]:
-    """Who leaves after a round, of the modules that are still there.
+def going_on(count: int, steps: Sequence[float], budget: float) -> int:
+    """How many of `count` modules go on, so that rounds that take `steps` of each module take at most `budget`.
 
-    `holding` are modules that others left for because of a tie: they leave only when they are behind, so that the
-    winner is within one tie of the best, however often the leader changes.
+    After every round the same share goes on, as large as the budget allows; at least one module does.
+
+    >>> going_on(100, [10, 20], 700)  # 39 · 10 + 15 · 20
+    39
     """
-    now = Gaps.of(seen[there], rows=rows, level=level)
-    leader, tie = there[now.leader], race.tie * now.error
-    left: dict[int, Left] = {}
-    stays = math.ceil(race.keep * len(there)) if race.keep is not None else len(there)
-    order = sorted(range(len(there)), key=lambda place: now.behind[place])
-    for rank, place in enumerate(order):
-        index, hope = there[place], now.margin[place] - now.behind[place]
-        why: Why | None = None
-        if index == leader:
-            continue
-        if hope < 0:
-            why = "behind"
-        elif hope <= tie and index not in holding:
-            why = "tied"
-        elif rank >= stays:
-            why = "last"
-        if why is not None:
-            left[index] = Left(number, why, leader, float(now.behind[place]), float(now.margin[place]))
-    if any(each.why == "tied" for each in left.values()):
-        holding.add(leader)
-    return left
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        share = (low + high) / 2
+        spent = sum(max(1.0, count * share**number) * step for number, step in enumerate(steps, 1))
+        low, high = (share, high) if spent <= budget else (low, share)
+    return max(1, int(count * high + 1e-6))
+
+
+@dataclass
+class _Course:
+    """A race under way: `seen` (modules, rows) is NaN where nothing was read, `there` are those that have not left."""
+
+    race: Race
+    ends: list[int]
+    until: NDArray[np.float64]
+    """What reading up to each row takes."""
+    seen: NDArray[np.float64]
+    there: list[int]
+    done: list[int]
+    left: dict[int, Left] = field(default_factory=dict)
+    holding: set[int] = field(default_factory=set)
+    """Modules that others left for because of a tie. They leave only when they are behind, so that the winner is
+    within one tie of the best, however often the leader changes."""
+
+    def end_round(self, number: int) -> None:
+        """Decide who leaves after the round."""
+        end = self.ends[number - 1]
+        for index in self.there:
+            self.done[index] = end
+        self._without(
+            {index: Left(number, "missing") for index in self.there if np.isnan(self.seen[index, :end]).any()}
+        )
+        if end == self.ends[-1] or len(self.there) < 2:
+            return
+        modules, rows = self.seen.shape
+        # Any of the others, in any round but the last, may be the one that the best module loses against by chance.
+        level = (1 - self.race.confidence) / ((len(self.ends) - 1) * (modules - 1))
+        gaps = Gaps.of(self.seen[self.there, :end], rows=rows, level=level)
+        gone = self._beaten(gaps, number)
+        if self.race.budget is not None:
+            staying = [place for place, index in enumerate(self.there) if index not in gone]
+            spent = self.until[np.array(self.done) - 1]
+            rest = self.race.budget * modules * self.until[-1] - spent.sum()
+            steps = np.diff(self.until[np.array(self.ends[number - 1 :]) - 1])
+            most = going_on(len(staying), steps.tolist(), float(rest))
+            staying.sort(key=lambda place: (gaps.behind[place], place != gaps.leader))
+            gone |= {self.there[place]: self._why("budget", gaps, place, number) for place in staying[most:]}
+        self._without(gone)
+
+    def best(self) -> int | None:
+        """The finalist with the best mean, the first of equals."""
+        means = {index: self.seen[index, : self.done[index]].mean() for index in self.there}
+        return max(means, key=lambda index: (means[index], -index), default=None)
+
+    def _beaten(self, gaps: Gaps, number: int) -> dict[int, Left]:
+        """The modules that cannot be better than the leader at the stated confidence, or not by more than a tie."""
+        gone: dict[int, Left] = {}
+        tie = self.race.tie * gaps.error
+        for place, index in enumerate(self.there):
+            hope = gaps.margin[place] - gaps.behind[place]
+            if place == gaps.leader:
+                continue
+            if hope < 0:
+                gone[index] = self._why("behind", gaps, place, number)
+            elif hope <= tie and index not in self.holding:
+                gone[index] = self._why("tied", gaps, place, number)
+        if any(left.why == "tied" for left in gone.values()):
+            self.holding.add(self.there[gaps.leader])
+        return gone
+
+    def _why(self, why: Why, gaps: Gaps, place: int, number: int) -> Left:
+        return Left(number, why, self.there[gaps.leader], float(gaps.behind[place]), float(gaps.margin[place]))
+
+    def _without(self, gone: dict[int, Left]) -> None:
+        self.left |= gone
+        self.there = [index for index in self.there if index not in self.left]

@@ -96,7 +96,8 @@ def race_rounds(
         tables.append(scorer.table(here, indicators, ordered[rows], later=list(rest.values())))
         return by_example(tables[-1], tables[-1].indicators[0])
 
-    raced = run_race(read, modules=len(places), rows=len(ordered), race=race)
+    costs = scorer.lengths(ordered)
+    raced = run_race(read, modules=len(places), rows=len(ordered), race=race, costs=costs)
     names = [scorer.modules[place].name for place in places]
     standings = [
         _standing(left, rows, names, last=len(raced.ends)) for left, rows in zip(raced.left, raced.rows, strict=True)
@@ -126,6 +127,6 @@ def _standing(left: Left | None, rows: int, names: Sequence[str], *, last: int) 
     why = {
         "behind": f"behind {leader} by {gap} a row",
         "tied": f"tied with {leader}: behind by {gap} a row",
-        "last": f"among the last: behind {leader} by {gap} a row",
+        "budget": f"the budget lasts for fewer: behind {leader} by {gap} a row",
     }[left.why]
     return Standing(stage, rows, why, order=left.round)
