@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from headstart.blending.held_out import LossUnit
+from headstart.blending.learning import LearnUnit
 from headstart.blending.unit import MergeUnit
 from headstart.cli.store import TYPES
 from headstart.embeddings.unit import EmbedUnit
@@ -50,7 +52,8 @@ def test_list(run: Run, store: Store) -> None:
 def test_list_says_what_is_not_there(run: Run, store: Store, tmp_path: Path) -> None:
     assert_mistake(
         run("store", "list", "--type", "nosuch", "--store", store.folder),
-        "no unit is of type 'nosuch'; choose one of: tune, score, evaluate, merge, embed, saved, square, total",
+        "no unit is of type 'nosuch'; choose one of: tune, score, evaluate, merge, weigh, learn, embed, saved, square, "
+        "total",
     )
     assert run("store", "list", "--type", "tune", "--store", store.folder, "--json").data["entries"] == []
     missing = tmp_path / "missing"
@@ -60,7 +63,7 @@ def test_list_says_what_is_not_there(run: Run, store: Store, tmp_path: Path) -> 
 
 
 def test_every_type_of_unit_can_be_listed() -> None:
-    own = [TuneUnit, ScoreUnit, EvaluateUnit, MergeUnit, EmbedUnit]
+    own = [TuneUnit, ScoreUnit, EvaluateUnit, MergeUnit, LossUnit, LearnUnit, EmbedUnit]
     assert tuple(unit.type for unit in own) == TYPES
 
 

@@ -190,7 +190,7 @@ def test_a_variant_is_shown_and_named_in_text(run: Run, folder: Path, tiny_llama
 def test_unequal_shapes_are_refused_before_any_pass_and_excluding_one_helps(
     run: Run, folder: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headstart.ranking.rank.run", lambda *_, **__: pytest.fail("the hub was scored"))
+    monkeypatch.setattr("headstart.ranking.scorer.run", lambda *_, **__: pytest.fail("the hub was scored"))
     common = [str(folder / "task"), "--hub", str(folder / "hub"), "-b", str(tiny_llama), "--space", "parameters"]
     ended = run("ensemble", *common, "-o", str(tmp_path / "start"))
     assert_mistake(

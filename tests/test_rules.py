@@ -23,6 +23,7 @@ from headstart.errors import MergeError, SettingError
 from headstart.hub import Hub
 from headstart.kinds import PeftModule, fresh_module
 from headstart.ranking import rank as rank_module
+from headstart.ranking import scorer
 from headstart.ranking.rank import rank
 from headstart.records import ModuleCard
 from headstart.registry import Registry
@@ -120,7 +121,11 @@ def test_weights_sum_to_1_and_follow_the_modules(scores: list[float], data: st.D
     order = data.draw(st.permutations(range(len(hub))))
     known = [score for score in scores if not math.isnan(score)]
     for name, rule in RULES.items():
-        if ("scores" in rule.needs and not known) or (name != "softmax" and len(set(known)) < len(known)):
+        if (
+            "loss" in rule.needs
+            or ("scores" in rule.needs and not known)
+            or (name != "softmax" and len(set(known)) < len(known))
+        ):
             continue  # of equal scores the earlier stays
         blend = Blend(top_k=2 if name == "top_k" else None)
         weights = weights_of(name, hub, blend, "a")
@@ -188,7 +193,7 @@ def test_rules_without_scores_run_no_scoring_pass(
     backbone: Backbone,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scorer, "run", lambda *_, **__: pytest.fail("it scored"))
     bare = replace(of_family(task, family), splits={"train": task.train})  # and so they need no dev split
     start = ensemble(bare, hub, backbone, blend=Blend(**settings))
     assert [donor.name for donor in start.module.card.donors] == names
@@ -262,7 +267,7 @@ def test_a_comparison_with_a_rule(task: Task, hub: Hub, backbone: Backbone, monk
     weights = dict(zip(found.ranking["module"], found.ranking["weight"], strict=True))
     assert weights == {"ada": 0.5, "bob": 0.5, "cyd": 0.0, "dan": 0.0}
     assert found.notes[0].startswith("seed 0: manual: effective number of modules 2.00 of 4")
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scorer, "run", lambda *_, **__: pytest.fail("it scored"))
     with pytest.raises(MergeError, match="'eve' is no module that can take part"):
         compare(task, hub, backbone, seeds=1, shots=3, recipe=RECIPE, blend=Blend(rule="manual", members=("eve",)))
 
@@ -273,7 +278,7 @@ def test_several_kinds_are_refused_before_any_scoring(
     modules = [module(backbone, "ada", seed=1), fresh_module("ia3", backbone, {}, name="bob", seed=0)]
     best = ensemble(task, modules, backbone, blend="best_single:indicator=loss")
     assert best.merged.weights in ((1.0, 0.0), (0.0, 1.0)), "one module alone needs no other of its kind"
-    monkeypatch.setattr(rank_module, "run", lambda *_, **__: pytest.fail("it scored"))
+    monkeypatch.setattr(scorer, "run", lambda *_, **__: pytest.fail("it scored"))
     message = r"the modules are of several kinds \(1 lora, 1 ia3\); merge modules of one kind, which Hub.of_kind and"
     for blend in (None, "uniform", "top_k:top_k=2"):
         with pytest.raises(MergeError, match=message):

@@ -6,7 +6,13 @@ from headstart.errors import SettingError
 
 __all__ = ["missing", "require"]
 
-EXTRAS = {"gguf": "gguf", "datasets": "datasets", "sentencepiece": "sentencepiece", "lancedb": "lancedb"}
+EXTRAS = {
+    "gguf": "gguf",
+    "datasets": "datasets",
+    "sentencepiece": "sentencepiece",
+    "lancedb": "lancedb",
+    "nevergrad": "nevergrad",
+}
 """Package → the extra of Headstart that installs it; pyproject.toml names the same."""
 
 

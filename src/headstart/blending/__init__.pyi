@@ -2,7 +2,7 @@ from .blend import Blend
 from .catalogued import candidates_at_hand, require_blendable, require_one_kind
 from .fitting import check_space, fitting_space
 from .merging import Merged, merge
-from .rules import RULES, Candidate, HeldOutLoss, Request, Rule, Weighed
+from .rules import RULES, Candidate, HeldOut, Learning, Request, Rule, Weighed
 from .spaces import SPACES
 from .spaces.contract import Space
 from .weights import LayerWeights, Weights, effective_number, one_hot, softmax, uniform
@@ -12,8 +12,9 @@ __all__ = [
     "SPACES",
     "Blend",
     "Candidate",
-    "HeldOutLoss",
+    "HeldOut",
     "LayerWeights",
+    "Learning",
     "Merged",
     "Request",
     "Rule",

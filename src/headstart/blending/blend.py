@@ -1,7 +1,8 @@
 """How a start is blended, as one frozen record that goes from the command line to the merge. It holds no tensors."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
@@ -9,7 +10,10 @@ from headstart.errors import SettingError
 from headstart.records import Record
 from headstart.showing import line
 
-__all__ = ["Blend", "fields_of"]
+__all__ = ["SCALES", "Blend", "fields_of"]
+
+SCALES = (1.0, 0.5, 0.75, 1.5, 2.0, 3.0)
+"""The scales among which held-out loss chooses; of equal losses, the first counts."""
 
 
 class Blend(Record):
@@ -22,6 +26,13 @@ class Blend(Record):
 
     Two fields say how concentrated the weights of "softmax" are: `temperature` is τ itself; or τ is chosen such that
     the effective number of modules 1/Σw² is `effective`. Default: √n of n modules, at most 4 (see `usual_effective`).
+
+    `scale` multiplies the blend: a number above 0, or "held_out" for the one of `SCALES` with the lowest held-out loss;
+    default: 1. `split`: where held-out rows come from, "train" or "dev"; default: "train", on which no score is read.
+
+    Three fields are about learned weights: `signed` lets those of "gradient" have any sign and sum; `l1` is the weight
+    of their L1 norm in the loss of "gradient" and "nevergrad", default: 0.05; `groups`: into how many groups of
+    neighbouring layers, each with weights of its own, "gradient" divides the backbone.
 
     `space`: a name in `SPACES`; "auto" is "parameters" where shapes are equal, else "svd". `rank`: the rank that "svd"
     and the "core" spaces cut to; default: the largest among the modules. `density`: the share of each module's numbers
@@ -38,6 +49,11 @@ class Blend(Record):
     top_k: int | None = None
     members: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    scale: float | Literal["held_out"] | None = None
+    split: str | None = None
+    signed: bool | None = None
+    l1: float | None = None
+    groups: int | None = None
     space: str = "auto"
     rank: int | None = None
     density: float | None = None
@@ -63,6 +79,13 @@ class Blend(Record):
                 known = ", ".join(cls.model_fields)
                 raise SettingError(f"a blend has no field '{name}'; choose one of: {known}") from None
             raise SettingError(f"{name}={first['input']!r} of a blend: {first['msg']}; correct it") from None
+
+    @field_validator("scale")
+    @classmethod
+    def _above_0(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, float) and not 0 < value < math.inf:
+            raise ValueError("a scale is a number above 0, or held_out")
+        return value
 
     @field_validator("weights", mode="before")
     @classmethod

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
 from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import (
     RULES,
+    SPACES,
     Blend,
     candidates_at_hand,
     check_space,
@@ -16,7 +18,8 @@ from headstart.blending import (
     require_one_kind,
 )
 from headstart.blending.given import BlendLike, as_blend
-from headstart.blending.start import Start, candidates_of, plan_start
+from headstart.blending.held_out import require_held_out
+from headstart.blending.start import Start, candidates_of, plan_start, reads_held_out
 from headstart.blending.unit import MergeUnit
 from headstart.errors import SettingError
 from headstart.events import Listener
@@ -27,7 +30,8 @@ from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank,
 from headstart.records import TaskCard
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
-from headstart.units import AnyStore, PlannedOnly, Store, here, run
+from headstart.units import AnyStore, PlannedOnly, Store, here
+from headstart.units import run as run_units
 
 __all__ = [
     "Start",
@@ -71,7 +75,8 @@ def ensemble(
         name: of the start; `None` is "<task>-start".
         recipe: of the reference module, if the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.
-        held_out: returns the loss of a module on rows kept aside for this, for rules that need it.
+        held_out: returns the loss of a module on rows kept aside, for rules and scales that are chosen by it; `None`
+            is the mean loss on the task's train rows, or on those of the blend's `split`.
         store: where scores and the merged module are kept; `None` is the user's store, `False` keeps nothing.
         engine: where scores are computed; see `rank`.
         progress: hears how far the work has come and what became of every unit.
@@ -81,12 +86,14 @@ def ensemble(
             as unequal shapes in space "parameters", is refused before any pass.
     """
     blend, recipe, task = as_blend(blend), as_recipe(recipe), as_task(task)
-    blend = checked_blend(blend, task.card, held_out=held_out is not None)
+    blend = checked_blend(blend, task.card)
     hub = opened(hub)
     if ranking is None:
         require_blendable(blend, hub, family=task.card.family)
     backbone = as_backbone(backbone)
     scored = "scores" in RULES[blend.rule].needs
+    if held_out is None and reads_held_out(blend):
+        require_held_out(task, backbone, split=blend.split)
     if scored:
         require_defined((blend.indicator,), task, backbone)
     if ranking is None:
@@ -102,29 +109,31 @@ def ensemble(
             except PlannedOnly as dry:
                 raise dry.followed_by({MergeUnit.type: (1, ())}) from None
         ranking = replace(ranking, refused=tuple(refused))
-    planned = plan_start(
-        ranking, blend, task.card, backbone=backbone, name=name or f"{task.name}-start", seed=seed, held_out=held_out
-    )
     with Store.opened(store) as kept:
         # Merged in this process, which has everything loaded: a worker would take longer to start.
-        found = run(
-            [planned.unit], store=kept, engine=here(engine), loaders=backbone_loaders(backbone), raising=False,
+        run = partial(
+            run_units, store=kept, engine=here(engine), loaders=backbone_loaders(backbone), raising=False,
             listener=progress,
         )  # fmt: skip
-        return planned.start(found.or_raise()).made_for(task.card, backbone.place)
+        try:
+            planned = plan_start(
+                ranking, blend, task, backbone=backbone, name=name or f"{task.name}-start", seed=seed,
+                held_out=held_out, run=lambda units: run(units).or_raise(),
+            )  # fmt: skip
+        except PlannedOnly as dry:
+            raise dry.followed_by({MergeUnit.type: (1, ())}) from None
+        return planned.start(run([planned.unit]).or_raise()).made_for(task.card, backbone.place)
 
 
-def checked_blend(blend: Blend, card: TaskCard, *, held_out: bool = False) -> Blend:
-    """The blend, with its indicator as a canonical spec; raises `SettingError` for a bad blend, before any work.
-
-    `held_out`: whether the held-out loss of weights is available to rules that need it.
-    """
+def checked_blend(blend: Blend, card: TaskCard) -> Blend:
+    """The blend, with its indicator as a canonical spec; raises `SettingError` for a bad blend, before any work."""
     rule = RULES[blend.rule]
     rule.check(blend, family=card.family)
     check_space(blend.space, rank=blend.rank, density=blend.density)
     check_reduction(blend.reduction)
-    if "loss" in rule.needs and not held_out:
-        raise SettingError(f"rule '{blend.rule}' needs the held-out loss of weights; give held_out=, or another rule")
+    if rule.signs(blend) and blend.space != "auto" and not SPACES[blend.space].linear:
+        usable = ", ".join(name for name, known in SPACES.items() if known.linear)
+        raise SettingError(f"space '{blend.space}' takes no weights with signs; merge in one of: {usable}")
     if "scores" not in rule.needs:
         return blend
     return blend.model_copy(update={"indicator": str(make_indicator(blend.indicator).spec)})
@@ -154,10 +163,14 @@ def weight_table(start: Start) -> pd.DataFrame:
 def blend_note(start: Start) -> str:
     """One line: how many modules share the weight, and what the merge changed."""
     error = "" if start.merged.error is None else f", ΔW error {start.merged.error:.3g}"
+    chosen = " chosen on held-out loss" if start.blend.scale == "held_out" else ""
+    scale = f", scale {start.merged.scale:g}{chosen}" if chosen or start.merged.scale != 1 else ""
     how = start.rule if start.indicator is None else f"{start.rule} by {start.indicator}"
-    if start.temperature is not None:
+    if start.temperature is not None and start.rule == "held_out":
+        how = f"{start.indicator} at τ = {start.temperature:.4g}, chosen on held-out loss"
+    elif start.temperature is not None:
         how = f"{start.indicator} at τ = {start.temperature:.4g}"
     # Those that can only be ranked never have a weight.
     count = sum(not module.only_ranked for module in start.ranking.modules)
     effective = f"effective number of modules {start.merged.effective:.2f} of {count}"
-    return f"{how}: {effective}, space '{start.merged.space}'{error}"
+    return f"{how}: {effective}, space '{start.merged.space}'{error}{scale}"

@@ -58,12 +58,12 @@ def balanced(u: Tensor, values: Tensor, v: Tensor, *, like: Factors) -> Factors:
 
 
 def combination(modules: Sequence[LoraModule], weights: Weights) -> dict[str, LowRank]:
-    """Σ w_i ΔW_i for every layer that a module with a weight above 0 adapts, as factors laid side by side."""
+    """Σ w_i ΔW_i for every layer that a module with a weight adapts, as factors laid side by side."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for index, module in enumerate(modules):
         for path, factor in module.factors.items():
             weight = weights.of(path)[index]
-            if weight > 0:
+            if weight != 0:
                 scaled = factor.b.double() * (weight * factor.scaling)
                 parts.setdefault(path, []).append((scaled, factor.a.double()))
     return {

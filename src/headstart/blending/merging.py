@@ -1,9 +1,11 @@
 """Σ w_i O_i, together with what a reader needs to know about it: the space, the error, the donors."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
+
+from torch import Tensor
 
 from headstart.backbones import Backbone
 from headstart.blending.catalogued import require_one_kind
@@ -12,13 +14,13 @@ from headstart.blending.low_rank import combination, relative_error
 from headstart.blending.spaces import SPACES
 from headstart.blending.spaces.contract import Options
 from headstart.blending.weights import TAIL, Weights, effective_number
-from headstart.errors import MergeError, of_type
+from headstart.errors import MergeError, SettingError, of_type
 from headstart.hub import Hub
 from headstart.kinds import AnyModule, LoraModule, Module, ModuleLike, as_modules
 from headstart.records import Donor
 from headstart.showing import line, plural
 
-__all__ = ["MergePlan", "Merged", "Summed", "merge"]
+__all__ = ["MergePlan", "Merged", "Summed", "merge", "scaled_parameters"]
 
 SHOWN = 5
 """How many of the modules that were left out the card names."""
@@ -33,6 +35,8 @@ class Merged:
     `weights` are in the order of the given modules; if groups of layers have their own weights, they are the means over
     the module's numbers. `effective` is 1/Σw². `space` is the one that was used.
 
+    `scale`: what the blend was multiplied by, which counts in no weight and no error.
+
     `error`: ‖ΔŴ − Σ w_i ΔW_i‖_F / ‖Σ w_i ΔW_i‖_F over all layers and the modules with a weight in `weights`, or `None`
     for kinds that have no ΔW.
     """
@@ -42,6 +46,7 @@ class Merged:
     space: str
     effective: float
     error: float | None
+    scale: float = 1.0
 
     def __repr__(self) -> str:
         taking = sum(weight > 0 for weight in self.weights)
@@ -59,6 +64,7 @@ def merge(
     density: float | None = None,
     seed: int = 0,
     backbone: Backbone | None = None,
+    scale: float = 1.0,
     name: str = "merged",
 ) -> Merged:
     """The weighted sum of modules. One module with weight 1 is that module, in every space (svd: at its own rank).
@@ -74,6 +80,7 @@ def merge(
         density: for "ties", "core_ties" and "dare"; `None` is a half.
         seed: for "dare".
         backbone: the frozen model, needed when "ties" or "dare" merges BitFit: they act on changes of its biases.
+        scale: what the blend is multiplied by: ΔW for LoRA, else the change from the values that change nothing.
         name: of the result.
 
     Raises:
@@ -82,7 +89,7 @@ def merge(
     """
     if not isinstance(weights, Weights | Sequence):
         raise MergeError(f"{of_type('weights', weights)}; give one number for each module, which together make 1")
-    plan = MergePlan.of(as_modules(modules), weights, space=space, rank=rank, density=density, seed=seed)
+    plan = MergePlan.of(as_modules(modules), weights, space=space, rank=rank, density=density, seed=seed, scale=scale)
     return plan.merged(plan.summed(backbone), name=name)
 
 
@@ -114,6 +121,7 @@ class MergePlan:
     positions: tuple[int, ...]
     count: int
     tail: tuple[str, ...]
+    scale: float = 1.0
 
     @classmethod
     def of(
@@ -125,6 +133,7 @@ class MergePlan:
         rank: int | None = None,
         density: float | None = None,
         seed: int = 0,
+        scale: float = 1.0,
     ) -> Self:
         """Plan a merge; the arguments and errors are those of `merge`."""
         if not modules:
@@ -137,36 +146,48 @@ class MergePlan:
         taking = tuple(modules[index] for index in kept)
         require_one_kind(taking)
         chosen = fitting_space(space, taking, rank=rank)
+        if weights.signed and not chosen.linear:
+            usable = ", ".join(name for name, known in SPACES.items() if known.linear)
+            raise MergeError(
+                f"space '{chosen.name}' takes no weights with signs; merge in one of: {usable}, or leave out signed"
+            )
+        if not 0 < scale < math.inf:
+            raise SettingError(f"scale {scale:g} must be a number above 0; leave it out for 1")
         _home(taking)
         own = weights.only(kept) if kept == given else weights.only(kept).rescaled()
         usual = Options(density=density).kept == Options().kept
         return cls(
             taking, own, chosen.name, rank if "rank" in chosen.reads else None,
             None if usual or "density" not in chosen.reads else density, seed if "seed" in chosen.reads else 0,
-            kept, len(modules), tuple(modules[index].name for index in given if index not in set(kept)),
+            kept, len(modules), tuple(modules[index].name for index in given if index not in set(kept)), scale,
         )  # fmt: skip
 
     @property
     def alone(self) -> bool:
-        """Whether it is a single module that stays as it is."""
-        return len(self.modules) == 1 and "rank" not in SPACES[self.space].reads
+        """Whether it is a single module that stays as it is, but for the scale."""
+        whole = not self.weights.signed or self.weights.modules == (1.0,)
+        return len(self.modules) == 1 and whole and "rank" not in SPACES[self.space].reads
 
     @property
     def needs_origin(self) -> bool:
         """Whether changes are measured from the parameters that change nothing, which may depend on the backbone."""
+        if self.scale != 1 and not all(issubclass(module.family, LoraModule) for module in self.modules):
+            return True
         return not self.alone and "origin" in SPACES[self.space].needs
 
     def summed(self, backbone: Backbone | None) -> Summed:
         """Compute the sum. Raises `MergeError` for modules that turn out not to be mergeable."""
         donors = [module.load() for module in self.modules]
         module = donors[0]
+        origin = donors[0].origin(backbone) if self.needs_origin else {}
         if not self.alone:
-            origin = donors[0].origin(backbone) if self.needs_origin else {}
             options = Options(self.rank, self.density, self.seed, origin)
             module = SPACES[self.space].merge(donors, self.weights, options)
             _require_groups(self.weights, module)
         error = _error(module, donors, self.weights)
         overall = _overall(self.weights, module)
+        if self.scale != 1:
+            module = module.with_parameters(scaled_parameters(module, self.scale, origin=origin))
         # These fields are about the backbone, which a module built from factors alone cannot know.
         stated = _home(donors).config
         kept = {"task_type": stated.get("task_type")}
@@ -180,7 +201,15 @@ class MergePlan:
         whole = [0.0] * self.count
         for index, weight in zip(self.positions, summed.weights, strict=True):
             whole[index] = weight
-        return Merged(module, tuple(whole), self.space, effective_number(whole), summed.error)
+        return Merged(module, tuple(whole), self.space, effective_number(whole), summed.error, self.scale)
+
+
+def scaled_parameters(module: Module, scale: float, *, origin: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of `scale` times the module: B of a LoRA, else the change from `origin`."""
+    values = module.parameters()
+    if isinstance(module, LoraModule):
+        return {name: value * scale if name.endswith(".b") else value for name, value in values.items()}
+    return {name: origin[name] + scale * (value - origin[name]) for name, value in values.items()}
 
 
 def _require_groups(weights: Weights, module: Module) -> None:
@@ -250,11 +279,15 @@ def _with_donors(plan: MergePlan, summed: Summed, *, name: str) -> Module:
                 for d, w in zip(donors, summed.weights, strict=True)
             ),
             "merge_error": error if error is not None and math.isfinite(error) else None,
-            "notes": f"Merged in space '{plan.space}'.{_tail_note(plan.tail)}{infinite}",
+            "notes": f"Merged in space '{plan.space}'.{_scale_note(plan.scale)}{_tail_note(plan.tail)}{infinite}",
         }
     )  # fmt: skip
     config = {**module.config, "base_model_name_or_path": home.card.base_model or None}
     return replace(module, card=card, config=config)
+
+
+def _scale_note(scale: float) -> str:
+    return "" if scale == 1 else f" The blend is multiplied by {scale:g}."
 
 
 def _tail_note(names: Sequence[str]) -> str:

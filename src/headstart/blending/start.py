@@ -8,7 +8,9 @@ from functools import partial
 import pandas as pd
 
 from headstart.backbones import Backbone, BackboneInput
-from headstart.blending import RULES, Blend, Candidate, Merged, Request, Weighed, Weights
+from headstart.blending import RULES, Blend, Candidate, Merged, Request, Weighed, fitting_space
+from headstart.blending.blend import SCALES
+from headstart.blending.held_out import GivenLoss, HeldOutRows
 from headstart.blending.merging import MergePlan
 from headstart.blending.unit import MergeUnit
 from headstart.errors import SettingError
@@ -17,9 +19,10 @@ from headstart.kinds.saving import based_on
 from headstart.ranking.rank import Ranking, best_first
 from headstart.records import Refused, TaskCard
 from headstart.showing import cut, html_table, line
+from headstart.tasks import Task
 from headstart.units import Results
 
-__all__ = ["PlannedStart", "Start", "candidates_of", "plan_start"]
+__all__ = ["PlannedStart", "Start", "candidates_of", "plan_start", "reads_held_out"]
 
 SHOWN = 3
 """How many of the heaviest modules the `repr` of a start names."""
@@ -52,7 +55,8 @@ class Start:
     def _how(self) -> str:
         by = "" if self.indicator is None else f" by {self.indicator}"
         tau = "" if self.temperature is None else f" at τ = {self.temperature:.4g}"
-        return f"{self.rule}{by}{tau}, space '{self.merged.space}'"
+        scale = "" if self.merged.scale == 1 else f", scale {self.merged.scale:g}"
+        return f"{self.rule}{by}{tau}, space '{self.merged.space}'{scale}"
 
     def frame(self) -> pd.DataFrame:
         """The ranking with a `weight` column after the indicators; best first, or by weight if no indicator set it."""
@@ -101,29 +105,51 @@ class PlannedStart:
 def plan_start(
     ranking: Ranking,
     blend: Blend,
-    card: TaskCard,
+    task: Task,
     *,
     backbone: Backbone,
     name: str,
+    run: Callable[..., Results] | None = None,
     seed: int = 0,
     held_out: Callable[[Module], float] | None = None,
 ) -> PlannedStart:
-    """The start that a blend makes of a ranking; see `ensemble`. Raises `SettingError` if it lacks the indicator."""
+    """The start that a blend makes of a ranking; see `ensemble`. `run` runs what held-out rows are asked.
+
+    Raises `SettingError` if the ranking lacks the indicator.
+    """
+    fixed = blend.scale if isinstance(blend.scale, float) else 1.0
     planned = partial(
-        MergePlan.of, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed
+        MergePlan.of, ranking.modules, space=blend.space, rank=blend.rank, density=blend.density, seed=seed, scale=fixed
     )  # fmt: skip
-
-    def loss(weights: Weights) -> float:
-        assert held_out is not None  # `checked_blend` has refused the rule otherwise
-        plan = planned(weights)
-        return held_out(plan.merged(plan.summed(backbone), name=name).module)
-
     rule = RULES[blend.rule]
-    scores = _scores(ranking, blend) if "scores" in rule.needs else None
-    candidates = candidates_of(ranking.modules, scores)
-    found: Weighed = rule.weigh(Request(blend, candidates, card.family, loss if held_out else None))
-    unit = MergeUnit.of(planned(found.weights), backbone=BackboneInput.of(backbone), name=name)
+    candidates = candidates_of(ranking.modules, _scores(ranking, blend) if "scores" in rule.needs else None)
+    rows: HeldOutRows | GivenLoss | None = None
+    if held_out is not None:
+        rows = GivenLoss(held_out, planned, backbone)
+    elif reads_held_out(blend):
+        assert run is not None  # for those who plan starts that may ask held-out rows
+        rows = HeldOutRows.of(
+            task, ranking.modules, backbone, split=blend.split, planned=planned, run=run,
+            summed=_sums_updates(blend, ranking.modules), seed=seed, scale=fixed,
+        )  # fmt: skip
+    asked = Request(blend, candidates, task.card.family, seed=seed)
+    found: Weighed = rule.weigh(asked if rows is None else replace(asked, held_out=rows))
+    scale = fixed
+    if blend.scale == "held_out" and rows is not None:
+        losses = rows.losses([found.weights] * len(SCALES), scales=SCALES)
+        scale = min(zip(SCALES, losses, strict=True), key=lambda pair: (math.isnan(pair[1]), pair[1]))[0]
+    unit = MergeUnit.of(planned(found.weights, scale=scale), backbone=BackboneInput.of(backbone), name=name)
     return PlannedStart(unit, ranking, blend, found.temperature, _left_out(ranking, blend, candidates))
+
+
+def reads_held_out(blend: Blend) -> bool:
+    """Whether the blend chooses something on held-out rows: its weights, or its scale."""
+    return "loss" in RULES[blend.rule].needs or blend.scale == "held_out"
+
+
+def _sums_updates(blend: Blend, modules: Sequence[AnyModule]) -> bool:
+    merging = [module for module in modules if not module.only_ranked]
+    return bool(merging) and "lora" in fitting_space(blend.space, merging, rank=blend.rank).needs
 
 
 def candidates_of(modules: Sequence[AnyModule], scores: Sequence[float] | None) -> list[Candidate]:

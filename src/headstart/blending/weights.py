@@ -1,4 +1,4 @@
-"""Weights over modules: non-negative, summing to 1. Pure Python."""
+"""Weights over modules: non-negative, summing to 1, unless they are signed. Pure Python."""
 
 import math
 from collections.abc import Sequence
@@ -42,6 +42,8 @@ class LayerWeights(Record):
 class Weights(Record):
     """One weight for each module, and optionally other weights for groups of layers.
 
+    `signed` weights are any finite numbers, of which at least one is not 0; all others sum to 1.
+
     If several groups hold a layer, the one with the longest path counts; layers in no group have the weights `modules`.
 
     >>> weights = Weights(modules=(0.5, 0.5), groups=(LayerWeights(layers=("encoder",), modules=(1.0, 0.0)),))
@@ -51,6 +53,7 @@ class Weights(Record):
 
     modules: tuple[float, ...]
     groups: tuple[LayerWeights, ...] = ()
+    signed: bool = False
 
     def of(self, path: str) -> tuple[float, ...]:
         """The modules' weights in the layer, or for the parameter, with this path."""
@@ -62,23 +65,26 @@ class Weights(Record):
         return found
 
     def check(self, count: int) -> None:
-        """Raise `MergeError` unless all are `count` numbers of at least 0 that sum to 1."""
+        """Raise `MergeError` unless all are `count` numbers of at least 0 that sum to 1, or finite ones if signed."""
         for shares in (self.modules, *(group.modules for group in self.groups)):
+            if self.signed and len(shares) == count and all(map(math.isfinite, shares)) and self.taking_part():
+                continue
             sound = len(shares) == count and all(weight >= 0 for weight in shares)
             if not sound or not math.isclose(math.fsum(shares), 1, rel_tol=1e-6):
                 raise MergeError(f"the weights must be {count} numbers of at least 0 that sum to 1; normalize them")
 
     def taking_part(self) -> tuple[int, ...]:
-        """Positions of the modules with a weight above 0 in some layer."""
+        """Positions of the modules with a weight other than 0 in some layer."""
         whole = (self.modules, *(group.modules for group in self.groups))
-        return tuple(index for index in range(len(self.modules)) if any(shares[index] > 0 for shares in whole))
+        return tuple(index for index in range(len(self.modules)) if any(shares[index] != 0 for shares in whole))
 
     def above_tail(self) -> tuple[int, ...]:
         """Positions of the modules that take part without the tail: the smallest, which together have at most `TAIL`.
 
         The tail has no more than that in any group of layers, and of equal modules none is in it unless all are.
         """
-        whole = (self.modules, *(group.modules for group in self.groups))
+        own = [[abs(share) for share in shares] for shares in (self.modules, *(each.modules for each in self.groups))]
+        whole = [[share / (math.fsum(shares) or 1.0) for share in shares] for shares in own]
         largest = {index: max(shares[index] for shares in whole) for index in self.taking_part()}
         sums, least = [0.0] * len(whole), 0.0
         for index in sorted(largest, key=largest.__getitem__):
@@ -94,10 +100,22 @@ class Weights(Record):
             LayerWeights(layers=group.layers, modules=tuple(group.modules[index] for index in positions))
             for group in self.groups
         )
-        return Weights(modules=tuple(self.modules[index] for index in positions), groups=groups)
+        return Weights(modules=tuple(self.modules[index] for index in positions), groups=groups, signed=self.signed)
+
+    def spread(self, positions: Sequence[int], count: int) -> "Weights":
+        """The weights as those of the modules at these positions among `count`; the others have none."""
+
+        def among(shares: Sequence[float]) -> tuple[float, ...]:
+            known = dict(zip(positions, shares, strict=True))
+            return tuple(known.get(index, 0.0) for index in range(count))
+
+        groups = tuple(LayerWeights(layers=group.layers, modules=among(group.modules)) for group in self.groups)
+        return Weights(modules=among(self.modules), groups=groups, signed=self.signed)
 
     def rescaled(self) -> "Weights":
-        """The weights, made to sum to 1 in every group."""
+        """The weights, made to sum to 1 in every group; signed ones stay."""
+        if self.signed:
+            return self
         groups = tuple(LayerWeights(layers=group.layers, modules=_rescaled(group.modules)) for group in self.groups)
         return Weights(modules=_rescaled(self.modules), groups=groups)
 
@@ -224,5 +242,8 @@ def one_hot(index: int, count: int) -> tuple[float, ...]:
 
 
 def effective_number(weights: Sequence[float]) -> float:
-    """1 / Σ w²: n for uniform weights over n modules, 1 when one module has all."""
-    return 1 / math.fsum(weight**2 for weight in weights)
+    """(Σ|w|)² / Σ w²: n for uniform weights over n modules, 1 when one module has all.
+
+    For weights that sum to 1, it is 1 / Σ w².
+    """
+    return math.fsum(map(abs, weights)) ** 2 / math.fsum(weight**2 for weight in weights)

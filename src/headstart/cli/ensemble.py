@@ -64,6 +64,29 @@ class BlendOptions(Options):
             help="A module that the rule manual averages; repeatable; default: the modules of the task's family.",
         ),
     ] = None
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="What the blend is multiplied by: a number, or held_out (chosen on held-out loss); default: 1."
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(help="Where held-out rows come from: train or dev, by which scores are read; default: train."),
+    ] = None
+    signed: Annotated[
+        bool | None, typer.Option("--signed", help="Let the weights of the rule gradient have any sign and sum.")
+    ] = None
+    l1: Annotated[
+        float | None,
+        typer.Option(help="Weight of the L1 norm in the rules gradient (signed) and nevergrad; default: 0.05."),
+    ] = None
+    groups: Annotated[
+        int | None,
+        typer.Option(
+            help="Groups of layers to which the rule gradient gives separate weights; default: one, all layers."
+        ),
+    ] = None
     space: Annotated[
         str,
         typer.Option(
@@ -142,9 +165,9 @@ def ensemble(
         print_json(
             {
                 "card": saved.card.model_dump(mode="json"), "rule": start.rule, "indicator": start.indicator,
-                "temperature": start.temperature, "space": start.merged.space, "effective": start.merged.effective,
-                "error": start.merged.error, "refused": [vars(module) for module in start.left_out],
-                "units": units.to_json(),
+                "temperature": start.temperature, "space": start.merged.space, "scale": start.merged.scale,
+                "effective": start.merged.effective, "error": start.merged.error,
+                "refused": [vars(module) for module in start.left_out], "units": units.to_json(),
             }
         )  # fmt: skip
         return

@@ -22,7 +22,7 @@ KeyArgument = Annotated[str, typer.Argument(help="Key of an entry, or how it beg
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-TYPES = ("tune", "score", "evaluate", "merge", "embed")
+TYPES = ("tune", "score", "evaluate", "merge", "weigh", "learn", "embed")
 """Headstart's own types of unit."""
 SHORT = 12
 """How many letters of a key tables show."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.blending import SPACES
@@ -69,7 +69,8 @@ def begin_all(
     `run` runs units in this process, which has everything loaded: a worker would take longer to start than to merge.
     The merges of all draws are one graph.
     """
-    begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in draws]
+    running = [replace(draw, run=run) for draw in draws]
+    begun = [[compared.method.begin(draw, compared.blend) for compared in methods] for draw in running]
     found = run([each.unit for row in begun for each in row if isinstance(each, PlannedStart)])
     return [
         _at_size([_begun(each, found) for each in row], methods, draw) for draw, row in zip(draws, begun, strict=True)

@@ -1,9 +1,9 @@
 """Merge rules, one file each: a rule gives each module a weight. No rule reads tensors or runs the backbone."""
 
-from headstart.blending.rules.contract import Candidate, HeldOutLoss, Request, Rule, Weighed
+from headstart.blending.rules.contract import Candidate, HeldOut, Learning, Request, Rule, Weighed
 from headstart.registry import Registry
 
-__all__ = ["RULES", "Candidate", "HeldOutLoss", "Request", "Rule", "Weighed"]
+__all__ = ["RULES", "Candidate", "HeldOut", "Learning", "Request", "Rule", "Weighed"]
 
 RULES: Registry[Rule] = Registry(
     "merge rule",
@@ -15,6 +15,9 @@ RULES: Registry[Rule] = Registry(
         "top_k": "headstart.blending.rules.top_k:TopK",
         "best_single": "headstart.blending.rules.best_single:BestSingle",
         "manual": "headstart.blending.rules.manual:Manual",
+        "held_out": "headstart.blending.rules.held_out:HeldOutTemperature",
+        "gradient": "headstart.blending.rules.gradient:Gradient",
+        "nevergrad": "headstart.blending.rules.nevergrad:Nevergrad",
     },
     instances=True,
 )

@@ -2,24 +2,56 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from headstart.blending.blend import Blend
 from headstart.blending.weights import Weights
 from headstart.errors import SettingError
+from headstart.records import Record
 
-__all__ = ["NEEDS", "OPTIONS", "Candidate", "HeldOutLoss", "Request", "Rule", "Weighed"]
+__all__ = ["NEEDS", "OPTIONS", "Candidate", "HeldOut", "Learning", "Request", "Rule", "Weighed"]
 
 NEEDS = frozenset({"scores", "loss"})
-"""What a rule may need: an indicator's scores, and the held-out loss of given weights."""
+"""What a rule may need: an indicator's scores, and rows of the task that are held out."""
 
-OPTIONS = ("temperature", "effective", "top_k", "members", "weights")
+OPTIONS = ("temperature", "effective", "top_k", "members", "weights", "signed", "l1", "groups", "split")
 """The fields of a `Blend` that only some rules use."""
 
-HeldOutLoss = Callable[[Weights], float]
-"""The mean loss of the module blended with these weights, on rows kept aside for this; lower is better."""
+
+class Learning(Record):
+    """How weights are learned: whether they may have signs, the weight of their L1 norm, how many groups of layers."""
+
+    signed: bool = False
+    l1: float = 0.05
+    groups: int = 1
+
+
+class HeldOut(Protocol):
+    """Rows of the new task that are kept aside for weights, with the backbone behind them."""
+
+    def losses(self, tried: Sequence[Weights]) -> list[float]:
+        """The mean loss of the module blended with each of these weights; lower is better. Each is computed once."""
+
+    def learned(self, learning: Learning, positions: Sequence[int]) -> Weights:
+        """Weights learned by gradient over the modules at `positions`; the others have none."""
+
+
+class NotHeldOut:
+    """What a request has where no rows are held out: asking it is a mistake of the rule."""
+
+    def losses(self, tried: Sequence[Weights]) -> list[float]:
+        """Not there."""
+        del tried
+        raise SettingError(
+            "no rows are held out for this rule; give the request held_out=, or add 'loss' to what the rule needs"
+        )
+
+    def learned(self, learning: Learning, positions: Sequence[int]) -> Weights:
+        """Not there."""
+        del learning, positions
+        return self.losses([])  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -37,13 +69,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule is given: the blend, the modules, the family of the new task and, if the rule needs it, the
-    held-out loss of weights."""
+    """What a rule is given: the blend, the modules, the family of the new task, the held-out rows if the rule needs
+    them, and a seed."""
 
     blend: Blend
     candidates: Sequence[Candidate]
     family: str = ""
-    loss: HeldOutLoss | None = None
+    held_out: HeldOut = field(default_factory=NotHeldOut)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,8 @@ class Rule(ABC):
         del family
         for option in OPTIONS:
             value = getattr(blend, option)
-            if value not in (None, ()) and option not in self.reads:
+            by_scale = option == "split" and blend.scale == "held_out"
+            if value not in (None, ()) and option not in self.reads and not by_scale:
                 shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise SettingError(f"{option} {shown} is not for rule '{self.name}'; leave it out, or choose its rule")
 
@@ -83,9 +117,15 @@ class Rule(ABC):
         del blend
         return None
 
+    def signs(self, blend: Blend) -> bool:
+        """Whether its weights may be negative and have any sum, so that only linear spaces take them."""
+        del blend
+        return False
+
     @abstractmethod
     def weigh(self, request: Request) -> Weighed:
-        """One weight per candidate, non-negative, summing to 1; a rule may also give weights by group of layers.
+        """One weight per candidate, non-negative, summing to 1, unless the weights say that they are signed; a rule may
+        also give weights by group of layers.
 
         Raises `MergeError` if there is nothing to weigh or a named module is missing.
         """

@@ -17,7 +17,7 @@ SPACES: "Registry[Space]" = Registry(
         "parameters": "headstart.blending.spaces.parameters:Parameters",
         "exact": "headstart.blending.spaces.exact:Exact",
         "svd": "headstart.blending.spaces.svd:Svd",
-        "core": "headstart.blending.spaces.core:Core",
+        "core": "headstart.blending.spaces.core_space:Core",
         "core_ties": "headstart.blending.spaces.core_ties:CoreTies",
         "core_tsv": "headstart.blending.spaces.core_tsv:CoreTsv",
         "core_iso": "headstart.blending.spaces.core_iso:CoreIso",

@@ -44,7 +44,8 @@ class Space(ABC):
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, a subset of `NEEDS`;
     `reads`, which of "rank", "density" and "seed" it heeds; `grows`, whether every module adds to the rank of the
-    result, so that those of next to no weight are left out. What cannot work is refused by `fitting`, before any pass.
+    result, so that those of next to no weight are left out; `linear`, whether it is a plain weighted sum, so that
+    weights may have signs. What cannot work is refused by `fitting`, before any pass.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Space(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[frozenset[str]] = frozenset()
     grows: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
 
     def check(self, options: Options) -> None:
         """Raise `SettingError` for an option that is out of range. Options that are not read are refused elsewhere."""

@@ -3,7 +3,7 @@
 import torch
 
 from headstart.blending.spaces.bases import NEGLIGIBLE, Triplets
-from headstart.blending.spaces.core import Core
+from headstart.blending.spaces.core_space import Core
 
 __all__ = ["CoreIso"]
 
@@ -15,6 +15,7 @@ class CoreIso(Core):
 
     name = "core_iso"
     source = "Marczak et al., 2025, §4.1, in the space of Panariello et al., 2025"
+    linear = False
 
     def flattened(self, kept: Triplets) -> Triplets:
         """The mean is over the values that are not negligible; the others stay."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headstart.blending.spaces.bases import Cores
 from headstart.blending.spaces.contract import Options
-from headstart.blending.spaces.core import Core
+from headstart.blending.spaces.core_space import Core
 from headstart.blending.spaces.ties import agreed
 
 __all__ = ["CoreTies"]
@@ -18,6 +18,7 @@ class CoreTies(Core):
 
     name = "core_ties"
     source = "Yadav et al., 2023, §4, in the space of Panariello et al., 2025"
+    linear = False
     reads = frozenset({"rank", "density"})
 
     def combined(self, cores: Cores, shares: Sequence[float], options: Options) -> Tensor:

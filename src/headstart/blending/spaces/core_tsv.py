@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headstart.blending.spaces.bases import Cores, polar
 from headstart.blending.spaces.contract import Options
-from headstart.blending.spaces.core import Core
+from headstart.blending.spaces.core_space import Core
 
 __all__ = ["CoreTsv"]
 
@@ -20,6 +20,7 @@ class CoreTsv(Core):
 
     name = "core_tsv"
     source = "Gargiulo et al., 2025, §4.3, in the space of Panariello et al., 2025"
+    linear = False
 
     def combined(self, cores: Cores, shares: Sequence[float], options: Options) -> Tensor:
         """In float64."""

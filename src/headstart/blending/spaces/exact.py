@@ -21,6 +21,7 @@ class Exact(Space):
     source = "ours"
     needs = frozenset({"lora"})
     grows = True
+    linear = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """The exact sum; a layer in which no module has both a weight and factors is not adapted."""
@@ -29,7 +30,7 @@ class Exact(Space):
         merged: dict[str, Factors] = {}
         for path in dict.fromkeys(path for module in own for path in module.factors):
             shares = zip(weights.of(path), own, strict=True)
-            found = [(weight, m.factors[path]) for weight, m in shares if weight > 0 and path in m.factors]
+            found = [(weight, m.factors[path]) for weight, m in shares if weight != 0 and path in m.factors]
             if not found:
                 continue
             scaling = found[0][1].scaling or 1.0

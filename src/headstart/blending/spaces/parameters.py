@@ -18,6 +18,7 @@ class Parameters(Space):
     name = "parameters"
     source = "Lv et al., 2023, eq. 1"
     needs = frozenset({"equal shapes"})
+    linear = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """Summed in float64, stored in float32."""

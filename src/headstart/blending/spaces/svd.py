@@ -21,6 +21,7 @@ class Svd(Space):
     source = "Eckart and Young, 1936"
     needs = frozenset({"lora"})
     reads = frozenset({"rank"})
+    linear = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """The nearest module; for a single module at its own rank, the same function with other factors."""

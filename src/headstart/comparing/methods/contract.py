@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from headstart.backbones import Backbone
 from headstart.blending import Blend
+from headstart.blending.rules.contract import OPTIONS
 from headstart.blending.start import PlannedStart, Start, plan_start
 from headstart.comparing.norms import typical_norms
 from headstart.comparing.sizes import blank_of_all
@@ -15,6 +16,7 @@ from headstart.errors import SettingError
 from headstart.kinds import AnyModule, LoraModule, Module
 from headstart.ranking.rank import Ranking
 from headstart.tasks import Task
+from headstart.units import Results
 
 __all__ = ["Begun", "Blended", "Draw", "Method", "Pool"]
 
@@ -68,12 +70,14 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One seed: the drawn task, and `ranking`, which returns the pool's modules with the scores that a blend needs."""
+    """One seed: the drawn task; `ranking`, which returns the pool's modules with the scores that a blend needs; and
+    `run`, which runs units in this process, for blends that are chosen on held-out rows (given by `begin_all`)."""
 
     task: Task
     seed: int
     pool: Pool
     ranking: Callable[[Blend], Ranking]
+    run: Callable[..., Results] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,14 @@ class Blended(Method):
                 f"method '{self.name}' has the rule '{self.rule}'; leave rule out, or write the rule in its place"
             )
         members, weights = (base.members, base.weights) if self.rule == "manual" else ((), ())
-        own = {"rule": self.rule, "temperature": None, "effective": None, "top_k": None}
-        return base.change(**{**own, "members": members, "weights": weights, **changes})
+        own = {option: type(base).model_fields[option].default for option in OPTIONS}
+        own |= {"rule": self.rule, "scale": None, "members": members, "weights": weights}
+        return base.change(**{**own, **changes})
 
     def begin(self, draw: Draw, blend: Blend | None) -> PlannedStart:
         """The blend of the draw's ranking."""
         assert blend is not None  # made by `blend` above
         return plan_start(
-            draw.ranking(blend), blend, draw.task.card, backbone=draw.pool.backbone,
-            name=f"{draw.task.name}-start", seed=draw.seed,
+            draw.ranking(blend), blend, draw.task, backbone=draw.pool.backbone, name=f"{draw.task.name}-start",
+            seed=draw.seed, run=draw.run,
         )  # fmt: skip

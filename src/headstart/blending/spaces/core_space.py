@@ -24,6 +24,7 @@ class Core(Space):
     source = "Panariello et al., 2025, §3"
     needs = frozenset({"lora"})
     reads = frozenset({"rank"})
+    linear = True
 
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """Layer by layer, in float64; a layer that only one module adapts has its update times its weight."""
@@ -32,7 +33,7 @@ class Core(Space):
         merged = {}
         for path in dict.fromkeys(path for module in own for path in module.factors):
             shares = zip(weights.of(path), own, strict=True)
-            found = [(share, m.factors[path]) for share, m in shares if share > 0 and path in m.factors]
+            found = [(share, m.factors[path]) for share, m in shares if share != 0 and path in m.factors]
             if found:
                 merged[path] = self._layer(found, options, rank=largest if options.rank is None else options.rank)
         return LoraModule.build(merged, name="merged", backbone=None)
