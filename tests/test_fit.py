@@ -25,7 +25,7 @@ from headstart.hub import Hub
 from headstart.indicators.table import ScoreTable
 from headstart.kinds import load_module
 from headstart.ranking.rank import rank
-from headstart.reports.html import write_report
+from headstart.reports.html import fit_page, write_report
 from headstart.tasks import Task
 from headstart.units import Store, foresee
 from small_hub import RECIPE, write_hub, write_task
@@ -150,6 +150,23 @@ def test_a_dry_run_counts_every_stage(task: Task, hub: Hub, backbone: Backbone, 
     assert counts["tune"] == 2 * 5 + 1
     assert counts["embed"] == 4
     assert counts["score"] >= 4 + 2 * 4
+
+
+def test_of_a_larger_hub_some_modules_are_retrieved_and_only_these_are_guarded(
+    task: Task, hub: Hub, backbone: Backbone, store: Store
+) -> None:
+    found = run(task, hub, backbone, store, retrieve=2)
+    stages = [standing.stage for standing in found.ranking.standings]
+    assert stages.count("retrieved out") == 2
+    ranking = found.record.frames["ranking"]
+    assert len(ranking) == 4
+    assert ranking["weight"].notna().sum() == 2
+    assert ranking["weight"].sum() == pytest.approx(1.0)
+    assert found.record.settings["retrieved"] == 2
+    assert len(found.record.frames["map"]) == 4
+    assert "retrieved out" in fit_page(found.record)
+    planned = foresee(lambda **more: run(task, hub, backbone, store, retrieve=2, **more))
+    assert sum(each.compute for each in planned.expected) == 0
 
 
 def test_without_test_rows_the_score_is_that_of_dev(task: Task, hub: Hub, backbone: Backbone, store: Store) -> None:

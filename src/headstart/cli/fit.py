@@ -23,8 +23,10 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import command_line, console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
+from headstart.fitting.defaults import DEFAULTS
 
 if TYPE_CHECKING:
+    from headstart.blending import Blend
     from headstart.tasks import Task
 
 __all__ = ["fit"]
@@ -45,7 +47,16 @@ class FittedTask(TaskOptions):
 class FitRecipe(RecipeOptions):
     """How every method is tuned: quickly, because the guard tunes several on every fold."""
 
-    recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = "quick"
+    recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = DEFAULTS.recipe
+
+
+def _blend_of(options: BlendOptions) -> "Blend":
+    """The default blend of a fit with what the options change; another rule takes over none of its settings."""
+    usual, asked = BlendOptions().load(), options.load()
+    if asked.rule != usual.rule:
+        return asked
+    changed = {name: value for name, value in asked.model_dump().items() if value != getattr(usual, name)}
+    return DEFAULTS.blend.change(**changed)
 
 
 @command
@@ -63,11 +74,17 @@ def fit(
             help="Start that may be used; repeatable, as --method of compare; default: average, best_single, ensemble."
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(help="Into how many parts the examples are cut, to be held out in turn.")] = 4,
+    folds: Annotated[
+        int, typer.Option(help="Into how many parts the examples are cut, to be held out in turn.")
+    ] = DEFAULTS.folds,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
-    retrieve: Annotated[int, typer.Option(help="Of a larger hub, retrieve this many modules and let them race.")] = 50,
-    test_rows: Annotated[int, typer.Option(help="Answer at most this many rows of the test split.")] = 200,
+    retrieve: Annotated[
+        int, typer.Option(help="Of a larger hub, retrieve this many modules and let them race.")
+    ] = DEFAULTS.retrieve,
+    test_rows: Annotated[
+        int, typer.Option(help="Answer at most this many rows of the test split.")
+    ] = DEFAULTS.test_rows,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     calibration: CalibrationOption = "auto",
     dry_run: DryRunOption = False,
@@ -82,14 +99,12 @@ def fit(
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     model = backbone.load()
-    from headstart.fitting.defaults import DEFAULTS
     from headstart.fitting.fit import fit as run
     from headstart.reports.fit_console import print_fit
     from headstart.reports.html import write_report
 
-    asked = DEFAULTS.blend if blend == BlendOptions() else blend.load()
     call = partial(
-        run, data, opened, model, starts=start or DEFAULTS.starts, blend=asked, folds=folds, recipe=chosen,
+        run, data, opened, model, starts=start or DEFAULTS.starts, blend=_blend_of(blend), folds=folds, recipe=chosen,
         name=name or output.name, license=license, decoding=decoding, calibration=calibration, retrieve=retrieve,
         test_rows=test_rows, seed=task.seed, store=work.store,
     )  # fmt: skip

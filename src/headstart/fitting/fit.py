@@ -262,6 +262,7 @@ class _Fit:
         asked, backbone, guard = self.asked, self.backbone, self.guard
         return {
             "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights, "modules": len(ranking.modules),
+            "retrieved": len(guard.pool.modules),
             "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
             "indicator": asked.indicator or "", "bare": bare, "starts": [m.label for m in guard.methods[2:]],
             "train_rows": len(asked.task.train), "dev_rows": len(asked.task.dev), "folds": len(guard.folds),

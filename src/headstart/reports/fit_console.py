@@ -22,7 +22,7 @@ def print_fit(record: FitRecord, console: Console) -> None:
     console.print(Text(f"On {record.task.name}: {said}"))
     print_table(fit_table(record), console, title="On held-out examples")
     ranking = record.frames["ranking"]
-    shown = ranking.drop(columns=["task", "license"]).head(_TOP)
+    shown = ranking.drop(columns=["task", "license", "why"], errors="ignore").head(_TOP)
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}")
     rows = f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state")
     console.print(Text(f"The saved module: {record.task.metric} {fixed_text(record.score, 4)} on {rows}."))

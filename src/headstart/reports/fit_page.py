@@ -134,8 +134,10 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
     table = record.frames["ranking"]
     table = table.assign(family=table["family"].fillna("").map(short_family))
     most = table["weight"].max() if len(table) else math.nan
-    measured = [str(name) for name in table.columns if name not in FIT_FRAMES["ranking"]]
-    facts = [name for name in ("task", "family", "license") if table[name].fillna("").astype(str).any()]
+    others = [str(name) for name in table.columns if name not in FIT_FRAMES["ranking"]]
+    measured = [name for name in others if pd.api.types.is_numeric_dtype(table[name])]
+    told = [name for name in others if name not in measured]
+    facts = [name for name in (*told, "task", "family", "license") if table[name].fillna("").astype(str).any()]
     facts = [name for name in facts if not (table[name] == table["module"]).all()]
     columns = [*measured, *facts]
     rows = [
