@@ -64,9 +64,13 @@ def test_a_group_is_never_divided() -> None:
         assert not {row.group for row in fold.test} & {row.group for row in (*fold.train, *fold.dev)}
 
 
-def test_enough_held_out_rows_end_the_folds() -> None:
-    assert len(folds_of(shots(), count=4, enough=10)) == 2
-    assert len(folds_of(shots(), count=4, enough=100)) == 4
+def test_of_many_held_out_rows_each_fold_answers_a_part() -> None:
+    whole = folds_of(shots(), count=4)
+    folds = folds_of(shots(), count=4, most=10)
+    assert [len(fold.test) for fold in folds] == [3] * 4
+    assert all(set(cut.test) <= set(fold.test) for cut, fold in zip(folds, whole, strict=True))
+    assert [fold.train for fold in folds] == [fold.train for fold in whole]
+    assert folds_of(shots(), count=4, most=100) == whole
 
 
 def test_too_few_rows_to_hold_some_out_are_refused() -> None:

@@ -15,7 +15,7 @@ class Defaults:
         blend: how modules are weighed and merged into the start called "ensemble".
         starts: what the guard lets compete with scratch and the random module, as methods of `compare`.
         folds: into how many parts the shots are cut; every part is held out once.
-        held_out: rows that are enough to decide on: where fewer folds hold out as many, the others are not run.
+        held_out: at most so many held-out rows are answered, over all folds.
         recipe: how every method is tuned, and what is saved.
         retrieve: of a larger hub, so many modules are retrieved before they are scored.
         shown: how many of the best modules are explained: their parts, and what they answer.

@@ -11,7 +11,7 @@ from headstart.tasks.example import seeded_order
 __all__ = ["folds_of"]
 
 
-def folds_of(task: Task, *, count: int, enough: int | None = None, seed: int = 0) -> list[Task]:
+def folds_of(task: Task, *, count: int, most: int | None = None, seed: int = 0) -> list[Task]:
     """Tasks like `task`, each with another part of the rows of train and dev held out as its test split.
 
     Folds are stratified: each has as equal a share as possible of every class in train and in dev. Rows of one group
@@ -21,7 +21,8 @@ def folds_of(task: Task, *, count: int, enough: int | None = None, seed: int = 0
     Args:
         task: with train and dev splits.
         count: into how many folds the rows are cut; at least 2.
-        enough: how many held-out rows are enough: the folds after those that hold so many are left out. `None`: all.
+        most: at most about so many rows are answered in all, drawn at random, the same number in each fold; `None`: all
+            that are held out. No fold is left out, because another tuning tells more than more rows of the same one.
         seed: of the folds.
 
     Raises:
@@ -45,9 +46,13 @@ def folds_of(task: Task, *, count: int, enough: int | None = None, seed: int = 0
             )
         held = {split: tuple(kept) for split, kept in splits.items()}
         found.append(replace(task, splits=held, notes=()))
-        if enough is not None and sum(len(each.test) for each in found) >= enough:
-            break
-    return found
+    return found if most is None else [_cut(fold, -(-most // count), seed=seed) for fold in found]
+
+
+def _cut(fold: Task, most: int, *, seed: int) -> Task:
+    """The fold with at most so many rows to answer."""
+    drawn = seeded_order(fold.test, purpose="held out", seed=seed)[:most]
+    return replace(fold, splits={**fold.splits, "test": tuple(fold.test[index] for index in sorted(drawn))})
 
 
 def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, seed: int) -> list[int]:

@@ -66,8 +66,7 @@ def guard(
         backbone: the frozen model.
         starts: what may be used, as methods of `compare`.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
-        folds: into how many parts the rows are cut. Where the first ones hold `DEFAULTS.held_out` rows, the others are
-            not held out.
+        folds: into how many parts the rows are cut. At most `DEFAULTS.held_out` of them are answered, drawn at random.
         recipe: how each method is tuned.
         decoding: as in `evaluate`.
         calibration: as in `compare`.
@@ -143,7 +142,7 @@ class Guard:
             raise SettingError("there is no start to guard; name one of: average, best_single, ensemble")
         check_decoding(decoding, pool.backbone)
         possible_calibration(calibration, task, pool.backbone, decoding=decoding)
-        cut = folds_of(task, count=folds, enough=DEFAULTS.held_out, seed=seed)
+        cut = folds_of(task, count=folds, most=DEFAULTS.held_out, seed=seed)
         return cls(tuple(cut), pool, tuple(methods), blend, recipe, decoding, calibration)
 
     def verdict(self, run: Callable[..., Results], *, merging: str) -> Verdict:
