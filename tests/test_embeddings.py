@@ -262,5 +262,17 @@ def test_similarity_by_hand() -> None:
         indicator = make_indicator(spec)
         assert isinstance(indicator, WeightIndicator)
         assert indicator.from_modules([module], reference) == pytest.approx([expected])
-    unlike = make_indicator("similarity:embedding=pooled")
-    assert isinstance(unlike, WeightIndicator)
+
+
+def test_centred_similarity_by_hand() -> None:
+    # One layer each: (1 0), (0 1) and (2 2) have the mean (1 1). Less the mean, the modules are (0 −1), (−1 0) and
+    # (1 1), and the reference (1 3) is (0 2): cosines −1, 0 and 1/√2.
+    modules = [lora({"layers.0.q": ([[a]], [[b]])}) for a, b in ((1.0, 0.0), (0.0, 1.0), (2.0, 2.0))]
+    reference = lora({"layers.0.q": ([[1.0]], [[3.0]])})
+    indicator = make_indicator("similarity:centre=true")
+    assert isinstance(indicator, WeightIndicator)
+    assert str(indicator.spec) == "similarity:centre=True"
+    assert indicator.relative
+    found = indicator.among(modules).from_modules(modules[:1], reference)
+    assert found == pytest.approx([-1.0]), "the mean is that of all, not of those in one stack"
+    assert indicator.from_modules(modules, reference) == pytest.approx([-1.0, 0.0, 0.5**0.5])

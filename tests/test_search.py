@@ -163,6 +163,18 @@ def test_a_task_is_tuned_for_its_query(hub: Hub, llama: Backbone, tmp_path: Path
     assert {row["module"]: row["similarity"] for row in found.rows()} == pytest.approx(values, abs=1e-5)
 
 
+def test_centred_values_are_those_of_the_search(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    task = hs.Task.load(write_task(tmp_path / "reviews"))
+    asked = {"recipe": RECIPE, "store": tmp_path / "store"}
+    spec = "similarity:centre=true"
+    ranking = hs.rank(task, hub, llama, indicators=[spec, "tupate"], **asked)
+    values = dict(zip(ranking.scores.names, ranking.scores.values["similarity:centre=True"], strict=True))
+    found = search(task, hub, llama, centre=True, **asked)
+    assert {row["module"]: row["similarity"] for row in found.rows()} == pytest.approx(values, abs=1e-5)
+    some = hs.rank(task, hub.where(include=["ada", "bob"]), llama, indicators=spec, **asked)
+    assert some.scores.values["similarity:centre=True"][0] != pytest.approx(values["ada"]), "among other modules"
+
+
 def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
     save_module(module(llama, "fat", seed=8, rank=3), tmp_path / "fat")
     hub.add(tmp_path / "fat")

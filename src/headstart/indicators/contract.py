@@ -13,7 +13,7 @@ from torch import Tensor
 from headstart.architectures import Part, SublayerName
 from headstart.backbones import target_loss
 from headstart.indicators.table import WHOLE
-from headstart.kinds import Module
+from headstart.kinds import AnyModule, Module
 from headstart.kinds.updates import Update
 from headstart.specs import Spec, Specified
 
@@ -199,6 +199,16 @@ class WeightIndicator(Indicator):
 
     needs = frozenset({Need.PARAMETERS, Need.REFERENCE})
     by_row = False
+
+    @property
+    def relative(self) -> bool:
+        """Whether a module's value depends on the other modules that are scored."""
+        return False
+
+    def among(self, modules: Sequence[AnyModule]) -> "WeightIndicator":
+        """The indicator as it is for modules that are scored together with these; itself unless it is `relative`."""
+        del modules
+        return self
 
     @abstractmethod
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:

@@ -28,7 +28,7 @@ from headstart.indicators.passes import Workload
 from headstart.indicators.rows import RowWriter
 from headstart.indicators.run import Answers, Run
 from headstart.indicators.table import Scores, ScoreTable, check_reduction, require_distinct
-from headstart.kinds import Module, ModuleLike, as_module, as_modules
+from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules
 from headstart.tasks import Example
 
 __all__ = ["ANSWERS", "FAMILIES", "NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
@@ -52,6 +52,7 @@ def score_table(
     indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reference: ModuleLike | None = None,
     trials: Mapping[tuple[str, int], Trial | str] | None = None,
+    among: Sequence[AnyModule] | None = None,
     text_format: TextFormat | None = None,
     budget: int | None = None,
     progress: Listener | None = None,
@@ -67,6 +68,8 @@ def score_table(
         reference: a module tuned on the new task, for indicators that need one.
         trials: by a module's name and the number of steps, what tuning made of it, for indicators that tune every
             module, or the reason why it cannot be tuned. `rank` makes them.
+        among: the modules of the hub, for indicators by which a module's value depends on the others; `None` is
+            `modules`.
         text_format: text layout and cut lengths.
         budget: tokens per forward pass; `None` takes what suits the device. Where memory runs out, it is halved.
         progress: hears how many examples are done, counted once for each module.
@@ -101,7 +104,7 @@ def score_table(
     answering = modules if head is None else [module.with_head(head) for module in modules]
     asked = any(isinstance(one, OptionIndicator) for one in defined)
     extra = answers.options.read if asked and isinstance(answers.options, Offered) else ()
-    Run(work, answering, defined, compared, rows, answers, dict(trials or {}), extra=extra).all(progress)
+    Run(work, answering, defined, compared, rows, answers, dict(trials or {}), extra=extra, among=among).all(progress)
     return rows.table([str(indicator.spec) for indicator in chosen], examples=len(examples))
 
 

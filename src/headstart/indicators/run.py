@@ -55,7 +55,8 @@ class Run:
     """Everything that one call of `score_table` works on.
 
     `extra`: further indicators, whose sums (modules, examples) are in `kept` after `all` and not in the table.
-    `unread`: positions of the modules that could not be read.
+    `unread`: positions of the modules that could not be read. `among`: what relative indicators compare modules with,
+    `None` for `modules`; `bound` holds these indicators once they know them.
     """
 
     work: Workload
@@ -68,6 +69,8 @@ class Run:
     extra: Sequence[TokenIndicator] = ()
     kept: dict[TokenIndicator, Tensor] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
+    among: Sequence[AnyModule] | None = None
+    bound: dict[WeightIndicator, WeightIndicator] = field(default_factory=dict)
 
     def all(self, progress: Listener | None) -> None:
         """Run every sweep over every stack, and record the results."""
@@ -168,7 +171,9 @@ class Run:
         for indicator in sweep.by_weight:
             if isinstance(indicator, WeightIndicator):
                 assert self.reference is not None  # `score_table` has checked that there is one
-                found = indicator.from_modules(list(read.values()), self.reference)
+                if indicator not in self.bound:
+                    self.bound[indicator] = indicator.among(self.modules if self.among is None else self.among)
+                found = self.bound[indicator].from_modules(list(read.values()), self.reference)
                 for index, value in zip(read, found, strict=True):
                     self._weighed(index, indicator, value if isinstance(value, str) else {WHOLE: value})
                 continue

@@ -1,14 +1,17 @@
 """The cosine of task embeddings."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.embeddings import Subject, make_embedding
+from headstart.embeddings import Embedding, Subject, make_embedding
+from headstart.embeddings.arrays import Array
 from headstart.errors import ModuleError
 from headstart.indicators.contract import WeightIndicator
-from headstart.kinds import Module
+from headstart.kinds import AnyModule, Module
 
 __all__ = ["Similarity"]
 
@@ -17,7 +20,8 @@ __all__ = ["Similarity"]
 class Similarity(WeightIndicator):
     """cos(e(O), e(Õ)), where `embedding` names e and Õ is the reference module.
 
-    With the default, `tupate`, this is Zhou et al., 2022, §3.2.
+    With the default, `tupate`, this is Zhou et al., 2022, §3.2. With `centre`, the mean of the embeddings of all
+    modules that are scored together is subtracted from both, so that what all have in common does not count.
     """
 
     name = "similarity"
@@ -25,21 +29,65 @@ class Similarity(WeightIndicator):
     distribution = False
 
     embedding: str = "tupate"
+    centre: bool = False
+
+    @property
+    def relative(self) -> bool:
+        """Whether the mean of the others counts."""
+        return self.centre
+
+    def among(self, modules: Sequence[AnyModule]) -> WeightIndicator:
+        """With `centre`, the indicator that knows the mean of these modules."""
+        if not self.centre:
+            return self
+        sums: dict[int, tuple[Array, int]] = {}
+        embedding = make_embedding(self.embedding)
+        for module in modules:
+            try:
+                found = embedding.of(Subject(module.load()))
+            except ModuleError:
+                continue  # it has no part in the mean, and the reason stands where it has no value
+            total, count = sums.get(len(found), (np.zeros(len(found)), 0))
+            sums[len(found)] = (total + found, count + 1)
+        return _Centred({length: total / count for length, (total, count) in sums.items()}, embedding)
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """One cosine per module; a module of which there is no such embedding, or one of another length, has none."""
-        embedding = make_embedding(self.embedding)
-        wanted = embedding.of(Subject(reference))
-        values: list[float | str] = []
-        for module in modules:
-            try:
-                found = embedding.of(Subject(module))
-            except ModuleError as error:
-                values.append(str(error))
-                continue
-            if found.shape != wanted.shape:
-                values.append(f"its embedding has {len(found)} numbers, the reference module's {len(wanted)}")
-                continue
-            (value,) = embedding.similarities(wanted, found[None])
-            values.append("its parameters are all zero" if np.isnan(value) else float(value))
-        return values
+        if self.centre:
+            return self.among(modules).from_modules(modules, reference)
+        return _cosines(make_embedding(self.embedding), {}, modules, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class _Centred(WeightIndicator):
+    """`similarity:centre=true` with the mean embeddings, by their length."""
+
+    name = "similarity"
+    source = Similarity.source
+    distribution = False
+
+    means: Mapping[int, Array]
+    embedding: Embedding
+
+    def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
+        return _cosines(self.embedding, self.means, modules, reference)
+
+
+def _cosines(
+    embedding: Embedding, means: Mapping[int, Array], modules: Sequence[Module], reference: Module
+) -> list[float | str]:
+    wanted = embedding.of(Subject(reference))
+    mean = means.get(len(wanted), np.zeros(len(wanted)))
+    values: list[float | str] = []
+    for module in modules:
+        try:
+            found = embedding.of(Subject(module))
+        except ModuleError as error:
+            values.append(str(error))
+            continue
+        if found.shape != wanted.shape:
+            values.append(f"its embedding has {len(found)} numbers, the reference module's {len(wanted)}")
+            continue
+        (value,) = embedding.similarities(wanted - mean, found[None] - mean)
+        values.append("its parameters are all zero" if np.isnan(value) else float(value))
+    return values

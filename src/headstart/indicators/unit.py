@@ -25,7 +25,7 @@ from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
-__all__ = ["ScoreUnit", "scored_rows", "table_of"]
+__all__ = ["ScoreUnit", "scored_rows", "scored_together", "table_of"]
 
 KEPT = ("part", "example", "value", "tokens", "reason")
 """The columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
@@ -42,6 +42,7 @@ class ScoreUnit(Unit):
     `indicator`: the canonical spec. `reference`: the module that was tuned on the task, or the unit that tunes it;
     `None` if neither the indicator nor the backbone needs one, so that the values do not depend on the reference.
     `trial`: the unit that tunes the module for some steps, if the indicator needs that, or why it cannot be tuned.
+    `among`: the modules that are scored together, if the module's value depends on the others.
     """
 
     type: ClassVar[str] = "score"
@@ -54,6 +55,7 @@ class ScoreUnit(Unit):
     text_format: TextFormat
     reference: Module | Unit | None = None
     trial: Unit | str | None = None
+    among: Content[Sequence[AnyModule]] | None = None
 
     @property
     def label(self) -> str:
@@ -86,7 +88,8 @@ class ScoreUnit(Unit):
     def batch_key(self) -> Hashable:
         """Modules are scored together on the same examples, by all indicators in one pass."""
         reference = None if self.reference is None else self.reference.digest()
-        return (self.backbone, self.examples.digest(), self.text_format, reference, self._bare)
+        among = None if self.among is None else self.among.digest()
+        return (self.backbone, self.examples.digest(), self.text_format, reference, self._bare, among)
 
     def compute(self, context: Context) -> Result:
         """Score this module alone."""
@@ -103,6 +106,11 @@ class ScoreUnit(Unit):
             alike.setdefault(frozenset(unit.indicator for unit in members), []).append(members)
         for groups in alike.values():
             yield from _scored(groups, context)
+
+
+def scored_together(modules: Sequence[AnyModule]) -> Content[Sequence[AnyModule]]:
+    """Modules as an input of a unit; their order and names do not count."""
+    return Content(tuple(modules), digest_of(sorted(module.digest() for module in modules)))
 
 
 def scored_rows(examples: Sequence[Example]) -> Content[Sequence[Example]]:
@@ -154,7 +162,7 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
     table = score_table(
         modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
         reference=given_module(first.reference, context), trials=trials, text_format=first.text_format,
-        progress=context.listener,
+        among=None if first.among is None else first.among.value, progress=context.listener,
     )  # fmt: skip
     seconds = (time.monotonic() - began) / sum(map(len, groups))
     found = _rows_of(table)

@@ -6,10 +6,10 @@ from typing import Self
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.errors import ModuleError
-from headstart.indicators import AfterSteps, Indicator, Need
+from headstart.indicators import AfterSteps, Indicator, Need, WeightIndicator
 from headstart.indicators.engine import ANSWERS
 from headstart.indicators.table import ScoreTable
-from headstart.indicators.unit import ScoreUnit, scored_rows, table_of
+from headstart.indicators.unit import ScoreUnit, scored_rows, scored_together, table_of
 from headstart.kinds import AnyModule, Module
 from headstart.tasks import Example, Task
 from headstart.tuning.recipes import Recipe
@@ -59,12 +59,14 @@ class Scoring:
         trials = _trials(task, modules, backbone, indicators=indicators, recipe=recipe, seed=seed)
         identity = BackboneInput.of(backbone, text_format)
         scored = scored_rows(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
+        together = scored_together(modules) if any(_relative(one) for one in indicators) else None
         units: dict[tuple[str, str], ScoreUnit] = {}
         for module in modules:
             for one in indicators:
                 like = compared if one in needing else None
                 trial = trials[module.name, one.m] if isinstance(one, AfterSteps) else None
-                unit = ScoreUnit(identity, module, scored, str(one.spec), text_format, like, trial)
+                beside = together if _relative(one) else None
+                unit = ScoreUnit(identity, module, scored, str(one.spec), text_format, like, trial, beside)
                 units[module.name, str(one.spec)] = unit
         tuned = [unit for unit in trials.values() if isinstance(unit, TuneUnit)]
         return cls(units, tuned, modules, indicators, compared)
@@ -89,6 +91,10 @@ class Scoring:
         if isinstance(self.reference, TuneUnit):
             return self.reference.tuned(found.of(self.reference)).module
         return self.reference
+
+
+def _relative(indicator: Indicator) -> bool:
+    return isinstance(indicator, WeightIndicator) and indicator.relative
 
 
 def needs_reference(indicator: Indicator, backbone: Backbone) -> bool:
