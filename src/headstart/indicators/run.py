@@ -178,7 +178,8 @@ class Run:
                     self._weighed(index, indicator, value if isinstance(value, str) else {WHOLE: value})
                 continue
             for index, module in read.items():
-                self._weighed(index, indicator, self._compared(indicator, module))
+                # The name under which it was asked for; that on its own card may be another.
+                self._weighed(index, indicator, self._compared(indicator, module, self.modules[index].name))
 
     def _weighed(self, index: int, indicator: Indicator, found: Mapping[str, float] | str) -> None:
         if isinstance(found, str):
@@ -190,9 +191,11 @@ class Run:
             elif part == WHOLE:
                 self.rows.missing([index], indicator, ALL_ZERO)
 
-    def _compared(self, indicator: ParameterIndicator | TuningIndicator, module: Module) -> Mapping[str, float] | str:
+    def _compared(
+        self, indicator: ParameterIndicator | TuningIndicator, module: Module, name: str
+    ) -> Mapping[str, float] | str:
         """The values by part of one module, or the reason why there are none."""
-        trial = self.trials[module.name, indicator.m] if isinstance(indicator, AfterSteps) else None
+        trial = self.trials[name, indicator.m] if isinstance(indicator, AfterSteps) else None
         if isinstance(trial, str):
             return trial
         if isinstance(indicator, TuningIndicator):
@@ -201,11 +204,11 @@ class Run:
         other = self.reference if trial is None else trial.module
         assert other is not None  # `score_table` has checked that there is one
         own, theirs = module.parameters(), other.parameters()
-        for name in sorted(own.keys() | theirs.keys()):
-            here, there = (None if name not in held else tuple(held[name].shape) for held in (own, theirs))
+        for key in sorted(own.keys() | theirs.keys()):
+            here, there = (None if key not in held else tuple(held[key].shape) for held in (own, theirs))
             if here != there:
-                return f"{name} is {_shape(here)} in it and {_shape(there)} in '{other.name}', so it is not comparable"
-        values = indicator.by_part(own, theirs, {name: self.work.part(name) for name in own})
+                return f"{key} is {_shape(here)} in it and {_shape(there)} in '{other.name}', so it is not comparable"
+        values = indicator.by_part(own, theirs, {key: self.work.part(key) for key in own})
         return values if WHOLE in values else NO_PARAMETERS if self.work.architecture else NO_PARTS
 
     # What a stack of modules computed
@@ -266,7 +269,7 @@ class Run:
         read = [self.kept[one] for one in offered.read]
         likelihoods = offered.likelihoods(read, None if others is None else others.kept[offered.read[0]])
         known = [index for index in range(len(self.modules)) if index not in self.unread]
-        for indicator in asked:
+        for indicator in asked if known else ():
             values = torch.full((len(known), len(offered.texts)), torch.nan, dtype=torch.float64)
             for example, (own, right) in enumerate(zip(likelihoods, offered.right, strict=True)):
                 if len(right):

@@ -78,13 +78,18 @@ class Scoring:
 
     def table(self, found: Results) -> ScoreTable:
         """The values; a module that could not be read has none. Any other error of these units is raised."""
-        scored = {unit.key for unit in self.units.values()}
+        own = {unit.key for unit in (*self.units.values(), *self.trials)}
         for unit in self.all_units():
             error = found.failed.get(unit.key)
-            if error is not None and (unit.key not in scored or not isinstance(error, ModuleError)):
+            if error is not None and (unit.key not in own or not isinstance(error, ModuleError)):
                 raise error
+        untried = {
+            unit.key: found.failed[unit.trial.key]
+            for unit in self.units.values()
+            if isinstance(unit.trial, TuneUnit) and unit.trial.key in found.failed
+        }
         names, specs = [module.name for module in self.modules], [str(one.spec) for one in self.indicators]
-        return table_of(self.units, found, found.failed, modules=names, indicators=specs)
+        return table_of(self.units, found, {**found.failed, **untried}, modules=names, indicators=specs)
 
     def reference_module(self, found: Results) -> Module | None:
         """The reference module that the others were compared with."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from headstart.backbones import Backbone, BackboneInput
 from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
-from headstart.errors import LanesError
+from headstart.errors import LanesError, ModuleError
 from headstart.kinds import AnyModule, Module, load_module
 from headstart.kinds.unit import given_module, kept_module
 from headstart.tasks import METRICS, Task
@@ -123,14 +123,21 @@ class TuneUnit(Unit):
     def compute_many(cls, units: Sequence[Self], context: Context) -> Iterator[Found]:
         """Tune as lanes, each with a checkpoint in its working folder, where its module is saved too."""
         backbone: Backbone = context.resource(RESOURCE)
-        lanes = [unit.lane(context) for unit in units]
+        lanes: list[Lane] = []
+        ready: list[Self] = []
+        for unit in units:
+            try:
+                lanes.append(unit.lane(context))
+                ready.append(unit)
+            except ModuleError as unreadable:  # the others can go on
+                yield unit, unreadable
         try:
-            for index, tuned in tune_lanes(lanes, backbone, progress=context.listener):
-                folder = kept_module(tuned.module, units[index], context)
-                yield units[index], _kept(tuned, folder, device=str(backbone.device))
+            for index, tuned in tune_lanes(lanes, backbone, progress=context.listener) if lanes else ():
+                folder = kept_module(tuned.module, ready[index], context)
+                yield ready[index], _kept(tuned, folder, device=str(backbone.device))
         except LanesError as failed:
             for index, error in failed.failures.items():
-                yield units[index], error
+                yield ready[index], error
 
     def lane(self, context: Context) -> Lane:
         """The tuning as a lane, with its start at hand."""
