@@ -64,6 +64,13 @@ def test_a_group_is_never_divided() -> None:
         assert not {row.group for row in fold.test} & {row.group for row in (*fold.train, *fold.dev)}
 
 
+def test_equal_rows_are_in_one_fold() -> None:
+    task = shots()
+    twice = Task(task.card, {**task.splits, "dev": task.train[:6] + task.dev})
+    for fold in folds_of(twice, count=3):
+        assert not set(fold.test) & {*fold.train, *fold.dev}
+
+
 def test_of_many_held_out_rows_each_fold_answers_a_part() -> None:
     whole = folds_of(shots(), count=4)
     folds = folds_of(shots(), count=4, most=10)

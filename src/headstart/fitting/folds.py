@@ -14,9 +14,9 @@ __all__ = ["folds_of"]
 def folds_of(task: Task, *, count: int, most: int | None = None, seed: int = 0) -> list[Task]:
     """Tasks like `task`, each with another part of the rows of train and dev held out as its test split.
 
-    Folds are stratified: each has as equal a share as possible of every class in train and in dev. Rows of one group
-    are in one fold. Which row is in which fold depends on the rows' contents and `seed` only, not on their order. The
-    test split of `task` is not read.
+    Folds are stratified: each has as equal a share as possible of every class in train and in dev. Rows of one group,
+    and equal rows, are in one fold. Which row is in which fold depends on the rows' contents and `seed` only, not on
+    their order. The test split of `task` is not read.
 
     Args:
         task: with train and dev splits.
@@ -60,8 +60,8 @@ def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, 
     examples = [row for _, row in rows]
     members: dict[Hashable, list[int]] = {}
     for index in seeded_order(examples, purpose="folds", seed=seed):
-        group = examples[index].group
-        members.setdefault(("alone", index) if group is None else group, []).append(index)
+        row = examples[index]
+        members.setdefault(("alone", row.to_json()) if row.group is None else row.group, []).append(index)
     strata = [(split, row.target if labels else "") for split, row in rows]
     held: list[Counter[tuple[str, str]]] = [Counter() for _ in range(count)]
     found = [0] * len(rows)
