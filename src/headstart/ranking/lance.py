@@ -98,4 +98,7 @@ def _write(database: Any, vectors: Array, mean: Array | None) -> None:
     if len(there) >= INDEXED_FROM:
         from lancedb.index import IvfFlat
 
-        table.create_index("vector", config=IvfFlat(distance_type="dot", num_partitions=round(len(there) ** 0.5)))
+        # Clusters that are found from fewer vectors, in fewer rounds, than by default: minutes instead of hours.
+        clusters = round(len(there) ** 0.5)
+        config = IvfFlat(distance_type="dot", num_partitions=clusters, max_iterations=10, sample_rate=64)
+        table.create_index("vector", config=config)
