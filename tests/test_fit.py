@@ -227,5 +227,8 @@ def test_a_record_that_is_none_is_named() -> None:
         FitRecord.from_json("{}", source="fit.json")
     with pytest.raises(CardError, match="is not the record of a fit"):
         FitRecord.from_json("[]", source="fit.json")
+    read = FitRecord.from_json(fit_record(settings=fit_record().settings | {"bare": math.nan}).to_json())
+    assert fit_page(read).count("the bare backbone:") == 0
+    assert "(the bare backbone: 0.2000)" in fit_page(fit_record())
     assert fit_record().choice == "use"
     assert fit_record(0.0).choice == "abstain"

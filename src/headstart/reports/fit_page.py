@@ -148,11 +148,12 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
         }
         for row in table.head(MOST_MODULES).to_dict("records")
     ]  # fmt: skip
-    bare = float(record.settings.get("bare", math.nan))
+    bare = record.settings.get("bare")
     return {
         "rows": rows, "columns": columns, "numbers": len(measured), "first": FIRST_MODULES, "modules": len(table),
         "subject": named(record.leader) if record.leader else "no start", "used": record.choice == "use",
-        "indicator": record.settings.get("indicator", ""), "bare": "" if math.isnan(bare) else number_text(bare),
+        "indicator": record.settings.get("indicator", ""),
+        "bare": "" if bare is None or math.isnan(bare) else number_text(bare),
     }  # fmt: skip
 
 
