@@ -139,3 +139,7 @@ def test_mistakes_name_what_lacks() -> None:
         evaluate_ranking(frame([1.0]), frame([math.nan]))
     with pytest.raises(SettingError, match="'mine' was not evaluated; choose one of: predicted, random, popularity"):
         evaluate_ranking(frame([1.0, 2.0]), frame([1.0, 2.0])).difference("mine", "random")
+    with pytest.raises(SettingError, match="every evaluation has a ranking 'random' of its own; give yours another"):
+        evaluate_ranking({"random": frame([1.0, 2.0])}, frame([1.0, 2.0]))
+    with pytest.raises(SettingError, match="regret cannot be measured for k=0; give 1 or more"):
+        evaluate_ranking(frame([1.0, 2.0]), frame([1.0, 2.0]), ks=(0,))

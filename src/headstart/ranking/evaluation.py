@@ -138,7 +138,8 @@ def evaluate_ranking(
         reads the sources' measured transfer to the other targets.
 
     Raises:
-        SettingError: a table lacks a target or source, or a target has no candidates.
+        SettingError: a table lacks a target or source, a target has no candidates, a k is below 1, or a ranking is
+            called as one that every evaluation has.
 
     >>> gains = pd.DataFrame({"a": [0.2, 0.0], "b": [0.1, 0.3]}, index=["x", "y"])
     >>> found = evaluate_ranking(pd.DataFrame({"a": [1.0, 1.0], "b": [0.0, 0.0]}, index=["x", "y"]), gains)
@@ -147,6 +148,7 @@ def evaluate_ranking(
     """
     tables = {"predicted": predicted} if isinstance(predicted, pd.DataFrame) else dict(predicted)
     above = gains.sub(baseline, axis=0) if isinstance(baseline, pd.Series) else gains - baseline
+    _check_request([*tables, *(known or {})], ks)
     for name, values in (known or {}).items():
         tables[name] = pd.DataFrame([values] * len(gains), index=gains.index)
     tables["random"] = pd.DataFrame(0.0, index=gains.index, columns=gains.columns)
@@ -170,6 +172,15 @@ def popularity(gains: pd.DataFrame) -> pd.DataFrame:
     counts = gains.notna().sum() - gains.notna()
     found: pd.DataFrame = (gains.sum() - gains.fillna(0.0)) / counts.where(counts > 0)
     return found
+
+
+def _check_request(names: Sequence[str], ks: Sequence[int]) -> None:
+    for name in names:
+        if name in BASELINES:
+            raise SettingError(f"every evaluation has a ranking '{name}' of its own; give yours another name")
+    for k in ks:
+        if k < 1:
+            raise SettingError(f"regret cannot be measured for k={k}; give 1 or more")
 
 
 def _aligned(scores: pd.DataFrame, gains: pd.DataFrame, name: str) -> pd.DataFrame:
