@@ -33,9 +33,9 @@ class Race:
     `confidence`: of the statement that the winner's mean over all rows is the best, or within `tie` of it, taken over
     all rounds and modules under the assumption that differences are about normal. `first`: rows of the first round;
     each further round doubles the rows read. `tie`: the largest difference that does not count, in standard errors of
-    the leader's mean over all rows. `budget`: at most this share of what reading every row with every module takes;
-    then the last leave after each round, however unsure that is, and the confidence no longer covers the winner.
-    `None`: only modules that cannot win leave.
+    the leader's mean over all rows. `budget`: at most this share of what reading every row with every module takes,
+    unless the first rows are unusually long; then the last leave after each round, however unsure that is, and the
+    confidence no longer covers the winner. `None`: only modules that cannot win leave.
     """
 
     confidence: float = 0.95
