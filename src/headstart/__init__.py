@@ -1,8 +1,8 @@
 """Headstart finds, blends and tunes parameter-efficient modules to give a new task a head start.
 
->>> import headstart as hs                                   # doctest: +SKIP
->>> backbone = hs.Backbone.load("smollm2-135m")              # doctest: +SKIP
->>> start = hs.ensemble(hs.Task.load("task.jsonl"), hs.Hub.open("my-hub"), backbone)  # doctest: +SKIP
+>>> import headstart as hs                                    # doctest: +SKIP
+>>> fitted = hs.fit("tickets.csv", "my-hub", "smollm2-135m")  # doctest: +SKIP
+>>> hs.predict(fitted, "new-tickets.csv", "smollm2-135m")     # doctest: +SKIP
 """
 
 import lazy_loader
