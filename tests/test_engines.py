@@ -259,7 +259,7 @@ def test_an_ended_run_leaves_no_process(engine: str, how: int, tmp_path: Path) -
         assert process.poll() is None
     workers = {int(line.split()[1]) for line in log.read_text().splitlines()}
     process.send_signal(how) if how == signal.SIGKILL else os.killpg(process.pid, how)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert (out, err) == ("stopped\n", "")
         assert list((tmp_path / "store" / "leases").rglob("*.*")) == []

@@ -13,6 +13,7 @@ from headstart.blending.ensemble import ensemble
 from headstart.comparing.compare import compare
 from headstart.errors import BackboneError, HeadstartError, HubError, MergeError, ModuleError, SettingError, TaskError
 from headstart.hub import Hub, as_hub
+from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
 from headstart.kinds import as_module, as_modules, load_module, save_module
 from headstart.ranking.rank import fits, rank
@@ -140,7 +141,7 @@ WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
     (lambda task, hub, llama: rank(task, hub, llama, reference=3), ModuleError,
      "reference is an int; give a module, the folder of one, or a result with one, such as ensemble's"),
     (lambda task, hub, llama: rank(task, hub, llama, indicators=3), SettingError,
-     "indicators is an int; give names, such as loss, cosine, el2n, kl, grand, tupate"),
+     f"indicators is an int; give names, such as {', '.join(INDICATORS)}"),
     (lambda task, hub, llama: rank(task, hub, llama, indicators=[None]), SettingError,
      "an indicator is None; give its name, such as 'cosine' or 'grand:block=3'"),
     (lambda task, hub, llama: tune(task, llama, recipe={"lr": 1}), SettingError,

@@ -163,7 +163,7 @@ def test_one_bad_module_does_not_stop_the_rest(tmp_path: Path, made: list[Path])
     seen: list[Event] = []
     admissions = hub.add_all([*made, tmp_path / "absent"], progress=seen.append)
     assert [admission.card is None for admission in admissions] == [False, True, False, True]
-    assert admissions[0] == Admission(made[0], "cola", hub.card("cola"), None)
+    assert admissions[0] == Admission(made[0], "cola", hub.card("cola"), None, new=True)
     assert "is not a sound safetensors file" in (admissions[1].reason or "")
     assert "absent is not a folder" in (admissions[3].reason or "")
     assert seen == [Progress("adding modules", done, 4) for done in (1, 2, 3, 4)]

@@ -200,7 +200,7 @@ def test_stacks_of_one_shape_are_about_equally_wide(llama: Backbone, monkeypatch
     widths: set[int] = set()
     run = passes.run_stack
     monkeypatch.setattr(
-        "headstart.indicators.engine.run_stack",
+        "headstart.indicators.run.run_stack",
         lambda work, stack, *rest, **more: (widths.add(len(stack)), run(work, stack, *rest, **more))[1],
     )
     score([random_lora(llama, seed=seed) for seed in range(9)], REVIEWS[:1], llama)
@@ -216,14 +216,14 @@ def test_the_references_predictions_are_held_in_bounds(
     most = 4 * vocabulary * max(len(item.target) for item in encoded(llama))  # one example at a time
     monkeypatch.setattr(passes, "MOST_REFERENCE_BYTES", most)
     held: list[int] = []
-    run = passes.Workload.reference_log_p
+    run = passes.Workload.expected
 
     def spy(self, reference, sweep):
-        log_p = run(self, reference, sweep)
-        held.append(sum(value.untyped_storage().nbytes() for value in log_p.values()))
-        return log_p
+        expected = run(self, reference, sweep)
+        held.append(sum(value.untyped_storage().nbytes() for value in expected.log_p.values()))
+        return expected
 
-    monkeypatch.setattr(passes.Workload, "reference_log_p", spy)
+    monkeypatch.setattr(passes.Workload, "expected", spy)
     for chosen in (asked, ["kl"], ["kl", "grand"], ["tupate", "kl"]):
         held.clear()
         found = score(modules, REVIEWS, llama, indicators=chosen, reference=modules[0])

@@ -133,7 +133,7 @@ def run_race(read: Read, *, modules: int, rows: int, race: Race, costs: ArrayLik
     return Raced(tuple(ends), left, tuple(course.done), course.best())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaps:
     """How far modules are behind the leader after a round; `behind` and `margin` have a value per module.
 
@@ -178,7 +178,7 @@ def going_on(count: int, steps: Sequence[float], budget: float) -> int:
     return max(1, int(count * high + 1e-6))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Course:
     """A race under way: `seen` (modules, rows) is NaN where nothing was read, `there` are those that have not left."""
 
