@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.guarding import study
 
 from headstart.backbones import Backbone
 from headstart.errors import SettingError, TaskError
@@ -134,7 +135,7 @@ def test_a_start_that_is_clearly_better_is_used_and_by_how_much_is_said() -> Non
     found = decide_start(
         {"scratch": held(1.0, 1), "random": held(1.1, 2), "average": held(0.95, 3),
          "ensemble": held(0.5, 4, right=0.9)},
-        ROWS, metric="ACC", folds=4,
+        ROWS, metric="ACC", folds=[row % 4 for row in range(40)],
     )  # fmt: skip
     assert (found.choice, found.method, found.leader) == ("use", "ensemble", "ensemble")
     assert found.low < found.gain < found.high
@@ -150,6 +151,18 @@ def test_a_start_that_is_clearly_better_is_used_and_by_how_much_is_said() -> Non
     assert by.loc[("ensemble", "scratch", "loss"), "outcome"] == "win"
     assert by.loc[("ensemble", "scratch", "loss"), "adjusted"] <= ALPHA
     assert by.loc[("ensemble", "scratch", "ACC"), "difference"] == pytest.approx(0.4)
+
+
+def test_a_gain_of_one_lucky_tuning_is_not_a_gain() -> None:
+    folds = [row // 10 for row in range(40)]
+    lucky = held(1.0, 3)
+    lucky = replace(lucky, losses=lucky.losses - 1.2 * (np.array(folds) == 2))
+    answers = {"scratch": held(1.0, 1), "random": held(1.0, 2), "ensemble": lucky}
+    one, several = (decide_start(answers, ROWS, metric="ACC", folds=each) for each in (None, folds))
+    assert (one.choice, one.folds) == ("use", 1)
+    assert (several.choice, several.folds) == ("abstain", 4)
+    assert several.gain == one.gain
+    assert several.high - several.low > 2 * (one.high - one.low)
 
 
 def test_a_gain_that_random_directions_have_too_is_no_merit_of_the_hub() -> None:
@@ -198,24 +211,16 @@ def test_scratch_and_a_start_are_needed() -> None:
         decide_start({"scratch": held(1.0), "random": held(1.0)}, ROWS, metric="ACC")
 
 
-@pytest.mark.parametrize(("gain", "least", "most"), [(0.0, 0.0, 0.05), (0.2, 0.6, 1.0)])
+@pytest.mark.parametrize(
+    ("gain", "alike", "least", "most"), [(0.0, 0.0, 0.0, 0.05), (0.0, 0.25, 0.0, 0.1), (0.4, 0.0, 0.85, 1.0)]
+)
 def test_how_often_a_start_is_used_where_nothing_helps_and_where_one_does(
-    gain: float, least: float, most: float
+    gain: float, alike: float, least: float, most: float
 ) -> None:
-    draw, used, trials = np.random.default_rng(0), 0, 120
-    rows = [Example(f"{row}", ("yes",)) for row in range(64)]
-    for _ in range(trials):
-        common = draw.gamma(0.5, 1.2, 64)
-
-        def answers(better: float, common: Any = common) -> Held:
-            return Held(common + draw.normal(0, 0.25, 64) - better, ("yes",) * 64)
-
-        found = decide_start(
-            {"scratch": answers(0), "random": answers(0), "a": answers(0), "b": answers(0), "c": answers(gain)},
-            rows, metric="ACC",
-        )  # fmt: skip
-        used += found.method == "c" if gain else found.choice == "use"
-    assert least <= used / trials <= most
+    draw = np.random.default_rng(0)
+    named = [study(draw, rows=64, gain=gain, tuning=0.07, alike=alike) for _ in range(120)]
+    used = np.mean([name == "ensemble" if gain else name != "scratch" for name in named])
+    assert least <= used <= most
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.statistics.differences import Components, Difference, difference
+from headstart.statistics.folds import FoldedComponents, over_folds
 from headstart.statistics.holm import holm
 from headstart.statistics.resampling import group_numbers, resampled, resampled_lists, row_weights
 from headstart.tasks import METRICS
@@ -218,3 +219,44 @@ def test_ten_thousand_draws_take_about_a_second() -> None:
     began = time.process_time()
     assert resampled(parts, mean, np.arange(2000)).shape == (20, 10_000)
     assert time.process_time() - began < 10, "seconds of all cores, on the slowest machine"
+
+
+class TestFolds:
+    MEANS = np.array([[1.0, 3.0, 2.0], [2.0, 4.0, 6.0]])
+
+    def test_by_hand(self) -> None:
+        # Less the methods' means (2, 4) and the folds' (1.5, 3.5, 4) about 3, ±(0.5, 0.5, -1) is left of each method:
+        # a square sum of 3 on 2 degrees of freedom. Two methods differ by 2 · 3/2 / 3 = 1 over three folds.
+        rows = rows_of(np.array([[1.0, -1.0] * 20]))
+        found = over_folds(rows, self.MEANS)
+        added = (1 - rows.error**2) * (1 + 3 / 2)
+        assert found.error == pytest.approx(math.sqrt(rows.error**2 + added))
+        assert found.df == pytest.approx(found.error**4 / (rows.error**4 / 39 + added**2 / 2))
+        assert found.mean == rows.mean
+        wide, narrow = found.interval(), rows.interval()
+        assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+    def test_methods_on_the_same_folds_differ_as_a_paired_test_says(self) -> None:
+        means = np.random.default_rng(0).normal(size=(2, 6))
+        found = over_folds(rows_of(np.full((1, 400), 0.1)), means)
+        paired = float((means[1] - means[0]).var(ddof=1)) / 6
+        floor = rows_of(np.full((1, 400), 0.1)).error ** 2
+        assert found.error**2 - floor == pytest.approx((paired - floor) * (1 + 6 / 5))
+
+    def test_what_rows_explain_adds_nothing(self) -> None:
+        rows = rows_of(np.array([[9.0, -9.0] * 20]))
+        assert over_folds(rows, self.MEANS).error == rows.error
+        level = np.array([[1.0], [2.0]]) + np.array([[0.0, 5.0, -3.0]])
+        assert over_folds(rows, level).error == pytest.approx(rows.error)
+
+    def test_equal_methods_and_single_folds_say_nothing(self) -> None:
+        rows = rows_of(np.array([[1.0, -1.0] * 20]))
+        assert over_folds(rows, self.MEANS[:, :1]) == rows
+        assert over_folds(rows, self.MEANS[[0, 0]]) == rows
+        assert over_folds(rows, self.MEANS[[0, 1, 1, 0]]).error == over_folds(rows, self.MEANS).error
+
+    def test_more_rows_do_not_lessen_what_tunings_add(self) -> None:
+        found = over_folds(rows_of(np.array([[1.0, -1.0] * 20])), self.MEANS)
+        assert isinstance(found.components, FoldedComponents)
+        assert found.components.spread(1, 10**6)[0] > math.sqrt(found.components.tunings)
+        assert math.isnan(found.groups_needed())

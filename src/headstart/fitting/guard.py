@@ -168,7 +168,8 @@ class Guard:
             method.label: _held([fold[place] for fold in trials], found) for place, method in enumerate(self.methods)
         }
         rows = [example for fold in self.folds for example in fold.test]
-        return decide_start(answers, rows, metric=self.folds[0].card.metric, folds=len(self.folds))
+        folds = [place for place, fold in enumerate(self.folds) for _ in fold.test]
+        return decide_start(answers, rows, metric=self.folds[0].card.metric, folds=folds)
 
     def indicators(self) -> dict[str, tuple[str, ...]]:
         """The indicators that the methods need, by reduction."""

@@ -14,6 +14,7 @@ from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL, spoken
 from headstart.errors import SettingError
 from headstart.statistics.differences import Difference, difference
+from headstart.statistics.folds import over_folds
 from headstart.statistics.holm import holm
 from headstart.statistics.resampling import group_numbers, resampled, resampled_lists
 from headstart.tasks import METRICS, Example
@@ -89,20 +90,24 @@ class Verdict:
     remedy: str
 
 
-def decide_start(answers: Mapping[str, Held], examples: Sequence[Example], *, metric: str, folds: int = 1) -> Verdict:
+def decide_start(
+    answers: Mapping[str, Held], examples: Sequence[Example], *, metric: str, folds: Sequence[int] | None = None
+) -> Verdict:
     """The verdict on starts, from every method's answers to the same held-out rows.
 
     A start is used if its mean loss is below that of scratch and below that of the random module (where there is one),
     each with a one-sided p of at most `ALPHA` after Holm's correction for the number of starts, and if its score is not
-    below that of scratch with as much confidence. Of several, the one with the lowest loss is used. In doubt none is: a
-    start that is not better costs nothing to tune from, but whoever reads that it was used will believe that the hub
-    holds what the task needs.
+    below that of scratch with as much confidence. The p of a loss is over rows and, from two folds on, over tunings
+    (see `over_folds`); that of a score is over rows only. Of several starts, the one with the lowest loss is used. In
+    doubt none is: a start that is not better costs nothing to tune from, but whoever reads that it was used will
+    believe that the hub holds what the task needs.
 
     Args:
         answers: by method; "scratch" must be among them, "random" should be.
         examples: the held-out rows, in the order of the answers.
         metric: a name in `METRICS`.
-        folds: how many tunings of each method are behind the answers.
+        folds: the fold of every row: rows of one fold were answered by one tuning of each method. `None`: one tuning
+            answered all rows, and nothing is known of others.
 
     Raises:
         SettingError: "scratch" is not among the answers, or nothing else than scratch and the random module.
@@ -110,7 +115,7 @@ def decide_start(answers: Mapping[str, Held], examples: Sequence[Example], *, me
     starts = [name for name in answers if name not in (SCRATCH, CONTROL)]
     if SCRATCH not in answers or not starts:
         raise SettingError("a start is compared with scratch; give the answers of 'scratch' and of one start or more")
-    drawn = _Drawn(answers, examples, metric)
+    drawn = _Drawn(answers, examples, metric, [0] * len(examples) if folds is None else folds)
     rivals = [name for name in (SCRATCH, CONTROL) if name in answers]
     rows = [drawn.row(start, rival, "loss") for start in starts for rival in rivals]
     worst = [max((row["p"] for row in rows if row["method"] == start), key=_nan_last) for start in starts]
@@ -119,14 +124,18 @@ def decide_start(answers: Mapping[str, Held], examples: Sequence[Example], *, me
         row["adjusted"] = adjusted[row["method"]]
     rows += [drawn.row(start, rival, metric) for start in starts for rival in rivals]
     contrasts = pd.DataFrame(rows, columns=list(CONTRASTS))
-    return _verdict(drawn, contrasts, adjusted, folds=folds)
+    return _verdict(drawn, contrasts, adjusted)
 
 
 class _Drawn:
     """Mean losses and scores of all methods on the held-out rows, and on rows drawn from them again."""
 
-    def __init__(self, answers: Mapping[str, Held], examples: Sequence[Example], metric: str) -> None:
+    def __init__(
+        self, answers: Mapping[str, Held], examples: Sequence[Example], metric: str, folds: Sequence[int]
+    ) -> None:
         self.answers, self.metric = answers, metric
+        fold_of = np.unique(np.array(folds), return_inverse=True)[1]
+        self.folds = int(fold_of.max()) + 1
         self.groups = group_numbers([example.group or "" for example in examples])
         self.references = [example.outputs for example in examples]
         known = {name: held for name, held in answers.items() if not held.reason and np.isfinite(held.losses).all()}
@@ -134,6 +143,8 @@ class _Drawn:
         if not known:
             return
         losses = [held.losses.reshape(-1, 1) for held in known.values()]
+        sizes = np.bincount(fold_of)
+        self.fold_means = np.array([np.bincount(fold_of, held.losses) / sizes for held in known.values()])
         again = resampled(losses, lambda sums, counts: sums[..., 0] / counts, self.groups)
         for name, held, own in zip(known, known.values(), again, strict=True):
             self.of["loss"][name] = float(held.losses.mean()), own
@@ -161,7 +172,8 @@ class _Drawn:
         sign = -1.0 if measure == "loss" else 1.0
         seen, again = (sign * (own[method][at] - own[other][at]) for at in (0, 1))
         count = int(self.groups.max()) + 1
-        return difference(np.array([seen]), np.array([again]), groups=count, rows=len(self.groups))
+        found = difference(np.array([seen]), np.array([again]), groups=count, rows=len(self.groups))
+        return over_folds(found, self.fold_means) if measure == "loss" else found
 
     def row(self, method: str, other: str, measure: str) -> dict[str, Any]:
         """A line of contrasts; only those of the loss have a p, because only they decide."""
@@ -183,7 +195,7 @@ class _Drawn:
         }  # fmt: skip
 
 
-def _verdict(drawn: _Drawn, contrasts: pd.DataFrame, adjusted: Mapping[str, float], *, folds: int) -> Verdict:
+def _verdict(drawn: _Drawn, contrasts: pd.DataFrame, adjusted: Mapping[str, float]) -> Verdict:
     """What the contrasts amount to."""
     known = [start for start in adjusted if not math.isnan(drawn.value(start, "loss"))]
     leader = min(known, key=lambda start: drawn.value(start, "loss"), default="")
@@ -199,10 +211,11 @@ def _verdict(drawn: _Drawn, contrasts: pd.DataFrame, adjusted: Mapping[str, floa
     if told:
         gain, low, high = (float(by[told, SCRATCH, "loss"][name]) for name in ("difference", "low", "high"))
     rows = len(drawn.groups)
-    sentence = _sentence(drawn, by, told, used=bool(best), folds=folds)
+    sentence = _sentence(drawn, by, told, used=bool(best))
     remedy = "" if best else _remedy(by, leader, rows=rows)
     return Verdict(
-        "use" if best else "abstain", best or SCRATCH, told, gain, low, high, rows, folds, drawn.metric, _table(drawn),
+        "use" if best else "abstain", best or SCRATCH, told, gain, low, high, rows, drawn.folds, drawn.metric,
+        _table(drawn),
         contrasts, sentence, remedy,
     )  # fmt: skip
 
@@ -216,14 +229,14 @@ def _table(drawn: _Drawn) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TABLE))
 
 
-def _sentence(drawn: _Drawn, by: Contrasts, told: str, *, used: bool, folds: int) -> str:
+def _sentence(drawn: _Drawn, by: Contrasts, told: str, *, used: bool) -> str:
     """The decision, the start's gain over scratch, its score, and how it stands to the random module."""
     opening = f"Use {spoken(told)}." if used else "Tune from scratch."
     if not told:
         return f"{opening} No start has a loss on the held-out rows."
     against = by[told, SCRATCH, "loss"]
     size, low, high = (_text(float(against[name])) for name in ("difference", "low", "high"))
-    held = f"{len(drawn.groups)} held-out examples" + (f", {folds} folds" if folds > 1 else "")
+    held = f"{len(drawn.groups)} held-out examples" + (f", {drawn.folds} folds" if drawn.folds > 1 else "")
     if used:
         opening += (
             f" Tuned from it, the right answer costs {size} nats a row less than tuned from scratch (95 % interval "
