@@ -1,65 +1,25 @@
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from headstart.backbones import Backbone, TextFormat
 from headstart.blending import SPACES, Weights, merge, softmax, uniform
 from headstart.blending.low_rank import LowRank, combination, relative_error
-from headstart.errors import MergeError, SettingError
-from headstart.kinds import KINDS, LoraModule, LoraSettings, PeftModule, fresh_module, load_module, save_module
+from headstart.errors import MergeError
+from headstart.kinds import KINDS, LoraModule, LoraSettings, fresh_module, load_module, save_module
 from headstart.kinds.lora import Factors, layer_widths
-from headstart.records import CARD_FILE, Fingerprint, ModuleCard
+from headstart.records import CARD_FILE
 from headstart.testing import tiny_backbone
 from small_hub import filled
+from small_merges import UNLIKE, distance, full, norm, number_module, stated, weighted
 
 SHAPES = {"one": (5, 4, 2), "two": (3, 6, 2)}
 """out, in, rank of each layer."""
-
-
-def full(module: LoraModule) -> dict[str, Tensor]:
-    """ΔW of every layer, float64, as one writes it down."""
-    return {path: f.scaling * (f.b.double() @ f.a.double()) for path, f in module.factors.items()}
-
-
-def weighted(modules: Sequence[LoraModule], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Σ w_i ΔW_i by full matrices."""
-    total: dict[str, Tensor] = {}
-    for module, weight in zip(modules, weights, strict=True):
-        for path, update in full(module).items():
-            total[path] = total[path] + weight * update if path in total else weight * update
-    return total
-
-
-def norm(updates: dict[str, Tensor]) -> float:
-    return math.sqrt(sum(float(update.pow(2).sum()) for update in updates.values()))
-
-
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return norm({path: one[path] - other[path] for path in one})
-
-
-def number_module(a: float, b: float, *, scaling: float = 1.0, name: str = "m") -> LoraModule:
-    """One layer of width 1 → 1 and rank 1."""
-    factors = {"layer": Factors(torch.tensor([[a]]), torch.tensor([[b]]), scaling)}
-    return LoraModule.build(factors, name=name, backbone=None)
-
-
-def stated(module: LoraModule, **card: object) -> LoraModule:
-    return replace(module, card=module.card.model_copy(update=card))
-
-
-def dora(name: str = "dora") -> PeftModule:
-    card = ModuleCard(name=name, kind="lora", parameters=1, tensor_hash="")
-    return PeftModule(card, {}, {"base_model.model.one.lora_A.weight": torch.ones(2, 4)}, {"one": (4, 5)}, "DoRA")
 
 
 @pytest.mark.parametrize("space", ["parameters", "exact"])
@@ -109,14 +69,6 @@ def test_parameters_reports_the_naive_error(seed: int) -> None:
     merged = merge(modules, weights)
     wanted = weighted(modules, weights)
     assert merged.error == pytest.approx(distance(full(merged.module), wanted) / norm(wanted), rel=1e-9)
-
-
-UNLIKE = (
-    filled({"one": (5, 4, 2), "two": (3, 6, 1)}, seed=1, scaling=2.0, name="a"),
-    filled({"one": (5, 4, 3)}, seed=2, scaling=0.25, name="b"),
-    filled({"two": (3, 6, 2), "three": (9, 8, 2)}, seed=3, scaling=-1.5, name="c"),
-)
-"""Modules of unequal ranks, scalings and layers."""
 
 
 def test_exact_is_the_weighted_sum_of_updates() -> None:
@@ -295,60 +247,6 @@ def test_the_error_of_nothing_is_zero_and_of_something_for_nothing_infinite() ->
     nothing = combination([number_module(1, 0)], Weights(modules=(1.0,)))
     assert relative_error(nothing, nothing) == 0
     assert relative_error(combination([number_module(1, 1)], Weights(modules=(1.0,))), nothing) == math.inf
-
-
-# ---- refusals
-
-
-def test_mixed_shapes_name_the_tensor_and_the_remedy() -> None:
-    with pytest.raises(
-        MergeError, match=r"one\.a is 3×4 in 'b' and 2×4 in 'a'; merge them with space 'exact' or 'svd'"
-    ):
-        merge(UNLIKE[:2], (0.5, 0.5))
-
-
-@pytest.mark.parametrize("space", ["exact", "svd"])
-def test_a_variant_is_refused_by_name(space: str) -> None:
-    with pytest.raises(MergeError, match=rf"'dora' is not a plain LoRA module, so space '{space}' does not apply"):
-        merge([UNLIKE[0], dora()], (0.5, 0.5), space=space)
-
-
-@pytest.mark.parametrize("order", [1, -1], ids=["last", "first"])
-def test_a_variant_is_refused_in_parameters_wherever_it_stands(order: int) -> None:
-    with pytest.raises(MergeError, match=r"'dora' is a LoRA variant \(DoRA\) whose parameters have no exact merge"):
-        merge([UNLIKE[0], dora()][::order], (0.5, 0.5))
-
-
-def test_a_variant_alone_is_itself_in_parameters() -> None:
-    merged = merge([dora(), UNLIKE[0]], (1.0, 0.0))
-    assert isinstance(merged.module, PeftModule)
-    assert merged.error == 0.0
-
-
-@pytest.mark.parametrize("weights", [(0.5,), (0.5, 0.6), (1.5, -0.5), (math.nan, 1.0), (math.inf, 0.0), (0.0, 0.0)])
-def test_weights_that_are_none_are_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(MergeError, match="the weights must be 2 numbers of at least 0 that sum to 1; normalize them"):
-        merge([number_module(1, 1), number_module(2, 2)], weights)
-
-
-def test_other_refusals() -> None:
-    with pytest.raises(MergeError, match="there is no module to merge; add modules to the hub"):
-        merge([], [])
-    with pytest.raises(SettingError, match="unknown merge space 'slerp'; choose one of: parameters, exact, svd"):
-        merge([number_module(1, 1)], [1.0], space="slerp")
-    with pytest.raises(SettingError, match="rank 0 must be at least 1; leave it out"):
-        merge([number_module(1, 1)], [1.0], space="svd", rank=0)
-
-
-def test_modules_of_two_backbones_do_not_merge() -> None:
-    prints = [Fingerprint(architecture="A", shapes="s", weights=weights) for weights in ("w", "v")]
-    one = stated(number_module(1, 1), name="one", backbone=prints[0])
-    two = stated(number_module(2, 1), name="two", backbone=prints[1])
-    silent = stated(number_module(3, 1), name="silent")
-    with pytest.raises(MergeError, match="'one' and 'two' were made for different backbones"):
-        merge([silent, one, two], uniform(3))
-    assert merge([silent, one], uniform(2)).module.card.backbone == prints[0]
-    assert merge([one, two], (1.0, 0.0)).module.card.backbone == prints[0]
 
 
 # ---- the card, and what other tools read
