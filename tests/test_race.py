@@ -204,3 +204,45 @@ def test_the_stated_confidence_holds(kind: str, confidence: float) -> None:
     # The level is shared out over all modules and rounds, so far fewer go wrong than may.
     assert wrong / trials <= 1 - confidence
     assert read / trials < 40 * 30 * (0.5 if kind == "apart" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("tie", "drift", "noise", "seed"), [(0.3, 0.01, 0.05, 80), (0.3, 0.03, 0.2, 80), (1.0, 0.03, 0.05, 6)]
+)
+def test_no_module_leaves_for_two_ties_on_the_way_to_the_winner(
+    tie: float, drift: float, noise: float, seed: int
+) -> None:
+    # Modules that become better or worse from row to row, so that the leader changes.
+    rng = np.random.default_rng(seed)
+    means = np.cumsum(drift * rng.normal(size=(10, 128)), axis=1)
+    values = rng.normal(size=128) + means + noise * rng.exponential(size=(10, 1)) * rng.normal(size=(10, 128))
+    found = raced(values, Race(tie=tie, confidence=0.6))
+    for first in range(10):
+        ties, place = 0, first
+        while (left := found.left[place]) is not None and left.leader is not None:
+            ties += left.why == "tied"
+            place = left.leader
+        assert ties <= 1
+
+
+def test_rows_that_all_agree_are_no_proof_that_all_rows_would() -> None:
+    trials, wrong = 100, 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        values = (rng.random((16, 40)) < rng.uniform(0.5, 0.95, size=(16, 1))).astype(np.float64)
+        found = raced(values, Race())
+        means = values.mean(axis=1)
+        tie = 0.1 * values[means.argmax()].std(ddof=1) / np.sqrt(40)
+        assert found.best is not None
+        wrong += means[found.best] < means.max() - tie
+    assert wrong / trials <= 0.05
+
+
+def test_a_margin_of_right_and_wrong_worked_by_hand() -> None:
+    # Differences 1, 1, 0, 1, and one more of 1 and of -1: squares 5 / 6, mean 3 / 6, so that the standard error is
+    # √((5/6 - 1/4) / 6) · √(1 - 4/16) = 0.2700309, and t(3) at 0.95 is 2.3533634.
+    gaps = Gaps.of(np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]]), rows=16, level=0.05)
+    assert gaps.behind == pytest.approx([0.0, 0.75])
+    assert gaps.margin[1] == pytest.approx(2.3533634 * 0.2700309, rel=1e-6)
+    # Where every module is right on every row, nothing is known of how they differ.
+    assert Gaps.of(np.ones((3, 4)), rows=16, level=0.05).margin.tolist() == [np.inf] * 3

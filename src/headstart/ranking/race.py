@@ -152,12 +152,21 @@ class Gaps:
         """The standing after `values` (modules, n rows), of `rows` in all; n is at least 2.
 
         A margin is t(n - 1) at 1 - `level`, times s/√n · √(1 - n/rows): what is wanted is the mean of the differences
-        over all rows, of which n have been read.
+        over all rows, of which n have been read. Where there are few different values, such as right and wrong, rows
+        that all agree are no proof that all rows would, so s/√n is that of the differences with one more row for and
+        one more against the leader, as far apart as values are (Bonett and Price, 2012); if all values are equal, the
+        margin is infinite.
         """
         read = values.shape[1]
         leader = int(np.argmax(values.mean(axis=1)))
         differences = values[leader] - values
-        spread = differences.std(axis=1, ddof=1) * math.sqrt((1 - read / rows) / read)
+        if len(np.unique(values)) <= max(2, read // 2):
+            widest = np.ptp(values) or math.inf
+            squares = (np.square(differences).sum(axis=1) + 2 * widest**2) / (read + 2)
+            deviations = np.sqrt((squares - np.square(differences.sum(axis=1) / (read + 2))) / (read + 2))
+        else:
+            deviations = differences.std(axis=1, ddof=1) / math.sqrt(read)
+        spread = deviations * math.sqrt(1 - read / rows)
         error = float(values[leader].std(ddof=1)) / math.sqrt(rows)
         return cls(leader, differences.mean(axis=1), float(stats.t.ppf(1 - level, read - 1)) * spread, error)
 
@@ -191,8 +200,8 @@ class _Course:
     done: list[int]
     left: dict[int, Left] = field(default_factory=dict)
     holding: set[int] = field(default_factory=set)
-    """Modules that others left for because of a tie. They leave only when they are behind, so that the winner is
-    within one tie of the best, however often the leader changes."""
+    """Modules that others left for because of a tie, and those that these are behind. They leave only when they are
+    behind, so that the winner is within one tie of the best, however often the leader changes."""
 
     def end_round(self, number: int) -> None:
         """Decide who leaves after the round."""
@@ -236,7 +245,7 @@ class _Course:
                 gone[index] = self._why("behind", gaps, place, number)
             elif hope <= tie and index not in self.holding:
                 gone[index] = self._why("tied", gaps, place, number)
-        if any(left.why == "tied" for left in gone.values()):
+        if any(left.why == "tied" for left in gone.values()) or self.holding & gone.keys():
             self.holding.add(self.there[gaps.leader])
         return gone
 
