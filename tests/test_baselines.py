@@ -26,6 +26,9 @@ def test_chance_of_macro_f1_is_that_of_many_rows() -> None:
     # Three a, one b. A guess: a is right 1.5 times of 3 targets and 2 answers, 2·1.5/5; b 0.5 times of 1 and 2, 1/3.
     assert chance(rows("a", "a", "a", "b"), "Classification-F1")["score"] == pytest.approx((0.6 + 1 / 3) / 2)
     assert chance(rows("a", "a", "a", "b"), "Matthews")["score"] == pytest.approx(0)
+    # Sums of thirds are not exact, but a guess's correlation is.
+    three = rows("a", "a", "a", "a", "b", "b", "b", "b", "c", "c", "c", "c", options=("a", "b", "c"))
+    assert chance(three, "Matthews")["score"] == 0
 
 
 def test_there_is_no_chance_among_open_answers() -> None:

@@ -141,6 +141,12 @@ def test_one_family_and_one_member(run: Run) -> None:
     assert rows["settings"] == "rank=8,alpha=16.0,targets=its own"
 
 
+def test_a_member_is_described_by_a_whole_sentence(run: Run) -> None:
+    rules = {row["name"]: row["what it is"] for row in run("list", "rules", "--json").data["rules"]}
+    assert rules["held_out"].endswith("and n itself (equal weights)"), rules["held_out"]
+    assert not any(text.endswith((" from", " stopped", " effective numbers")) for text in rules.values())
+
+
 def test_types_are_told_in_words(run: Run) -> None:
     def types(family: str, name: str) -> dict[str, str]:
         return {row["setting"]: row["type"] for row in run("list", family, name, "--json").data["settings"]}

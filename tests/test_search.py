@@ -4,6 +4,7 @@ import json
 import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,14 @@ def test_words_by_hand() -> None:
     vectors, query = word_vectors(["Film reviews", "reviews, a review"], "film review")
     assert query == pytest.approx([np.log(1.5) + 1, 1.0])
     assert vectors == pytest.approx(np.array([[np.log(1.5) + 1, 1.0], [0.0, 1 + np.log(2)]]))
+
+
+def test_small_words_count_only_alone() -> None:
+    # "of" stands in both texts and says nothing; a query of nothing else still finds it.
+    vectors, query = word_vectors(["reviews of films", "best of 150"], "a review of films")
+    assert (vectors > 0).tolist() == [[True, True], [False, False]]
+    assert len(query) == 2
+    assert (word_vectors(["reviews of films", "best"], "of the")[0] > 0).tolist() == [[True, False], [False, False]]
 
 
 # A hub
@@ -200,13 +209,16 @@ def test_words_of_cards(hub: Hub) -> None:
         ({"like": "ada", "text": "x"}, "like and text were given; give one of task, like= and text="),
         ({"like": "adda"}, "has no module 'adda'; did you mean: ada"),
         ({"like": "ada", "embedding": "tupat"}, "unknown embedding 'tupat'"),
+        ({"text": "bridges"}, "has a word of 'bridges'; give other words, or look for modules like= one of the hub"),
+        ({"like": "ada", "limit": 0}, "limit=0 asks for no module; give limit=1 or more"),
+        ({"like": "ada", "include": "ada"}, "to compare ada with but itself; add modules with `headstart hub add`"),
         ({"text": "-"}, "'-' holds no word; give words"),
         ({"like": "ada", "embedding": "pooled"}, "has no virtual tokens; use tupate"),
     ],
 )
-def test_mistakes(hub: Hub, asked: dict[str, str], message: str) -> None:
+def test_mistakes(hub: Hub, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(hs.HeadstartError, match=message):
-        search(None, hub, store=False, **asked)  # type: ignore[arg-type]
+        search(None, hub, store=False, **asked)
 
 
 def test_a_task_needs_a_backbone(hub: Hub, tmp_path: Path) -> None:
@@ -226,6 +238,12 @@ def test_the_command(hub: Hub, run: Run, tmp_path: Path) -> None:
     shown = run("search", "--hub", str(hub.path), "--text", "reviews").out
     assert "3 modules by similarity to 'reviews' (words)" in shown
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_search_that_finds_nothing_says_so(hub: Hub, run: Run, tmp_path: Path) -> None:
+    asked = ["search", "--hub", str(hub.path), "--store", str(tmp_path / "store")]
+    assert "give other words, or look for modules --like one of the hub" in run(*asked, "--text", "bridges").err
+    assert "give --limit 1 or more" in run(*asked, "--like", "ada", "--limit", "0").err
 
 
 def test_known_vectors_need_no_torch(hub: Hub) -> None:

@@ -98,10 +98,16 @@ def described(reference: str) -> str:
 def _row(member: Declared) -> dict[str, Any]:
     # Only our own modules are looked up: finding a plug-in's imports its packages, which may be slow or broken.
     own = member.source == "headstart" and member.reference
-    first = described(member.reference).partition("\n")[0].partition("; ")[0] if own else ""
+    first = _first_sentence(described(member.reference)) if own else ""
     return {
         "name": member.name, "from": member.source, "what it is": first.rstrip("."), "problem": member.problem
     }  # fmt: skip
+
+
+def _first_sentence(text: str) -> str:
+    """What a docstring begins with: its first sentence, up to a semicolon, on however many lines."""
+    paragraph = " ".join(text.partition("\n\n")[0].split())
+    return paragraph.partition("; ")[0].partition(". ")[0]
 
 
 def _show(registry: Registry[Any], family: str, name: str, *, as_json: bool) -> None:

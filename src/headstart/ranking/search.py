@@ -40,6 +40,8 @@ NEAR = 0.98
 
 INDEXES = ("exact", "lancedb")
 
+MORE = "add modules with `headstart hub add`, or ask for less by kind, family, license, include and exclude"
+
 NOTHING = "none of the words stands on its card"
 
 
@@ -149,6 +151,10 @@ def search(
         ModuleError: the query's module has no such embedding.
     """
     _require_one(task, like, text)
+    if limit < 1:
+        raise SettingError(f"limit={limit} asks for no module; give limit=1 or more").with_options(
+            {"limit=": "--limit "}
+        )
     if index not in INDEXES:
         raise SettingError(f"unknown index '{index}'; choose one of: {', '.join(INDEXES)}")
     opened = as_hub(hub)
@@ -156,7 +162,7 @@ def search(
     refs = view.refs()
     problems = tuple(view.problems())
     if text is not None:
-        return _by_words(text, refs, problems, limit=limit, near=near)
+        return _by_words(text, opened, refs, problems, limit=limit, near=near)
     from headstart.embeddings.registry import EMBEDDINGS  # NumPy alone, as the embeddings of parameters are
 
     method = make(EMBEDDINGS, embedding)
@@ -183,6 +189,8 @@ def search(
     made = _index(index, matrix, mean, work.place([*(ref.digest for ref in compared), str(centre)]))
     # A module is not looked for beside itself.
     others = [position for position, ref in enumerate(compared) if ref.digest != query.digest or task is not None]
+    if not others:
+        raise HubError(f"there is nothing in the hub {opened.path} to compare {said} with but itself; {MORE}")
     if method.ranks_alone:
         order = sorted(others, key=lambda position: -matrix[position, 0])
         groups = [Group(position, float(matrix[position, 0])) for position in order[:limit]]
@@ -291,7 +299,7 @@ def _require_one(task: object, like: object, text: object) -> None:
 
 
 def _by_words(
-    text: str, refs: Sequence[ModuleRef], problems: Sequence[Refused], *, limit: int, near: float
+    text: str, hub: Hub, refs: Sequence[ModuleRef], problems: Sequence[Refused], *, limit: int, near: float
 ) -> SearchResult:
     """Modules whose cards have words of the text."""
     vectors, query = word_vectors([_card_text(ref.facts()) for ref in refs], text)
@@ -299,6 +307,11 @@ def _by_words(
         raise SettingError(f"'{text}' holds no word; give words")
     there = (vectors > 0).sum(1) > 0
     compared = [ref for ref, has in zip(refs, there.tolist(), strict=True) if has]
+    if not compared:
+        raise HubError(
+            f"no card in the hub {hub.path} has a word of '{text}'; give other words, or look for modules like= one of "
+            "the hub"
+        ).with_options({"like=": "--like"})
     left_out = [Refused(ref.name, NOTHING) for ref, has in zip(refs, there.tolist(), strict=True) if not has]
     scores = (vectors[there] @ query) / (query @ query)  # the share of the query's weight, above 1 for repeated words
     order = np.argsort(-scores, kind="stable")[:limit]

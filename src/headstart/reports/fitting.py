@@ -71,7 +71,10 @@ def print_columns(console: Console, columns: Sequence[Column], *, plain: bool = 
     """Print the columns as one table; where that is too wide, as several tables that all begin with the first column.
 
     Where not even two columns fit, every row is printed as a list of names and values. `plain`: without frames.
+    Without columns, nothing is printed.
     """
+    if not columns:
+        return
     groups = _groups(columns, console.width, plain=plain)
     if groups is None:
         _print_records(console, columns)

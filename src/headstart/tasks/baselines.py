@@ -30,6 +30,7 @@ def chance(examples: Sequence[Example], metric: str) -> dict[str, Any]:
     references = [example.outputs for example, options in zip(examples, listed, strict=True) for _ in options]
     weights = np.array([1 / len(options) for options in listed for _ in options])
     score = float(measure.whole(weights @ measure.parts(guesses, references), weights.sum()))
+    score = round(score, 12)  # sums of thirds leave 7e-17 where the score is 0
     counts = sorted({len(options) for options in listed})
     among = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return _baseline("chance", score, _undefined(measure, score) or f"a uniform guess among {among} options")
