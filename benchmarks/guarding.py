@@ -1,6 +1,6 @@
 """How often the guard uses a start when nothing helps, and when one does, in simulated studies with known effects.
 
-    python benchmarks/guarding.py [--trials 300] [--json]
+    python benchmarks/guarding.py [--trials 300] [--draws 1000] [--rows 32 64] [--json]
 
 Every study has scratch, the random module, and three starts, of which the last gains `gain` nats a row. Rows differ in
 difficulty, which all methods share; beside it, a method's loss of a row varies with a standard deviation of 0.35 nats
@@ -11,11 +11,15 @@ correlation of these numbers between a method's folds, whose tunings have rows i
 
 import argparse
 import json
+from functools import partial
 from itertools import product
+from unittest.mock import patch
 
 import numpy as np
 
+from headstart.fitting import verdict
 from headstart.fitting.verdict import Held, decide_start
+from headstart.statistics.resampling import resampled
 from headstart.tasks import Example
 
 ROWS, GAINS = (32, 64, 128, 256), (0.0, 0.1, 0.2, 0.4)
@@ -41,12 +45,17 @@ def study(draw: np.random.Generator, *, rows: int, gain: float, tuning: float, a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=1_000, help="of each bootstrap; the guard itself takes 10,000")
+    parser.add_argument("--rows", type=int, nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     found = []
     for place, (rows, (tuning, alike), gain) in enumerate(product(ROWS, TUNINGS, GAINS)):
+        if rows not in asked.rows:
+            continue
         draw = np.random.default_rng(place)
-        named = [study(draw, rows=rows, gain=gain, tuning=tuning, alike=alike) for _ in range(asked.trials)]
+        with patch.object(verdict, "resampled", partial(resampled, draws=asked.draws)):
+            named = [study(draw, rows=rows, gain=gain, tuning=tuning, alike=alike) for _ in range(asked.trials)]
         used = sum(name != "scratch" for name in named) / asked.trials
         right = sum(name == "ensemble" for name in named) / asked.trials
         found.append({"rows": rows, "tuning": tuning, "alike": alike, "gain": gain, "used": used, "right": right})

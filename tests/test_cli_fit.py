@@ -42,3 +42,16 @@ def test_fit_refuses_before_any_work(run: Run, room: Path, here: dict[str, list[
     assert_mistake(run(*words, "--folds", "30"), "too few to hold out one part in 30; add rows")
     (tmp_path / "module").mkdir()
     assert_mistake(run(*words), "already exists")
+
+
+def test_fit_takes_rules_and_scales_that_are_chosen_on_held_out_rows(
+    run: Run, room: Path, here: dict[str, list[str]], tmp_path: Path
+) -> None:
+    words = ["fit", *here["task"], *here["hub"], *here["on"], *QUICK, "--folds", "2", "--start", "ensemble"]
+    words += ["--store", str(tmp_path / "store")]
+    made = run(*words, "--rule", "gradient", "-o", tmp_path / "learned", "--json")
+    assert made.data["fit"]["settings"]["blend"] == {"rule": "gradient"}
+    assert made.data["units"]["computed"]["learn"] == 3, "two folds, and all rows"
+    scaled = run(*words, "--scale", "held_out", "-o", tmp_path / "scaled", "--json")
+    assert scaled.data["fit"]["settings"]["blend"] == {"rule": "softmax", "scale": "held_out"}
+    assert "chosen on held-out loss" in str(scaled.data["fit"]["notes"])

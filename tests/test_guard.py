@@ -18,8 +18,10 @@ from headstart.fitting.guard import guard
 from headstart.fitting.losses import row_losses
 from headstart.fitting.verdict import ALPHA, Held, decide_start
 from headstart.hub import Hub
+from headstart.kinds import fresh_module
 from headstart.records import Calibration, TaskCard
 from headstart.tasks import Example, Task
+from headstart.testing import tiny_backbone
 from headstart.units import Store, foresee
 from small_hub import RECIPE, write_hub, write_task
 
@@ -284,6 +286,35 @@ def test_what_a_row_is_answered_by_has_not_seen_it(
     guard(task, hub, backbone, folds=3, starts="average", recipe=RECIPE, store=False)
     assert len(seen) == 9
     assert all(not read & set(task.test) for _, read in seen)
+
+
+@pytest.mark.parametrize("blend", ["gradient", "held_out", "softmax:scale=held_out"])
+def test_what_a_blend_is_chosen_on_is_held_out_of_the_fold_s_own_rows(
+    blend: str, task: Task, hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.blending import held_out
+
+    asked: list[Task] = []
+    required = held_out.require_held_out
+
+    def spied(own: Task, *args: Any, **settings: Any) -> Any:
+        asked.append(own)
+        rows = required(own, *args, **settings)
+        assert set(rows) == set(own.train)
+        assert not set(rows) & set(own.test)
+        return rows
+
+    monkeypatch.setattr(held_out, "require_held_out", spied)
+    found = guard(task, hub, backbone, folds=2, starts="ensemble", blend=blend, recipe=RECIPE, store=False)
+    assert found.leader == "ensemble"
+    assert [len(own.train) for own in asked] == [6, 6]
+
+
+def test_a_blend_without_held_out_rows_is_refused_before_any_pass(task: Task) -> None:
+    bert = tiny_backbone("bert")
+    own = [fresh_module("lora", bert, {}, name=f"m{seed}", seed=seed) for seed in range(2)]
+    with pytest.raises(SettingError, match=r"\(--rule softmax and --scale 1, or softmax:scale=1\)"):
+        guard(task, own, bert, starts="ensemble", blend="gradient:split=dev", recipe=RECIPE, store=False)
 
 
 def test_a_start_is_needed_and_a_bad_one_is_refused_before_any_pass(task: Task, hub: Hub, backbone: Backbone) -> None:

@@ -192,7 +192,7 @@ def require_held_out(task: Task, backbone: Backbone, *, split: str | None) -> tu
     if backbone.is_encoder:
         raise SettingError(
             f"{backbone.name} is an encoder: before tuning, a start has no task head, so weights have no loss; use a "
-            "rule and a scale that need no held-out rows"
+            "rule and a scale that need no held-out rows (--rule softmax and --scale 1, or softmax:scale=1)"
         )
     rows = tuple(row for row in task.rows(split or "train") if row.outputs)
     if not rows:

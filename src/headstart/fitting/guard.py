@@ -11,6 +11,8 @@ from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
 from headstart.blending import Blend
 from headstart.blending.ensemble import checked_blend, require_fit
 from headstart.blending.given import BlendLike, as_blend
+from headstart.blending.held_out import require_held_out
+from headstart.blending.start import reads_held_out
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL
 from headstart.comparing.methods.contract import Draw, Pool
@@ -57,8 +59,9 @@ def guard(
 
     The rows are cut into folds. For every fold, the modules are scored on the others' dev rows, each start is made
     anew, and every method is tuned on the others' rows and answers the held-out ones; so no row has a part in what
-    answers it. Scratch and the random module begin in the hub's commonest shape, the latter with the hub's norms. The
-    test split is not read. See `decide_start` for the rule.
+    answers it. A blend that is chosen on held-out loss reads rows of these others, too. Scratch and the random module
+    begin in the hub's commonest shape, the latter with the hub's norms. The test split is not read. See `decide_start`
+    for the rule.
 
     Args:
         task: with train and dev splits, such as a few-shot draw.
@@ -143,6 +146,9 @@ class Guard:
         check_decoding(decoding, pool.backbone)
         possible_calibration(calibration, task, pool.backbone, decoding=decoding)
         cut = folds_of(task, count=folds, most=DEFAULTS.held_out, seed=seed)
+        for method in methods:
+            if method.blend is not None and reads_held_out(method.blend):
+                require_held_out(cut[0], pool.backbone, split=method.blend.split)
         return cls(tuple(cut), pool, tuple(methods), blend, recipe, decoding, calibration)
 
     def verdict(self, run: Callable[..., Results], *, merging: str) -> Verdict:
