@@ -68,6 +68,7 @@ WAYS = (
     Way("--race --budget 0.2", Race(budget=0.2)),
     Way("--race --budget 0.1", Race(budget=0.1)),
     Way("--race", Race()),
+    Way("--race --budget 0.2 --winners 16", Race(budget=0.2, winners=16)),
     Way("--retrieve 50 --race", Race(), 50),
     Way("--retrieve 250 --race --budget 0.4", Race(budget=0.4), 250),
     Way("--retrieve 250 --retrieve-by spectral --race --budget 0.4", Race(budget=0.4), 250, "spectral"),
@@ -171,6 +172,7 @@ def trial(pool: Pool, way: Way, indicator: str, *, rows: int, seed: int) -> dict
         "task": pool.task, "indicator": indicator, "way": way.name, "seed": seed, "same": winner == best,
         "tied": means[winner] >= means[best] - way.race.tie * error, "retrieved": best in there,
         "errors_below": (means[best] - means[winner]) / error, "regret": loss[winner] - loss[best],
+        "best_4": len({*means.argsort()[-4:]} & {*there[list(raced.winners)]}) / 4,
         "tokens": base + sum(int(lengths[:read].sum()) for read in raced.rows),
         "full": len(modules) * int(lengths.sum()),
     }  # fmt: skip
@@ -183,6 +185,7 @@ def summary(trials: pd.DataFrame) -> dict[str, Any]:
         "trials": len(trials),
         "same_top1_rate": round(float(trials["same"].mean()), 3),
         "same_or_tied_rate": round(float((trials["same"] | trials["tied"]).mean()), 3),
+        "of_best_4": round(float(trials["best_4"].mean()), 3),
         "token_share": round(float((trials["tokens"] / trials["full"]).mean()), 4),
         "most_token_share": round(float((trials["tokens"] / trials["full"]).max()), 4),
         "best_retrieved_rate": round(float(trials["retrieved"].mean()), 3),

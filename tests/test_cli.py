@@ -322,9 +322,23 @@ def test_rank_retrieves_and_races(run: Run, here: dict[str, list[str]]) -> None:
     assert "no loss of" not in table.err
 
 
+def test_a_blend_is_made_of_the_winners_of_a_race(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    command = ["ensemble", *here["task"], *here["hub"], *here["on"], *QUICK, "-i", "loss", "--race"]
+    command += ["--confidence", "0.5", "--winners", "2", "--budget", "0.6"]
+    table = run(*command, "-o", str(tmp_path / "start"))
+    assert "The backbone reads " in table.out
+    assert "takes no part" not in table.err
+    data = json.loads(run(*command, "-o", str(tmp_path / "again"), "--json").out)
+    assert [each["reason"].startswith("left in round") for each in data["refused"]] == [True] * 2
+    assert len(data["card"]["donors"]) == 2
+    words = [*command, "--rule", "uniform", "-o", str(tmp_path / "third")]
+    assert_mistake(run(*words), "rule 'uniform' reads no scores, so there is nothing to retrieve or race for")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--winners", "3"], "--winners is about --race; add --race, or leave out --winners"),
         (["--confidence", "0.9"], "--confidence is about --race; add --race, or leave out --confidence"),
         (["--budget", "0.5"], "--budget is about --race; add --race, or leave out --budget"),
         (["--retrieve-by", "arrow"], "--retrieve-by is about --retrieve; add --retrieve N, or leave out --retrieve-by"),

@@ -14,16 +14,19 @@ from fit_example import fit_record
 from headstart.backbones import Backbone
 from headstart.errors import CardError, OutputError, SettingError
 from headstart.evaluating.predict import predict
-from headstart.events import Event, UnitEvent
+from headstart.events import Event, Note, UnitEvent
 from headstart.fitting import guard as guarding
+from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.explaining import importance_of, map_of
 from headstart.fitting.fit import fit
 from headstart.fitting.lacking import lacking
+from headstart.fitting.large import LargeHub
 from headstart.fitting.record import FitRecord, Fitted
 from headstart.fitting.verdict import Held
 from headstart.hub import Hub
 from headstart.indicators.table import ScoreTable
 from headstart.kinds import load_module
+from headstart.ranking.race import Race
 from headstart.ranking.rank import rank
 from headstart.reports.html import fit_page, write_report
 from headstart.tasks import Task
@@ -167,6 +170,57 @@ def test_of_a_larger_hub_some_modules_are_retrieved_and_only_these_are_guarded(
     assert "retrieved out" in fit_page(found.record)
     planned = foresee(lambda **more: run(task, hub, backbone, store, retrieve=2, **more))
     assert sum(each.compute for each in planned.expected) == 0
+
+
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a hub of four a large one."""
+    race = Race(confidence=0.5, budget=0.7, winners=2)
+    monkeypatch.setattr("headstart.fitting.large.DEFAULTS", replace(DEFAULTS, all_scored=3, race=race))
+
+
+def test_modules_of_a_large_hub_race_on_all_rows_and_in_every_fold(
+    task: Task, hub: Hub, backbone: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large(monkeypatch)
+    heard: list[Event] = []
+    found = run(task, hub, backbone, store, starts="ensemble", progress=heard.append)
+    rounds = [event.text for event in heard if isinstance(event, Note) and event.text.startswith("round 1: 4 modules")]
+    assert len(rounds) == 3
+    ranking = found.record.frames["ranking"]
+    assert len(ranking) == found.record.settings["retrieved"] == 4
+    raced = found.ranking.stage
+    assert 2 <= raced.count("finalist") < 4
+    left = ranking[ranking["stage"] != "finalist"]
+    assert left["cosine"].isna().all()
+    assert not (left["weight"] > 0).any()
+    assert ranking["weight"].sum() == pytest.approx(1.0)
+    said = (
+        "4 modules raced on 70% of the rows of all: only those that may be among the best 2 have a score by every row"
+    )
+    assert said in found.record.notes
+    assert "left in round" in fit_page(found.record)
+    planned = foresee(lambda **more: run(task, hub, backbone, store, starts="ensemble", **more))
+    assert sum(each.compute for each in planned.expected) == 0
+    empty = foresee(lambda **more: run(task, hub, backbone, False, **more))
+    assert sum(each.compute for each in empty.expected if each.type == "score") > 4
+
+
+def test_a_large_hub_is_scored_where_its_modules_cannot_race(
+    task: Task, hub: Hub, backbone: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large(monkeypatch)
+    heard: list[Event] = []
+    found = run(task, hub, backbone, store, blend="softmax:indicator=grand", progress=heard.append)
+    assert not found.record.frames["ranking"]["grand"].isna().any()
+    said = "'grand' has one value for all rows together, so modules cannot race by it: all are scored"
+    assert [event.text for event in heard if isinstance(event, Note)].count(said) == 3
+    assert f"in a hub of 4 modules, {said}" in found.record.notes
+
+
+def test_a_race_on_too_few_rows_has_no_budget() -> None:
+    usual = LargeHub(500, Race(budget=0.2, winners=16))
+    assert usual.on(30) == usual.race
+    assert usual.on(6) == Race(winners=16)
 
 
 def test_without_test_rows_the_score_is_that_of_dev(task: Task, hub: Hub, backbone: Backbone, store: Store) -> None:

@@ -104,6 +104,9 @@ def test_how_many_go_on_worked_by_hand() -> None:
     assert going_on(100, [10, 20], 700) == 39
     assert going_on(100, [10, 20], 1e9) == 100
     assert going_on(100, [10, 20], 0) == 1
+    # With at least 30 in every round: 10 · 100 q + 20 · 30 = 950 at q = 0.35.
+    assert going_on(100, [10, 20], 950, least=30) == 35
+    assert going_on(100, [10, 20], 0, least=30) == 30
 
 
 def test_a_budget_that_does_not_last_for_two_rows_is_refused() -> None:
@@ -160,6 +163,7 @@ def test_whoever_others_were_tied_with_does_not_leave_for_a_tie() -> None:
         ({"first": 1}, "first 1 must be at least 2: differences of one row tell no spread"),
         ({"budget": 1.5}, "budget 1.5 must be above 0 and below 1; give for example 0.2, or leave it out"),
         ({"tie": -1.0}, "tie -1.0 must be 0 or more; 0 counts every difference"),
+        ({"winners": 0}, "a race has at least one winner, not 0; leave winners out for one"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:
@@ -246,3 +250,43 @@ def test_a_margin_of_right_and_wrong_worked_by_hand() -> None:
     assert gaps.margin[1] == pytest.approx(2.3533634 * 0.2700309, rel=1e-6)
     # Where every module is right on every row, nothing is known of how they differ.
     assert Gaps.of(np.ones((3, 4)), rows=16, level=0.05).margin.tolist() == [np.inf] * 3
+
+
+def test_several_winners_read_all_rows_and_are_the_best_of_them() -> None:
+    rng = np.random.default_rng(7)
+    values = np.vstack([rng.normal(level, 0.05, 32) for level in (1.0, -2.0, 0.8, -2.0, 0.6, -3.0)])
+    found = raced(values, Race(winners=3))
+    assert found.winners == (0, 2, 4)
+    assert found.best == 0
+    assert [left is None for left in found.left] == [True, False, True, False, True, False]
+    assert found.rows == (32, 4, 32, 4, 32, 4)
+    worst = found.left[5]
+    assert worst is not None
+    assert worst.leader == 4  # the last of the leaders: only who is behind all of them leaves
+    everyone = raced(values, Race(winners=9))
+    assert everyone.left == (None,) * 6
+    assert everyone.winners == tuple(np.argsort(-values.mean(axis=1)).tolist())
+
+
+def test_a_budget_lasts_for_the_winners() -> None:
+    values = np.random.default_rng(8).normal(size=(400, 40)) + np.random.default_rng(9).normal(size=(400, 1))
+    found = raced(values, Race(budget=0.2, winners=16))
+    assert len(found.winners) == 16
+    assert all(found.rows[index] == 40 for index in found.winners)
+    assert sum(found.rows) <= 0.2 * values.size
+
+
+@pytest.mark.parametrize("kind", ["equal", "apart", "probabilities", "near"])
+def test_the_stated_confidence_holds_for_several_winners(kind: str) -> None:
+    trials, wrong, read = 200, 0, 0
+    for seed in range(trials):
+        values = simulated(kind, np.random.default_rng(seed))
+        found = raced(values, Race(confidence=0.8, winners=5))
+        means = values.mean(axis=1)
+        fifth = int(np.argsort(-means)[4])
+        tie = 0.1 * values[fifth].std(ddof=1) / np.sqrt(30)
+        assert len(found.winners) == 5
+        wrong += means[list(found.winners)].min() < means[fifth] - tie
+        read += sum(found.rows)
+    assert wrong / trials <= 0.2
+    assert read / trials < 40 * 30 * (0.75 if kind == "apart" else 1.0)

@@ -26,7 +26,10 @@ from headstart.events import Listener
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, Module
-from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank, require_defined
+from headstart.ranking.finalists import rank_finalists
+from headstart.ranking.race import Race
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, require_defined
+from headstart.ranking.retrieve import Retrieval
 from headstart.records import TaskCard
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -54,6 +57,8 @@ def ensemble(
     name: str | None = None,
     recipe: Recipe | str = "few-shot",
     seed: int = 0,
+    retrieve: Retrieval | int | None = None,
+    race: Race | bool = False,
     held_out: Callable[[Module], float] | None = None,
     store: AnyStore = None,
     engine: str = "serial",
@@ -75,6 +80,9 @@ def ensemble(
         name: of the start; `None` is "<task>-start".
         recipe: of the reference module, if the indicator needs one.
         seed: of the draw of examples, and of what space "dare" drops.
+        retrieve: of a larger hub, only so many modules take part; see `rank`.
+        race: whether modules race, so that only those that may be among the best have a weight; `True` is a race with
+            `BLENDED` winners, of which the blend is made.
         held_out: returns the loss of a module on rows kept aside, for rules and scales that are chosen by it; `None`
             is the mean loss on the task's train rows, or on those of the blend's `split`.
         store: where scores and the merged module are kept; `None` is the user's store, `False` keeps nothing.
@@ -92,6 +100,9 @@ def ensemble(
         require_blendable(blend, hub, family=task.card.family)
     backbone = as_backbone(backbone)
     scored = "scores" in RULES[blend.rule].needs
+    if (retrieve is not None or race) and not (scored and ranking is None):
+        why = "a ranking is given" if ranking is not None else f"rule '{blend.rule}' reads no scores"
+        raise SettingError(f"{why}, so there is nothing to retrieve or race for; leave out retrieve and race")
     if held_out is None and reads_held_out(blend):
         require_held_out(task, backbone, split=blend.split)
     if scored:
@@ -102,9 +113,9 @@ def ensemble(
         ranking = unscored(modules, blend.reduction)
         if scored:
             try:
-                ranking = rank(
+                ranking = rank_finalists(
                     task, modules, backbone, indicators=(blend.indicator,), reduction=blend.reduction, recipe=recipe,
-                    seed=seed, store=store, engine=engine, progress=progress,
+                    seed=seed, retrieve=retrieve, race=race, store=store, engine=engine, progress=progress,
                 )  # fmt: skip
             except PlannedOnly as dry:
                 raise dry.followed_by({MergeUnit.type: (1, ())}) from None

@@ -9,6 +9,7 @@ import typer
 
 from headstart.atomic import refuse_existing
 from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.narrowing import NarrowingOptions, spent_note
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
@@ -129,6 +130,7 @@ def ensemble(
     backbone: BackboneOptions,
     blend: BlendOptions,
     recipe: RecipeOptions,
+    narrowing: NarrowingOptions,
     work: WorkOptions,
     output: OutputOption,
     recipe_file: Annotated[
@@ -140,6 +142,9 @@ def ensemble(
 ) -> None:
     """Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
     refuse_existing(output)
+    from headstart.ranking.race import BLENDED
+
+    narrowed = narrowing.chosen(winners=BLENDED)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     asked = blend.load() if recipe_file is None else blend.of_file(recipe_file)
     from headstart.blending import require_blendable
@@ -151,8 +156,9 @@ def ensemble(
     from headstart.kinds import save_module
 
     call = partial(
-        run, data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name, store=work.store
-    )
+        run, data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name, store=work.store,
+        **narrowed,
+    )  # fmt: skip
     if dry_run:
         show_forecast(call, as_json=as_json)
         return
@@ -180,6 +186,11 @@ def ensemble(
     rest += f"; {none} {'has' if none == 1 else 'have'} no weight" if none else ""
     print_table(shown, console(), title=f"{data.name}: what the start is made of{rest}")
     print_line(f"{blend_note(start)}. Saved {output}.")
+    stages = dict(zip(start.ranking.scores.names, start.ranking.stage, strict=True))
     for module in start.left_out:
+        if stages.get(module.name, "").startswith(("left in round", "retrieved out")):
+            continue  # there are hundreds, and the table counts them
         print_line(f"takes no part: {module.name}: {module.reason}", error=True)
+    if start.ranking.tokens is not None:
+        print_line(spent_note(start.ranking))
     units.say()

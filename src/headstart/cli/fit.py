@@ -80,8 +80,9 @@ def fit(
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
     retrieve: Annotated[
-        int, typer.Option(help="Of a larger hub, retrieve this many modules and let them race.")
-    ] = DEFAULTS.retrieve,
+        int | None,
+        typer.Option(help="Of a larger hub, retrieve this many modules; default: all take part, and race."),
+    ] = None,
     test_rows: Annotated[
         int, typer.Option(help="Answer at most this many rows of the test split.")
     ] = DEFAULTS.test_rows,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NarrowingOptions", "spent_note"]
 
-OF = {"retrieve_by": "retrieve", "join": "retrieve", "confidence": "race", "budget": "race"}
+OF = {"retrieve_by": "retrieve", "join": "retrieve", "confidence": "race", "budget": "race", "winners": "race"}
 """Which option each of the others is about."""
 
 
@@ -50,9 +50,19 @@ class NarrowingOptions(Options):
             "however unsure that is."
         ),
     ] = None
+    winners: Annotated[
+        int | None,
+        typer.Option(
+            help="Of --race: how many of the best modules are wanted; several read all rows; default 1, and 16 for "
+            "a blend."
+        ),
+    ] = None
 
-    def chosen(self) -> dict[str, Any]:
-        """`retrieve` and `race`, as the library takes them. Raises `SettingError` for an option without its own."""
+    def chosen(self, *, winners: int = 1) -> dict[str, Any]:
+        """`retrieve` and `race`, as the library takes them; `winners`, if the user says nothing.
+
+        Raises `SettingError` for an option without its own.
+        """
         from headstart.ranking.race import Race  # here: SciPy takes half a second
         from headstart.ranking.retrieve import Retrieval
 
@@ -62,7 +72,8 @@ class NarrowingOptions(Options):
                 value = " N" if needed == "retrieve" else ""
                 raise SettingError(f"--{spelled} is about --{needed}; add --{needed}{value}, or leave out --{spelled}")
         lists = {"by": tuple(self.retrieve_by or ()), "join": self.join}
-        ways = {"confidence": self.confidence, "budget": self.budget}
+        wanted = winners if self.winners is None else self.winners
+        ways = {"confidence": self.confidence, "budget": self.budget, "winners": wanted}
         return {
             "retrieve": None if self.retrieve is None else Retrieval(self.retrieve, **_given(lists)),
             "race": Race(**_given(ways)) if self.race else False,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from headstart.backbones import Backbone, BackboneInput
@@ -16,6 +17,7 @@ from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.indicators import make_indicator
+from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import Module
 from headstart.ranking.rank import Ranking, require_defined
 from headstart.ranking.scoring import Scoring
@@ -23,26 +25,26 @@ from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.tune import Tuned, text_format_of
 from headstart.tuning.unit import TuneUnit
-from headstart.units import Content, Context, Results, Unit
+from headstart.units import Content, Context, PlannedOnly, Results, Unit
 
 __all__ = ["Ranked", "Tested", "Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """The pool's rankings of one draw, by reduction, and the units that they were made of."""
+    """The pool's rankings of one draw, by reduction, and the units that they were made of, where these are known."""
 
     by_reduction: Mapping[str, Ranking]
     scorings: Mapping[str, Scoring]
-    found: Results
+    found: Results | None
 
     def ranking(self, blend: Blend) -> Ranking:
         """The ranking that a blend reads."""
         return self.by_reduction[blend.reduction]
 
     def spent(self, compared: Compared, context: Context) -> Tokens:
-        """What the scores that a method reads took; nothing if it reads none."""
-        if compared.blend is None or not compared.needs_scores:
+        """What the scores that a method reads took; nothing if it reads none, or if that is not known."""
+        if compared.blend is None or not compared.needs_scores or self.found is None:
             return Tokens()
         scoring = self.scorings[compared.blend.reduction]
         return tokens_of_scores(scoring, compared.blend.indicator, self.found, context)
@@ -55,11 +57,16 @@ def rank_draws(
     indicators: Mapping[str, Sequence[str]],
     recipe: Recipe,
     run: Callable[..., Results],
+    ranker: Callable[..., Ranking] | None = None,
 ) -> list[Ranked]:
     """The pool's rankings of every draw; all are one graph, so that reference modules are tuned as lanes.
 
-    `indicators`: the specs to compute, by reduction. `run` runs units.
+    `indicators`: the specs to compute, by reduction. `run` runs units. `ranker`: ranks one draw after the other
+    instead, such as by a race, whose rounds depend on each other; it takes what `rank` takes, and what its scores took
+    is not known to `Ranked.spent`.
     """
+    if ranker is not None:
+        return _one_by_one(draws, pool, indicators=indicators, ranker=partial(ranker, recipe=recipe))
     planned: list[dict[str, Scoring]] = []
     for seed, draw in enumerate(draws):
         planned.append({})
@@ -81,6 +88,27 @@ def rank_draws(
             for reduction in indicators
         }
         ranked.append(Ranked(rankings, scorings, found))
+    return ranked
+
+
+def _one_by_one(
+    draws: Sequence[Task], pool: Pool, *, indicators: Mapping[str, Sequence[str]], ranker: Callable[..., Ranking]
+) -> list[Ranked]:
+    """The rankings of every draw, each made by `ranker`."""
+    ranked = []
+    later = sum(map(len, indicators.values())) * len(pool.modules)
+    for seed, draw in enumerate(draws):
+        try:
+            rankings = {
+                reduction: ranker(draw, pool.modules, pool.backbone, indicators=specs, reduction=reduction, seed=seed)
+                if specs
+                else unscored(pool.modules, reduction)
+                for reduction, specs in indicators.items()
+            }
+        except PlannedOnly as dry:
+            rest = later * (len(draws) - seed - 1)
+            raise (dry.followed_by({ScoreUnit.type: (rest, ())}) if rest else dry) from None
+        ranked.append(Ranked(rankings, {}, None))
     return ranked
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -20,11 +20,13 @@ from headstart.events import Listener
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.guard import Guard, pool_of
 from headstart.fitting.lacking import lacking
+from headstart.fitting.large import LargeHub
 from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank
+from headstart.ranking.scoring import scoring_examples
 from headstart.records import Refused
 from headstart.tasks import TaskLike, as_task
 from headstart.tasks.example import seeded_order
@@ -53,7 +55,7 @@ def fit(
     license: str = "",  # noqa: A002 - the field's own word, as on model cards
     decoding: str = "auto",
     calibration: str = "auto",
-    retrieve: int | None = DEFAULTS.retrieve,
+    retrieve: int | None = None,
     test_rows: int = DEFAULTS.test_rows,
     seed: int = 0,
     store: AnyStore = None,
@@ -82,7 +84,8 @@ def fit(
         license: of the module, for its card.
         decoding: as in `evaluate`.
         calibration: as in `tune`.
-        retrieve: of a larger hub, so many modules are retrieved and race; `None`: all are scored.
+        retrieve: of a larger hub, only so many modules, retrieved as in `rank`, take part; `None`: all. If more than
+            `DEFAULTS.all_scored` take part, they race.
         test_rows: at most so many test rows are answered.
         seed: of the draw, the folds, fresh modules and the order of rows.
         store: where finished work is kept, so that a second run only reads it; `None` is the user's store, `False`
@@ -116,15 +119,15 @@ def fit(
         run = _Timed(
             partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
         )
-        ranked = partial(
-            rank, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=few, race=few is not None,
-            store=kept, engine=engine, progress=progress,
-        )  # fmt: skip
-        made = _Fit(asked, guarded(replace(pool, modules=pool.modules[:few])), run, merging=here(engine))
+        large = LargeHub.of(few or len(pool.modules))
+        how: dict[str, Any] = {"store": kept, "engine": engine, "progress": progress}
+        ranker = partial(rank, **how) if large is None else large.ranker(**how)
+        ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=few)
+        made = _Fit(asked, guarded(replace(pool, modules=pool.modules[:few])), run, here(engine), large, ranker)
         rankings = made.rankings(ranked)
         if few is not None:
             left = _retrieved(next(iter(rankings.values())))
-            made = _Fit(asked, guarded(replace(pool, modules=left)), run, merging=here(engine))
+            made = replace(made, guard=guarded(replace(pool, modules=left)))
         return made.fitted(rankings)
 
 
@@ -140,11 +143,17 @@ class _Timed:
         return found
 
 
+@dataclass(frozen=True, eq=False)
 class _Fit:
     """One fit, stage by stage: rank, guard, tune and explain."""
 
-    def __init__(self, asked: Asked, guard: Guard, run: _Timed, *, merging: str) -> None:
-        self.asked, self.guard, self.run, self.merging = asked, guard, run, merging
+    asked: Asked
+    guard: Guard
+    run: _Timed
+    merging: str
+    large: LargeHub | None
+    ranker: Callable[..., Ranking]
+    """Ranks modules for a task; in a large hub, by a race."""
 
     @property
     def backbone(self) -> Backbone:
@@ -154,7 +163,9 @@ class _Fit:
     def fitted(self, rankings: Mapping[str, Ranking]) -> Fitted:
         """All stages but the first. Raises `PlannedOnly` with what follows, where nothing is computed."""
         try:
-            verdict = self.guard.verdict(self.run, merging=self.merging)
+            verdict = self.guard.verdict(
+                self.run, merging=self.merging, ranker=None if self.large is None else self.ranker
+            )
         except PlannedOnly as dry:
             raise dry.followed_by(self.later()) from None
         return self.finished(rankings, verdict)
@@ -249,6 +260,8 @@ class _Fit:
         lacks = "" if verdict.choice == "use" else lacking(ranking, asked.indicator, bare)
         leader = beginnings.get(verdict.leader)
         notes = [*asked.task.notes, *tuned.notes]
+        if self.large is not None:
+            notes += self.large.notes(tuple(ranking.scores.values), len(scoring_examples(asked.task, seed=asked.seed)))
         if leader is not None and leader.start is not None:
             notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
         return FitRecord(

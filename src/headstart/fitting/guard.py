@@ -29,7 +29,7 @@ from headstart.fitting.folds import folds_of
 from headstart.fitting.losses import row_losses
 from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, load_modules, require_defined
+from headstart.ranking.rank import HubLike, Ranking, load_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
@@ -151,13 +151,18 @@ class Guard:
                 require_held_out(cut[0], pool.backbone, split=method.blend.split)
         return cls(tuple(cut), pool, tuple(methods), blend, recipe, decoding, calibration)
 
-    def verdict(self, run: Callable[..., Results], *, merging: str) -> Verdict:
+    def verdict(
+        self, run: Callable[..., Results], *, merging: str, ranker: Callable[..., Ranking] | None = None
+    ) -> Verdict:
         """Score, merge and tune on every fold, and decide; `run` runs units, `merging` is the engine for merges.
 
+        `ranker`: ranks the modules on the rows of a fold in another way than by scoring all of them; see `rank_draws`.
         Raises `PlannedOnly` where `run` computes nothing.
         """
         try:
-            ranked = rank_draws(self.folds, self.pool, indicators=self.indicators(), recipe=self.recipe, run=run)
+            ranked = rank_draws(
+                self.folds, self.pool, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker
+            )
         except PlannedOnly as dry:
             raise dry.followed_by(self.later(merges=True)) from None
         draws = [

@@ -16,10 +16,13 @@ from scipy import stats
 
 from headstart.errors import SettingError, of_type
 
-__all__ = ["Gaps", "Left", "Race", "Raced", "Read", "Why", "as_race", "going_on", "run_race"]
+__all__ = ["BLENDED", "Gaps", "Left", "Race", "Raced", "Read", "Why", "as_race", "going_on", "run_race"]
 
 Read = Callable[[Sequence[int], slice], NDArray[np.float64]]
 """The values of some modules, by position, on some rows of the reading order: (modules, rows), NaN where missing."""
+
+BLENDED = 16
+"""Winners of a race for a blend, where nothing is said: the default rule spreads its weight over 4 modules at most."""
 
 Why = Literal["behind", "tied", "budget", "missing"]
 """Why a module left: it is behind the leader at the stated confidence; it is not better than the leader by more than
@@ -31,17 +34,20 @@ class Race:
     """How modules race; differences between two modules are taken row by row.
 
     `confidence`: of the statement that the winner's mean over all rows is the best, or within `tie` of it, taken over
-    all rounds and modules under the assumption that differences are about normal. `first`: rows of the first round;
+    all rounds and modules under the assumption that differences are about normal; with several `winners`, that each of
+    their means is at least the last of as many best ones, or within `tie` of it. `first`: rows of the first round;
     each further round doubles the rows read. `tie`: the largest difference that does not count, in standard errors of
     the leader's mean over all rows. `budget`: at most this share of what reading every row with every module takes,
     unless the first rows are unusually long; then the last leave after each round, however unsure that is, and the
-    confidence no longer covers the winner. `None`: only modules that cannot win leave.
+    confidence no longer covers the winner. `None`: only modules that cannot win leave. `winners`: how many of the best
+    are wanted; several read all rows, whatever the budget, so that their means can be compared with any.
     """
 
     confidence: float = 0.95
     first: int = 4
     tie: float = 0.1
     budget: float | None = None
+    winners: int = 1
 
     def __post_init__(self) -> None:
         """Raise `SettingError` for a value that none of the settings can have."""
@@ -55,6 +61,8 @@ class Race:
             )
         if not self.tie >= 0:
             raise SettingError(f"tie {self.tie} must be 0 or more; 0 counts every difference")
+        if self.winners < 1:
+            raise SettingError(f"a race has at least one winner, not {self.winners}; leave winners out for one")
 
     def ends(self, rows: int) -> list[int]:
         """How many rows have been read after each round, of `rows` in all.
@@ -99,20 +107,25 @@ class Raced:
     """What became of every module, by position.
 
     `left`: `None` for a finalist. `rows`: how many it has read. `ends`: the rows read after each round, had all been
-    run. `best`: the finalist with the best mean, the first of equals; `None` if no module has values.
+    run. `winners`: as many finalists as the race wants, if there are so many, the best mean first.
     """
 
     ends: tuple[int, ...]
     left: tuple[Left | None, ...]
     rows: tuple[int, ...]
-    best: int | None
+    winners: tuple[int, ...]
+
+    @property
+    def best(self) -> int | None:
+        """The finalist with the best mean; `None` if no module has values."""
+        return self.winners[0] if self.winners else None
 
 
 def run_race(read: Read, *, modules: int, rows: int, race: Race, costs: ArrayLike | None = None) -> Raced:
     """Race `modules` modules over `rows` rows; every round reads its rows of the modules that are still there.
 
-    A single module that is left reads no more rows. `costs`: what each row takes of a budget, such as its tokens;
-    `None`: all the same. Raises `SettingError` if a budget does not last for two rows.
+    Where one winner is wanted, a single module that is left reads no more rows. `costs`: what each row takes of a
+    budget, such as its tokens; `None`: all the same. Raises `SettingError` if a budget does not last for two rows.
     """
     ends = race.ends(rows)
     until = np.cumsum(np.ones(rows) if costs is None else np.asarray(costs, dtype=np.float64))
@@ -127,19 +140,18 @@ def run_race(read: Read, *, modules: int, rows: int, race: Race, costs: ArrayLik
     for number, (start, end) in enumerate(pairwise([0, *ends]), 1):
         course.seen[course.there, start:end] = read(course.there, slice(start, end))
         course.end_round(number)
-        if len(course.there) < 2:
+        if not course.there or len(course.there) == race.winners == 1:
             break
     left = tuple(course.left.get(index) for index in range(modules))
-    return Raced(tuple(ends), left, tuple(course.done), course.best())
+    return Raced(tuple(ends), left, tuple(course.done), course.winners())
 
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """How far modules are behind the leader after a round; `behind` and `margin` have a value per module.
+    """How far modules are behind a leader after a round; `behind` and `margin` have a value per module.
 
-    `leader`: place of the one with the best mean, the first if several have it. `behind`: by how much the mean is below
-    the leader's. `margin`: how far the difference over all rows may be from that, at the level asked for. `error`: the
-    standard error of the leader's mean over all rows.
+    `leader`: its place. `behind`: by how much the mean is below the leader's. `margin`: how far the difference over all
+    rows may be from that, at the level asked for. `error`: the standard error of the leader's mean over all rows.
     """
 
     leader: int
@@ -148,9 +160,10 @@ class Gaps:
     error: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], *, rows: int, level: float) -> "Gaps":
+    def of(cls, values: NDArray[np.float64], *, rows: int, level: float, place: int = 0) -> "Gaps":
         """The standing after `values` (modules, n rows), of `rows` in all; n is at least 2.
 
+        The leader is the one with the best mean, the first if several have it; or with `place`, so many places below.
         A margin is t(n - 1) at 1 - `level`, times s/√n · √(1 - n/rows): what is wanted is the mean of the differences
         over all rows, of which n have been read. Where there are few different values, such as right and wrong, rows
         that all agree are no proof that all rows would, so s/√n is that of the differences with one more row for and
@@ -158,7 +171,7 @@ class Gaps:
         margin is infinite.
         """
         read = values.shape[1]
-        leader = int(np.argmax(values.mean(axis=1)))
+        leader = int(np.argsort(-values.mean(axis=1), kind="stable")[place])
         differences = values[leader] - values
         if len(np.unique(values)) <= max(2, read // 2):
             widest = np.ptp(values) or math.inf
@@ -171,10 +184,10 @@ class Gaps:
         return cls(leader, differences.mean(axis=1), float(stats.t.ppf(1 - level, read - 1)) * spread, error)
 
 
-def going_on(count: int, steps: Sequence[float], budget: float) -> int:
+def going_on(count: int, steps: Sequence[float], budget: float, *, least: int = 1) -> int:
     """How many of `count` modules go on, so that rounds that take `steps` of each module take at most `budget`.
 
-    After every round the same share goes on, as large as the budget allows; at least one module does.
+    After every round the same share goes on, as large as the budget allows; at least `least` modules do.
 
     >>> going_on(100, [10, 20], 700)  # 39 · 10 + 15 · 20
     39
@@ -182,9 +195,9 @@ def going_on(count: int, steps: Sequence[float], budget: float) -> int:
     low, high = 0.0, 1.0
     for _ in range(30):
         share = (low + high) / 2
-        spent = sum(max(1.0, count * share**number) * step for number, step in enumerate(steps, 1))
+        spent = sum(max(least, count * share**number) * step for number, step in enumerate(steps, 1))
         low, high = (share, high) if spent <= budget else (low, share)
-    return max(1, int(count * high + 1e-6))
+    return max(least, int(count * high + 1e-6))
 
 
 @dataclass(eq=False)
@@ -211,42 +224,47 @@ class _Course:
         self._without(
             {index: Left(number, "missing") for index in self.there if np.isnan(self.seen[index, :end]).any()}
         )
-        if end == self.ends[-1] or len(self.there) < 2:
+        wanted = self.race.winners
+        if end == self.ends[-1] or len(self.there) <= wanted:
             return
         modules, rows = self.seen.shape
-        # Any of the others, in any round but the last, may be the one that the best module loses against by chance.
-        level = (1 - self.race.confidence) / ((len(self.ends) - 1) * (modules - 1))
-        gaps = Gaps.of(self.seen[self.there, :end], rows=rows, level=level)
-        gone = self._beaten(gaps, number)
+        # Any of the others, in any round but the last, may be the one that one of the best loses against by chance.
+        level = (1 - self.race.confidence) / ((len(self.ends) - 1) * wanted * (modules - wanted))
+        read = self.seen[self.there, :end]
+        leading = [Gaps.of(read, rows=rows, level=level, place=place) for place in range(wanted)]
+        gone, gaps = self._beaten(leading, number), leading[0]
         if self.race.budget is not None:
             staying = [place for place, index in enumerate(self.there) if index not in gone]
             spent = self.until[np.array(self.done) - 1]
             rest = self.race.budget * modules * self.until[-1] - spent.sum()
             steps = np.diff(self.until[np.array(self.ends[number - 1 :]) - 1])
-            most = going_on(len(staying), steps.tolist(), float(rest))
+            most = going_on(len(staying), steps.tolist(), float(rest), least=wanted)
             staying.sort(key=lambda place: (gaps.behind[place], place != gaps.leader))
             gone |= {self.there[place]: self._why("budget", gaps, place, number) for place in staying[most:]}
         self._without(gone)
 
-    def best(self) -> int | None:
-        """The finalist with the best mean, the first of equals."""
+    def winners(self) -> tuple[int, ...]:
+        """The finalists with the best means, as many as are wanted."""
         means = {index: self.seen[index, : self.done[index]].mean() for index in self.there}
-        return max(means, key=lambda index: (means[index], -index), default=None)
+        return tuple(sorted(means, key=lambda index: (-means[index], index))[: self.race.winners])
 
-    def _beaten(self, gaps: Gaps, number: int) -> dict[int, Left]:
-        """The modules that cannot be better than the leader at the stated confidence, or not by more than a tie."""
+    def _beaten(self, leading: Sequence[Gaps], number: int) -> dict[int, Left]:
+        """The modules that cannot be better than any of the leaders at the stated confidence, or not by more than a
+        tie. `leading`: the standing behind each leader, as many as there are winners."""
         gone: dict[int, Left] = {}
-        tie = self.race.tie * gaps.error
+        leaders, last = {gaps.leader for gaps in leading}, leading[-1]
         for place, index in enumerate(self.there):
-            hope = gaps.margin[place] - gaps.behind[place]
-            if place == gaps.leader:
+            hopes = [gaps.margin[place] - gaps.behind[place] for gaps in leading]
+            if place in leaders:
                 continue
-            if hope < 0:
-                gone[index] = self._why("behind", gaps, place, number)
-            elif hope <= tie and index not in self.holding:
-                gone[index] = self._why("tied", gaps, place, number)
+            if max(hopes) < 0:
+                gone[index] = self._why("behind", last, place, number)
+            elif index not in self.holding and all(
+                hope <= self.race.tie * gaps.error for hope, gaps in zip(hopes, leading, strict=True)
+            ):
+                gone[index] = self._why("tied", last, place, number)
         if any(left.why == "tied" for left in gone.values()) or self.holding & gone.keys():
-            self.holding.add(self.there[gaps.leader])
+            self.holding |= {self.there[leader] for leader in leaders}
         return gone
 
     def _why(self, why: Why, gaps: Gaps, place: int, number: int) -> Left:
