@@ -1,6 +1,7 @@
 """Indicators of features: against formulas written out, direct maximization and hidden states in float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,42 @@ def test_open_answers_have_no_classes(llama: Backbone) -> None:
     one = [row for row in REVIEWS if row.target == "positive"]
     reasons = score([random_lora(llama, seed=1)], one, llama, indicators="knn").reasons
     assert reasons["knn"] == {"random-1": "all examples have the same answer, so there are no classes to tell apart"}
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e38])
+def test_a_module_that_diverged_has_no_value_and_the_others_keep_theirs(llama: Backbone, value: float) -> None:
+    good, bad = random_lora(llama, seed=1), random_lora(llama, seed=2)
+    path = next(iter(bad.factors))
+    broken = bad.factors[path].b.clone()
+    broken[0, 0] = value
+    bad = replace(bad, factors=dict(bad.factors) | {path: bad.factors[path]._replace(b=broken)})
+    specs = [*FEATURES, "option_accuracy"]
+    rows = [replace(row, options=("positive", "negative")) for row in REVIEWS]
+    found = score([good, bad], rows, llama, indicators=specs)
+    alone = score([good], rows, llama, indicators=specs)
+    for spec in specs:
+        assert found.values[spec][0] == pytest.approx(alone.values[spec][0], rel=1e-6)
+        assert math.isnan(found.values[spec][1])
+        assert found.reasons[spec] == {"random-2": "its predictions are not finite numbers"}
+    if math.isnan(value):
+        compared = ["arrow", "spectral", "weight_cosine"]
+        embedded = ["tupate", "similarity:embedding=canonical", "similarity:embedding=flat"]
+        found = score([good, bad], rows, llama, indicators=compared + embedded, reference=random_lora(llama, seed=3))
+        for spec in compared:
+            assert found.reasons[spec] == {"random-2": "its parameters are not all finite numbers"}
+        for spec in embedded:
+            reason = f"{path}.b of 'random-2' holds numbers that are not finite; tune it again"
+            assert found.reasons[spec] == {"random-2": reason}
+            assert math.isfinite(found.values[spec][0])
+
+
+def test_a_centred_module_alone_is_its_own_mean(llama: Backbone) -> None:
+    reference = random_lora(llama, seed=3)
+    found = score(
+        [random_lora(llama, seed=1)], REVIEWS, llama, indicators="similarity:centre=true", reference=reference
+    )
+    (reasons,) = found.reasons.values()
+    assert reasons == {"random-1": "it, or the reference module, is the mean of those that are compared"}
 
 
 def test_knn_has_a_value_for_each_example(llama: Backbone) -> None:

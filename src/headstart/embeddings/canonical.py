@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from headstart.embeddings.arrays import Array, canonical_factors
 from headstart.embeddings.contract import Embedding, Subject
-from headstart.embeddings.tupate import tuned_parameters
+from headstart.embeddings.tupate import require_finite, tuned_parameters
 from headstart.errors import ModuleError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Canonical(Embedding):
         module = subject.module
         if module.kind != "lora" or module.only_ranked:
             raise ModuleError(f"'{module.name}' is no plain LoRA module, whose factors have one form; use tupate")
+        require_finite(module)
         plain = cast("LoraModule", module)
         factors = {path: _rewritten(factors) for path, factors in plain.factors.items()}
         return tuned_parameters(replace(plain, factors=factors))

@@ -4,6 +4,7 @@ import numpy as np
 
 from headstart.embeddings.arrays import Array, flattened
 from headstart.embeddings.contract import Embedding, Subject
+from headstart.embeddings.tupate import require_finite
 
 __all__ = ["Flat"]
 
@@ -19,4 +20,5 @@ class Flat(Embedding):
 
     def of(self, subject: Subject) -> Array:
         """The parameters in the order of stacks, layers and columns."""
+        require_finite(subject.module)
         return np.concatenate([flattened(rows) for rows in subject.module.layer_vectors()])

@@ -4,6 +4,7 @@ import numpy as np
 
 from headstart.embeddings.arrays import Array, mean_over
 from headstart.embeddings.contract import Embedding, Subject
+from headstart.embeddings.tupate import require_finite
 from headstart.errors import ModuleError
 
 __all__ = ["Pooled"]
@@ -21,5 +22,6 @@ class Pooled(Embedding):
         shape = module.token_shape
         if shape is None:
             raise ModuleError(f"'{module.name}' is a {module.kind} module, which has no virtual tokens; use tupate")
+        require_finite(module)
         layers = (mean_over(rows).reshape(-1, *shape) for rows in module.layer_vectors())
         return np.concatenate([mean_over(tokens, axis=1).ravel() for tokens in layers])

@@ -51,7 +51,7 @@ class EmbedUnit(Unit):
     """
 
     type: ClassVar[str] = "embed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     together: ClassVar[int] = 64
 
     module: Embeddable | Unit

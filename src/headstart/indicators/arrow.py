@@ -19,6 +19,7 @@ class Arrow(ProjectionIndicator):
 
     name = "arrow"
     source = "Ostapenko et al., 2024 (Arrow routing)"
+    version = 2
 
     def prepare(self, updates: Sequence[Update]) -> Tensor:
         """v of each update, (N, D)."""

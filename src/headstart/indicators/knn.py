@@ -23,6 +23,7 @@ class Knn(FeatureIndicator):
     name = "knn"
     source = "Puigcerver et al., 2021"
     distribution = True
+    version = 2
 
     k: Annotated[int, Field(gt=0)] = 5
 

@@ -11,6 +11,7 @@ from headstart.errors import ModuleError
 from headstart.events import Listener, Progress
 from headstart.indicators import (
     AfterSteps,
+    FeatureIndicator,
     HiddenIndicator,
     Indicator,
     OptionIndicator,
@@ -25,7 +26,7 @@ from headstart.indicators.answers import NO_OPTIONS, Offered
 from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
 from headstart.indicators.contract import part_name
 from headstart.indicators.passes import Expected, Found, Sweep, Workload, run_stack
-from headstart.indicators.rows import RowWriter
+from headstart.indicators.rows import NOT_FINITE, RowWriter
 from headstart.indicators.table import WHOLE
 from headstart.kinds import AnyModule, Module, stacks
 from headstart.kinds.updates import Update
@@ -39,6 +40,7 @@ NO_PARAMETERS = "none of its parameters is in the requested part"
 NO_PARTS = "the parts of this backbone's architecture are not known"
 NO_SUCH_PART = "this backbone has no such part"
 NO_UPDATE = "it changes nothing that the bare backbone reads: its updates are 0"
+NOT_NUMBERS = "its parameters are not all finite numbers"
 TOO_LARGE = "a single example under a single module does not fit into the device's memory; lower max_input"
 
 
@@ -143,7 +145,7 @@ class Run:
             updates: dict[int, Mapping[str, Update]] = {}
             for index, module in self._read(members).items():
                 try:
-                    updates[index] = module.updates()
+                    updates[index] = _finite_updates(module)
                 except ModuleError as error:
                     for indicator in indicators:
                         self.rows.missing([index], indicator, str(error))
@@ -201,6 +203,8 @@ class Run:
         if isinstance(indicator, TuningIndicator):
             assert trial is not None
             return {WHOLE: indicator.from_trial(trial)}
+        if not all(bool(value.isfinite().all()) for value in module.parameters().values()):
+            return NOT_NUMBERS
         other = self.reference if trial is None else trial.module
         assert other is not None  # `score_table` has checked that there is one
         own, theirs = module.parameters(), other.parameters()
@@ -231,12 +235,19 @@ class Run:
                 self.rows.whole(members, by_hidden, values.mean(1).tolist(), part=part_name(site.part))
         for by_feature in sweep.by_feature:
             assert found.features is not None
-            assert isinstance(self.answers.classes, Tensor)
-            values = by_feature.from_features(found.features.double(), self.answers.classes)
+            self._features(by_feature, found.features.double(), members, sweep)
+
+    def _features(self, indicator: FeatureIndicator, features: Tensor, members: Sequence[int], sweep: Sweep) -> None:
+        assert isinstance(self.answers.classes, Tensor)
+        finite = features.isfinite().flatten(1).all(1)
+        known = [index for index, there in zip(members, finite.tolist(), strict=True) if there]
+        self.rows.missing([index for index in members if index not in known], indicator, NOT_FINITE)
+        if known:
+            values = indicator.from_features(features[finite], self.answers.classes)
             if values.dim() == 2:
-                self.rows.examples(members, by_feature, sweep.positions, values.numpy(), whole=True)
+                self.rows.examples(known, indicator, sweep.positions, values.numpy(), whole=True)
             else:
-                self.rows.whole(members, by_feature, values.tolist())
+                self.rows.whole(known, indicator, values.tolist())
 
     def _hidden(
         self, indicator: HiddenIndicator, values: Sequence[Tensor], members: Sequence[int], sweep: Sweep
@@ -276,7 +287,17 @@ class Run:
                     found = indicator.per_example(own[known], right).double()
                     values[:, example] = found.where(own[known].isfinite().all(1), torch.nan)
             every = range(len(offered.texts))
-            self.rows.examples(known, indicator, every, values.numpy(), whole=True, reason=NO_OPTIONS)
+            for index, own in zip(known, values, strict=True):
+                reason = NO_OPTIONS if all(bool(one[index].isfinite().all()) for one in likelihoods) else NOT_FINITE
+                self.rows.examples([index], indicator, every, own.unsqueeze(0).numpy(), whole=True, reason=reason)
+
+
+def _finite_updates(module: Module) -> Mapping[str, Update]:
+    """The updates of a module. Raises `ModuleError` if they are not all finite numbers, or as `Module.updates`."""
+    updates = module.updates()
+    if not all(bool(part.isfinite().all()) for one in updates.values() for part in one if isinstance(part, Tensor)):
+        raise ModuleError(NOT_NUMBERS)
+    return updates
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

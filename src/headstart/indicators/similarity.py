@@ -27,6 +27,7 @@ class Similarity(WeightIndicator):
     name = "similarity"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
+    version = 2
 
     embedding: str = "tupate"
     centre: bool = False
@@ -78,6 +79,11 @@ def _cosines(
 ) -> list[float | str]:
     wanted = embedding.of(Subject(reference))
     mean = means.get(len(wanted), np.zeros(len(wanted)))
+    nothing = (
+        "it, or the reference module, is the mean of those that are compared"
+        if means
+        else "its parameters are all zero"
+    )
     values: list[float | str] = []
     for module in modules:
         try:
@@ -89,5 +95,5 @@ def _cosines(
             values.append(f"its embedding has {len(found)} numbers, the reference module's {len(wanted)}")
             continue
         (value,) = embedding.similarities(wanted - mean, found[None] - mean)
-        values.append("its parameters are all zero" if np.isnan(value) else float(value))
+        values.append(nothing if np.isnan(value) else float(value))
     return values

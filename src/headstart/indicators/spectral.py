@@ -21,6 +21,7 @@ class Spectral(ProjectionIndicator):
 
     name = "spectral"
     source = "Fleshman and Van Durme, 2025 (SpectR); normalized here"
+    version = 2
 
     def prepare(self, updates: Sequence[Update]) -> Tensor:
         """P with ‖Px‖ = ‖ΔWx‖ / ‖ΔW‖_F of each update, (N, r, D), or its diagonal (N, D)."""

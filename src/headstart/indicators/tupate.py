@@ -15,7 +15,7 @@ class Tupate(WeightIndicator):
     name = "tupate"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
-    version = 2
+    version = 3
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """What `similarity:embedding=tupate` gives."""
