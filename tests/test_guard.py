@@ -194,6 +194,26 @@ def test_a_start_that_is_worse_says_that_nearer_tasks_would_help() -> None:
     assert found.remedy.endswith("modules of nearer tasks are what would help.")
 
 
+def test_the_verdict_does_not_depend_on_the_unit_of_a_squared_error() -> None:
+    losses = np.random.default_rng(0).random(len(ROWS))
+    shown = []
+    for unit in (1.0, 1e-2, 1e-4):
+        answers = {"scratch": held(1.0), "ensemble": held(1.0)}
+        answers["scratch"] = replace(answers["scratch"], losses=unit * (2 * losses + 0.2))
+        answers["ensemble"] = replace(answers["ensemble"], losses=unit * losses)
+        found = decide_start(answers, ROWS, metric="ACC", folds=[row % 4 for row in range(40)])
+        assert found.choice == "use"
+        shown.append([found.gain / unit, found.low / unit, found.contrasts["p"][0]])
+    assert shown[1] == pytest.approx(shown[0], rel=1e-6)
+    assert shown[2] == pytest.approx(shown[0], rel=1e-6)
+
+
+def test_equal_losses_decide_nothing() -> None:
+    alike = replace(held(1.0), losses=np.full(len(ROWS), 0.5))
+    found = decide_start({"scratch": alike, "ensemble": alike}, ROWS, metric="ACC")
+    assert (found.choice, found.gain, found.contrasts["p"][0]) == ("abstain", 0.0, 0.5)
+
+
 def test_a_lower_loss_with_a_worse_score_is_not_used() -> None:
     found = decide_start({"scratch": held(1.0, 1, right=0.9), "ensemble": held(0.5, 3, right=0.3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"

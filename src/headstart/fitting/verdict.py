@@ -140,8 +140,12 @@ class _Drawn:
         self.references = [example.outputs for example in examples]
         known = {name: held for name, held in answers.items() if not held.reason and np.isfinite(held.losses).all()}
         self.of: dict[str, dict[str, tuple[float, Floats]]] = {"loss": {}, metric: {}}
+        # One row more or less may change a score by 1, and a mean loss by one standard deviation of a row's loss (1 nat
+        # at most), so that the unit of a squared error decides nothing.
+        self.units = {"loss": 1.0, metric: 1.0}
         if not known:
             return
+        self.units["loss"] = min(float(np.concatenate([held.losses for held in known.values()]).std()), 1.0) or 1.0
         losses = [held.losses.reshape(-1, 1) for held in known.values()]
         sizes = np.bincount(fold_of)
         self.fold_means = np.array([np.bincount(fold_of, held.losses) / sizes for held in known.values()])
@@ -165,15 +169,16 @@ class _Drawn:
         return self.of[measure].get(method, (math.nan,))[0]
 
     def gain(self, method: str, other: str, measure: str) -> Difference | None:
-        """How much better a method is than another one."""
+        """How much better a method is than another one, in `units`."""
         own = self.of[measure]
         if method not in own or other not in own:
             return None
-        sign = -1.0 if measure == "loss" else 1.0
+        sign = (-1.0 if measure == "loss" else 1.0) / self.units[measure]
         seen, again = (sign * (own[method][at] - own[other][at]) for at in (0, 1))
         count = int(self.groups.max()) + 1
-        found = difference(np.array([seen]), np.array([again]), groups=count, rows=len(self.groups))
-        return over_folds(found, self.fold_means) if measure == "loss" else found
+        counted = measure != "loss" and METRICS[measure].counted
+        found = difference(np.array([seen]), np.array([again]), groups=count, rows=len(self.groups), counted=counted)
+        return over_folds(found, self.fold_means / self.units["loss"]) if measure == "loss" else found
 
     def row(self, method: str, other: str, measure: str) -> dict[str, Any]:
         """A line of contrasts; only those of the loss have a p, because only they decide."""
@@ -184,13 +189,14 @@ class _Drawn:
             reason = self.answers[missing].reason or f"{missing} has no {measure} on these rows"
             nothing = dict.fromkeys(("difference", "low", "high", "p", "smallest", "rows_needed"), math.nan)
             return told | nothing | {"outcome": "undecided", "reason": reason}
-        low, high = found.interval()
+        unit = self.units[measure]
+        low, high = (unit * bound for bound in found.interval())
         better = _one_sided(found)
         needed = math.nan if better <= ALPHA or found.mean <= 0 else found.groups_needed(2 * ALPHA)
         return told | {
-            "difference": found.mean, "low": low, "high": high, "p": better if measure == "loss" else math.nan,
+            "difference": unit * found.mean, "low": low, "high": high, "p": better if measure == "loss" else math.nan,
             "outcome": "win" if better <= ALPHA else "loss" if better >= 1 - ALPHA else "undecided",
-            "smallest": found.smallest(2 * ALPHA), "reason": found.reason,
+            "smallest": unit * found.smallest(2 * ALPHA), "reason": found.reason,
             "rows_needed": needed if math.isnan(needed) else math.ceil(needed * len(self.groups) / found.groups),
         }  # fmt: skip
 
