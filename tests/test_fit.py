@@ -195,7 +195,7 @@ def test_modules_of_a_large_hub_race_on_all_rows_and_in_every_fold(
     assert not (left["weight"] > 0).any()
     assert ranking["weight"].sum() == pytest.approx(1.0)
     said = (
-        "4 modules raced on 70% of the rows of all: only those that may be among the best 2 have a score by every row"
+        "4 modules raced on a budget of 70% of all rows for 2 places: those that left early have no score and no weight"
     )
     assert said in found.record.notes
     assert "left in round" in fit_page(found.record)

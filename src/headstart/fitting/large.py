@@ -50,9 +50,9 @@ class LargeHub:
         chosen = [make_indicator(spec) for spec in indicators]
         found = [f"in a hub of {plural(self.size, 'module')}, {unraced_note(one)}" for one in chosen if not one.by_row]
         if len(found) < len(chosen):
-            share = "" if self.on(rows).budget is None else f" on {self.race.budget:.0%} of the rows of all"
+            share = "" if self.on(rows).budget is None else f" on a budget of {self.race.budget:.0%} of all rows"
             found.append(
-                f"{plural(self.size, 'module')} raced{share}: only those that may be among the best "
-                f"{self.race.winners} have a score by every row"
+                f"{plural(self.size, 'module')} raced{share} for {plural(self.race.winners, 'place')}: those that left "
+                "early have no score and no weight"
             )
         return found
