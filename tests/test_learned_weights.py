@@ -127,6 +127,23 @@ def weighed(blend: str, task: Task, hub: list[Module], backbone: Backbone, store
     return ensemble(task, hub, backbone, blend=blend, recipe=RECIPE, seed=2, store=store)
 
 
+@pytest.mark.parametrize("blend", ["held_out:indicator=loss", "uniform:scale=held_out"])
+def test_losses_of_which_none_is_finite_choose_nothing(
+    blend: str, task: Task, hub: list[Module], llama: Backbone
+) -> None:
+    with pytest.raises(MergeError) as caught:
+        ensemble(task, hub, llama, blend=blend, recipe=RECIPE, store=False, held_out=lambda _: math.nan)
+    assert str(caught.value) == (
+        "no blend that was tried has a finite loss on the held-out rows; use another rule and scale"
+    )
+
+
+def test_weights_of_modules_that_diverged_are_not_learned(llama: Backbone, hub: list[Module]) -> None:
+    broken = [one.with_parameters({k: v * math.nan for k, v in one.parameters().items()}) for one in hub]
+    with pytest.raises(MergeError, match="no weights that were tried have a finite loss on the held-out rows; use an"):
+        learn(broken, ROWS, llama, summed=False, text_format=TextFormat(), learning=Learning(), seed=3)
+
+
 def test_tau_and_scale_are_those_of_the_lowest_held_out_loss(task: Task, hub: list[Module], llama: Backbone) -> None:
     start = weighed("held_out:indicator=loss,scale=held_out", task, hub, llama)
     scores = rank(task, hub, llama, indicators="loss", recipe=RECIPE, seed=2, store=False).scores.values["loss"]

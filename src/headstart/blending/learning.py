@@ -86,7 +86,8 @@ def learn(
     """The weights of every group of layers, (G, N); the groups; and a curve of losses.
 
     `summed`: as in `Mixture`. Half of the rows, drawn by `seed`, are learned on; the state with the lowest loss on the
-    other half is kept, the equal weights of the beginning among them. Raises `SettingError` for fewer than two rows.
+    other half is kept, the equal weights of the beginning among them. Raises `SettingError` for fewer than two rows,
+    `MergeError` if no loss is finite.
     """
     items = backbone.encode([(row.text, row.target) for row in rows], text_format)
     learned_on, stopped_on = ([items[index] for index in half] for half in split_rows(rows, seed=seed))
@@ -112,6 +113,8 @@ def learn(
         optimizer.zero_grad()
         torch.autograd.backward(objective)
         optimizer.step()
+    if math.isinf(best):
+        raise MergeError("no weights that were tried have a finite loss on the held-out rows; use another rule")
     return _exact_sums(kept.detach().double(), learning), groups, curve
 
 

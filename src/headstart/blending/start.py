@@ -13,6 +13,7 @@ from headstart.blending.blend import SCALES
 from headstart.blending.held_out import GivenLoss, HeldOutRows
 from headstart.blending.merging import MergePlan
 from headstart.blending.unit import MergeUnit
+from headstart.blending.weights import lowest
 from headstart.errors import SettingError
 from headstart.kinds import AnyModule, Module
 from headstart.kinds.saving import based_on
@@ -137,7 +138,7 @@ def plan_start(
     scale = fixed
     if blend.scale == "held_out" and rows is not None:
         losses = rows.losses([found.weights] * len(SCALES), scales=SCALES)
-        scale = min(zip(SCALES, losses, strict=True), key=lambda pair: (math.isnan(pair[1]), pair[1]))[0]
+        scale = SCALES[lowest(losses)]
     unit = MergeUnit.of(planned(found.weights, scale=scale), backbone=BackboneInput.of(backbone), name=name)
     return PlannedStart(unit, ranking, blend, found.temperature, _left_out(ranking, blend, candidates))
 

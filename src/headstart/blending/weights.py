@@ -14,6 +14,7 @@ __all__ = [
     "check_top_k",
     "effective_number",
     "highest",
+    "lowest",
     "one_hot",
     "shared",
     "softmax",
@@ -221,6 +222,18 @@ def check_top_k(top_k: int | None) -> None:
     """Raise `SettingError` for k < 1."""
     if top_k is not None and top_k < 1:
         raise SettingError(f"top_k {top_k} must be at least 1; leave it out to blend all modules")
+
+
+def lowest(losses: Sequence[float]) -> int:
+    """The position of the lowest loss, the first of equals. Raises `MergeError` if none is a finite number.
+
+    >>> lowest([math.nan, 2.0, 1.0])
+    2
+    """
+    known = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
+    if not known:
+        raise MergeError("no blend that was tried has a finite loss on the held-out rows; use another rule and scale")
+    return min(known, key=losses.__getitem__)
 
 
 def shared(positions: Sequence[int], count: int) -> tuple[float, ...]:

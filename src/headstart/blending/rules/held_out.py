@@ -4,7 +4,7 @@ import math
 
 from headstart.blending.blend import Blend
 from headstart.blending.rules.contract import Request, Rule, Weighed
-from headstart.blending.weights import Weights, check_top_k, highest, softmax, temperature_for
+from headstart.blending.weights import Weights, check_top_k, highest, lowest, softmax, temperature_for
 
 __all__ = ["HeldOutTemperature"]
 
@@ -35,7 +35,6 @@ class HeldOutTemperature(Rule):
         numbers = [*(2.0**power for power in range(count.bit_length()) if 2**power < count), float(count)]
         temperatures = [temperature_for(number, scores, top_k=top_k) for number in numbers]
         tried = [Weights(modules=softmax(scores, temperature=tau, top_k=top_k)) for tau in temperatures]
-        losses = request.held_out.losses(tried)
-        best = min(range(len(tried)), key=lambda index: (math.isnan(losses[index]), losses[index]))
+        best = lowest(request.held_out.losses(tried))
         tau = temperatures[best]
         return Weighed(tried[best], None if math.isinf(tau) else tau)
