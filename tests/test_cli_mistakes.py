@@ -216,6 +216,24 @@ def test_a_bad_setting_is_named(
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".partial")] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("rank", ["-i", "cosine,nope"], "unknown indicator 'nope'"),
+        ("ensemble", ["-i", "nope"], "unknown indicator 'nope'"),
+        ("ensemble", ["--space", "coree"], "unknown merge space 'coree'"),
+        ("compare", ["--rule", "nope"], "unknown merge rule 'nope'"),
+        ("compare", ["--also", "nope"], "unknown indicator 'nope'"),
+    ],
+)
+def test_names_are_checked_before_a_backbone_is_loaded(
+    name: str, words: list[str], message: str, run: Run, here: dict[str, list[str]], tmp_path: Path
+) -> None:
+    # There is no such backbone, which would be said if it were looked for.
+    command = command_line(name, here, tmp_path / "out", recipe=QUICK)
+    assert_mistake(run(*command, "--backbone", tmp_path / "none", *words), message)
+
+
 @pytest.mark.parametrize("words", [["--set"], ["--shots", "many"], ["--colour", "red"], []])
 def test_what_is_no_command_line_exits_with_2(words: list[str], run: Run, here: dict[str, list[str]]) -> None:
     command = ["tune", *here["task"], *words] if not words else [*command_line("rank", here, Path("out")), *words]

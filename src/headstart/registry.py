@@ -128,6 +128,11 @@ class Registry(Mapping[str, T], Generic[T]):
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
+    def require(self, name: str) -> None:
+        """Raise `SettingError` for a name that is not declared, without importing what it names."""
+        if name not in self and name not in self._loaded:
+            raise SettingError(self._unknown(name))
+
     def __contains__(self, name: object) -> bool:
         return name in self._references or name in self._added or name in self._plugins
 

@@ -23,6 +23,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import command_line, console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
+from headstart.indicators.registry import require_named
 
 if TYPE_CHECKING:
     from headstart.tasks import Task
@@ -88,6 +89,8 @@ def compare(
     """
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
+    blended = blend.load()
+    require_named(also or ())  # before the backbone, which takes long to load
     model = backbone.load()
     from headstart.comparing.compare import compare as run
     from headstart.comparing.comparison import DEFAULT_METHODS
@@ -96,7 +99,7 @@ def compare(
     from headstart.reports.html import write_report
 
     call = partial(
-        run, data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blend.load(),
+        run, data, opened, model, methods=method or DEFAULT_METHODS, seeds=seeds, shots=task.shots, blend=blended,
         equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
         keep=keep, store=work.store,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 from headstart.cli.rank import ReductionOption, with_variants
 from headstart.errors import SettingError
+from headstart.indicators.registry import require_named
 
 if TYPE_CHECKING:
     from headstart.blending import Blend
@@ -106,11 +107,16 @@ class BlendOptions(Options):
     reduction: ReductionOption = "mean"
 
     def load(self) -> "Blend":
-        """The requested blend."""
-        from headstart.blending import Blend
+        """The requested blend. Raises `SettingError` for an unknown rule, space or indicator, without importing it."""
+        from headstart.blending import RULES, SPACES, Blend
 
         fields = vars(self) | {"members": tuple(self.member or ())}
-        return Blend(**{name: value for name, value in fields.items() if name != "member"})
+        blend = Blend(**{name: value for name, value in fields.items() if name != "member"})
+        RULES.require(blend.rule)
+        SPACES.require(blend.space)
+        if "," not in blend.indicator:  # that one is needed is said where it is read
+            require_named([blend.indicator])
+        return blend
 
     def of_file(self, path: Path) -> "Blend":
         """The blend that a recipe file states. Raises `SettingError` for options beside it."""

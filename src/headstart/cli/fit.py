@@ -99,13 +99,14 @@ def fit(
     """
     refuse_existing(output)
     chosen, opened, data = recipe.load(), hub.open(), task.load()
+    blended = _blend_of(blend)
     model = backbone.load()
     from headstart.fitting.fit import fit as run
     from headstart.reports.fit_console import print_fit
     from headstart.reports.html import write_report
 
     call = partial(
-        run, data, opened, model, starts=start or DEFAULTS.starts, blend=_blend_of(blend), folds=folds, recipe=chosen,
+        run, data, opened, model, starts=start or DEFAULTS.starts, blend=blended, folds=folds, recipe=chosen,
         name=name or output.name, license=license, decoding=decoding, calibration=calibration, retrieve=retrieve,
         test_rows=test_rows, seed=task.seed, store=work.store,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
+from headstart.indicators.registry import require_named
 from headstart.showing import plural
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ def rank(
     From a large hub, --retrieve takes the modules that are worth a pass; --race stops reading those that cannot win.
     """
     chosen, narrowed, opened, data = recipe.load(), narrowing.chosen(), hub.open(), task.load()
+    asked = indicators or ["cosine"]
+    require_named(asked)  # before the backbone, which takes long to load
     model = backbone.load()
     from headstart.ranking.rank import rank as run
 
     call = partial(
-        run, data, opened, model, indicators=indicators or ("cosine",), reduction=reduction, rows=rows, recipe=chosen,
+        run, data, opened, model, indicators=asked, reduction=reduction, rows=rows, recipe=chosen,
         seed=task.seed, store=work.store, **narrowed,
     )  # fmt: skip
     if dry_run:

@@ -1,13 +1,15 @@
 """The indicators by the names that users type."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from headstart.registry import Registry
+from headstart.specs import Spec
 
 if TYPE_CHECKING:
     from headstart.indicators.contract import Indicator
 
-__all__ = ["INDICATORS"]
+__all__ = ["INDICATORS", "require_named"]
 
 INDICATORS: "Registry[type[Indicator]]" = Registry(
     "indicator",
@@ -34,3 +36,10 @@ INDICATORS: "Registry[type[Indicator]]" = Registry(
         "similarity": "headstart.indicators.similarity:Similarity",
     },
 )
+
+
+def require_named(asked: Iterable[str]) -> None:
+    """Raise `SettingError` for a spec of an unknown indicator, without importing any; each text may hold several."""
+    for text in asked:
+        for spec in Spec.parse_several(text):
+            INDICATORS.require(spec.name)

@@ -12,33 +12,10 @@ __all__ = ["word_vectors"]
 
 WORD = re.compile(r"[^\W_]+")
 
-SMALL = frozenset(
-    [
-        "a",
-        "about",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "it",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "this",
-        "to",
-        "was",
-        "were",
-        "with",
-    ]
-)
+SMALL = frozenset({
+    "a", "about", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "of", "on", "or",
+    "that", "the", "this", "to", "was", "were", "with",
+})  # fmt: skip
 """Words that say nothing of what a text is about."""
 
 
