@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,18 @@ def test_lists_are_joined_by_ranks() -> None:
     # Ranks: a 1, 2, 4, 3; b 4, 1.5, 3, 1.5. Their means: 2.5, 1.75, 3.5, 2.25; the best of them: 1, 1.5, 3, 1.5.
     assert joined(lists) == [1, 3, 0, 2]
     assert joined(lists, "best_rank") == [0, 1, 3, 2]
+
+
+def test_modules_are_retrieved_by_tupate_where_a_reference_module_can_be_tuned(
+    task: Task, modules: list[Module], backbone: Backbone
+) -> None:
+    for splits, name in ((("train", "dev"), "tupate"), (("dev",), "arrow")):
+        heard: list[Event] = []
+        drawn = replace(task, splits={split: task.splits[split] for split in splits})
+        found = rank(drawn, modules, backbone, indicators="loss", recipe=RECIPE, retrieve=5, progress=heard.append)
+        assert f"retrieved 5 of 12 modules by {name}" in [event.text for event in heard if isinstance(event, Note)]
+        assert (found.reference is not None) == (name == "tupate")
+        assert found.stage.count("retrieved out") == 7
 
 
 def test_what_cannot_be_raced_or_retrieved_is_refused_before_any_work(task: Task, backbone: Backbone) -> None:

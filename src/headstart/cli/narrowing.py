@@ -23,14 +23,14 @@ class NarrowingOptions(Options):
 
     retrieve: Annotated[
         int | None,
-        typer.Option(help="Score only the first N modules by lists that cost next to nothing; default: all."),
+        typer.Option(help="Score only the first N modules by cheap lists; default: all."),
     ] = None
     retrieve_by: Annotated[
         list[str] | None,
         typer.Option(
             "--retrieve-by",
-            help="Indicator that makes such a list; repeatable; default: arrow, and tupate where a reference module is "
-            "tuned anyway.",
+            help="Indicator that makes such a list; repeatable; default: tupate, for which a reference module is "
+            "tuned, or arrow, for a task without a train split.",
         ),
     ] = None
     join: Annotated[

@@ -26,6 +26,7 @@ from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank
+from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.records import Refused
 from headstart.tasks import TaskLike, as_task
@@ -84,8 +85,8 @@ def fit(
         license: of the module, for its card.
         decoding: as in `evaluate`.
         calibration: as in `tune`.
-        retrieve: of a larger hub, only so many modules, retrieved as in `rank`, take part; `None`: all. If more than
-            `DEFAULTS.all_scored` take part, they race.
+        retrieve: of a larger hub, only so many modules take part, retrieved by `DEFAULTS.retrieve_by`; `None`: all. If
+            more than `DEFAULTS.all_scored` take part, they race.
         test_rows: at most so many test rows are answered.
         seed: of the draw, the folds, fresh modules and the order of rows.
         store: where finished work is kept, so that a second run only reads it; `None` is the user's store, `False`
@@ -119,10 +120,11 @@ def fit(
         run = _Timed(
             partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
         )
+        listed = None if few is None else Retrieval(few, by=DEFAULTS.retrieve_by)
         large = LargeHub.of(few or len(pool.modules))
         how: dict[str, Any] = {"store": kept, "engine": engine, "progress": progress}
         ranker = partial(rank, **how) if large is None else large.ranker(**how)
-        ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=few)
+        ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=listed)
         made = _Fit(asked, guarded(replace(pool, modules=pool.modules[:few])), run, here(engine), large, ranker)
         rankings = made.rankings(ranked)
         if few is not None:

@@ -18,10 +18,10 @@ from headstart.tasks import Example
 
 __all__ = ["Narrowed", "Spent", "narrow"]
 
-USUAL = "arrow"
-"""What modules are retrieved by if nothing is said: it needs one pass of the bare backbone for any number of them."""
-BESIDE = "tupate"
-"""What they are retrieved by as well where there is a reference module."""
+USUAL = "tupate"
+"""What modules are retrieved by if nothing is said: the steadiest of the lists that were measured (docs/racing.md)."""
+UNCOMPARED = "arrow"
+"""What they are retrieved by where there can be no reference module: one pass of the bare backbone serves them all."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def _retrieve(
     """Places of the modules that are retrieved, and the standings of the others."""
     every, by = range(len(scorer.modules)), list(retrieval.by)
     if not by:
-        compared = scorer.reference is not None or any(needs_reference(one, scorer.backbone) for one in indicators)
-        by = [USUAL, BESIDE] if compared else [USUAL]
+        tunable = bool(scorer.task.splits.get("train")) and any(not module.only_ranked for module in scorer.modules)
+        by = [USUAL if tunable or scorer.reference is not None else UNCOMPARED]
     chosen = chosen_indicators(by)
     check_request(chosen, examples)
     later = scorer.plan(every[: retrieval.keep], indicators, examples)

@@ -221,7 +221,7 @@ def rank(
 ) -> Ranking:
     """Score every module of a hub on a task's dev split by every requested indicator, in one pass.
 
-    With `retrieve`, only the first modules by lists that cost next to nothing are scored; with `race`, those that
+    With `retrieve`, only the first modules by cheap lists are scored; with `race`, those that
     cannot win by the first indicator leave before all rows are read. Values are kept in the store, one unit for each
     module and indicator: what was scored before is not scored again.
 
