@@ -221,6 +221,11 @@ def test_mistakes(hub: Hub, asked: dict[str, Any], message: str) -> None:
         search(None, hub, store=False, **asked)
 
 
+def test_an_empty_hub(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="has no modules yet; add some with `headstart hub add`"):
+        search(None, Hub.create(tmp_path / "empty"), text="reviews")
+
+
 def test_a_task_needs_a_backbone(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="tuned on a backbone; give backbone=, or look for modules like= one"):
         search(write_task(tmp_path / "reviews"), hub, store=False)

@@ -131,6 +131,8 @@ class Hub:
         narrowed = self._view.narrowed(wanted)
         view = copy.copy(self)
         view._view = narrowed or wanted
+        if not str(wanted) and not len(view):
+            raise HubError(f"the hub {self.path} has no modules yet; add some with `headstart hub add`")
         if narrowed is None or not len(view):
             raise HubError(f"the hub {self.path} has no module of {wanted}; see `headstart hub list`")
         return view
