@@ -123,6 +123,9 @@ def test_mistakes(tmp_path: Path, run: Run) -> None:
     ended = run("evaluate-ranking", folder, "-b", "huge")
     assert_mistake(ended, "has no backbone 'huge'; choose one of: tiny")
     assert_mistake(run("evaluate-ranking", tmp_path, "-b", "tiny"), "cannot be read as measured transfer")
+    whole = (folder / "prompt_transfer_tiny.npz").read_bytes()
+    (folder / "prompt_transfer_tiny.npz").write_bytes(whole[: len(whole) // 2])
+    assert_mistake(run("evaluate-ranking", folder, "-b", "tiny"), "put the prompts there")
     (folder / "prompt_transfer_tiny.npz").unlink()
     assert_mistake(run("evaluate-ranking", folder, "-b", "tiny"), "put the prompts there")
     with pytest.raises(HubError, match="the matrix of 'tiny' is malformed"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ class MeasuredPrompts:
         try:
             with np.load(prompts, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadZipFile) as error:
             raise HubError(f"{prompts} cannot be read ({error}); put the prompts there") from None
         try:
             found = measured[backbone]
