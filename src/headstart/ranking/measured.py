@@ -49,7 +49,7 @@ class MeasuredPrompts:
         if backbone not in measured:
             raise SettingError(f"{matrices} has no backbone '{backbone}'; choose one of: {', '.join(measured)}")
         try:
-            with np.load(prompts, allow_pickle=False) as stored:
+            with prompts.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         except (OSError, ValueError, BadZipFile) as error:
             raise HubError(f"{prompts} cannot be read ({error}); put the prompts there") from None

@@ -165,23 +165,27 @@ class Gaps:
 
         The leader is the one with the best mean, the first if several have it; or with `place`, so many places below.
         A margin is t(n - 1) at 1 - `level`, times s/√n · √(1 - n/rows): what is wanted is the mean of the differences
-        over all rows, of which n have been read. Where there are few different values, such as right and wrong, rows
-        that all agree are no proof that all rows would, so s/√n is that of the differences with one more row for and
-        one more against the leader, as far apart as values are (Bonett and Price, 2012); if all values are equal, the
-        margin is infinite.
+        over all rows, of which n have been read. Where rows have equal values and equal differences, as right and wrong
+        do, rows that all agree are no proof that all rows would, so s/√n is that of the differences with one more row
+        for and one more against the leader, as far apart as values are (Bonett and Price, 2012); if all values are
+        equal, the margin is infinite.
         """
         read = values.shape[1]
         leader = int(np.argsort(-values.mean(axis=1), kind="stable")[place])
         differences = values[leader] - values
-        if len(np.unique(values)) <= max(2, read // 2):
-            widest = np.ptp(values) or math.inf
-            squares = (np.square(differences).sum(axis=1) + 2 * widest**2) / (read + 2)
-            deviations = np.sqrt((squares - np.square(differences.sum(axis=1) / (read + 2))) / (read + 2))
-        else:
-            deviations = differences.std(axis=1, ddof=1) / math.sqrt(read)
-        spread = deviations * math.sqrt(1 - read / rows)
+        deviations = differences.std(axis=1, ddof=1) / math.sqrt(read)
+        equal = _repeats(values)
+        equal = ((equal | equal[leader]) & _repeats(differences)) | (len(np.unique(values)) <= 2)
+        squares = (np.square(differences).sum(axis=1) + 2 * (np.ptp(values) or math.inf) ** 2) / (read + 2)
+        wider = np.sqrt((squares - np.square(differences.sum(axis=1) / (read + 2))) / (read + 2))
+        spread = np.where(equal, wider, deviations) * math.sqrt(1 - read / rows)
         error = float(values[leader].std(ddof=1)) / math.sqrt(rows)
         return cls(leader, differences.mean(axis=1), float(stats.t.ppf(1 - level, read - 1)) * spread, error)
+
+
+def _repeats(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which lines of (modules, rows) have a value more than once, (modules,)."""
+    return (np.diff(np.sort(values, axis=1), axis=1) == 0).any(axis=1)
 
 
 def going_on(count: int, steps: Sequence[float], budget: float, *, least: int = 1) -> int:
