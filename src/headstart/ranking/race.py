@@ -176,6 +176,7 @@ class Gaps:
         deviations = differences.std(axis=1, ddof=1) / math.sqrt(read)
         equal = _repeats(values)
         equal = ((equal | equal[leader]) & _repeats(differences)) | (len(np.unique(values)) <= 2)
+        equal[leader] = np.ptp(values) == 0
         squares = (np.square(differences).sum(axis=1) + 2 * (np.ptp(values) or math.inf) ** 2) / (read + 2)
         wider = np.sqrt((squares - np.square(differences.sum(axis=1) / (read + 2))) / (read + 2))
         spread = np.where(equal, wider, deviations) * math.sqrt(1 - read / rows)
