@@ -186,7 +186,7 @@ class Gaps:
 
 def _repeats(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which lines of (modules, rows) have a value more than once, (modules,)."""
-    return (np.diff(np.sort(values, axis=1), axis=1) == 0).any(axis=1)
+    return np.asarray((np.diff(np.sort(values, axis=1), axis=1) == 0).any(axis=1))
 
 
 def going_on(count: int, steps: Sequence[float], budget: float, *, least: int = 1) -> int:
