@@ -19,7 +19,7 @@ from fetch import fetch_backbone, fetch_sst2
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HEADSTART = Path(sys.executable).with_name("headstart")
-SETTINGS = ("max_steps=8", "warmup_steps=2", "max_input=128")
+SETTINGS = ("max_steps=16", "warmup_steps=4", "max_input=128")
 NEW = ("a warm and funny film", "two hours that feel like four", "the cast does what it can")
 """What the saved module answers."""
 RECIPE = ["--recipe", "quick", *(part for setting in SETTINGS for part in ("--set", setting)), "--shots", "16"]
@@ -49,7 +49,8 @@ def main() -> None:
     command("hub", "add", hub, *folders)
     command("hub", "list", hub)
     shared: list[str | Path] = ["--hub", hub, "--backbone", backbone]
-    command("fit", task, *shared, *RECIPE, "--start", "ensemble", "--test-rows", "100", "-o", out / "module")
+    few = ("--start", "ensemble", "--folds", "3", "--test-rows", "100")
+    command("fit", task, *shared, *RECIPE, *few, "-o", out / "module")
     rows = out / "new-rows.jsonl"
     rows.write_text("".join(json.dumps({"input": text}) + "\n" for text in NEW), encoding="utf-8")
     command("predict", out / "module", rows, "--backbone", backbone)
