@@ -122,6 +122,8 @@ def test_mistakes(tmp_path: Path, run: Run) -> None:
     folder = write_folder(tmp_path / "whole")
     ended = run("evaluate-ranking", folder, "-b", "huge")
     assert_mistake(ended, "has no backbone 'huge'; choose one of: tiny")
+    assert_mistake(run("evaluate-ranking", tmp_path, "-b", "tiny"), "matrices.json; give the folder that it lies in")
+    (tmp_path / "matrices.json").write_text("[]")
     assert_mistake(run("evaluate-ranking", tmp_path, "-b", "tiny"), "cannot be read as measured transfer")
     whole = (folder / "prompt_transfer_tiny.npz").read_bytes()
     (folder / "prompt_transfer_tiny.npz").write_bytes(whole[: len(whole) // 2])

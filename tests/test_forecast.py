@@ -46,6 +46,8 @@ class TestForecast:
             "3 earlier results of these types on this backbone and device; nothing measured yet for score: 10 to 100 "
             "billion operations a second are assumed on cpu"
         )
+        assert Forecast((Expected("learn", 1),)).basis == "without learn, whose time is not known beforehand"
+        assert Forecast((Expected("learn", 0, 1),)).basis == "nothing has to be computed"
         data = json.loads(json.dumps(found.to_json()))
         assert data["minutes"] == [11 / 60, 24 / 60]
         assert [each["later"] for each in data["units"]] == [False, True]

@@ -86,7 +86,8 @@ def rank(
 
     found = ranking.scores
     title = (
-        f"{data.name}: {len(frame)} modules on {found.examples} dev rows, {reduction} over {found.tokens} target tokens"
+        f"{data.name}: {plural(len(frame), 'module')} on {plural(found.examples, 'dev row')}, {reduction} over "
+        f"{plural(found.tokens, 'target token')}"
     )
     shown = frame.drop(columns=["task", "license"])
     if ranking.tokens is not None:

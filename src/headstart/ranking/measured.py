@@ -44,6 +44,8 @@ class MeasuredPrompts:
         matrices, prompts = Path(folder) / "matrices.json", Path(folder) / f"prompt_transfer_{backbone}.npz"
         try:
             measured = json.loads(matrices.read_text(encoding="utf-8"))["backbones"]
+        except FileNotFoundError:
+            raise HubError(f"there is no {matrices}; give the folder that it lies in") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HubError(f"{matrices} cannot be read as measured transfer ({error}); give its folder") from None
         if backbone not in measured:

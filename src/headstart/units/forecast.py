@@ -75,6 +75,9 @@ class Forecast:
                 f"nothing measured yet for {', '.join(dict.fromkeys(assumed))}: {slow} to {fast} billion operations a "
                 f"second are assumed on {device}"
             )
+        unknown = [each.type for each in self.expected if each.compute and not each.tokens and not each.measured]
+        if unknown:
+            said.append(f"without {', '.join(dict.fromkeys(unknown))}, whose time is not known beforehand")
         return "; ".join(said) or "nothing has to be computed"
 
     def with_stored(self, stored: Mapping[str, int]) -> "Forecast":
