@@ -227,11 +227,13 @@ def test_a_read_only_store_answers(store: Store) -> None:
 
 
 LONG = """
+import signal
 import sys
 from pathlib import Path
 from headstart.units import Store, run
 from toy_units import Square
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     log = Path(sys.argv[2])
     try:
         run([Square(n, log=log, wait=30) for n in range(4)], store=Store(Path(sys.argv[1])), engine=sys.argv[3])

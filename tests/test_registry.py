@@ -181,3 +181,9 @@ def test_an_unknown_name_is_answered_with_what_may_be_meant(name: str, ending: s
         colours[name]
     assert str(said.value).startswith(f"unknown colour '{name}'; choose one of: ")
     assert str(said.value).endswith(ending)
+
+
+def test_its_repr_is_one_line_of_names() -> None:
+    from headstart.tuning.recipes import RECIPES
+
+    assert repr(RECIPES) == "Registry(4 recipes: few-shot, full, tupate, quick)"

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from headstart.errors import PluginWarning, SettingError
 from headstart.records import Refused
+from headstart.showing import line, plural
 
 __all__ = ["Declared", "Registry"]
 
@@ -138,6 +139,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self._own(), *self._plugins)))
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, f"{plural(len(self), self.family)}: {', '.join(self)}")
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
