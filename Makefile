@@ -27,6 +27,7 @@ test: setup  ## Lint, types, tests, documentation: what must pass before a commi
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --doctest-modules src/headstart
 	$(BIN)/mkdocs build --strict --quiet
 
 demo: setup  ## Fetch a small backbone and a task, and run the whole road once
