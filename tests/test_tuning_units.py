@@ -17,9 +17,10 @@ from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Event, Progress, UnitEvent
 from headstart.indicators import INDICATORS
-from headstart.indicators.unit import ScoreUnit, scored_rows
+from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import load_module, save_module
 from headstart.tasks import METRICS, Example, Task
+from headstart.tasks.content import rows_read
 from headstart.testing import tiny_backbone
 from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.tune import Lane, Tuned, text_format_of, tune, tune_lanes
@@ -99,7 +100,7 @@ def test_a_raised_version_of_optimizer_metric_or_indicator_is_computed_again(
     lora = module(llama, "one", seed=1)
 
     def key() -> str:
-        return ScoreUnit(identity, lora, scored_rows(task.train), "grand:block=1", text_format_of(RECIPE)).key
+        return ScoreUnit(identity, lora, rows_read(task.train), "grand:block=1", text_format_of(RECIPE)).key
 
     before = key()
     monkeypatch.setattr(INDICATORS["grand"], "version", 3)

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LONGEST", "cut", "html_table", "line", "plural"]
+__all__ = ["LONGEST", "capitalized", "cut", "html_table", "line", "plural"]
 
 LONGEST = 200
 """The most characters of a `repr`."""
 
 ROWS = 20
 """The most rows of a table in a notebook, unless its page is longer."""
+
+
+def capitalized(text: str) -> str:
+    """The text with a capital at its beginning, and otherwise as it is.
+
+    >>> capitalized("the ensemble wins on SST-2")
+    'The ensemble wins on SST-2'
+    """
+    return text[:1].upper() + text[1:]
 
 
 def line(name: str, *parts: str) -> str:

@@ -16,9 +16,9 @@ from headstart.blending.weights import Weights
 from headstart.errors import SettingError, TaskError
 from headstart.kinds import AnyModule, Module, stack_of, stacks
 from headstart.tasks import Example, Task
+from headstart.tasks.content import rows_read
 from headstart.tasks.example import seeded_order
 from headstart.units import Content, Context, Result, Results, Unit
-from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
 __all__ = ["SPLITS", "GivenLoss", "HeldOutRows", "LossUnit", "Planned", "require_held_out", "target_losses"]
@@ -135,9 +135,8 @@ class HeldOutRows:
             kept = sorted(seeded_order(rows, purpose="held-out", seed=seed)[:MOST_ROWS])
             rows = tuple(rows[index] for index in kept)
         layouts = [module.card.text_format for module in modules if module.card.text_format is not None]
-        content = Content(rows, digest_of([[row.input, row.target, *(row.pair or ())] for row in rows]))
         return cls(
-            content, backbone, layouts[0] if layouts else TextFormat(), tuple(modules), planned, run, summed,
+            rows_read(rows), backbone, layouts[0] if layouts else TextFormat(), tuple(modules), planned, run, summed,
             seed, scale,
         )  # fmt: skip
 

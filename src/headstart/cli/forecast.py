@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from headstart.cli.output import duration_text, print_json, print_line, print_rows
+from headstart.showing import capitalized
 
 __all__ = ["DryRunOption", "show_forecast"]
 
@@ -40,7 +41,7 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     if any(each.later for each in forecast.expected):
         print_line("“Not known yet”: what these units begin from is computed first, so they could not be looked up.")
     time = _range(forecast.seconds)
-    about = f"{time[:1].upper()}{time[1:]}" if time.startswith("under") else f"About {time}"
+    about = capitalized(time) if time.startswith("under") else f"About {time}"
     print_line(f"{about} in one process ({forecast.basis}).")
     print_line("This was a dry run: nothing was computed or written.")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
 from headstart.comparing.effects import effects, mean_scores
 from headstart.comparing.samples import main_metric
+from headstart.showing import capitalized
 
 __all__ = ["CONTROL", "SMALL", "SPOKEN", "Choice", "Decision", "ahead", "decide", "spoken"]
 
@@ -144,7 +145,7 @@ def _nothing(comparison: Comparison, leader: str, controls: Collection[str]) -> 
         sentence = f"no start has a score to compare with that of scratch ({known})"
         remedy = "correct what the reasons name, and compare again"
     nan = math.nan
-    return Decision("undecided", leader, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{_capital(remedy)}.")
+    return Decision("undecided", leader, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{capitalized(remedy)}.")
 
 
 def _decision(choice: Choice, row: Row, texts: list[str], *, cost: str, remedy: str = "") -> Decision:
@@ -159,7 +160,7 @@ def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
     interval = f"95 % interval {_text(row['low'])} to {_text(row['high'])}, {over} and {row['rows']:,} rows"
     known = "no interval" if math.isnan(row["low"]) else interval
     size, behind = abs(row["difference"]), row["difference"] < 0
-    name = _capital(spoken(row["method"]))
+    name = capitalized(spoken(row["method"]))
     name += "" if not leads else ", the best of the starts," if behind else ", the method ahead,"
     direction = "below" if behind else "above"
     if size == 0:
@@ -217,7 +218,7 @@ def _outcome(pairs: Pairs, method: str, other: str) -> str:
 def _remedy(row: Row) -> str:
     """How many more seeds or rows would show a difference like the one seen."""
     if math.isnan(row["low"]):
-        return f"{_capital(str(row['reason']))}."
+        return f"{capitalized(str(row['reason']))}."
     ways = [
         f"{int(row[f'{what}_needed'] - row[what]):,} more {'test rows' if what == 'rows' else what}"
         for what in ("seeds", "rows")
@@ -225,7 +226,7 @@ def _remedy(row: Row) -> str:
     ]
     if not ways:
         return "Neither 100 seeds nor 100,000 test rows would show a difference as small as the one seen."
-    return f"{_capital(' or '.join(ways))} would show a difference like this one, in 80 of 100 studies."
+    return f"{capitalized(' or '.join(ways))} would show a difference like this one, in 80 of 100 studies."
 
 
 def _cost(comparison: Comparison, method: str) -> str:
@@ -246,7 +247,3 @@ def _cost(comparison: Comparison, method: str) -> str:
 
 def _text(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

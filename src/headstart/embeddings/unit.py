@@ -17,8 +17,8 @@ from headstart.kinds.unit import given_module
 from headstart.records import TextFormat
 from headstart.specs import Spec
 from headstart.tasks import Example, TaskLike, as_task
+from headstart.tasks.content import rows_read
 from headstart.units import AnyStore, Content, Context, Result, Store, Unit, run
-from headstart.units.canonical import digest_of
 from headstart.vectors import Vector
 
 __all__ = ["DIRECT", "EmbedUnit", "Embeddable", "embed", "vector_of"]
@@ -157,16 +157,12 @@ def embed(
         rows, run_on = as_task(task).train, as_backbone(backbone)
         text_format = text_format or given.card.text_format or TextFormat()
         unit = replace(
-            unit, examples=_content(rows), backbone=BackboneInput.of(run_on, text_format), text_format=text_format
+            unit, examples=rows_read(rows), backbone=BackboneInput.of(run_on, text_format), text_format=text_format
         )
         loaders = dict(backbone_loaders(run_on))
     with Store.opened(store) as kept:
         found = run([unit], store=kept, loaders=loaders, raising=False, listener=progress)
         return unit.vector(found.or_raise().of(unit))
-
-
-def _content(rows: Sequence[Example]) -> Content[Sequence[Example]]:
-    return Content(rows, digest_of([[row.input, row.target, *(row.pair or ())] for row in rows]))
 
 
 def _layers(module: Module) -> int:

@@ -109,7 +109,7 @@ def fit(
     )  # fmt: skip
     pool = pool_of(modules, base, backbone=backbone)
     few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
-    guarded(pool)
+    guard = guarded(pool)
     refused += [
         Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
         for module in modules
@@ -125,7 +125,9 @@ def fit(
         how: dict[str, Any] = {"store": kept, "engine": engine, "progress": progress}
         ranker = partial(rank, **how) if large is None else large.ranker(**how)
         ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=listed)
-        made = _Fit(asked, guarded(replace(pool, modules=pool.modules[:few])), run, here(engine), large, ranker)
+        if few is not None:  # until it is known which modules are retrieved, so many stand for them
+            guard = replace(guard, pool=replace(pool, modules=pool.modules[:few]))
+        made = _Fit(asked, guard, run, here(engine), large, ranker)
         rankings = made.rankings(ranked)
         if few is not None:
             left = _retrieved(next(iter(rankings.values())))
@@ -299,14 +301,9 @@ def _retrieved(ranking: Ranking) -> tuple[AnyModule, ...]:
 
 
 def _of(ranking: Ranking, names: Collection[str]) -> Ranking:
-    """The ranking of some of its modules."""
+    """The ranking of some of its modules, who are no longer said to have been retrieved or raced."""
     kept = [place for place, module in enumerate(ranking.modules) if module.name in names]
-    scores = ranking.scores
-    values = {spec: tuple(own[place] for place in kept) for spec, own in scores.values.items()}
-    return replace(
-        ranking, modules=tuple(ranking.modules[place] for place in kept), standings=(),
-        scores=replace(scores, names=tuple(scores.names[place] for place in kept), values=values),
-    )  # fmt: skip
+    return replace(ranking.of(kept), standings=())
 
 
 def _weights(begun: Beginning | None) -> dict[str, float]:

@@ -25,7 +25,7 @@ from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
 
-__all__ = ["ScoreUnit", "scored_rows", "scored_together", "table_of"]
+__all__ = ["ScoreUnit", "scored_together", "table_of"]
 
 KEPT = ("part", "example", "value", "tokens", "reason")
 """The columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
@@ -111,13 +111,6 @@ class ScoreUnit(Unit):
 def scored_together(modules: Sequence[AnyModule]) -> Content[Sequence[AnyModule]]:
     """Modules as an input of a unit; their order and names do not count."""
     return Content(tuple(modules), digest_of(sorted(module.digest() for module in modules)))
-
-
-def scored_rows(examples: Sequence[Example]) -> Content[Sequence[Example]]:
-    """Examples as an input of a unit: only their inputs and targets are read."""
-    return Content(
-        examples, digest_of([[example.input, example.target, *(example.pair or ())] for example in examples])
-    )
 
 
 def table_of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headstart.indicators import Indicator
 from headstart.indicators.engine import check_request, chosen_indicators
 from headstart.indicators.table import Scores, ScoreTable
+from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import Module
 from headstart.ranking.race import Race
 from headstart.ranking.retrieve import Retrieval, joined
@@ -93,8 +94,11 @@ def _retrieve(
         by = [USUAL if tunable or scorer.reference is not None else UNCOMPARED]
     chosen = chosen_indicators(by)
     check_request(chosen, examples)
-    later = scorer.plan(every[: retrieval.keep], indicators, examples)
-    table = scorer.table(every, chosen, examples, later=list(later.units.values()))
+
+    def later() -> list[ScoreUnit]:
+        return list(scorer.plan(every[: retrieval.keep], indicators, examples).units.values())
+
+    table = scorer.table(every, chosen, examples, later=later)
     order = joined(table.reduce("mean").values, retrieval.join)
     names = " and ".join(table.indicators)
     scorer.say(f"retrieved {retrieval.keep:,} of {plural(len(every), 'module')} by {names}")

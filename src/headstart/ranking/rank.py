@@ -88,21 +88,21 @@ class Ranking:
 
     def finalists(self) -> "Ranking":
         """The ranking of the modules that went furthest; itself where nothing was retrieved or raced."""
-        kept = [index for index, standing in enumerate(self.standings) if standing.stage == FINALIST]
-        if not kept:
-            return self
-        names = {self.scores.names[index] for index in kept}
-        scores = replace(
-            self.scores,
-            names=tuple(self.scores.names[index] for index in kept),
-            values={key: tuple(own[index] for index in kept) for key, own in self.scores.values.items()},
-            reasons={
-                key: {name: reason for name, reason in own.items() if name in names}
-                for key, own in self.scores.reasons.items()
-            },
+        kept = [place for place, standing in enumerate(self.standings) if standing.stage == FINALIST]
+        return self.of(kept) if kept else self
+
+    def of(self, places: Sequence[int]) -> "Ranking":
+        """The ranking of the modules at these positions, in this order."""
+        scores = self.scores
+        names = tuple(scores.names[place] for place in places)
+        kept = replace(
+            scores,
+            names=names,
+            values={spec: tuple(own[place] for place in places) for spec, own in scores.values.items()},
+            reasons={spec: {name: own[name] for name in names if name in own} for spec, own in scores.reasons.items()},
         )
-        modules = tuple(self.modules[index] for index in kept)
-        return replace(self, modules=modules, scores=scores, standings=tuple(self.standings[index] for index in kept))
+        standings = tuple(self.standings[place] for place in places) if self.standings else ()
+        return replace(self, modules=tuple(self.modules[place] for place in places), scores=kept, standings=standings)
 
     def frame(self) -> pd.DataFrame:
         """A row per module: module, task, family, license, a column per indicator; best first by the first of these.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from headstart.errors import SettingError
 from headstart.indicators import INDICATORS, Indicator
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
+from headstart.indicators.unit import ScoreUnit
 from headstart.ranking.race import Left, Race, run_race
 from headstart.ranking.scorer import Scorer
 from headstart.showing import cut, plural
@@ -92,8 +93,12 @@ def race_rounds(
             f"round {len(tables) + 1}: {plural(len(here), 'module')} on rows {rows.start + 1} to {rows.stop} "
             f"of {len(ordered)}"
         )
-        rest = scorer.plan(here, indicators, ordered[rows.stop :]).units if rows.stop < len(ordered) else {}
-        tables.append(scorer.table(here, indicators, ordered[rows], later=list(rest.values())))
+
+        def later() -> list[ScoreUnit]:
+            rest = ordered[rows.stop :]
+            return list(scorer.plan(here, indicators, rest).units.values()) if rest else []
+
+        tables.append(scorer.table(here, indicators, ordered[rows], later=later))
         return by_example(tables[-1], tables[-1].indicators[0])
 
     costs = scorer.lengths(ordered)

@@ -1,7 +1,7 @@
 """Scoring some modules on some rows, as often as a ranking needs it, with one reference module for all of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from headstart.backbones import Backbone, TextFormat, backbone_loaders
 from headstart.backbones.load import tokens_of
@@ -39,6 +39,7 @@ class Scorer:
     reference: Module | TuneUnit | None = None
     tuned: Module | None = None
     spent: int = 0
+    _lengths: dict[Example, int] = field(default_factory=dict)
 
     def plan(self, places: Sequence[int], indicators: Sequence[Indicator], examples: Sequence[Example]) -> Scoring:
         """The units of the modules at these places."""
@@ -61,9 +62,9 @@ class Scorer:
         indicators: Sequence[Indicator],
         examples: Sequence[Example],
         *,
-        later: Sequence[ScoreUnit] = (),
+        later: Callable[[], Sequence[ScoreUnit]] = tuple,
     ) -> ScoreTable:
-        """The scores of the modules at these places; `later` are units that may follow, for a dry run."""
+        """The scores of the modules at these places; `later` plans units that may follow, for a dry run."""
         scoring = self.plan(places, indicators, examples)
         try:
             found = run(
@@ -71,7 +72,8 @@ class Scorer:
                 raising=False, listener=self.progress,
             )  # fmt: skip
         except PlannedOnly as dry:
-            raise (dry.followed_by({ScoreUnit.type: (len(later), later)}) if later else dry) from None
+            after = later()
+            raise (dry.followed_by({ScoreUnit.type: (len(after), after)}) if after else dry) from None
         self.spent += passes(indicators, len(places)) * sum(self.lengths(examples))
         table = scoring.table(found)
         if self.tuned is None:
@@ -80,7 +82,10 @@ class Scorer:
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:
         """The tokens of each example, of its input and its target."""
-        return [tokens_of([example], self.backbone, self.text_format) for example in examples]
+        for example in examples:
+            if example not in self._lengths:
+                self._lengths[example] = tokens_of([example], self.backbone, self.text_format)
+        return [self._lengths[example] for example in examples]
 
     def tuning_tokens(self) -> int:
         """The tokens that tuning the reference module reads; 0 if none is tuned."""

@@ -9,9 +9,10 @@ from headstart.errors import ModuleError
 from headstart.indicators import AfterSteps, Indicator, Need, WeightIndicator
 from headstart.indicators.engine import ANSWERS
 from headstart.indicators.table import ScoreTable
-from headstart.indicators.unit import ScoreUnit, scored_rows, scored_together, table_of
+from headstart.indicators.unit import ScoreUnit, scored_together, table_of
 from headstart.kinds import AnyModule, Module
 from headstart.tasks import Example, Task
+from headstart.tasks.content import rows_read
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Results, Unit
@@ -58,7 +59,7 @@ class Scoring:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
         trials = _trials(task, modules, backbone, indicators=indicators, recipe=recipe, seed=seed)
         identity = BackboneInput.of(backbone, text_format)
-        scored = scored_rows(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
+        scored = rows_read(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
         together = scored_together(modules) if any(_relative(one) for one in indicators) else None
         units: dict[tuple[str, str], ScoreUnit] = {}
         for module in modules:

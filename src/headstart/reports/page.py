@@ -36,6 +36,7 @@ from headstart.reports.tables import (
     settings_table,
     starts_table,
 )
+from headstart.showing import capitalized
 
 __all__ = ["FIRST_MODULES", "MOST_MODULES", "page_values", "spoken"]
 
@@ -120,7 +121,7 @@ def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
         "method": spoken(decision.method),
         "gain": "" if math.isnan(decision.gain) else number(decision.gain),
         "interval": "" if math.isnan(decision.low) else f"{number(decision.low)} to {number(decision.high)}",
-        "cost": decision.cost[:1].upper() + decision.cost[1:],
+        "cost": capitalized(decision.cost),
         "sentence": decision.sentence.removeprefix(opening),
         "remedy": decision.remedy or _next(comparison, decision),
     }

@@ -10,6 +10,7 @@ from headstart.comparing.effects import effects
 from headstart.comparing.samples import main_metric
 from headstart.reports.cells import number_text
 from headstart.reports.tables import summary
+from headstart.showing import capitalized
 
 __all__ = ["verdict"]
 
@@ -35,7 +36,7 @@ def _same_start(comparison: Comparison, method: str) -> list[str]:
     others = comparison.starts[comparison.starts["method"] != method]
     shared = others.merge(own[["seed", "digest"]], on=["seed", "digest"])["method"].value_counts()
     same = [spoken(str(label)) for label, count in shared.items() if count == len(own)]
-    return [f"{_capital(spoken(method))} begins from the very module of {_join(same)}."] if same else []
+    return [f"{capitalized(spoken(method))} begins from the very module of {_join(same)}."] if same else []
 
 
 def _before_tuning(comparison: Comparison, method: str) -> list[str]:
@@ -73,10 +74,6 @@ def _at(step: float) -> str:
 
 def _short(value: float) -> str:
     return number_text(value, digits=3)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _join(parts: list[str]) -> str:
