@@ -197,6 +197,30 @@ def test_the_canonical_embedding_of_a_rewritten_module() -> None:
     assert cosines(tupate[:1], tupate[1:])[0, 0] < 0.9, "the plain parameters differ"
 
 
+def test_a_canonical_embedding_of_one_rank_compares_modules_of_several() -> None:
+    draw = np.random.default_rng(0)
+    u, v = np.linalg.qr(draw.normal(size=(5, 3)))[0], np.linalg.qr(draw.normal(size=(6, 3)))[0]
+    sizes = np.array([9.0, 4.0, 1.0])
+
+    def of_rank(kept: int, scale: float = 1.0) -> LoraModule:
+        a, b = (v[:, :kept] * sizes[:kept]).T, scale * u[:, :kept]
+        pair = Factors(torch.tensor(a), torch.tensor(b), 1.0)
+        return LoraModule.build({"layers.0.q": pair}, name=f"r{kept}", backbone=None)
+
+    two, three = values("canonical:rank=2", of_rank(2)), values("canonical:rank=2", of_rank(3))
+    assert two == pytest.approx(three), "the third direction is cut"
+    wide, widest = values("canonical:rank=4", of_rank(2)), values("canonical:rank=4", of_rank(3))
+    assert len(wide) == len(widest) == 4 * (5 + 6)
+    # Directions are orthonormal, and each has a share of twice its size in the squared length.
+    assert cosines([wide], [widest])[0, 0] == pytest.approx(13 / (13 * 14) ** 0.5)
+    assert cosines([wide], [values("canonical:rank=4", of_rank(2, -1.0))])[0, 0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_canonical_embedding_of_no_rank_is_refused() -> None:
+    with pytest.raises(SettingError, match="rank=0 keeps nothing; give 1 or more"):
+        make_embedding("canonical:rank=0")
+
+
 @pytest.mark.parametrize(("name", "module"), [("canonical", bert_bitfit()), ("pooled", bert_lora())])
 def test_what_is_not_defined_says_so(name: str, module: Module) -> None:
     with pytest.raises(ModuleError, match=r"; use tupate$"):

@@ -18,7 +18,7 @@ from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE, VectorFile
 from headstart.kinds import load_module, save_module
 from headstart.ranking.nearest import Group, VectorIndex
-from headstart.ranking.search import search
+from headstart.ranking.search import ANY_RANK, search
 from headstart.ranking.wording import word_vectors
 from program import Run
 from small_hub import RECIPE, module, write_hub, write_task
@@ -190,6 +190,8 @@ def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path)
     found = search(None, hub, like="ada", store=False)
     (left,) = (one for one in found.left_out if one.name == "fat")
     assert left.reason.startswith("its embedding has ")
+    assert left.reason.endswith("; where only the ranks differ, search by canonical:rank=8")
+    assert "fat" in [row["module"] for row in search(None, hub, like="ada", embedding=ANY_RANK, store=False).rows()]
     assert [row["module"] for row in search(None, hub, like="ada", family="reviews", store=False).rows()] == ["bob"]
     assert [row["module"] for row in search(None, hub, like="ada", exclude=["b*", "f*"], limit=1, store=False).rows()]
     with pytest.raises(HubError, match="no module of family 'poems'"):

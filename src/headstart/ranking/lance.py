@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from headstart.embeddings.arrays import Array, centred
+from headstart.embeddings.arrays import Array
 from headstart.errors import OutputError
 from headstart.extras import require
-from headstart.ranking.nearest import Group, Nearest, VectorIndex
+from headstart.ranking.nearest import Group, Nearest, VectorIndex, unit_query
 
 __all__ = ["LanceIndex"]
 
@@ -66,9 +66,7 @@ class LanceIndex:
         self, query: Array, *, limit: int = 20, near: float = 0.98, allowed: Sequence[int] | Array | None = None
     ) -> Nearest:
         """The `limit` groups nearest to the query; see `VectorIndex.nearest`."""
-        given = np.asarray(query, np.float64) if self.mean is None else centred(np.asarray(query)[None], self.mean)[0]
-        VectorIndex(np.ones((1, self.dimension))).similarities(given)  # refuses what cannot be compared
-        unit = (given / np.linalg.norm(given)).astype(np.float32)
+        unit = unit_query(query, self.dimension, mean=self.mean)
         wanted, among = 4 * limit, None if allowed is None else set(np.asarray(allowed).tolist())
         while True:
             positions, rows = self._found(unit, wanted)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from headstart.embeddings.arrays import Array, centred
 from headstart.errors import SettingError
 
-__all__ = ["Group", "Nearest", "VectorIndex"]
+__all__ = ["Group", "Nearest", "VectorIndex", "unit_query"]
 
 BLOCK = 32
 """How many of the nearest are at least put in order at a time, until there are as many groups as are wanted."""
@@ -28,6 +28,20 @@ class Group:
 
 
 Nearest = list[Group]
+
+
+def unit_query(query: Array, dimension: int, *, mean: Array | None) -> NDArray[np.float32]:
+    """A query (D,), less the mean, at length 1. Raises `SettingError` for one of another length, or of zeros."""
+    given = np.asarray(query, np.float64) if mean is None else centred(np.asarray(query)[None], mean)[0]
+    if given.shape != (dimension,):
+        raise SettingError(
+            f"the query has {len(given)} numbers and the vectors have {dimension}; "
+            "embed both by one method, from modules of one shape"
+        )
+    norm = float(np.linalg.norm(given))
+    if not norm > 0:
+        raise SettingError("the query's vector is all zeros; give a module that was tuned")
+    return (given / norm).astype(np.float32)
 
 
 class VectorIndex:
@@ -53,16 +67,7 @@ class VectorIndex:
 
         Raises `SettingError` for a query of another length, or of zeros.
         """
-        given = np.asarray(query, np.float64) if self.mean is None else centred(np.asarray(query)[None], self.mean)[0]
-        if given.shape != self.rows.shape[1:]:
-            raise SettingError(
-                f"the query has {len(given)} numbers and the vectors have {self.rows.shape[1]}; "
-                "embed both by one method, from modules of one shape"
-            )
-        norm = float(np.linalg.norm(given))
-        if not norm > 0:
-            raise SettingError("the query's vector is all zeros; give a module that was tuned")
-        found: NDArray[np.float32] = self.rows @ (given / norm).astype(np.float32)
+        found: NDArray[np.float32] = self.rows @ unit_query(query, self.rows.shape[1], mean=self.mean)
         np.clip(found, -1, 1, out=found)  # rounding
         found[self.empty] = np.nan
         return found

@@ -42,6 +42,9 @@ INDEXES = ("exact", "lancedb")
 
 MORE = "add modules with `headstart hub add`, or ask for less by kind, family, license, include and exclude"
 
+ANY_RANK = "canonical:rank=8"
+"""An embedding in which LoRA modules of different ranks have vectors of one length."""
+
 NOTHING = "none of the words stands on its card"
 
 
@@ -174,30 +177,43 @@ def search(
     else:
         assert like is not None
         query, said = work.of_module(like, opened, vectors)
-    compared = [ref for ref in refs if ref.digest in vectors and vectors[ref.digest].dimension == query.dimension]
-    unlike = [
-        Refused(ref.name, f"its embedding has {vectors[ref.digest].dimension} numbers, the query's {query.dimension}")
-        for ref in refs
-        if ref.digest in vectors and vectors[ref.digest].dimension != query.dimension
-    ]
+    compared, unlike = _comparable(refs, vectors, query)
     left_out = (*problems, *refused, *unlike)
     if not compared:
         why = f"; the first: {left_out[0].name}: {left_out[0].reason}" if left_out else ""
         raise HubError(f"no module of the hub {opened.path} can be compared with {said}{why}; choose another embedding")
-    matrix = np.stack([vectors[ref.digest].values for ref in compared])
-    mean = matrix.mean(0, dtype=np.float64) if centre else None
-    made = _index(index, matrix, mean, work.place([*(ref.digest for ref in compared), str(centre)]))
     # A module is not looked for beside itself.
     others = [position for position, ref in enumerate(compared) if ref.digest != query.digest or task is not None]
     if not others:
         raise HubError(f"there is nothing in the hub {opened.path} to compare {said} with but itself; {MORE}")
+    matrix = np.stack([vectors[ref.digest].values for ref in compared])
     if method.ranks_alone:
         order = sorted(others, key=lambda position: -matrix[position, 0])
         groups = [Group(position, float(matrix[position, 0])) for position in order[:limit]]
     else:
+        mean = matrix.mean(0, dtype=np.float64) if centre else None
+        made = VectorIndex(matrix, mean=mean) if index == "exact" else work.lance(compared, matrix, mean)
         groups = made.nearest(query.values, limit=limit, near=near, allowed=others)
     words = f"{method.spec}, centred" if centre else str(method.spec)
     return SearchResult(said, words, tuple(groups), tuple(compared), left_out, near)
+
+
+def _comparable(
+    refs: Sequence[ModuleRef], vectors: Mapping[str, Vector], query: Vector
+) -> tuple[list[ModuleRef], list[Refused]]:
+    """The modules whose vectors are as long as the query's, and those whose are not, with the reason."""
+    compared, unlike = [], []
+    for ref in refs:
+        if ref.digest not in vectors:
+            continue
+        numbers = vectors[ref.digest].dimension
+        if numbers == query.dimension:
+            compared.append(ref)
+        else:
+            why = f"its embedding has {numbers:,} numbers, the query's {query.dimension:,}"
+            remedy = f"; where only the ranks differ, search by {ANY_RANK}" if ref.facts()["kind"] == "lora" else ""
+            unlike.append(Refused(ref.name, why + remedy))
+    return compared, unlike
 
 
 @dataclass(frozen=True)
@@ -228,10 +244,13 @@ class _Work:
             kept.write(found.values(), version=self.version, keep=whole)
         return {**known, **found}, refused
 
-    def place(self, contents: Sequence[str]) -> Path:
-        """Where an index of these contents is kept, in order."""
-        name = hashlib.sha256("\n".join([self.method, str(self.version), *contents]).encode()).hexdigest()
-        return self.hub.path / ".vectors.lance" / name
+    def lance(self, refs: Sequence[ModuleRef], matrix: Array, mean: Array | None) -> LanceIndex:
+        """The index of these modules' vectors, kept beside the catalogue."""
+        from headstart.ranking.lance import LanceIndex  # Arrow, which an exact search does without
+
+        contents = [self.method, str(self.version), *(ref.digest for ref in refs), str(mean is not None)]
+        name = hashlib.sha256("\n".join(contents).encode()).hexdigest()
+        return LanceIndex(matrix, self.hub.path / ".vectors.lance" / name, mean=mean)
 
     def of_task(
         self, task: TaskLike, backbone: BackboneLike | None, view: Hub, *, recipe: Recipe | str, seed: int
@@ -264,14 +283,6 @@ class _Work:
 
         vector = embed(like, self.method, store=self.store, progress=self.progress)
         return vector, str(like) if isinstance(like, str | Path) else "the module given"
-
-
-def _index(name: str, matrix: Array, mean: Array | None, place: Path) -> VectorIndex | LanceIndex:
-    if name == "exact":
-        return VectorIndex(matrix, mean=mean)
-    from headstart.ranking.lance import LanceIndex  # Arrow, which an exact search does without
-
-    return LanceIndex(matrix, place, mean=mean)
 
 
 def _require_searchable(method: Embedding) -> None:
