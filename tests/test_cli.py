@@ -66,6 +66,8 @@ def test_hub_check_and_list_tell_of_a_broken_module(run: Run, room: Path, tmp_pa
     assert checked.data["problems"][0]["module"] == "ada"
     table = run("hub", "check", tmp_path / "hub")
     assert (table.code, "adapter_model.safetensors" in table.out) == (1, True)
+    rest = run("hub", "check", tmp_path / "hub", "--exclude", "ada")
+    assert (rest.code, rest.out) == (0, "Every module is as catalogued.\n")
     listed = run("hub", "list", tmp_path / "hub")
     assert (listed.code, "ada" in listed.out) == (0, False)
     assert listed.err == "1 more cannot be used; see headstart hub check\n"

@@ -187,7 +187,7 @@ def test_unknown_names_are_answered_with_close_ones(hub: Hub) -> None:
 
 
 def test_opening_what_is_no_hub(tmp_path: Path, made: list[Path]) -> None:
-    with pytest.raises(HubError, match=r"there is no hub at .*absent; make one with `headstart hub add`"):
+    with pytest.raises(HubError, match=r"there is no hub at .*absent; make one with Hub.create"):
         Hub.open(tmp_path / "absent")
     with pytest.raises(HubError, match="cola is a module, not a hub"):
         Hub.open(made[0])
@@ -198,6 +198,20 @@ def test_opening_what_is_no_hub(tmp_path: Path, made: list[Path]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HubError, match=r"cannot make a hub at .*file"):
         Hub.create(tmp_path / "file")
+
+
+def test_adding_to_what_is_no_hub(tmp_path: Path, made: list[Path]) -> None:
+    for add in (Hub(tmp_path / "absent").add, Hub(tmp_path / "absent").add_all):
+        with pytest.raises(HubError, match=r"there is no hub at .*absent; make one with Hub.create"):
+            add(made[0])
+    assert not (tmp_path / "absent").exists()
+
+
+def test_adding_a_folder_of_modules_as_one(tmp_path: Path, made: list[Path]) -> None:
+    hub = Hub.create(tmp_path / "new")
+    with pytest.raises(ModuleError, match=rf"is no module, but holds {len(made)} modules; add them with add_all"):
+        hub.add(made[0].parent)
+    assert not hub.names()
 
 
 def test_folders_alone_are_a_hub(made: list[Path]) -> None:

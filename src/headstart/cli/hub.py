@@ -223,11 +223,16 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(hub: HubArgument, as_json: AsJson = False) -> None:
-    """Read every module of HUB again and compare it with the catalogue. Exits with code 1 if anything is wrong."""
+def check(
+    hub: HubArgument, include: IncludeOption = None, exclude: ExcludeOption = None, as_json: AsJson = False
+) -> None:
+    """Read every module of HUB again and compare it with the catalogue. Exits with code 1 if anything is wrong.
+
+    With --include or --exclude, what is wrong with others is not shown, and does not count.
+    """
     from headstart.hub import Hub
 
-    opened = Hub.open(hub)
+    opened = Hub.open(hub).where(include=include, exclude=exclude)
     with listening("checking") as listener:
         problems = opened.check(listener)
     rows = [{"module": problem.name, "problem": problem.reason} for problem in problems]

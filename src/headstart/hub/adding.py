@@ -25,6 +25,7 @@ from headstart.hub.reference import is_reference, parse_reference
 from headstart.hub.rows import known_row, record, refuse_conflict, refuse_twin
 from headstart.hub.upkeep import Upkeep
 from headstart.records import ModuleCard
+from headstart.showing import plural
 
 __all__ = ["Check", "Intake", "Staged", "admit", "name_of"]
 
@@ -114,6 +115,10 @@ class Intake:
     def _stage(self, source: Path | str, name: str) -> Staged:
         check_name(name)
         if not is_reference(source):
+            inside = modules_in(Path(source))
+            if inside != [Path(source)]:
+                held = plural(len(inside), "module")
+                raise ModuleError(f"{source} is no module, but holds {held}; add them with add_all")
             return self._stage_folder(Path(source), name)
         self._upkeep.ask(lambda c: self._refuse_taken(c, name))  # rather than after the download
         # This imports the network library, which a hub of local folders does not need.

@@ -64,12 +64,13 @@ class Hub:
         user's cache folder is used. Raises `HubError` if `path` is not a hub.
         """
         hub = cls(path)
-        if not hub.path.is_dir():
-            raise HubError(f"there is no hub at {path}; make one with `headstart hub add`")
+        hub._require_folder()
         if (hub.path / CONFIG_FILE).exists():
             raise HubError(f"{path} is a module, not a hub; name the folder that holds it")
         if not (hub.path / CATALOGUE_FILE).exists() and not is_hub(hub.path):
-            raise HubError(f"{path} is not a hub: no folder in it is a module; make one with `headstart hub add`")
+            raise HubError(f"{path} is not a hub: no folder in it is a module; make one with Hub.create").with_options(
+                {"Hub.create": "`headstart hub add`"}
+            )
         hub._upkeep.sync(progress=progress)
         return hub
 
@@ -267,13 +268,14 @@ class Hub:
             stated: fields of the card in the hub: `task`, `family`, `license`, `metric`, `score`, `notes`.
 
         Raises:
-            HubError: the name is taken or impossible, or the remote module cannot be fetched.
+            HubError: there is no hub here, the name is taken or impossible, or the remote module cannot be fetched.
             ModuleError: the module is broken, unsupported, in the hub already or made for another backbone.
             OutputError: the hub cannot be written.
             SettingError: a card cannot hold what is stated.
         """
         from headstart.hub.adding import Intake, name_of  # NumPy, which looking at a hub does without
 
+        self._require_folder()
         name = name_of(source) if name is None else name
         (result,) = Intake(self.path, self._upkeep, check=check, stated=stated).results([(source, name)])
         if isinstance(result, HeadstartError):
@@ -297,6 +299,7 @@ class Hub:
         """
         from headstart.hub.adding import admit  # NumPy, which looking at a hub does without
 
+        self._require_folder()
         return admit(self.path, self._upkeep, sources, name=name, check=check, stated=stated, progress=progress)
 
     def edit(self, module: str, /, *, name: str | None = None, **stated: Unpack[Stated]) -> ModuleCard:
@@ -342,6 +345,12 @@ class Hub:
         self._upkeep.rebuild()
         self._upkeep.sync(progress=progress)
         return self.problems()
+
+    def _require_folder(self) -> None:
+        if not self.path.is_dir():
+            raise HubError(f"there is no hub at {self.path}; make one with Hub.create").with_options(
+                {"Hub.create": "`headstart hub add`"}
+            )
 
     def _seen(self, name: str) -> Known | None:
         """The row of `name`, if it is in this view."""

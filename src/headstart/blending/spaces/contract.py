@@ -12,7 +12,7 @@ from headstart.blending.weights import Weights
 from headstart.errors import MergeError, SettingError
 from headstart.kinds import AnyModule, LoraModule, Module
 
-__all__ = ["NEEDS", "Options", "Space", "loras"]
+__all__ = ["NEEDS", "Options", "Space", "loras", "widest_rank"]
 
 NEEDS = frozenset({"equal shapes", "lora", "origin"})
 """What a space may need: modules of the same names and shapes; plain LoRA; the origin that changes start from."""
@@ -114,3 +114,8 @@ def loras(modules: Sequence[Module], *, space: str) -> list[LoraModule]:
     """The modules as LoRA; raises `MergeError` naming the first that is not plain LoRA."""
     _require_lora(modules, space=space)
     return [module for module in modules if isinstance(module, LoraModule)]
+
+
+def widest_rank(modules: Sequence[LoraModule]) -> int:
+    """The largest rank of any layer of the modules."""
+    return max(factor.a.shape[0] for module in modules for factor in module.factors.values())

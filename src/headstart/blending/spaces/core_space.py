@@ -6,7 +6,7 @@ from torch import Tensor
 
 from headstart.blending.low_rank import balanced
 from headstart.blending.spaces.bases import Cores, Triplets, leading
-from headstart.blending.spaces.contract import Options, Space, loras
+from headstart.blending.spaces.contract import Options, Space, loras, widest_rank
 from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
@@ -29,13 +29,13 @@ class Core(Space):
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """Layer by layer, in float64; a layer that only one module adapts has its update times its weight."""
         own = loras(modules, space=self.name)
-        largest = max(factor.a.shape[0] for module in own for factor in module.factors.values())
+        rank = widest_rank(own) if options.rank is None else options.rank
         merged = {}
         for path in dict.fromkeys(path for module in own for path in module.factors):
             shares = zip(weights.of(path), own, strict=True)
             found = [(share, m.factors[path]) for share, m in shares if share != 0 and path in m.factors]
             if found:
-                merged[path] = self._layer(found, options, rank=largest if options.rank is None else options.rank)
+                merged[path] = self._layer(found, options, rank=rank)
         return LoraModule.build(merged, name="merged", backbone=None)
 
     def _layer(self, found: Sequence[tuple[float, Factors]], options: Options, *, rank: int) -> Factors:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from headstart.blending.low_rank import LowRank, balanced, combination
-from headstart.blending.spaces.contract import Options, Space, loras
+from headstart.blending.spaces.contract import Options, Space, loras, widest_rank
 from headstart.blending.weights import Weights
 from headstart.kinds import LoraModule, Module
 from headstart.kinds.lora import Factors
@@ -26,10 +26,9 @@ class Svd(Space):
     def merge(self, modules: Sequence[Module], weights: Weights, options: Options) -> Module:
         """The nearest module; for a single module at its own rank, the same function with other factors."""
         own = loras(modules, space=self.name)
-        largest = max(factor.a.shape[0] for module in own for factor in module.factors.values())
         firsts = {path: factor for module in reversed(own) for path, factor in module.factors.items()}
         updates = combination(own, weights)
-        keep = largest if options.rank is None else options.rank
+        keep = widest_rank(own) if options.rank is None else options.rank
         merged = {path: _cut(update, keep, like=firsts[path]) for path, update in updates.items()}
         return LoraModule.build(merged, name="merged", backbone=None)
 
