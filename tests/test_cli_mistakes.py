@@ -220,6 +220,8 @@ def test_a_bad_setting_is_named(
     ("name", "words", "message"),
     [
         ("rank", ["-i", "cosine,nope"], "unknown indicator 'nope'"),
+        ("rank", ["-i", "hidden_cosine:block=x"], "'hidden_cosine:block=x': block cannot be 'x'"),
+        ("ensemble", ["-i", "grand:block=-1"], "'grand:block=-1': block cannot be '-1'; input should be greater than"),
         ("ensemble", ["-i", "nope"], "unknown indicator 'nope'"),
         ("ensemble", ["--space", "coree"], "unknown merge space 'coree'"),
         ("compare", ["--rule", "nope"], "unknown merge rule 'nope'"),

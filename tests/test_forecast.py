@@ -131,6 +131,16 @@ def test_after_a_run_the_store_has_it_all(run: Run, here: dict[str, list[str]], 
     assert (more["tune"]["compute"], more["tune"]["later"]) == (1, False), "the reference module's key is known"
 
 
+@pytest.mark.parametrize("name", ["compare", "ensemble", "fit", "tune"])
+def test_only_a_dry_run_does_without_a_folder(name: str, run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
+    words = command_of(name, here, tmp_path / "out")
+    words = [word for word in words if word not in ("-o", str(tmp_path / "out"))]
+    assert_mistake(
+        run(*words), "no folder to write is named; add -o FOLDER, or --dry-run to see what would be computed"
+    )
+    assert "This was a dry run: nothing was computed or written." in run(*words, "--dry-run").out
+
+
 def test_a_dry_run_finds_mistakes(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     words = command_of("compare", here, tmp_path / "out")
     assert_mistake(run(*words, "--dry-run", "--seeds", "0"), "seeds 0 must be at least 1")

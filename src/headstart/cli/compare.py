@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
-from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.forecast import show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
     CalibrationOption,
     HubOptions,
-    OutputOption,
     RecipeOptions,
+    ResultOptions,
     TaskOptions,
     WorkOptions,
     command,
@@ -57,7 +56,7 @@ def compare(
     blend: BlendOptions,
     recipe: RecipeOptions,
     work: WorkOptions,
-    output: OutputOption,
+    result: ResultOptions,
     seeds: Annotated[
         int, typer.Option(help="Number of few-shot draws, each with its own fresh module and order of rows.")
     ] = 3,
@@ -80,14 +79,13 @@ def compare(
         str | None,
         typer.Option(help="Save tuned modules in the folder modules of the report: best (by dev score) or all."),
     ] = None,
-    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare ways to start on TASK, before and after tuning, and write a report.
 
     A killed comparison continues with the same command: what is finished is kept in the store.
     """
-    refuse_existing(output)
+    output = result.folder()
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     blended = blend.load()
     require_named(also or ())  # before the backbone, which takes long to load
@@ -103,7 +101,7 @@ def compare(
         equal_rank=not own_ranks, indicators=also or (), recipe=chosen, decoding=decoding, calibration=calibration,
         keep=keep, store=work.store,
     )  # fmt: skip
-    if dry_run:
+    if result.dry_run:
         show_forecast(call, as_json=as_json)
         return
     with listening(f"comparing on {data.name}") as listener:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.atomic import refuse_existing
-from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.forecast import show_forecast
 from headstart.cli.narrowing import NarrowingOptions, spent_note
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
     HubOptions,
     Options,
-    OutputOption,
     RecipeOptions,
+    ResultOptions,
     TaskOptions,
     WorkOptions,
     command,
@@ -138,16 +137,15 @@ def ensemble(
     recipe: RecipeOptions,
     narrowing: NarrowingOptions,
     work: WorkOptions,
-    output: OutputOption,
+    result: ResultOptions,
     recipe_file: Annotated[
         Path | None,
         typer.Option("--recipe-file", help="YAML file of modules and weights, modules: {paws: 0.7, qqp: 0.3}."),
     ] = None,
-    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Blend a hub's modules into a start for TASK, by default Σ softmax(S_i / τ) O_i, and save it as a PEFT folder."""
-    refuse_existing(output)
+    output = result.folder()
     from headstart.ranking.race import BLENDED
 
     narrowed = narrowing.chosen(winners=BLENDED)
@@ -165,7 +163,7 @@ def ensemble(
         run, data, opened, model, blend=asked, recipe=chosen, seed=task.seed, name=output.name, store=work.store,
         **narrowed,
     )  # fmt: skip
-    if dry_run:
+    if result.dry_run:
         show_forecast(call, as_json=as_json)
         return
     with listening(f"blending for {data.name}") as listener:

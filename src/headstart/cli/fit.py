@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.atomic import refuse_existing
 from headstart.cli.ensemble import BlendOptions
-from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.forecast import show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
     CalibrationOption,
     HubOptions,
-    OutputOption,
     RecipeOptions,
+    ResultOptions,
     TaskOptions,
     WorkOptions,
     command,
@@ -67,7 +66,7 @@ def fit(
     blend: BlendOptions,
     recipe: FitRecipe,
     work: WorkOptions,
-    output: OutputOption,
+    result: ResultOptions,
     start: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +87,6 @@ def fit(
     ] = DEFAULTS.test_rows,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
     calibration: CalibrationOption = "auto",
-    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a tuned module for TASK, begun from a hub's modules if that is shown to help, else from scratch.
@@ -97,7 +95,7 @@ def fit(
     than a random module, and the chosen one is tuned on all examples. The folder holds the module, and a page that says
     what was found (report.html). A second run only reads what the first one left in the store.
     """
-    refuse_existing(output)
+    output = result.folder()
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     blended = _blend_of(blend)
     model = backbone.load()
@@ -110,7 +108,7 @@ def fit(
         name=name or output.name, license=license, decoding=decoding, calibration=calibration, retrieve=retrieve,
         test_rows=test_rows, seed=task.seed, store=work.store,
     )  # fmt: skip
-    if dry_run:
+    if result.dry_run:
         show_forecast(call, as_json=as_json)
         return
     with listening(f"fitting to {data.name}") as listener:

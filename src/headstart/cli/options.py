@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
+from headstart.atomic import refuse_existing
+from headstart.cli.forecast import DryRunOption
 from headstart.cli.output import print_line
 from headstart.cli.progress import listening
 from headstart.errors import SettingError
@@ -37,6 +39,7 @@ __all__ = [
     "Options",
     "OutputOption",
     "RecipeOptions",
+    "ResultOptions",
     "StoreOption",
     "TaskOptions",
     "WorkOptions",
@@ -118,6 +121,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
+
+
+@dataclass(frozen=True)
+class ResultOptions(Options):
+    """Where the result goes, or that there is to be none."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write; it must not exist. Only --dry-run does without it."),
+    ] = None
+    dry_run: DryRunOption = False
+
+    def folder(self) -> Path:
+        """The folder to write, for a dry run without one any name. Raises `OutputError` if there is something."""
+        if self.output is not None:
+            refuse_existing(self.output)
+        elif not self.dry_run:
+            raise SettingError("no folder to write is named; add -o FOLDER, or --dry-run to see what would be computed")
+        return self.output or Path("dry-run")
 
 
 @dataclass(frozen=True)

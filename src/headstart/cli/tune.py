@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headstart.atomic import refuse_existing
-from headstart.cli.forecast import DryRunOption, show_forecast
+from headstart.cli.forecast import show_forecast
 from headstart.cli.options import (
     AsJson,
     BackboneOptions,
     CalibrationOption,
-    OutputOption,
     RecipeOptions,
+    ResultOptions,
     TaskOptions,
     WorkOptions,
     command,
@@ -47,17 +46,16 @@ def tune(
     backbone: BackboneOptions,
     recipe: RecipeOptions,
     work: WorkOptions,
-    output: OutputOption,
+    result: ResultOptions,
     start: Annotated[Path | None, typer.Option(help="PEFT folder to begin from instead of random values.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
     calibration: CalibrationOption = "auto",
     tracker: Annotated[str | None, typer.Option(help="accelerate tracker: tensorboard, wandb …")] = None,
-    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
-    refuse_existing(output)
+    output = result.folder()
     chosen, data = recipe.load(start=start), task.load()
     from headstart.kinds import load_module, save_module
     from headstart.tuning.tune import tune as run
@@ -68,7 +66,7 @@ def tune(
         run, data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
         calibration=calibration, tracker=tracker, store=work.store,
     )  # fmt: skip
-    if dry_run:
+    if result.dry_run:
         show_forecast(call, as_json=as_json)
         return
     with listening(f"tuning on {data.name}") as listener:

@@ -86,7 +86,7 @@ class OfPart(Indicator):
     """
 
     stack: Literal["encoder", "decoder"] | None = None
-    block: int | None = None
+    block: Annotated[int, Field(ge=0)] | None = None
     sublayer: SublayerName | None = None
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from headstart.registry import Registry
-from headstart.specs import Spec
+from headstart.specs import Spec, make
 
 if TYPE_CHECKING:
     from headstart.indicators.contract import Indicator
@@ -39,7 +39,12 @@ INDICATORS: "Registry[type[Indicator]]" = Registry(
 
 
 def require_named(asked: Iterable[str]) -> None:
-    """Raise `SettingError` for a spec of an unknown indicator, without importing any; each text may hold several."""
+    """Raise `SettingError` for a spec of an unknown indicator, or with a value that it cannot have.
+
+    Each text may hold several. Only an indicator with parameters is imported.
+    """
     for text in asked:
         for spec in Spec.parse_several(text):
             INDICATORS.require(spec.name)
+            if spec.parameters:
+                make(INDICATORS, spec)
