@@ -207,9 +207,10 @@ def report(trials: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Race a hub of 512 modules, and compare with the full pass.")
-    parser.add_argument("tasks", nargs="*", type=Path, help="tasks to race for (sst2)")
+def options(description: str) -> argparse.Namespace:
+    """The options of a benchmark on the grown hub."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("tasks", nargs="*", type=Path, help="tasks to find modules for (sst2)")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache", help="where fetched data lies (.cache)")
     parser.add_argument("--hub", type=Path, default=ROOT / "demo" / "hub", help="the donors (demo/hub)")
     parser.add_argument("--store", type=Path, help="keeps the values of the full pass (a temporary folder)")
@@ -218,11 +219,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100, help="of each task, indicator and way")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def prepared(asked: argparse.Namespace) -> tuple[Backbone, list[Module], list[Task]]:
+    """The backbone, the donors and the tasks that are asked for."""
     backbone = Backbone.load(fetch_backbone(asked.cache), device=asked.device)
     donors, _ = load_modules(Hub.open(asked.hub), backbone)
-    modules = list(grown([donor.load() for donor in donors]))
     tasks = [Task.load(path) for path in asked.tasks or [fetch_task(asked.cache, "sst2")]]
+    return backbone, [donor.load() for donor in donors], tasks
+
+
+def main() -> None:
+    asked = options("Race a hub of 512 modules, and compare with the full pass.")
+    backbone, donors, tasks = prepared(asked)
+    modules = list(grown(donors))
     with tempfile.TemporaryDirectory(prefix="racing-") as folder:
         store = asked.store or Path(folder)
         pools = [scored(task, modules, backbone, rows=asked.pool, store=store) for task in tasks]

@@ -4,7 +4,6 @@ The hub, the pools of rows and the draws are those of `racing.py`; each list is 
 by several whose ranks are joined. A reference module is tuned once on each task, for the lists that compare with it.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -18,11 +17,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from headstart.backbones import Backbone, backbone_loaders
-from headstart.hub import Hub
 from headstart.indicators.similarity import Similarity
 from headstart.kinds import Module
 from headstart.ranking.race import Race
-from headstart.ranking.rank import load_modules, reference_unit
+from headstart.ranking.rank import reference_unit
 from headstart.ranking.retrieve import joined
 from headstart.tasks import Task
 from headstart.tasks.example import seeded_order
@@ -31,8 +29,7 @@ from headstart.units import Store, run
 
 ROOT = Path(__file__).parents[1]
 sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part of the package
-from benchmarks.racing import DRAWN, INDICATORS, LAYOUT, LISTS, Pool, grown, scored  # noqa: E402
-from fetch import fetch_backbone, fetch_task  # noqa: E402
+from benchmarks.racing import DRAWN, INDICATORS, LAYOUT, LISTS, Pool, grown, options, prepared, scored  # noqa: E402
 
 KEPT = (50, 100, 250)
 EMBEDDINGS = ("tupate", "flat", "canonical")
@@ -107,25 +104,13 @@ def correlations(pool: Pool, beside: dict[str, NDArray[np.float64]], donors: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What cheap lists keep of a hub of 512 modules.")
-    parser.add_argument("tasks", nargs="*", type=Path, help="tasks to retrieve for (sst2)")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache", help="where fetched data lies (.cache)")
-    parser.add_argument("--hub", type=Path, default=ROOT / "demo" / "hub", help="the donors (demo/hub)")
-    parser.add_argument("--store", type=Path, help="keeps the values of the full pass (a temporary folder)")
-    parser.add_argument("--pool", type=int, default=40, help="dev rows of the full pass")
-    parser.add_argument("--rows", type=int, default=30, help="rows of a trial")
-    parser.add_argument("--trials", type=int, default=100, help="of each task and indicator")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    asked = parser.parse_args()
-    backbone = Backbone.load(fetch_backbone(asked.cache), device=asked.device)
-    donors, _ = load_modules(Hub.open(asked.hub), backbone)
-    modules = list(grown([donor.load() for donor in donors]))
+    asked = options("What cheap lists keep of a hub of 512 modules.")
+    backbone, donors, tasks = prepared(asked)
+    modules = list(grown(donors))
     frames, rho = [], []
     with tempfile.TemporaryDirectory(prefix="retrieving-") as folder:
         store = asked.store or Path(folder)
-        for path in asked.tasks or [fetch_task(asked.cache, "sst2")]:
-            task = Task.load(path)
+        for task in tasks:
             beside = compared(task, modules, backbone, store)
             pool = scored(task, modules, backbone, rows=asked.pool, store=store)
             frames.append(trials(pool, beside, rows=asked.rows, count=asked.trials))

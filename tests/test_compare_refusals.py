@@ -19,61 +19,39 @@ from headstart.events import Event
 from headstart.hub import Hub
 from headstart.kinds import save_module
 from headstart.tasks import Task
-from small_hub import RECIPE, misfit, module, write_hub, write_task
+from small_hub import RECIPE, misfit, module, write_hub
 
-pytest_plugins = ["tuned_starts"]
+pytest_plugins = ["tuned_starts", "small_road"]
 
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+def run(task: Task, hub: Any, llama: Backbone, **settings: Any) -> Comparison:
+    return compare(task, hub, llama, **({"seeds": SEEDS, "shots": SHOTS, "blend": BLEND, "recipe": RECIPE} | settings))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("comparing")
-
-
-@pytest.fixture(scope="module")
-def hub(folder: Path, backbone: Backbone) -> Hub:
-    return write_hub(folder / "hub", backbone)
-
-
-@pytest.fixture(scope="module")
-def task(folder: Path) -> Task:
-    return Task.load(write_task(folder / "task"))
-
-
-def run(task: Task, hub: Any, backbone: Backbone, **settings: Any) -> Comparison:
-    return compare(
-        task, hub, backbone, **({"seeds": SEEDS, "shots": SHOTS, "blend": BLEND, "recipe": RECIPE} | settings)
-    )
-
-
-def test_an_unfit_module_is_reported_as_refused(task: Task, backbone: Backbone, tmp_path: Path) -> None:
-    hub = write_hub(tmp_path / "hub", backbone)
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+def test_an_unfit_module_is_reported_as_refused(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    hub = write_hub(tmp_path / "hub", llama)
+    save_module(misfit(llama, "eve"), tmp_path / "eve")
     hub.add(tmp_path / "eve")
-    found = run(task, hub, backbone, seeds=1)
+    found = run(task, hub, llama, seeds=1)
     assert list(found.refused["module"]) == ["eve"]
     assert found.settings["modules"] == 4
 
 
 def test_an_undefined_score_is_missing_with_the_reason(
-    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, hub: Hub, llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def undefined(*args: Any, **settings: Any) -> Any:
         return [replace(found, score=float("nan")) for found in evaluate_many(*args, **settings)]
 
     monkeypatch.setattr(evaluating, "evaluate_many", undefined)
-    found = run(task, hub, backbone, seeds=1, store=tmp_path)
+    found = run(task, hub, llama, seeds=1, store=tmp_path)
     assert found.scores["score"].isna().all()
     assert set(found.scores["reason"]) == {"ACC is undefined for these predictions"}
     assert "NaN" not in "".join(path.read_text() for path in tmp_path.rglob("*.json"))
-    assert_same(run(task, hub, backbone, seeds=1, store=tmp_path), found)
+    assert_same(run(task, hub, llama, seeds=1, store=tmp_path), found)
 
 
 @pytest.mark.parametrize(
@@ -90,44 +68,42 @@ def test_an_undefined_score_is_missing_with_the_reason(
     ],
 )
 def test_a_wrong_wish_costs_no_work(
-    settings: dict[str, Any], error: type[Exception], message: str, task: Task, hub: Hub, backbone: Backbone,
+    settings: dict[str, Any], error: type[Exception], message: str, task: Task, hub: Hub, llama: Backbone,
     tmp_path: Path, tunes: list[str],
 ) -> None:  # fmt: skip
     with pytest.raises(error, match=message):
-        run(task, hub, backbone, store=tmp_path / "store", **settings)
+        run(task, hub, llama, store=tmp_path / "store", **settings)
     assert tunes == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_modules_that_cannot_be_averaged_are_refused_before_tuning(
-    task: Task, backbone: Backbone, tunes: list[str]
+    task: Task, llama: Backbone, tunes: list[str]
 ) -> None:
-    mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
+    mixed = [module(llama, "thin", seed=1), module(llama, "thick", seed=2, rank=3)]
     with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd'"):
-        run(task, mixed, backbone, blend=Blend(space="parameters"))
+        run(task, mixed, llama, blend=Blend(space="parameters"))
     assert tunes == []
-    assert len(run(task, mixed, backbone, seeds=1, blend=Blend(space="exact")).scores) == 10
+    assert len(run(task, mixed, llama, seeds=1, blend=Blend(space="exact")).scores) == 10
     with pytest.raises(HubError, match="no module to rank"):
-        run(task, [], backbone)
+        run(task, [], llama)
 
 
-def test_a_task_needs_test_rows(task: Task, hub: Hub, backbone: Backbone) -> None:
+def test_a_task_needs_test_rows(task: Task, hub: Hub, llama: Backbone) -> None:
     without = replace(task, splits={key: rows for key, rows in task.splits.items() if key != "test"})
     with pytest.raises(TaskError, match="no split 'test'"):
-        run(without, hub, backbone)
+        run(without, hub, llama)
     with pytest.raises(TaskError, match="task 'reviews' has an empty test split; add rows"):
-        run(replace(task, splits={**task.splits, "test": ()}), hub, backbone)
+        run(replace(task, splits={**task.splits, "test": ()}), hub, llama)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
-def test_a_broken_unit_is_computed_again(
-    content: bytes, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
-) -> None:
-    first = run(task, hub, backbone, seeds=1, store=tmp_path)
+def test_a_broken_unit_is_computed_again(content: bytes, task: Task, hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    first = run(task, hub, llama, seeds=1, store=tmp_path)
     for path in tmp_path.glob("evaluate/*/*/*.json"):
         path.write_bytes(content)
     heard: list[Event] = []
-    assert_same(run(task, hub, backbone, seeds=1, store=tmp_path, progress=heard.append), first)
+    assert_same(run(task, hub, llama, seeds=1, store=tmp_path, progress=heard.append), first)
     assert "is damaged" in str(heard)
 
 

@@ -27,45 +27,23 @@ from headstart.ranking.rank import rank
 from headstart.tasks import METRICS, Example, Task
 from headstart.tuning.run import Run as TuningRun
 from headstart.units import Store
-from small_hub import RECIPE, module, write_hub, write_task
+from small_hub import RECIPE, module
 
-pytest_plugins = ["tuned_starts"]
+pytest_plugins = ["tuned_starts", "small_road"]
 
 SEEDS, SHOTS = 2, 3
 BLEND = Blend(temperature=0.5)
 TOKENS = ["forward_tokens", "backward_tokens"]
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+def run(task: Task, hub: Any, llama: Backbone, **settings: Any) -> Comparison:
+    return compare(task, hub, llama, **({"seeds": SEEDS, "shots": SHOTS, "blend": BLEND, "recipe": RECIPE} | settings))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("comparing")
-
-
-@pytest.fixture(scope="module")
-def hub(folder: Path, backbone: Backbone) -> Hub:
-    return write_hub(folder / "hub", backbone)
-
-
-@pytest.fixture(scope="module")
-def task(folder: Path) -> Task:
-    return Task.load(write_task(folder / "task"))
-
-
-def run(task: Task, hub: Any, backbone: Backbone, **settings: Any) -> Comparison:
-    return compare(
-        task, hub, backbone, **({"seeds": SEEDS, "shots": SHOTS, "blend": BLEND, "recipe": RECIPE} | settings)
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(task: Task, hub: Hub, backbone: Backbone) -> Comparison:
+def whole(task: Task, hub: Hub, llama: Backbone) -> Comparison:
     """A comparison that nothing disturbed and that kept nothing."""
-    return run(task, hub, backbone, store=False)
+    return run(task, hub, llama, store=False)
 
 
 class Stop:
@@ -91,9 +69,9 @@ def test_every_method_of_every_seed_is_there_before_and_after_tuning(whole: Comp
     assert rows.xs("zero-shot", level=2)["steps_to_best"].isna().all()
 
 
-def test_what_was_read_on_the_way_is_kept(whole: Comparison, task: Task, backbone: Backbone) -> None:
+def test_what_was_read_on_the_way_is_kept(whole: Comparison, task: Task, llama: Backbone) -> None:
     draw, found = task.few_shot(k=SHOTS, seed=1), whole.scores.set_index(["seed", "method", "stage"])
-    train, dev = (tokens_of(rows, backbone, RECIPE.text_format) for rows in (draw.train, draw.dev))
+    train, dev = (tokens_of(rows, llama, RECIPE.text_format) for rows in (draw.train, draw.dev))
 
     def tuning(steps: int, evaluations: int) -> tuple[int, int]:
         back = steps * min(RECIPE.batch_size, len(draw.train)) * train // len(draw.train)
@@ -126,23 +104,23 @@ def test_every_answer_to_every_test_row_is_kept(whole: Comparison, task: Task) -
 
 
 def test_every_method_chooses_its_calibration_on_the_draw(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone
+    whole: Comparison, task: Task, hub: Hub, llama: Backbone
 ) -> None:
     scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
     for seed, found in enumerate(scratch["calibration"]):
         draw = task.few_shot(k=SHOTS, seed=seed)
-        (dev,), (train,) = (evaluate_many([None], rows, backbone, metric="ACC") for rows in (draw.dev, draw.train))
+        (dev,), (train,) = (evaluate_many([None], rows, llama, metric="ACC") for rows in (draw.dev, draw.train))
         assert found == fit_calibration(dev, train).method
     assert whole.settings["calibration"] == "auto"
-    plain = run(task, hub, backbone, seeds=1, methods=["scratch"], calibration="none")
+    plain = run(task, hub, llama, seeds=1, methods=["scratch"], calibration="none")
     assert list(plain.scores["uncalibrated"]) == list(plain.scores["score"])
     assert set(plain.scores["calibration"]) == {"none"}
     with pytest.raises(SettingError, match="unknown calibration 'best'; choose one of: auto, none, length, batch"):
-        run(task, hub, backbone, calibration="best")
+        run(task, hub, llama, calibration="best")
 
 
-def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
+def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, llama: Backbone) -> None:
+    (bare,) = evaluate_many([None], task.test, llama, metric="ACC")
     baselines = whole.baselines.set_index("name")
     assert list(baselines.index) == ["chance", "majority", "backbone"]
     assert baselines.loc["chance"].tolist() == [0.5, "a uniform guess among 2 options"]
@@ -150,12 +128,12 @@ def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, backbo
     assert baselines.loc["majority", "score"] == 0.5
 
 
-def test_tuned_modules_are_kept_where_asked(task: Task, hub: Hub, backbone: Backbone, whole: Comparison) -> None:
+def test_tuned_modules_are_kept_where_asked(task: Task, hub: Hub, llama: Backbone, whole: Comparison) -> None:
     assert whole.modules == {}
     methods = ["scratch", "ensemble", "again=ensemble"]
-    kept = run(task, hub, backbone, methods=methods, seeds=2, keep="all")
+    kept = run(task, hub, llama, methods=methods, seeds=2, keep="all")
     assert list(kept.modules) == ["scratch-seed0", "ensemble-seed0", "scratch-seed1", "ensemble-seed1"]
-    (found,) = evaluate_many([kept.modules["ensemble-seed1"]], task.test, backbone, metric="ACC")
+    (found,) = evaluate_many([kept.modules["ensemble-seed1"]], task.test, llama, metric="ACC")
     by = kept.scores.set_index(["method", "seed", "stage"])
     assert found.score == by.loc["ensemble", 1, "tuned"]["uncalibrated"]
     card = kept.modules["ensemble-seed1"].card
@@ -164,10 +142,10 @@ def test_tuned_modules_are_kept_where_asked(task: Task, hub: Hub, backbone: Back
         "reviews-ensemble-seed1", by.loc["ensemble", 1, "tuned"]["calibration"]
     )  # fmt: skip
     assert (card.labels, card.text_format) == (task.card.labels, TextFormat(max_input=48, max_target=8))
-    (name,) = run(task, hub, backbone, methods=methods, seeds=2, keep="best").modules
+    (name,) = run(task, hub, llama, methods=methods, seeds=2, keep="best").modules
     assert name == max(kept.modules, key=lambda each: kept.modules[each].card.score or 0)
     with pytest.raises(SettingError, match="unknown keep 'some'; choose one of: best, all"):
-        run(task, hub, backbone, keep="some")
+        run(task, hub, llama, keep="some")
 
 
 def test_the_curves_begin_before_tuning(whole: Comparison) -> None:
@@ -185,16 +163,16 @@ def test_the_rankings_hold_the_weights_of_each_draw(whole: Comparison) -> None:
     assert (draws[0] - draws[1]).abs().max() > 0, "every seed draws its own rows"
 
 
-def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, backbone: Backbone) -> None:
-    (bare,) = evaluate_many([None], task.test, backbone, metric="ACC")
+def test_the_untrained_module_is_tested_as_the_bare_backbone(whole: Comparison, task: Task, llama: Backbone) -> None:
+    (bare,) = evaluate_many([None], task.test, llama, metric="ACC")
     scratch = whole.scores[(whole.scores["method"] == "scratch") & (whole.scores["stage"] == "zero-shot")]
     assert list(scratch["score"]) == [bare.score] * SEEDS
 
 
-def test_the_settings_say_what_a_repetition_needs(whole: Comparison, backbone: Backbone) -> None:
+def test_the_settings_say_what_a_repetition_needs(whole: Comparison, llama: Backbone) -> None:
     settings = whole.settings
     expected = {
-        "backbone": "tiny-llama", "fingerprint": backbone.fingerprint.weights, "modules": 4, "indicator": "cosine",
+        "backbone": "tiny-llama", "fingerprint": llama.fingerprint.weights, "modules": 4, "indicator": "cosine",
         "temperature": 0.5, "top_k": None, "space": "auto", "shots": SHOTS, "seeds": SEEDS, "test_rows": 12,
         "decoding": "options", "device": "cpu", "dtype": "float32",
     }  # fmt: skip
@@ -202,10 +180,10 @@ def test_the_settings_say_what_a_repetition_needs(whole: Comparison, backbone: B
     assert settings["recipe"]["max_steps"] == 4
 
 
-def test_a_module_tuned_on_the_very_task_is_named(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
+def test_a_module_tuned_on_the_very_task_is_named(whole: Comparison, task: Task, hub: Hub, llama: Backbone) -> None:
     assert "Tuned on a task of this very name, so not unseen: dan." in whole.notes
-    unseen = [module(backbone, "new", seed=9)]
-    notes = run(task, unseen, backbone, seeds=1).notes
+    unseen = [module(llama, "new", seed=9)]
+    notes = run(task, unseen, llama, seeds=1).notes
     assert not [note for note in notes if "not unseen" in note]
     assert TEST_NOTE.format(rows=12) in notes
 
@@ -217,33 +195,33 @@ def test_it_survives_json(whole: Comparison) -> None:
         assert_frame_equal(getattr(after, name), getattr(whole, name), check_exact=True)
 
 
-def test_the_same_call_gives_the_same_result(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
-    assert_same(run(task, hub, backbone), whole)
+def test_the_same_call_gives_the_same_result(whole: Comparison, task: Task, hub: Hub, llama: Backbone) -> None:
+    assert_same(run(task, hub, llama), whole)
 
 
 def test_nothing_is_computed_twice(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
+    whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path, tunes: list[str]
 ) -> None:
-    assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
+    assert_same(run(task, hub, llama, store=tmp_path / "store"), whole)
     assert len(tunes) == len(set(tunes)) == SEEDS * len(DEFAULT_METHODS)
-    assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
+    assert_same(run(task, hub, llama, store=tmp_path / "store"), whole)
     assert len(tunes) == SEEDS * len(DEFAULT_METHODS)
     assert list((tmp_path / "store" / "work").iterdir()) == [], "checkpoints are gone"
 
 
 def test_its_seconds_are_those_of_its_units_in_whichever_run(
-    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+    task: Task, hub: Hub, llama: Backbone, tmp_path: Path
 ) -> None:
-    run(task, hub, backbone, seeds=1, store=tmp_path)
-    first = run(task, hub, backbone, store=tmp_path)
+    run(task, hub, llama, seeds=1, store=tmp_path)
+    first = run(task, hub, llama, store=tmp_path)
     took = [entry.seconds for entry in Store(tmp_path).entries()]
     assert first.settings["seconds"] == round(sum(took), 1) > 0
-    again = run(task, hub, backbone, store=tmp_path)
+    again = run(task, hub, llama, store=tmp_path)
     assert again.to_json() == first.to_json(), "nothing was computed, and it took what it took"
 
 
-def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, backbone: Backbone, tunes: list[str]) -> None:
-    ranking = run(task, hub, backbone).ranking
+def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, llama: Backbone, tunes: list[str]) -> None:
+    ranking = run(task, hub, llama).ranking
     for seed, start in enumerate(tunes[:: len(DEFAULT_METHODS)]):
         rows = ranking[ranking["seed"] == seed]
         best = load_module(hub.read(rows.loc[rows["cosine"].idxmax(), "module"]))
@@ -256,19 +234,19 @@ def test_each_seed_starts_scratch_afresh(task: Task, hub: Hub, backbone: Backbon
     ids=["at-once", "while-scoring", "while-tuning", "at-the-end"],
 )
 def test_a_killed_comparison_continues(
-    stop: Stop, whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+    stop: Stop, whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(task, hub, backbone, store=tmp_path / "store", progress=stop)
-    assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
+        run(task, hub, llama, store=tmp_path / "store", progress=stop)
+    assert_same(run(task, hub, llama, store=tmp_path / "store"), whole)
     assert list((tmp_path / "store" / "work").iterdir()) == []
 
 
 def test_its_tunings_continue_from_their_checkpoints(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(task, hub, backbone, store=tmp_path, progress=Stop("tuning 10 modules", 25))
+        run(task, hub, llama, store=tmp_path, progress=Stop("tuning 10 modules", 25))
     finished = len(list(Store(tmp_path).entries(type="tune")))
     kept = [torch.load(path, weights_only=True)["step"] for path in tmp_path.glob("work/*/checkpoint")]
     assert sum(kept) > 0
@@ -280,12 +258,12 @@ def test_its_tunings_continue_from_their_checkpoints(
         take(lane, loss, seconds=seconds)
 
     monkeypatch.setattr(TuningRun, "took_step", counted)
-    assert_same(run(task, hub, backbone, store=tmp_path), whole)
+    assert_same(run(task, hub, llama, store=tmp_path), whole)
     assert len(made) == 4 * (SEEDS * len(DEFAULT_METHODS) - finished) - sum(kept)
 
 
 def test_an_interrupted_comparison_merges_nothing_again(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged: list[MergePlan] = []
     take = MergePlan.summed
@@ -296,40 +274,40 @@ def test_an_interrupted_comparison_merges_nothing_again(
 
     monkeypatch.setattr(MergePlan, "summed", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(task, hub, backbone, store=tmp_path, progress=Stop("tuning 10 modules", 1))
+        run(task, hub, llama, store=tmp_path, progress=Stop("tuning 10 modules", 1))
     best = whole.starts.loc[whole.starts["method"] == "best_single", "digest"].nunique()
     assert len(merged) == 1 + best + SEEDS, "the average is that of every draw"
     merged.clear()
-    assert_same(run(task, hub, backbone, store=tmp_path), whole)
+    assert_same(run(task, hub, llama, store=tmp_path), whole)
     assert merged == []
 
 
 def test_the_ranking_is_made_of_units_too(
-    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str], monkeypatch: pytest.MonkeyPatch
+    task: Task, hub: Hub, llama: Backbone, tmp_path: Path, tunes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {"seeds": 1, "indicators": ("kl", "tupate"), "store": tmp_path / "store"}
-    first = run(task, hub, backbone, **asked)
+    first = run(task, hub, llama, **asked)
     assert tunes.count("reference") == 1
     monkeypatch.setattr(scoring, "score_table", lambda *_, **__: pytest.fail("ranked again"))
-    assert_same(run(task, hub, backbone, **asked), first)
+    assert_same(run(task, hub, llama, **asked), first)
     assert first.indicators == ("cosine", "kl", "tupate")
     assert first.ranking[["kl", "tupate"]].notna().all(axis=None)
     # What a ranking of the same draw needs is there.
     heard: list[Event] = []
     draw = task.few_shot(k=SHOTS, seed=0)
-    rank(draw, hub, backbone, indicators=("kl",), recipe=RECIPE, store=tmp_path / "store", progress=heard.append)
+    rank(draw, hub, llama, indicators=("kl",), recipe=RECIPE, store=tmp_path / "store", progress=heard.append)
     assert {event.state for event in heard if isinstance(event, UnitEvent)} == {"reused"}
 
 
 def test_more_test_rows_tune_nothing_anew(
-    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
+    task: Task, hub: Hub, llama: Backbone, tmp_path: Path, tunes: list[str]
 ) -> None:
-    run(task, hub, backbone, store=tmp_path, seeds=1)
+    run(task, hub, llama, store=tmp_path, seeds=1)
     tunes.clear()
     more = (*task.test, Example("one more row . positive or negative ?", ("positive",), task.test[0].options))
     heard: list[Event] = []
     run(
-        replace(task, splits={**task.splits, "test": more}), hub, backbone, store=tmp_path, seeds=1,
+        replace(task, splits={**task.splits, "test": more}), hub, llama, store=tmp_path, seeds=1,
         progress=heard.append,
     )  # fmt: skip
     assert tunes == []
@@ -339,11 +317,11 @@ def test_more_test_rows_tune_nothing_anew(
 
 
 def test_more_seeds_reuse_what_is_there(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path, tunes: list[str]
+    whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path, tunes: list[str]
 ) -> None:
-    run(task, hub, backbone, store=tmp_path / "store", seeds=1)
+    run(task, hub, llama, store=tmp_path / "store", seeds=1)
     tunes.clear()
-    assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
+    assert_same(run(task, hub, llama, store=tmp_path / "store"), whole)
     assert len(tunes) == len(DEFAULT_METHODS)
 
 
@@ -351,18 +329,16 @@ def test_more_seeds_reuse_what_is_there(
     "changed", [{"recipe": RECIPE.change(lr=0.5)}, {"shots": 4}, {"blend": Blend(temperature=9.0)}]
 )
 def test_other_settings_do_not_meet_in_one_store(
-    changed: dict[str, Any], whole: Comparison, task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+    changed: dict[str, Any], whole: Comparison, task: Task, hub: Hub, llama: Backbone, tmp_path: Path
 ) -> None:
-    run(task, hub, backbone, store=tmp_path / "store", seeds=1, **changed)
-    assert_same(run(task, hub, backbone, store=tmp_path / "store"), whole)
+    run(task, hub, llama, store=tmp_path / "store", seeds=1, **changed)
+    assert_same(run(task, hub, llama, store=tmp_path / "store"), whole)
 
 
-def test_the_test_split_makes_scores_and_nothing_else(
-    whole: Comparison, task: Task, hub: Hub, backbone: Backbone
-) -> None:
+def test_the_test_split_makes_scores_and_nothing_else(whole: Comparison, task: Task, hub: Hub, llama: Backbone) -> None:
     flipped = {"negative": "positive", "positive": "negative"}
     test = tuple(Example(row.input, (flipped[row.target],), row.options) for row in task.test)
-    other = run(replace(task, splits={**task.splits, "test": test}), hub, backbone)
+    other = run(replace(task, splits={**task.splits, "test": test}), hub, llama)
     for name in ("ranking", "curves", "refused"):
         assert_frame_equal(getattr(other, name), getattr(whole, name), check_exact=True)
     steps = ["method", "seed", "stage", "steps_to_best"]
@@ -373,5 +349,5 @@ def test_the_test_split_makes_scores_and_nothing_else(
 
 
 @pytest.mark.slow  # workers, each of which imports torch
-def test_processes_compare_as_one_does(whole: Comparison, task: Task, hub: Hub, backbone: Backbone) -> None:
-    assert_same(run(task, hub, backbone, store=False, engine="processes=2"), whole)
+def test_processes_compare_as_one_does(whole: Comparison, task: Task, hub: Hub, llama: Backbone) -> None:
+    assert_same(run(task, hub, llama, store=False, engine="processes=2"), whole)

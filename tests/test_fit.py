@@ -31,42 +31,24 @@ from headstart.ranking.rank import rank
 from headstart.reports.html import fit_page, write_report
 from headstart.tasks import Task
 from headstart.units import Store, foresee
-from small_hub import RECIPE, write_hub, write_task
+from small_hub import RECIPE
+
+pytest_plugins = ["small_road"]
 
 
 @pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
+def store(road: Path) -> Store:
+    return Store(road / "store")
+
+
+def run(task: Task, hub: Any, llama: Backbone, store: Any, **more: Any) -> Fitted:
+    return fit(task, hub, llama, **({"folds": 2, "recipe": RECIPE, "store": store} | more))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fitting")
-
-
-@pytest.fixture(scope="module")
-def hub(folder: Path, backbone: Backbone) -> Hub:
-    return write_hub(folder / "hub", backbone)
-
-
-@pytest.fixture(scope="module")
-def task(folder: Path) -> Task:
-    return Task.load(write_task(folder / "reviews"))
-
-
-@pytest.fixture(scope="module")
-def store(folder: Path) -> Store:
-    return Store(folder / "store")
-
-
-def run(task: Task, hub: Any, backbone: Backbone, store: Any, **more: Any) -> Fitted:
-    return fit(task, hub, backbone, **({"folds": 2, "recipe": RECIPE, "store": store} | more))
-
-
-@pytest.fixture(scope="module")
-def fitted(task: Task, hub: Hub, backbone: Backbone, store: Store) -> Fitted:
+def fitted(task: Task, hub: Hub, llama: Backbone, store: Store) -> Fitted:
     """Random modules help with nothing, so the guard abstains."""
-    return run(task, hub, backbone, store)
+    return run(task, hub, llama, store)
 
 
 @pytest.fixture
@@ -82,7 +64,7 @@ def helped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_nothing_helps_a_module_tuned_from_scratch_is_saved_and_says_so(
-    fitted: Fitted, task: Task, backbone: Backbone, tmp_path: Path
+    fitted: Fitted, task: Task, llama: Backbone, tmp_path: Path
 ) -> None:
     assert (fitted.verdict.choice, fitted.verdict.method) == ("abstain", "scratch")
     assert fitted.record.sentence.startswith("Tune from scratch.")
@@ -92,20 +74,20 @@ def test_where_nothing_helps_a_module_tuned_from_scratch_is_saved_and_says_so(
     assert len(fitted.tuned.curve) >= 2
     assert "abstain: tuned from scratch; test ACC" in repr(fitted)
     write_report(fitted, tmp_path / "module")
-    answered = predict(tmp_path / "module", [{"input": "the play is dull ."}], backbone)
+    answered = predict(tmp_path / "module", [{"input": "the play is dull ."}], llama)
     assert answered["label"][0] in ("negative", "positive")
     assert load_module(tmp_path / "module").card.task == "reviews"
 
 
 def test_a_start_that_helps_is_used_and_its_donors_are_on_the_card(
-    task: Task, hub: Hub, backbone: Backbone, store: Store, helped: None
+    task: Task, hub: Hub, llama: Backbone, store: Store, helped: None
 ) -> None:
-    found = run(task, hub, backbone, store)
+    found = run(task, hub, llama, store)
     assert (found.verdict.choice, found.verdict.method) == ("use", "average")
     assert {donor.name for donor in found.module.card.donors} == {"ada", "bob", "cyd", "dan"}
     assert found.record.lacks == ""
     assert found.record.frames["ranking"]["weight"].tolist() == [0.25] * 4
-    assert predict(found, [{"input": "the play is dull ."}], backbone)["label"][0] in ("negative", "positive")
+    assert predict(found, [{"input": "the play is dull ."}], llama)["label"][0] in ("negative", "positive")
 
 
 def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> None:
@@ -126,7 +108,7 @@ def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> Non
 
 
 def test_a_second_run_computes_nothing_and_a_dry_run_knows_it(
-    fitted: Fitted, task: Task, hub: Hub, backbone: Backbone, store: Store
+    fitted: Fitted, task: Task, hub: Hub, llama: Backbone, store: Store
 ) -> None:
     heard: list[UnitEvent] = []
 
@@ -134,19 +116,19 @@ def test_a_second_run_computes_nothing_and_a_dry_run_knows_it(
         if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
             heard.append(event)
 
-    again = run(task, hub, backbone, store, progress=listen)
+    again = run(task, hub, llama, store, progress=listen)
     assert {event.state for event in heard} == {"reused"}
     assert again.module.digest() == fitted.module.digest()
 
     def planned(**more: Any) -> Fitted:
-        return run(task, hub, backbone, store, **more)
+        return run(task, hub, llama, store, **more)
 
     assert sum(each.compute for each in foresee(planned).expected) == 0
 
 
-def test_a_dry_run_counts_every_stage(task: Task, hub: Hub, backbone: Backbone, tmp_path: Path) -> None:
+def test_a_dry_run_counts_every_stage(task: Task, hub: Hub, llama: Backbone, tmp_path: Path) -> None:
     empty = Store(tmp_path / "store")
-    found = foresee(lambda **more: run(task, hub, backbone, empty, **more))
+    found = foresee(lambda **more: run(task, hub, llama, empty, **more))
     counts: dict[str, int] = {}
     for each in found.expected:
         counts[each.type] = counts.get(each.type, 0) + each.compute
@@ -156,9 +138,9 @@ def test_a_dry_run_counts_every_stage(task: Task, hub: Hub, backbone: Backbone, 
 
 
 def test_of_a_larger_hub_some_modules_are_retrieved_and_only_these_are_guarded(
-    task: Task, hub: Hub, backbone: Backbone, store: Store
+    task: Task, hub: Hub, llama: Backbone, store: Store
 ) -> None:
-    found = run(task, hub, backbone, store, retrieve=2)
+    found = run(task, hub, llama, store, retrieve=2)
     stages = [standing.stage for standing in found.ranking.standings]
     assert stages.count("retrieved out") == 2
     ranking = found.record.frames["ranking"]
@@ -168,7 +150,7 @@ def test_of_a_larger_hub_some_modules_are_retrieved_and_only_these_are_guarded(
     assert found.record.settings["retrieved"] == 2
     assert len(found.record.frames["map"]) == 4
     assert "retrieved out" in fit_page(found.record)
-    planned = foresee(lambda **more: run(task, hub, backbone, store, retrieve=2, **more))
+    planned = foresee(lambda **more: run(task, hub, llama, store, retrieve=2, **more))
     assert sum(each.compute for each in planned.expected) == 0
 
 
@@ -179,11 +161,11 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_modules_of_a_large_hub_race_on_all_rows_and_in_every_fold(
-    task: Task, hub: Hub, backbone: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
+    task: Task, hub: Hub, llama: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large(monkeypatch)
     heard: list[Event] = []
-    found = run(task, hub, backbone, store, starts="ensemble", progress=heard.append)
+    found = run(task, hub, llama, store, starts="ensemble", progress=heard.append)
     rounds = [event.text for event in heard if isinstance(event, Note) and event.text.startswith("round 1: 4 modules")]
     assert len(rounds) == 3
     ranking = found.record.frames["ranking"]
@@ -199,18 +181,18 @@ def test_modules_of_a_large_hub_race_on_all_rows_and_in_every_fold(
     )
     assert said in found.record.notes
     assert "left in round" in fit_page(found.record)
-    planned = foresee(lambda **more: run(task, hub, backbone, store, starts="ensemble", **more))
+    planned = foresee(lambda **more: run(task, hub, llama, store, starts="ensemble", **more))
     assert sum(each.compute for each in planned.expected) == 0
-    empty = foresee(lambda **more: run(task, hub, backbone, False, **more))
+    empty = foresee(lambda **more: run(task, hub, llama, False, **more))
     assert sum(each.compute for each in empty.expected if each.type == "score") > 4
 
 
 def test_a_large_hub_is_scored_where_its_modules_cannot_race(
-    task: Task, hub: Hub, backbone: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
+    task: Task, hub: Hub, llama: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large(monkeypatch)
     heard: list[Event] = []
-    found = run(task, hub, backbone, store, blend="softmax:indicator=grand", progress=heard.append)
+    found = run(task, hub, llama, store, blend="softmax:indicator=grand", progress=heard.append)
     assert not found.record.frames["ranking"]["grand"].isna().any()
     said = "'grand' has one value for all rows together, so modules cannot race by it: all are scored"
     assert [event.text for event in heard if isinstance(event, Note)].count(said) == 3
@@ -223,21 +205,21 @@ def test_a_race_on_too_few_rows_has_no_budget() -> None:
     assert usual.on(6) == Race(winners=16)
 
 
-def test_without_test_rows_the_score_is_that_of_dev(task: Task, hub: Hub, backbone: Backbone, store: Store) -> None:
+def test_without_test_rows_the_score_is_that_of_dev(task: Task, hub: Hub, llama: Backbone, store: Store) -> None:
     without = replace(task, splits={name: rows for name, rows in task.splits.items() if name != "test"})
-    found = run(without, hub, backbone, store)
+    found = run(without, hub, llama, store)
     assert (found.record.split, found.record.rows) == ("dev", 12)
 
 
-def test_what_cannot_work_is_refused_before_any_pass(task: Task, hub: Hub, backbone: Backbone) -> None:
+def test_what_cannot_work_is_refused_before_any_pass(task: Task, hub: Hub, llama: Backbone) -> None:
     with pytest.raises(SettingError, match="unknown method 'averge'"):
-        run(task, hub, backbone, False, starts="averge")
+        run(task, hub, llama, False, starts="averge")
     with pytest.raises(SettingError, match="folds 1 must be at least 2"):
-        run(task, hub, backbone, False, folds=1)
+        run(task, hub, llama, False, folds=1)
 
 
-def test_what_a_hub_lacks_names_the_best_module_and_its_family(task: Task, hub: Hub, backbone: Backbone) -> None:
-    ranking = rank(task, hub, backbone, store=False)
+def test_what_a_hub_lacks_names_the_best_module_and_its_family(task: Task, hub: Hub, llama: Backbone) -> None:
+    ranking = rank(task, hub, llama, store=False)
     best = ranking.frame().iloc[0]
     found = lacking(ranking, "cosine", 0.9)
     assert f"its best module by cosine, {best['module']}, has " in found

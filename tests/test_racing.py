@@ -21,30 +21,17 @@ from headstart.ranking.retrieve import Retrieval, as_retrieval, joined
 from headstart.ranking.rounds import by_example, reading_order
 from headstart.tasks import Example, Task
 from headstart.units import foresee
-from small_hub import RECIPE, module, write_hub, write_task
+from small_hub import RECIPE, module, write_hub
+
+pytest_plugins = ["small_road"]
 
 FAST = Race(first=4, confidence=0.5)
 
 
 @pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("racing")
-
-
-@pytest.fixture(scope="module")
-def task(folder: Path) -> Task:
-    return Task.load(write_task(folder / "task"))
-
-
-@pytest.fixture(scope="module")
-def modules(backbone: Backbone) -> list[Module]:
+def modules(llama: Backbone) -> list[Module]:
     """Twelve modules of two shapes, three of which are close to the first."""
-    made: list[Module] = [module(backbone, f"m{seed}", seed=seed, rank=2 + seed % 2) for seed in range(9)]
+    made: list[Module] = [module(llama, f"m{seed}", seed=seed, rank=2 + seed % 2) for seed in range(9)]
     for number in range(3):
         first = made[0].parameters()
         near = made[0].with_parameters({name: value * (1 + 1e-4 * (number + 1)) for name, value in first.items()})
@@ -53,21 +40,21 @@ def modules(backbone: Backbone) -> list[Module]:
 
 
 @pytest.fixture(scope="module")
-def full(task: Task, modules: list[Module], backbone: Backbone) -> Ranking:
-    return rank(task, modules, backbone, indicators="loss", recipe=RECIPE)
+def full(task: Task, modules: list[Module], llama: Backbone) -> Ranking:
+    return rank(task, modules, llama, indicators="loss", recipe=RECIPE)
 
 
 @pytest.mark.parametrize("race", [Race(), FAST, Race(budget=0.5), Race(first=2, tie=0)])
-def test_a_race_is_the_race_over_the_table(race: Race, task: Task, modules: list[Module], backbone: Backbone) -> None:
-    live = rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=race)
+def test_a_race_is_the_race_over_the_table(race: Race, task: Task, modules: list[Module], llama: Backbone) -> None:
+    live = rank(task, modules, llama, indicators="loss", recipe=RECIPE, race=race)
     ordered = [task.dev[index] for index in reading_order(task.dev, seed=0)]
-    table = score_table(modules, ordered, backbone, indicators="loss", text_format=RECIPE.text_format)
+    table = score_table(modules, ordered, llama, indicators="loss", text_format=RECIPE.text_format)
     values = by_example(table, "loss")
 
     def read(members: Sequence[int], rows: slice) -> np.ndarray:
         return values[list(members), rows]
 
-    costs = [tokens_of([row], backbone, RECIPE.text_format) for row in ordered]
+    costs = [tokens_of([row], llama, RECIPE.text_format) for row in ordered]
     replayed = run_race(read, modules=len(modules), rows=len(ordered), race=race, costs=costs)
     assert tuple(standing.rows for standing in live.standings) == replayed.rows
     for standing, left in zip(live.standings, replayed.left, strict=True):
@@ -85,14 +72,12 @@ def test_without_a_race_nothing_changes(full: Ranking) -> None:
     assert full.finalists() is full
 
 
-def test_tokens_are_counted_beside_those_of_the_full_pass(
-    task: Task, modules: list[Module], backbone: Backbone
-) -> None:
-    raced = rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=FAST)
+def test_tokens_are_counted_beside_those_of_the_full_pass(task: Task, modules: list[Module], llama: Backbone) -> None:
+    raced = rank(task, modules, llama, indicators="loss", recipe=RECIPE, race=FAST)
     order = [task.dev[index] for index in reading_order(task.dev, seed=0)]
 
     def length(text: str) -> int:
-        return len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(llama.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     lengths = np.cumsum([min(length(row.input), 48) + min(length(row.target), 8) for row in order])
     assert raced.tokens is not None
@@ -101,8 +86,8 @@ def test_tokens_are_counted_beside_those_of_the_full_pass(
     assert raced.tokens.share == raced.tokens.computed / raced.tokens.full <= 1
 
 
-def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Module], backbone: Backbone) -> None:
-    raced = rank(task, modules, backbone, indicators=("loss", "el2n"), recipe=RECIPE, race=Race(budget=0.6))
+def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Module], llama: Backbone) -> None:
+    raced = rank(task, modules, llama, indicators=("loss", "el2n"), recipe=RECIPE, race=Race(budget=0.6))
     frame = raced.frame()
     assert list(frame.columns[-3:]) == ["stage", "rows", "why"]
     assert frame["rows"].is_monotonic_decreasing
@@ -117,11 +102,9 @@ def test_who_left_early_is_below_those_that_stayed(task: Task, modules: list[Mod
     assert set(finalists.stage) == {"finalist"}
 
 
-def test_a_sum_is_over_all_rows_even_of_a_module_that_left(
-    task: Task, modules: list[Module], backbone: Backbone
-) -> None:
+def test_a_sum_is_over_all_rows_even_of_a_module_that_left(task: Task, modules: list[Module], llama: Backbone) -> None:
     means, sums = (
-        rank(task, modules, backbone, indicators="loss", recipe=RECIPE, race=FAST, reduction=reduction).scores
+        rank(task, modules, llama, indicators="loss", recipe=RECIPE, race=FAST, reduction=reduction).scores
         for reduction in ("mean", "sum")
     )
     # Every target of this task is as long as any other.
@@ -129,24 +112,24 @@ def test_a_sum_is_over_all_rows_even_of_a_module_that_left(
     assert np.allclose(np.array(sums.values["loss"]), np.array(means.values["loss"]) * tokens, rtol=1e-6)
 
 
-def test_the_second_race_computes_nothing(task: Task, backbone: Backbone, tmp_path: Path) -> None:
-    hub, heard = write_hub(tmp_path / "hub", backbone), list[Event]()
-    first = rank(task, hub, backbone, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
+def test_the_second_race_computes_nothing(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    hub, heard = write_hub(tmp_path / "hub", llama), list[Event]()
+    first = rank(task, hub, llama, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
     computed = {event.key for event in heard if isinstance(event, UnitEvent) and event.state == "computed"}
     assert len(computed) > 0
     notes = [event.text for event in heard if isinstance(event, Note)]
     assert notes[0] == "round 1: 4 modules on rows 1 to 4 of 12"
     heard.clear()
-    again = rank(task, hub, backbone, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
+    again = rank(task, hub, llama, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
     assert {event.state for event in heard if isinstance(event, UnitEvent)} == {"reused"}
     assert again.frame().equals(first.frame())
     assert again.tokens == first.tokens
 
 
-def test_modules_are_retrieved_by_a_list(task: Task, modules: list[Module], backbone: Backbone, full: Ranking) -> None:
+def test_modules_are_retrieved_by_a_list(task: Task, modules: list[Module], llama: Backbone, full: Ranking) -> None:
     heard: list[Event] = []
     found = rank(
-        task, modules, backbone, indicators="cosine", recipe=RECIPE, retrieve=Retrieval(5, by=("loss",)),
+        task, modules, llama, indicators="cosine", recipe=RECIPE, retrieve=Retrieval(5, by=("loss",)),
         progress=heard.append,
     )  # fmt: skip
     order = list(full.frame()["module"])
@@ -161,10 +144,10 @@ def test_modules_are_retrieved_by_a_list(task: Task, modules: list[Module], back
 
 
 def test_retrieving_more_than_there_are_takes_all_and_says_so(
-    task: Task, modules: list[Module], backbone: Backbone
+    task: Task, modules: list[Module], llama: Backbone
 ) -> None:
     heard: list[Event] = []
-    found = rank(task, modules, backbone, recipe=RECIPE, retrieve=50, progress=heard.append)
+    found = rank(task, modules, llama, recipe=RECIPE, retrieve=50, progress=heard.append)
     assert set(found.stage) == {"finalist"}
     assert "there are no more than 50 modules: all 12 take part" in [e.text for e in heard if isinstance(e, Note)]
 
@@ -177,20 +160,20 @@ def test_lists_are_joined_by_ranks() -> None:
 
 
 def test_modules_are_retrieved_by_tupate_where_a_reference_module_can_be_tuned(
-    task: Task, modules: list[Module], backbone: Backbone
+    task: Task, modules: list[Module], llama: Backbone
 ) -> None:
     for splits, name in ((("train", "dev"), "tupate"), (("dev",), "arrow")):
         heard: list[Event] = []
         drawn = replace(task, splits={split: task.splits[split] for split in splits})
-        found = rank(drawn, modules, backbone, indicators="loss", recipe=RECIPE, retrieve=5, progress=heard.append)
+        found = rank(drawn, modules, llama, indicators="loss", recipe=RECIPE, retrieve=5, progress=heard.append)
         assert f"retrieved 5 of 12 modules by {name}" in [event.text for event in heard if isinstance(event, Note)]
         assert (found.reference is not None) == (name == "tupate")
         assert found.stage.count("retrieved out") == 7
 
 
-def test_what_cannot_be_raced_or_retrieved_is_refused_before_any_work(task: Task, backbone: Backbone) -> None:
+def test_what_cannot_be_raced_or_retrieved_is_refused_before_any_work(task: Task, llama: Backbone) -> None:
     with pytest.raises(SettingError) as caught:
-        rank(task, [], backbone, indicators=("cosine", "grand"), race=True)
+        rank(task, [], llama, indicators=("cosine", "grand"), race=True)
     assert str(caught.value).startswith(
         "'grand' has one value for all rows together, none for each row, so modules cannot race by it; race by: loss, "
     )
@@ -214,11 +197,11 @@ def test_classes_come_up_evenly_in_every_round() -> None:
 
 
 def test_a_dry_run_tells_the_first_round_and_what_may_follow(
-    task: Task, modules: list[Module], backbone: Backbone, tmp_path: Path
+    task: Task, modules: list[Module], llama: Backbone, tmp_path: Path
 ) -> None:
     forecast = foresee(
         lambda engine, progress: rank(
-            task, modules, backbone, recipe=RECIPE, race=FAST, store=tmp_path, engine=engine, progress=progress
+            task, modules, llama, recipe=RECIPE, race=FAST, store=tmp_path, engine=engine, progress=progress
         )
     )
     assert [(each.type, each.compute, each.later) for each in forecast.expected] == [

@@ -25,29 +25,11 @@ from headstart.tasks import Example, Task
 from headstart.tuning import unit as tuning
 from headstart.tuning.recipes import RECIPES
 from headstart.tuning.tune import Lane, tune_lanes
-from small_hub import LABELS, RECIPE, filled, misfit, module, write_hub, write_task
+from small_hub import LABELS, RECIPE, filled, misfit, module, write_hub
+
+pytest_plugins = ["small_road"]
 
 NAMES = ("ada", "bob", "cyd", "dan")
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_llama: Path) -> Backbone:
-    return Backbone.load(tiny_llama, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pipeline")
-
-
-@pytest.fixture(scope="module")
-def hub(folder: Path, backbone: Backbone) -> Hub:
-    return write_hub(folder / "hub", backbone)
-
-
-@pytest.fixture(scope="module")
-def task(folder: Path) -> Task:
-    return Task.load(write_task(folder / "task"))
 
 
 @pytest.fixture
@@ -67,21 +49,21 @@ def loaded(hub: Hub) -> list[Module]:
     return [load_module(hub.read(name)) for name in hub]
 
 
-def test_every_module_of_the_hub_is_scored(hub: Hub, task: Task, backbone: Backbone) -> None:
-    ranking = rank(task, hub, backbone, indicators=("cosine", "loss"), recipe=RECIPE)
+def test_every_module_of_the_hub_is_scored(hub: Hub, task: Task, llama: Backbone) -> None:
+    ranking = rank(task, hub, llama, indicators=("cosine", "loss"), recipe=RECIPE)
     text_format = TextFormat(max_input=48, max_target=8)
-    direct = score(loaded(hub), task.dev, backbone, indicators=("cosine", "loss"), text_format=text_format)
+    direct = score(loaded(hub), task.dev, llama, indicators=("cosine", "loss"), text_format=text_format)
     assert ranking.scores == direct
     assert tuple(found.name for found in ranking.modules) == ranking.scores.names == NAMES
     assert (ranking.refused, ranking.reference) == ((), None)
 
 
-def test_a_single_text_is_one_indicator(hub: Hub, task: Task, backbone: Backbone) -> None:
-    assert rank(task, hub, backbone, indicators="loss", recipe=RECIPE).scores.values.keys() == {"loss"}
+def test_a_single_text_is_one_indicator(hub: Hub, task: Task, llama: Backbone) -> None:
+    assert rank(task, hub, llama, indicators="loss", recipe=RECIPE).scores.values.keys() == {"loss"}
 
 
-def test_the_frame_has_the_best_first(hub: Hub, task: Task, backbone: Backbone) -> None:
-    frame = rank(task, hub, backbone, indicators=("el2n", "cosine"), recipe=RECIPE).frame()
+def test_the_frame_has_the_best_first(hub: Hub, task: Task, llama: Backbone) -> None:
+    frame = rank(task, hub, llama, indicators=("el2n", "cosine"), recipe=RECIPE).frame()
     assert list(frame.columns) == ["module", "task", "family", "license", "el2n", "cosine"]
     assert sorted(frame["module"]) == sorted(NAMES)
     assert frame["el2n"].is_monotonic_decreasing
@@ -96,44 +78,44 @@ def test_equals_keep_their_order_and_the_missing_come_last() -> None:
 
 
 def test_an_unfit_module_is_refused_with_the_reason_and_the_others_are_scored(
-    task: Task, backbone: Backbone, tmp_path: Path
+    task: Task, llama: Backbone, tmp_path: Path
 ) -> None:
-    hub = write_hub(tmp_path / "hub", backbone)
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+    hub = write_hub(tmp_path / "hub", llama)
+    save_module(misfit(llama, "eve"), tmp_path / "eve")
     hub.add(tmp_path / "eve")
     (hub.path / "bob" / "adapter_model.safetensors").write_bytes(b"cut short")
-    ranking = rank(task, Hub.open(hub.path), backbone, recipe=RECIPE)
+    ranking = rank(task, Hub.open(hub.path), llama, recipe=RECIPE)
     assert ranking.scores.names == ("ada", "cyd", "dan")
     reasons = {refused.name: refused.reason for refused in ranking.refused}
     assert set(reasons) == {"bob", "eve"}
     assert "model.layers.7.self_attn.q_proj, which tiny-llama does not have" in reasons["eve"]
     assert "adapter_model.safetensors" in reasons["bob"]
-    start = ensemble(task, hub, backbone, ranking=ranking)
+    start = ensemble(task, hub, llama, ranking=ranking)
     assert [donor.name for donor in start.module.card.donors] == ["ada", "cyd", "dan"]
 
 
-def test_a_hub_without_a_fitting_module_is_an_error(task: Task, backbone: Backbone, tmp_path: Path) -> None:
+def test_a_hub_without_a_fitting_module_is_an_error(task: Task, llama: Backbone, tmp_path: Path) -> None:
     hub = Hub.create(tmp_path / "hub")
     with pytest.raises(HubError, match=r"has no module that fits tiny-llama; add some with headstart hub add"):
-        rank(task, hub, backbone)
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
+        rank(task, hub, llama)
+    save_module(misfit(llama, "eve"), tmp_path / "eve")
     hub.add(tmp_path / "eve")
     with pytest.raises(HubError, match=r"tiny-llama; the first of 1 refused: .*which tiny-llama does not have"):
-        rank(task, hub, backbone)
+        rank(task, hub, llama)
 
 
-def test_given_modules_are_checked(task: Task, backbone: Backbone, hub: Hub) -> None:
+def test_given_modules_are_checked(task: Task, llama: Backbone, hub: Hub) -> None:
     with pytest.raises(HubError, match="there is no module to rank; give at least one"):
-        rank(task, [], backbone)
+        rank(task, [], llama)
     with pytest.raises(ModuleError, match="which tiny-llama does not have"):
-        rank(task, [misfit(backbone, "eve")], backbone)
+        rank(task, [misfit(llama, "eve")], llama)
     ada = loaded(hub)[0]
     with pytest.raises(HubError, match="2 of the modules are named 'ada'; give each its own name"):
-        rank(task, [ada, ada], backbone)
-    assert load_modules([ada], backbone) == ([ada], [])
+        rank(task, [ada, ada], llama)
+    assert load_modules([ada], llama) == ([ada], [])
 
 
-def test_of_each_shape_one_module_is_read(hub: Hub, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_each_shape_one_module_is_read(hub: Hub, llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(stored: Any) -> Module:
@@ -141,7 +123,7 @@ def test_of_each_shape_one_module_is_read(hub: Hub, backbone: Backbone, monkeypa
         return load_module(stored)
 
     monkeypatch.setattr(rank_module, "load_module", counted)
-    modules, _ = load_modules(hub, backbone)
+    modules, _ = load_modules(hub, llama)
     assert read == ["ada"]
     assert all(isinstance(found, LazyModule) for found in modules)
     for lazy, module_ in zip(modules, loaded(hub), strict=True):
@@ -153,28 +135,28 @@ def test_of_each_shape_one_module_is_read(hub: Hub, backbone: Backbone, monkeypa
 
 
 def test_a_module_that_breaks_before_its_stack_is_read_has_no_value(
-    task: Task, backbone: Backbone, tmp_path: Path
+    task: Task, llama: Backbone, tmp_path: Path
 ) -> None:
-    hub = write_hub(tmp_path / "hub", backbone)
-    modules, _ = load_modules(hub, backbone)
+    hub = write_hub(tmp_path / "hub", llama)
+    modules, _ = load_modules(hub, llama)
     (hub.path / "bob" / "adapter_model.safetensors").write_bytes(b"cut short")
-    ranking = rank(task, modules, backbone, indicators=("cosine", "tupate"), recipe=RECIPE)
+    ranking = rank(task, modules, llama, indicators=("cosine", "tupate"), recipe=RECIPE)
     for values in ranking.scores.values.values():
         assert [name for name, value in zip(NAMES, values, strict=True) if math.isnan(value)] == ["bob"]
     assert {name: set(why) for name, why in ranking.scores.reasons.items()} == {"cosine": {"bob"}, "tupate": {"bob"}}
     assert "is not a sound safetensors file" in ranking.scores.reasons["cosine"]["bob"]
 
 
-def test_lazy_modules_are_checked_against_another_backbone(hub: Hub, backbone: Backbone, gpt2: Backbone) -> None:
-    modules, _ = load_modules(hub, backbone)
+def test_lazy_modules_are_checked_against_another_backbone(hub: Hub, llama: Backbone, gpt2: Backbone) -> None:
+    modules, _ = load_modules(hub, llama)
     with pytest.raises(ModuleError, match="was made for another backbone"):
         load_modules(modules, gpt2)
 
 
-def test_fits_is_the_check_for_a_hub(backbone: Backbone, tmp_path: Path) -> None:
-    save_module(misfit(backbone, "eve"), tmp_path / "eve")
-    save_module(module(backbone, "ada", seed=1), tmp_path / "ada")
-    found = Hub.create(tmp_path / "hub").add_all([tmp_path / "eve", tmp_path / "ada"], check=fits(backbone))
+def test_fits_is_the_check_for_a_hub(llama: Backbone, tmp_path: Path) -> None:
+    save_module(misfit(llama, "eve"), tmp_path / "eve")
+    save_module(module(llama, "ada", seed=1), tmp_path / "ada")
+    found = Hub.create(tmp_path / "hub").add_all([tmp_path / "eve", tmp_path / "ada"], check=fits(llama))
     assert [admission.card is not None for admission in found] == [False, True]
     assert "which tiny-llama does not have" in (found[0].reason or "")
 
@@ -192,44 +174,44 @@ def test_modules_are_scored_on_as_many_dev_rows_as_in_the_paper(labels: tuple[st
         scoring_examples(task, rows=0)
 
 
-def test_the_reference_module_is_tuned_once(hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane]) -> None:
-    ranking = rank(task, hub, backbone, indicators=("kl", "tupate", "cosine"), recipe=RECIPE)
+def test_the_reference_module_is_tuned_once(hub: Hub, task: Task, llama: Backbone, tunes: list[Lane]) -> None:
+    ranking = rank(task, hub, llama, indicators=("kl", "tupate", "cosine"), recipe=RECIPE)
     (lane,) = tunes
     assert (lane.recipe.max_steps, lane.recipe.eval_every) == (4, 2)
     reference = ranking.reference
     assert isinstance(reference, LoraModule)
     assert reference.stack_key == ranking.modules[0].stack_key
     assert all(np.isfinite(ranking.scores.values[name]).all() for name in ("kl", "tupate"))
-    again = rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, reference=reference)
+    again = rank(task, hub, llama, indicators=("kl",), recipe=RECIPE, reference=reference)
     assert len(tunes) == 1
     assert again.scores.values["kl"] == ranking.scores.values["kl"]
 
 
 def test_indicators_that_need_no_reference_tune_nothing(
-    hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane]
+    hub: Hub, task: Task, llama: Backbone, tunes: list[Lane]
 ) -> None:
-    rank(task, hub, backbone, indicators=("cosine", "grand"), recipe=RECIPE)
+    rank(task, hub, llama, indicators=("cosine", "grand"), recipe=RECIPE)
     assert tunes == []
 
 
-def test_the_reference_module_is_200_steps_of_a_long_recipe(hub: Hub, task: Task, backbone: Backbone) -> None:
-    modules, _ = load_modules(hub, backbone)
-    recipe = reference_unit(task, backbone, like=modules, recipe=RECIPES["few-shot"]).recipe
+def test_the_reference_module_is_200_steps_of_a_long_recipe(hub: Hub, task: Task, llama: Backbone) -> None:
+    modules, _ = load_modules(hub, llama)
+    recipe = reference_unit(task, llama, like=modules, recipe=RECIPES["few-shot"]).recipe
     assert (recipe.max_steps, recipe.eval_every, recipe.patience) == (200, 50, 200)
 
 
-def test_the_reference_module_has_the_commonest_shape(task: Task, backbone: Backbone) -> None:
-    like = [module(backbone, f"m{index}", seed=index, rank=rank) for index, rank in enumerate((3, 2, 2))]
-    start = reference_unit(task, backbone, like=like, recipe=RECIPE).start
+def test_the_reference_module_has_the_commonest_shape(task: Task, llama: Backbone) -> None:
+    like = [module(llama, f"m{index}", seed=index, rank=rank) for index, rank in enumerate((3, 2, 2))]
+    start = reference_unit(task, llama, like=like, recipe=RECIPE).start
     assert isinstance(start, LoraModule)
     assert start.stack_key == like[1].stack_key
     with pytest.raises(ModuleError, match="no module here can shape the reference module"):
-        reference_unit(task, backbone, like=[], recipe=RECIPE)
+        reference_unit(task, llama, like=[], recipe=RECIPE)
 
 
 @pytest.mark.parametrize("indicator", ["cosine", "loss"])
-def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, task: Task, backbone: Backbone) -> None:
-    start = ensemble(task, hub, backbone, blend=Blend(indicator=indicator, temperature=0.1), recipe=RECIPE)
+def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, task: Task, llama: Backbone) -> None:
+    start = ensemble(task, hub, llama, blend=Blend(indicator=indicator, temperature=0.1), recipe=RECIPE)
     values = np.array(start.ranking.scores.values[indicator])
     powers = np.exp(values / 0.1)
     assert start.merged.weights == pytest.approx(powers / powers.sum(), rel=1e-9)
@@ -242,9 +224,9 @@ def test_an_ensemble_has_the_weights_worked_by_hand(indicator: str, hub: Hub, ta
     assert len(start.module.card.donors) == 4
 
 
-def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, backbone: Backbone) -> None:
-    ranking = rank(task, hub, backbone, recipe=RECIPE)
-    start = ensemble(task, hub, backbone, ranking=ranking, blend="softmax:temperature=1,top_k=2,space=exact", name="s")
+def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, llama: Backbone) -> None:
+    ranking = rank(task, hub, llama, recipe=RECIPE)
+    start = ensemble(task, hub, llama, ranking=ranking, blend="softmax:temperature=1,top_k=2,space=exact", name="s")
     best = sorted(ranking.scores.values["cosine"])[-2:]
     expected = np.exp(best) / np.exp(best).sum()
     assert sorted(start.merged.weights) == pytest.approx([0, 0, *expected])
@@ -259,26 +241,26 @@ def test_top_k_and_temperature_and_name_are_passed_on(hub: Hub, task: Task, back
     assert note.startswith("cosine at τ = 1: effective number of modules 2.00 of 4, space 'exact', ΔW error ")
 
 
-def test_a_ranking_by_another_indicator_is_refused(hub: Hub, task: Task, backbone: Backbone) -> None:
-    ranking = rank(task, hub, backbone, indicators=("loss", "el2n"), recipe=RECIPE)
+def test_a_ranking_by_another_indicator_is_refused(hub: Hub, task: Task, llama: Backbone) -> None:
+    ranking = rank(task, hub, llama, indicators=("loss", "el2n"), recipe=RECIPE)
     with pytest.raises(SettingError) as caught:
-        ensemble(task, hub, backbone, ranking=ranking)
+        ensemble(task, hub, llama, ranking=ranking)
     assert str(caught.value) == (
         "the ranking holds no scores by 'cosine', but by loss, el2n; rank by it too, or name one of these in the blend "
         "(softmax:indicator=loss)"
     )
     none = unscored(ranking.modules, "mean")
     with pytest.raises(SettingError, match="no scores by 'cosine', nor by another indicator; rank by it first"):
-        ensemble(task, hub, backbone, ranking=none)
+        ensemble(task, hub, llama, ranking=none)
 
 
-def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, backbone: Backbone) -> None:
-    mixed = [module(backbone, "thin", seed=1), module(backbone, "thick", seed=2, rank=3)]
+def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, llama: Backbone) -> None:
+    mixed = [module(llama, "thin", seed=1), module(llama, "thick", seed=2, rank=3)]
     with pytest.raises(MergeError, match="merge them with space 'exact' or 'svd', or leave one out"):
-        ensemble(task, mixed, backbone, recipe=RECIPE, blend=Blend(space="parameters"))
-    start = ensemble(task, mixed, backbone, recipe=RECIPE, blend=Blend(space="exact", temperature=1.0))
+        ensemble(task, mixed, llama, recipe=RECIPE, blend=Blend(space="parameters"))
+    start = ensemble(task, mixed, llama, recipe=RECIPE, blend=Blend(space="exact", temperature=1.0))
     assert start.module.card.rank == 5
-    start.module.check(backbone)
+    start.module.check(llama)
 
 
 @pytest.mark.parametrize(
@@ -302,24 +284,24 @@ def test_an_ensemble_takes_every_module_of_mixed_shapes_in_exact(task: Task, bac
     ],
 )
 def test_a_wrong_name_is_known_before_any_work(
-    settings: dict[str, Any], message: str, task: Task, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], message: str, task: Task, llama: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for home in (rank_module, blending):
         monkeypatch.setattr(home, "load_modules", lambda *_, **__: pytest.fail("it began to work"))
     blend = Blend(**{name: value for name, value in settings.items() if name != "recipe"})
     with pytest.raises(SettingError, match=message):
-        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], backbone, blend=blend, recipe=settings.get("recipe", RECIPE))
+        ensemble(task, [filled({"x": (2, 2, 1)}, seed=0)], llama, blend=blend, recipe=settings.get("recipe", RECIPE))
 
 
-def test_a_task_without_dev_rows_is_refused(task: Task, hub: Hub, backbone: Backbone) -> None:
+def test_a_task_without_dev_rows_is_refused(task: Task, hub: Hub, llama: Backbone) -> None:
     bare = replace(task, splits={"train": task.train})
     with pytest.raises(TaskError, match="task 'reviews' has no split 'dev'"):
-        rank(bare, hub, backbone)
+        rank(bare, hub, llama)
 
 
-def test_progress_names_each_phase(hub: Hub, task: Task, backbone: Backbone) -> None:
+def test_progress_names_each_phase(hub: Hub, task: Task, llama: Backbone) -> None:
     seen: list[Event] = []
-    rank(task, hub, backbone, indicators=("kl",), recipe=RECIPE, progress=seen.append)
+    rank(task, hub, llama, indicators=("kl",), recipe=RECIPE, progress=seen.append)
     steps = [event for event in seen if isinstance(event, Progress)]
     phases = dict.fromkeys(event.what for event in steps)
     assert list(phases) == ["reading modules", "tuning reference on reviews, seed 0", "scoring"]
@@ -328,12 +310,12 @@ def test_progress_names_each_phase(hub: Hub, task: Task, backbone: Backbone) -> 
 
 
 def test_what_was_scored_before_is_not_scored_again(
-    hub: Hub, task: Task, backbone: Backbone, tunes: list[Lane], tmp_path: Path
+    hub: Hub, task: Task, llama: Backbone, tunes: list[Lane], tmp_path: Path
 ) -> None:
     def units(indicators: Sequence[str], **settings: Any) -> tuple[Ranking, dict[str, dict[str, int]]]:
         heard: list[Event] = []
         found = rank(
-            task, hub, backbone, indicators=indicators, **{"recipe": RECIPE, "store": tmp_path, **settings},
+            task, hub, llama, indicators=indicators, **{"recipe": RECIPE, "store": tmp_path, **settings},
             progress=heard.append,
         )  # fmt: skip
         states: dict[str, dict[str, int]] = {"computed": {}, "reused": {}}
@@ -356,29 +338,29 @@ def test_what_was_scored_before_is_not_scored_again(
     assert len(tunes) == 1
 
 
-def test_processes_rank_as_one_does(hub: Hub, task: Task, backbone: Backbone) -> None:
-    here = rank(task, hub, backbone, indicators=("cosine", "kl"), recipe=RECIPE, store=False)
-    there = rank(task, hub, backbone, indicators=("cosine", "kl"), recipe=RECIPE, store=False, engine="processes=1")
+def test_processes_rank_as_one_does(hub: Hub, task: Task, llama: Backbone) -> None:
+    here = rank(task, hub, llama, indicators=("cosine", "kl"), recipe=RECIPE, store=False)
+    there = rank(task, hub, llama, indicators=("cosine", "kl"), recipe=RECIPE, store=False, engine="processes=1")
     for name, values in here.scores.values.items():
         np.testing.assert_allclose(there.scores.values[name], values, rtol=1e-5)
 
 
-def test_a_backbone_that_was_not_loaded_from_anywhere_runs_here_only(hub: Hub, task: Task, backbone: Backbone) -> None:
-    given = Backbone(backbone.model, backbone.tokenizer, name="mine")
+def test_a_backbone_that_was_not_loaded_from_anywhere_runs_here_only(hub: Hub, task: Task, llama: Backbone) -> None:
+    given = Backbone(llama.model, llama.tokenizer, name="mine")
     assert rank(task, hub, given, recipe=RECIPE).scores.examples == 12
     with pytest.raises(SettingError, match="name the backbone instead of passing a loaded one, or use engine 'serial'"):
         rank(task, hub, given, recipe=RECIPE, rows=3, engine="processes")
 
 
-def test_a_module_that_vanishes_has_no_score_and_none_is_kept(task: Task, backbone: Backbone, tmp_path: Path) -> None:
-    hub = write_hub(tmp_path / "hub", backbone)
-    modules, _ = load_modules(hub, backbone)
+def test_a_module_that_vanishes_has_no_score_and_none_is_kept(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    hub = write_hub(tmp_path / "hub", llama)
+    modules, _ = load_modules(hub, llama)
     weights = hub.path / "bob" / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(b"cut short")
-    ranking = rank(task, modules, backbone, recipe=RECIPE, store=tmp_path / "store")
+    ranking = rank(task, modules, llama, recipe=RECIPE, store=tmp_path / "store")
     assert math.isnan(ranking.scores.values["cosine"][1])
     assert "adapter_model.safetensors" in ranking.scores.reasons["cosine"]["bob"]
     weights.write_bytes(content)
-    again = rank(task, modules, backbone, recipe=RECIPE, store=tmp_path / "store")
+    again = rank(task, modules, llama, recipe=RECIPE, store=tmp_path / "store")
     assert np.isfinite(again.scores.values["cosine"]).all()

@@ -80,6 +80,12 @@ class FitRecord:
             if lacking:
                 raise CardError(f"the table '{name}' of a fit lacks the column '{min(lacking)}'; fit again")
 
+    def contrast(self, method: str, other: str, *, measure: str = "loss") -> dict[Any, Any] | None:
+        """The line of `contrasts` that compares two methods, or `None` if there is none."""
+        table = self.frames["contrasts"]
+        own = table[(table["method"] == method) & (table["other"] == other) & (table["measure"] == measure)]
+        return next(iter(own.to_dict("records")), None)
+
     def to_json(self) -> str:
         """The record as strict JSON with a final newline; numbers and tables as in `Comparison.to_json`."""
         data: dict[str, Any] = {"schema_version": _VERSION, "task": self.task.model_dump(mode="json")}

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headstart.comparing.comparison import SCRATCH
+from headstart.comparing.decision import CONTROL
 from headstart.fitting.record import FitRecord
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
@@ -30,15 +31,10 @@ def print_fit(record: FitRecord, console: Console) -> None:
 
 def fit_table(record: FitRecord) -> pd.DataFrame:
     """A line per method: loss and score on the held-out rows, the gain over scratch, and what it is against both."""
-    contrasts = record.frames["contrasts"]
-    by = {
-        (row["method"], row["other"]): row
-        for row in contrasts[contrasts["measure"] == "loss"].to_dict("records")
-    }  # fmt: skip
     rows = []
     for method in record.frames["methods"].to_dict("records"):
         name = str(method["method"])
-        gain = by.get((name, SCRATCH))
+        gain, control = (record.contrast(name, other) for other in (SCRATCH, CONTROL))
         known = gain is not None and not math.isnan(gain["difference"])
         ends = [number_text(gain[end], digits=3) for end in ("difference", "low", "high")] if known and gain else []
         rows.append(
@@ -47,7 +43,7 @@ def fit_table(record: FitRecord) -> pd.DataFrame:
                 record.task.metric: fixed_text(float(method["score"]), 4),
                 "gain over scratch": f"{ends[0]} [{ends[1]}, {ends[2]}]" if ends else DASH,
                 "against scratch": str(gain["outcome"]) if gain else DASH,
-                "against random": str(by[name, "random"]["outcome"]) if (name, "random") in by else DASH,
+                "against random": str(control["outcome"]) if control else DASH,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

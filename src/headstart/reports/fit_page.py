@@ -57,7 +57,7 @@ def _facts(record: FitRecord) -> list[str]:
 def _answer(record: FitRecord) -> dict[str, Any]:
     """The verdict, the score of what was saved, and what to do now."""
     used = record.choice == "use"
-    row = _contrast(record, record.leader, SCRATCH, "loss")
+    row = record.contrast(record.leader, SCRATCH)
     gain = {} if row is None or math.isnan(row["difference"]) else {
         "text": f"{signed(row['difference'], decimals=3)} nats a row",
         "interval": f"{signed(row['low'], decimals=3)} to {signed(row['high'], decimals=3)}",
@@ -77,13 +77,6 @@ def _answer(record: FitRecord) -> dict[str, Any]:
     }
 
 
-def _contrast(record: FitRecord, method: str, other: str, measure: str) -> dict[Any, Any] | None:
-    """The line of one contrast, or `None` if there is none."""
-    table = record.frames["contrasts"]
-    own = table[(table["method"] == method) & (table["other"] == other) & (table["measure"] == measure)]
-    return next(iter(own.to_dict("records")), None)
-
-
 def _guard(record: FitRecord) -> dict[str, Any]:
     """A line for each method: loss, score, the gain over scratch on one axis, and both outcomes."""
     contrasts = record.frames["contrasts"]
@@ -95,7 +88,7 @@ def _guard(record: FitRecord) -> dict[str, Any]:
     lines = []
     for row in methods.to_dict("records"):
         method = str(row["method"])
-        gain = _contrast(record, method, SCRATCH, "loss")
+        gain = record.contrast(method, SCRATCH)
         known = gain is not None and not math.isnan(gain["difference"])
         lines.append(
             {
@@ -122,7 +115,7 @@ def _outcomes(record: FitRecord, method: str) -> list[dict[str, str]]:
     """What a start is against scratch and against the random module."""
     found = []
     for other, title in ((SCRATCH, "scratch"), (CONTROL, "random")):
-        row = _contrast(record, method, other, "loss")
+        row = record.contrast(method, other)
         if row is not None:
             outcome = str(row["outcome"])
             joint = {"win": "than", "loss": "than", "undecided": "against"}[outcome]
