@@ -342,3 +342,5 @@ def test_a_start_is_needed_and_a_bad_one_is_refused_before_any_pass(task: Task, 
         guard(task, hub, backbone, starts=(), recipe=RECIPE, store=False)
     with pytest.raises(SettingError, match="unknown method 'averge'"):
         guard(task, hub, backbone, starts="averge", recipe=RECIPE, store=False)
+    with pytest.raises(SettingError, match="scratch and random take part in every fit; leave out scratch"):
+        guard(task, hub, backbone, starts=("scratch", "average"), recipe=RECIPE, store=False)

@@ -178,13 +178,13 @@ def test_folder_without_or_with_two_files_of_a_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["nowhere", "data/rows.jsonl", "a/b/c", "~nobody-of-this-name/x/y"])
 def test_no_such_source(source: str) -> None:
     with pytest.raises(
-        TaskError, match=r"there is no task at .*; give a file, a folder, or a data set's id|cannot read the"
+        TaskError, match=r"there is nothing at .*; give a file, a folder, or a data set's id|cannot read the"
     ):
         Task.load(source)
 
 
 def test_path_is_never_taken_for_an_id() -> None:
-    with pytest.raises(TaskError, match="there is no task at owner/name"):
+    with pytest.raises(TaskError, match="there is nothing at owner/name"):
         Task.load(Path("owner/name"))
 
 

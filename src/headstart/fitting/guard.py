@@ -133,6 +133,8 @@ class Guard:
     ) -> "Guard":
         """The guard; what cannot work is refused here, before any pass."""
         asked = [starts] if isinstance(starts, str) else [*starts]
+        if always := [name for name in (SCRATCH, CONTROL) if name in asked]:
+            raise SettingError(f"scratch and random take part in every fit; leave out {' and '.join(always)}")
         methods = []
         for method in parse_methods([SCRATCH, CONTROL, *asked], blend):
             own = None if method.blend is None else checked_blend(method.blend, task.card)

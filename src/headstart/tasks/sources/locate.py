@@ -73,7 +73,7 @@ def _locate(source: str | Path, path: Path) -> Located:
         name = text.partition("/")[2].replace(":", "-")
         return Located(name, text, known_splits(datasets_id.read_id(text), source=text))
     raise TaskError(
-        f"there is no task at {source}; give a file, a folder, or a data set's id as owner/name or owner/name:config"
+        f"there is nothing at {source}; give a file, a folder, or a data set's id as owner/name or owner/name:config"
     )
 
 
