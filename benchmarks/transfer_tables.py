@@ -5,9 +5,12 @@ tuned on, with the seconds that it took; `show` holds the scores against the mea
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,19 +19,26 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # scripts, which are not part of the package
 from benchmarks.transfer import BASELINES, Protocol, module_folders, write  # noqa: E402
-from headstart.backbones import Backbone  # noqa: E402
-from headstart.errors import HeadstartError  # noqa: E402
+from headstart.backbones import Backbone, backbone_loaders  # noqa: E402
+from headstart.embeddings import embed, make_embedding  # noqa: E402
+from headstart.errors import HeadstartError, SettingError  # noqa: E402
 from headstart.events import Event, UnitEvent  # noqa: E402
 from headstart.kinds import Module, load_module  # noqa: E402
 from headstart.ranking.evaluation import RankingEvaluation, evaluate_ranking  # noqa: E402
 from headstart.ranking.rank import rank  # noqa: E402
+from headstart.ranking.scoring import reference_unit  # noqa: E402
 from headstart.tasks import Task  # noqa: E402
-from headstart.units import Store  # noqa: E402
+from headstart.units import Store, run  # noqa: E402
 
 INDICATORS = (
-    "loss", "cosine", "el2n", "kl", "grand", "arrow", "spectral", "tupate",
-    "similarity:embedding=flat", "similarity:embedding=canonical", "similarity:embedding=canonical,centre=true",
+    "loss", "cosine", "el2n", "entropy", "kl", "option_accuracy", "grand", "hidden_cosine", "knn", "h_score", "logme",
+    "arrow", "spectral", "weight_cosine", "tupate", "similarity:centre=true", "similarity:embedding=flat",
+    "similarity:embedding=flat,centre=true", "similarity:embedding=canonical",
+    "similarity:embedding=canonical,centre=true",
 )  # fmt: skip
+"""All but those that tune every module, `euclidean` and `performance`, which cost as much as the answer."""
+OF_ROWS = ("data_size", "textemb", "taskemb")
+"""Embeddings of rows or cards: what no hub has of its modules' tasks, but this study does."""
 READINGS = {
     "score": ("score", 1.0, "points of the task's metric"),
     "loss": ("loss", -1.0, "nats per target token"),
@@ -49,43 +59,70 @@ class Seconds:
             self.total += event.seconds or 0.0
 
 
-def predicted(
-    task: Task, modules: Sequence[Module], backbone: Backbone, *, spec: str, protocol: Protocol, seed: int, store: Store
-) -> pd.DataFrame:
-    """One indicator's scores for one draw of a target; where it has none, NaN."""
-    others = [module for module in modules if module.card.task != task.name]
-    clock = Seconds()
-    ranking = rank(
-        protocol.drawn(task, seed), others, backbone, indicators=(spec,), recipe=protocol.recipe, seed=seed,
-        store=store, progress=clock,
-    )  # fmt: skip
-    scores = next(iter(ranking.scores.values.values()))
-    return pd.DataFrame({"source": [module.name for module in ranking.modules], "value": scores}).assign(
-        target=task.name, seed=seed, method=spec, seconds=clock.total
-    )
+@dataclass(frozen=True, eq=False)
+class Predicting:
+    """The modules of a hub, scored for draws of targets; `own`: where the rows of the modules' own tasks lie."""
+
+    modules: Sequence[Module]
+    backbone: Backbone
+    protocol: Protocol
+    store: Store
+    own: Path | None
+
+    def scores(self, task: Task, *, method: str, seed: int) -> pd.DataFrame:
+        """A method's scores for one draw of a target; where it has none, NaN."""
+        others = [module for module in self.modules if module.card.task != task.name]
+        draw, clock = self.protocol.drawn(task, seed), Seconds()
+        of = self._of_rows if method in OF_ROWS else self._ranked
+        values = of(draw, others, method, seed=seed, clock=clock)
+        return pd.DataFrame({"source": [module.name for module in others], "value": values}).assign(
+            target=task.name, seed=seed, method=method, seconds=clock.total
+        )
+
+    def _ranked(self, draw: Task, modules: Sequence[Module], method: str, *, seed: int, clock: Seconds) -> list[float]:
+        """By an indicator."""
+        ranking = rank(
+            draw, modules, self.backbone, indicators=(method,), recipe=self.protocol.recipe, seed=seed,
+            store=self.store, progress=clock,
+        )  # fmt: skip
+        scores = next(iter(ranking.scores.values.values()))
+        by = dict(zip((module.name for module in ranking.modules), scores, strict=True))
+        return [by.get(module.name, math.nan) for module in modules]
+
+    def _of_rows(self, draw: Task, modules: Sequence[Module], method: str, *, seed: int, clock: Seconds) -> list[float]:
+        """By the similarity of an embedding of rows, or of a card, between the draw and the modules' own tasks."""
+        if self.own is None:
+            raise SettingError(f"{method} reads the modules' own tasks; give --own FOLDER")
+        tuning = reference_unit(draw, self.backbone, like=modules, recipe=self.protocol.recipe, seed=seed)
+        found = run([tuning], store=self.store, loaders=backbone_loaders(self.backbone), listener=clock)
+        given: dict[str, Any] = {"backbone": self.backbone, "store": self.store, "progress": clock}
+        query = embed(tuning.tuned(found.of(tuning)).module, method, task=draw, **given)
+        vectors = [embed(one, method, task=Task.load(self.own / one.card.task), **given) for one in modules]
+        stacked = np.stack([vector.values for vector in vectors])
+        return [float(value) for value in make_embedding(method).similarities(query.values, stacked)]
 
 
 def predict(asked: argparse.Namespace) -> None:
-    """Score every target's draws by every indicator, and write the table after each; an indicator may fail."""
-    protocol = Protocol(asked.shots, asked.steps, asked.dev, asked.rows, asked.max_input)
-    backbone = Backbone.load(asked.backbone, device="cpu", dtype=asked.dtype)
-    modules = [load_module(folder) for folder in module_folders(asked.hub)]
+    """Score every target's draws by every method, and write the table after each target; a method may fail."""
+    predicting = Predicting(
+        [load_module(folder) for folder in module_folders(asked.hub)],
+        Backbone.load(asked.backbone, device="cpu", dtype=asked.dtype),
+        Protocol(asked.shots, asked.steps, asked.dev, asked.rows, asked.max_input),
+        Store(asked.store),
+        asked.own,
+    )
     found: list[pd.DataFrame] = []
     for folder in asked.tasks:
         task = Task.load(folder)
-        for spec in asked.indicators.split(";"):
+        for method in [*asked.indicators.split(";"), *(OF_ROWS if asked.own else ())]:
             for seed in range(asked.seeds):
                 try:
-                    found.append(
-                        predicted(
-                            task, modules, backbone, spec=spec, protocol=protocol, seed=seed, store=Store(asked.store)
-                        )
-                    )
+                    found.append(predicting.scores(task, method=method, seed=seed))
                 except HeadstartError as error:
-                    print(f"no {spec} for {task.name}: {error}", file=sys.stderr, flush=True)
+                    print(f"no {method} for {task.name}: {error}", file=sys.stderr, flush=True)
                     break
-            if found:
-                write(asked.output, pd.concat(found, ignore_index=True))
+        if found:
+            write(asked.output, pd.concat(found, ignore_index=True))
         print(f"{task.name}: done", file=sys.stderr, flush=True)
 
 
@@ -179,6 +216,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     making.add_argument("-o", "--output", type=Path, required=True, help="a Parquet file")
     making.add_argument("--store", type=Path, required=True)
     making.add_argument("--indicators", default=";".join(INDICATORS), help="specs, separated by semicolons")
+    making.add_argument("--own", type=Path, help="folder of the modules' own tasks, for the embeddings of rows")
     making.add_argument("--seeds", type=int, default=1)
     making.add_argument("--threads", type=int, default=2)
     making.add_argument("--dtype", default="bfloat16")

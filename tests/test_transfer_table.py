@@ -105,11 +105,18 @@ def test_indicators_are_held_against_the_table(room: Path, tiny_llama: Path, cap
             "predict", str(room / "task"), "--hub", str(room / "hub"), "--backbone", str(tiny_llama),
             "-o", str(room / "predicted.parquet"), "--store", str(room / "store"), "--dtype", "float32",
             "--shots", "3", "--steps", "2", "--dev", "4", "--rows", "6", "--indicators", "loss;tupate;nosuch",
+            "--own", str(room / "task"),  # the cards name no task, so that this is the folder of each
         ]
     )  # fmt: skip
-    assert "no nosuch for reviews" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no nosuch for reviews" in said
+    assert "no data_size for reviews" in said, "the cards do not say it"
     scores = pd.read_parquet(room / "predicted.parquet")
-    assert set(scores["method"]) == {"loss", "tupate"}
+    assert set(scores["method"]) == {"loss", "tupate", "textemb", "taskemb"}
+    of_rows = scores[scores["method"] == "textemb"]["value"]
+    assert np.ptp(of_rows) < 1e-9, "one task for all"
+    assert of_rows.gt(0.5).all()
+    assert scores[scores["method"] == "taskemb"]["value"].between(0, 1).all()
     assert set(scores["source"]) == {"ada", "bob", "cyd"}
     assert scores["seconds"].gt(0).all()
     tables(["show", str(room / "table.parquet"), str(room / "predicted.parquet"), "--readings", "choice"])
