@@ -223,7 +223,7 @@ class TestDecision:
     def test_a_gain_of_the_random_module_is_no_merit_of_the_hub(self) -> None:
         found = decide(tuned(scratch=0.4, random=0.8, average=0.6, ensemble=0.6))
         assert found.choice == "fresh"
-        assert "No start is ahead of the random module." in found.sentence
+        assert "Every start loses to the random module." in found.sentence
 
     def test_the_random_module_is_known_under_another_label(self) -> None:
         starts = make_comparison().starts.replace({"method": {"random": "noise"}})
@@ -242,6 +242,16 @@ class TestDecision:
         )
         few = decide(answered({key: table[:, :150] for key, table in values.items()}))
         assert few.choice == "undecided"
+
+    def test_a_leader_that_is_scratch_itself_is_no_start(self) -> None:
+        starts = make_comparison().starts
+        own = {name: set(starts.loc[starts["method"] == name, "digest"]) for name in ("scratch", "ensemble")}
+        assert own["scratch"] != own["ensemble"]
+        same = starts.assign(digest=starts["digest"].where(starts["method"] != "ensemble", "same"))
+        same = same.assign(digest=same["digest"].where(same["method"] != "scratch", "same"))
+        levels = {"scratch": 0.8, "random": 0.7, "average": 0.4, "ensemble": 0.8}
+        values = {(name, "tuned"): right(level) for name, level in levels.items()}
+        assert decide(answered(values, starts=same)).choice == "fresh"
 
     def test_what_would_decide_is_said(self) -> None:
         found = decide(tuned(scratch=0.5, average=0.52, ensemble=0.51))

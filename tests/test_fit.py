@@ -268,3 +268,31 @@ def test_a_record_that_is_none_is_named() -> None:
     assert "(the bare backbone: 0.2000)" in fit_page(fit_record())
     assert fit_record().choice == "use"
     assert fit_record(0.0).choice == "abstain"
+
+
+def test_negative_weights_have_a_place_on_the_page() -> None:
+    frames = dict(fit_record().frames)
+    signed = {"imdb": 0.9, "snli": -0.8}
+    for name in ("map", "ranking"):
+        frames[name] = frames[name].assign(weight=frames[name]["module"].map(signed).fillna(0.0))
+    page = fit_page(fit_record(frames=frames))
+    assert "width: 88.89%" in page
+    assert "width: -" not in page
+
+
+def test_a_start_s_own_indicator_is_the_one_that_is_shown(task: Task, hub: Hub, llama: Backbone, store: Store) -> None:
+    found = run(task, hub, llama, store, starts=["best_single:indicator=loss"])
+    assert found.record.settings["indicator"] == "loss"
+    assert math.isfinite(found.record.settings["bare"])
+    assert "by loss" in found.record.lacks
+    both = run(task, hub, llama, store, starts=["best_single:indicator=loss", "ensemble"])
+    assert both.record.settings["indicator"] == "cosine"
+    assert list(both.ranking.scores.values) == ["cosine", "loss"]
+
+
+def test_the_time_of_all_work_is_added_up(task: Task, hub: Hub, llama: Backbone) -> None:
+    heard: list[Event] = []
+    found = run(task, hub, llama, False, progress=heard.append)
+    each = {event.key: event.seconds for event in heard if isinstance(event, UnitEvent) and event.state == "computed"}
+    assert found.record.settings["seconds"] == pytest.approx(sum(filter(None, each.values())), abs=0.06)
+    assert {event.type for event in heard if isinstance(event, UnitEvent)} >= {"score", "tune", "evaluate"}

@@ -16,6 +16,7 @@ from headstart.events import Event, UnitEvent
 from headstart.fitting.folds import folds_of
 from headstart.fitting.guard import guard
 from headstart.fitting.losses import row_losses
+from headstart.fitting.sentences import SQUARES
 from headstart.fitting.verdict import ALPHA, Held, decide_start
 from headstart.hub import Hub
 from headstart.kinds import fresh_module
@@ -72,6 +73,15 @@ def test_equal_rows_are_in_one_fold() -> None:
     twice = Task(task.card, {**task.splits, "dev": task.train[:6] + task.dev})
     for fold in folds_of(twice, count=3):
         assert not set(fold.test) & {*fold.train, *fold.dev}
+
+
+def test_equal_rows_of_different_groups_are_in_one_fold_with_both_groups() -> None:
+    task = shots(groups=6)
+    again = tuple(replace(row, group="other" if place % 2 else None) for place, row in enumerate(task.train[:4]))
+    for fold in folds_of(Task(task.card, {**task.splits, "dev": again + task.dev}), count=3):
+        rest = (*fold.train, *fold.dev)
+        assert not {row.input for row in fold.test} & {row.input for row in rest}
+        assert not {row.group for row in fold.test if row.group} & {row.group for row in rest}
 
 
 def test_of_many_held_out_rows_each_fold_answers_a_part() -> None:
@@ -214,9 +224,80 @@ def test_equal_losses_decide_nothing() -> None:
     assert (found.choice, found.gain, found.contrasts["p"][0]) == ("abstain", 0.0, 0.5)
 
 
-def test_a_lower_loss_with_a_worse_score_is_not_used() -> None:
+def test_a_lower_loss_with_a_worse_score_is_not_used_and_that_is_said() -> None:
     found = decide_start({"scratch": held(1.0, 1, right=0.9), "ensemble": held(0.5, 3, right=0.3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
+    assert found.sentence.startswith(
+        "Tune from scratch. The ensemble is not used, although it has the lowest loss. Tuned from it, the right answer "
+        "costs 0."
+    )
+    assert found.sentence.endswith("40 held-out examples), but ACC is lower: 0.300 against 0.900.")
+    assert found.remedy.startswith("Tuned for longer, it may answer as many rightly")
+
+
+def test_among_many_starts_more_examples_are_needed() -> None:
+    better = {"scratch": held(1.0, 1), "ensemble": held(0.92, 3)}
+    alone = decide_start(better, ROWS, metric="ACC")
+    many = {f"s{n}": held(1.1, 10 + n) for n in range(8)}
+    among = decide_start({**better, **many}, ROWS, metric="ACC")
+    assert (alone.choice, among.choice, among.leader) == ("use", "abstain", "ensemble")
+    row = among.contrasts.set_index(["method", "other", "measure"]).loc[("ensemble", "scratch", "loss")]
+    assert (row["outcome"], row["adjusted"] > ALPHA) == ("win", True), "it would pass by itself"
+    assert row["rows_needed"] > len(ROWS)
+    assert f"about {row['rows_needed']:,.0f} examples in all would show one like this" in among.remedy
+
+
+def test_a_remedy_can_be_carried_out() -> None:
+    answers = {"scratch": held(1.0, 1), "ensemble": held(0.97, 3)}
+
+    def remedy(**known: Any) -> str:
+        return decide_start(answers, ROWS, metric="ACC", **known).remedy
+
+    needed = int(decide_start(answers, ROWS, metric="ACC").contrasts["rows_needed"][0])
+    assert f"about {needed:,} examples in all would" in remedy()
+    assert f"about {needed:,} examples in all and --held-out {needed} would" in remedy(available=40, most=40)
+    assert f"answering {needed:,} of all 9,000 (--held-out {needed}) would" in remedy(available=9000, most=40)
+
+
+def test_where_tunings_differ_more_folds_are_the_remedy() -> None:
+    folds = np.arange(len(ROWS)) % 4
+    unsteady = held(0.9, 3)
+    unsteady = replace(unsteady, losses=unsteady.losses + np.array([0.8, -0.8, 0.8, -0.8])[folds])
+    found = decide_start({"scratch": held(1.0, 1), "ensemble": unsteady}, ROWS, metric="ACC", folds=folds.tolist())
+    assert found.contrasts["tunings"][0] > 0.5
+    assert found.remedy.endswith(
+        "mostly because tunings differ: more folds (--folds) would help, more examples would not."
+    )
+
+
+def test_a_start_that_diverged_in_one_fold_does_not_hide_another() -> None:
+    folds = [row % 4 for row in range(len(ROWS))]
+    answers = {"scratch": held(1.0, 1), "random": held(1.05, 2), "average": held(1.0, 5), "ensemble": held(0.5, 4)}
+    gone = replace(answers["average"], losses=answers["average"].losses + 3.0 * (np.array(folds) == 1))
+    found, known = (
+        decide_start(each, ROWS, metric="ACC", folds=folds) for each in ({**answers, "average": gone}, answers)
+    )
+    assert (found.choice, found.method) == ("use", "ensemble")
+    assert found.high - found.low < 1.5 * (known.high - known.low)
+
+
+def test_where_scratch_has_no_loss_nothing_is_said_of_gains() -> None:
+    gone = Held(np.array([]), (), reason="its answers have no loss")
+    found = decide_start({"scratch": gone, "random": held(1.0, 2), "ensemble": held(0.5, 3)}, ROWS, metric="ACC")
+    assert found.choice == "abstain"
+    assert found.sentence.startswith("Tune from scratch. No start could be compared with it: its answers have no loss.")
+    assert found.remedy == "Correct what the reasons name, and fit again."
+
+
+def test_squared_errors_are_not_called_nats() -> None:
+    answers = {"scratch": held(1.0, 1), "ensemble": held(0.5, 3, right=0.9)}
+    used = decide_start(answers, ROWS, metric="ACC", unit=SQUARES)
+    assert "Tuned from it, the squared error is 0." in used.sentence
+    assert " a row less than tuned from scratch" in used.sentence
+    near = decide_start({**answers, "ensemble": held(0.99, 3)}, ROWS, metric="ACC", unit=SQUARES)
+    assert "of squared error a row" in near.sentence
+    assert "of squared error a row" in near.remedy
+    assert not [text for text in (used.sentence, near.sentence, near.remedy) if "nats" in text]
 
 
 def test_a_method_without_a_loss_is_named_with_its_reason() -> None:

@@ -338,6 +338,17 @@ def test_what_was_scored_before_is_not_scored_again(
     assert len(tunes) == 1
 
 
+def test_other_options_are_scored_anew(hub: Hub, task: Task, llama: Backbone, tmp_path: Path) -> None:
+    def values(labels: tuple[str, ...]) -> tuple[float, ...]:
+        rows = tuple(replace(row, options=labels) for row in task.dev)
+        own = replace(task, splits={**task.splits, "dev": rows})
+        found = rank(own, hub, llama, indicators=["option_accuracy", "loss"], recipe=RECIPE, store=tmp_path)
+        return found.scores.values["option_accuracy"]
+
+    assert min(values(("negative", "positive"))) < 1
+    assert values(("positive",)) != values(("negative", "positive")), "the same inputs and answers"
+
+
 def test_processes_rank_as_one_does(hub: Hub, task: Task, llama: Backbone) -> None:
     here = rank(task, hub, llama, indicators=("cosine", "kl"), recipe=RECIPE, store=False)
     there = rank(task, hub, llama, indicators=("cosine", "kl"), recipe=RECIPE, store=False, engine="processes=1")

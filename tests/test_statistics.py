@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.statistics.differences import Components, Difference, difference
-from headstart.statistics.folds import FoldedComponents, over_folds
+from headstart.statistics.folds import FoldedComponents, over_folds, tunings_share
 from headstart.statistics.holm import holm
 from headstart.statistics.resampling import group_numbers, resampled, resampled_lists, row_weights
 from headstart.tasks import METRICS
@@ -253,7 +253,23 @@ class TestFolds:
         rows = rows_of(np.array([[1.0, -1.0] * 20]))
         assert over_folds(rows, self.MEANS[:, :1]) == rows
         assert over_folds(rows, self.MEANS[[0, 0]]) == rows
-        assert over_folds(rows, self.MEANS[[0, 1, 1, 0]]).error == over_folds(rows, self.MEANS).error
+        assert over_folds(rows, self.MEANS, self.MEANS[[1, 0]]).error == over_folds(rows, self.MEANS).error
+
+    def test_a_method_that_diverged_in_one_fold_says_nothing_of_others(self) -> None:
+        rows = rows_of(np.array([[1.0, -1.0] * 20]))
+        others = np.array([[1.5, 3.4, 4.1], [1.4, 3.6, 4.2]])
+        known = over_folds(rows, self.MEANS, others)
+        assert known.error < over_folds(rows, self.MEANS).error, "others that vary less count"
+        diverged = np.array([[1.5, 103.4, 4.1]])
+        assert over_folds(rows, self.MEANS, np.concatenate([others, diverged])).error == pytest.approx(known.error)
+        own = np.array([self.MEANS[0], diverged[0]])
+        assert over_folds(rows, own, others).error > 10, "but its own difference is as uncertain as it is"
+
+    def test_the_share_of_the_tunings(self) -> None:
+        rows = rows_of(np.array([[1.0, -1.0] * 20]))
+        found = over_folds(rows, self.MEANS)
+        assert tunings_share(found) == pytest.approx(1 - rows.error**2 / found.error**2)
+        assert tunings_share(rows) == 0
 
     def test_more_rows_do_not_lessen_what_tunings_add(self) -> None:
         found = over_folds(rows_of(np.array([[1.0, -1.0] * 20])), self.MEANS)

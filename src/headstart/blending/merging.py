@@ -49,7 +49,7 @@ class Merged:
     scale: float = 1.0
 
     def __repr__(self) -> str:
-        taking = sum(weight > 0 for weight in self.weights)
+        taking = sum(weight != 0 for weight in self.weights)
         error = "" if self.error is None else f"ΔW error {self.error:.3g}"
         of = f"{taking} of {plural(len(self.weights), 'module')} in space '{self.space}'"
         return line(type(self).__name__, self.module.card.words, of, f"effective number {self.effective:.3g}", error)

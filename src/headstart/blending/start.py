@@ -44,8 +44,9 @@ class Start:
     left_out: tuple[Refused, ...] = ()
 
     def __repr__(self) -> str:
-        heaviest = sorted(zip(self.merged.weights, self.ranking.scores.names, strict=True), reverse=True)[:SHOWN]
-        weights = ", ".join(f"{cut(name, 30)} {weight:.2g}" for weight, name in heaviest if weight > 0)
+        weighed = zip(self.merged.weights, self.ranking.scores.names, strict=True)
+        heaviest = sorted(weighed, key=lambda pair: abs(pair[0]), reverse=True)[:SHOWN]
+        weights = ", ".join(f"{cut(name, 30)} {weight:.2g}" for weight, name in heaviest if weight != 0)
         left_out = f"{len(self.left_out)} left out" if self.left_out else ""
         return line(type(self).__name__, cut(self.module.name), self._how, f"weights: {weights}", left_out)
 

@@ -183,7 +183,7 @@ def ensemble(
         return
     from headstart.reports.console import print_table
 
-    shown = frame[frame["weight"] >= LEAST_SHOWN].drop(columns=["task", "license"])
+    shown = frame[frame["weight"].abs() >= LEAST_SHOWN].drop(columns=["task", "license"])
     none = int((frame["weight"] == 0).sum())
     less = len(frame) - len(shown) - none
     rest = f"; {less} more {'weighs' if less == 1 else 'each weigh'} less than {LEAST_SHOWN}" if less else ""

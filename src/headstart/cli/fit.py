@@ -76,6 +76,9 @@ def fit(
     folds: Annotated[
         int, typer.Option(help="Into how many parts the examples are cut, to be held out in turn.")
     ] = DEFAULTS.folds,
+    held_out: Annotated[
+        int, typer.Option(help="Answer at most this many of them, drawn at random.")
+    ] = DEFAULTS.held_out,
     name: Annotated[str | None, typer.Option(help="Name on the module's card; default: the folder's.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
     retrieve: Annotated[
@@ -104,9 +107,9 @@ def fit(
     from headstart.reports.html import write_report
 
     call = partial(
-        run, data, opened, model, starts=start or DEFAULTS.starts, blend=blended, folds=folds, recipe=chosen,
-        name=name or output.name, license=license, decoding=decoding, calibration=calibration, retrieve=retrieve,
-        test_rows=test_rows, seed=task.seed, store=work.store,
+        run, data, opened, model, starts=start or DEFAULTS.starts, blend=blended, folds=folds, held_out=held_out,
+        recipe=chosen, name=name or output.name, license=license, decoding=decoding, calibration=calibration,
+        retrieve=retrieve, test_rows=test_rows, seed=task.seed, store=work.store,
     )  # fmt: skip
     if result.dry_run:
         show_forecast(call, as_json=as_json)

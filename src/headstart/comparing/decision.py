@@ -94,7 +94,7 @@ def decide(comparison: Comparison) -> Decision:
         if name not in controls and not any(_outcome(pairs, name, control) == "loss" for control in controls)
     ]
     winners = [name for name in usable if gains[name]["outcome"] == "win"]
-    best = max(winners or usable or [leader], key=lambda name: float(gains[name]["difference"]))
+    best = max(winners or usable or ([leader] if leader in gains else gains), key=lambda name: float(gains[name]["difference"]))
     row, cost = gains[best], _cost(comparison, best)
     gain = _gain(comparison, row, leads=best == leader)
     others = [leader, *controls, *_made_by(comparison, "average"), *_made_by(comparison, "best_single")]
@@ -106,7 +106,7 @@ def decide(comparison: Comparison) -> Decision:
         return _decision("use", row, parts, cost=cost)
     fresh = "Train fresh: the hub has nothing for this task."
     if not usable:
-        return _decision("fresh", row, [fresh, "No start is ahead of the random module.", gain], cost=cost)
+        return _decision("fresh", row, [fresh, "Every start loses to the random module.", gain], cost=cost)
     if all(each["high"] < SMALL for each in gains.values()):
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)

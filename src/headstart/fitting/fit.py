@@ -16,7 +16,7 @@ from headstart.comparing.methods.contract import Draw
 from headstart.comparing.starting import Beginning, begin_all
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.evaluation import Evaluation
-from headstart.events import Listener
+from headstart.events import Event, Listener, UnitEvent
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.guard import Guard, pool_of
 from headstart.fitting.lacking import lacking
@@ -51,6 +51,7 @@ def fit(
     blend: BlendLike = DEFAULTS.blend,
     shots: int | None = None,
     folds: int = DEFAULTS.folds,
+    held_out: int = DEFAULTS.held_out,
     recipe: Recipe | str = DEFAULTS.recipe,
     name: str | None = None,
     license: str = "",  # noqa: A002 - the field's own word, as on model cards
@@ -79,7 +80,7 @@ def fit(
         starts: what may be used, as methods of `compare`.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
         shots: draw so many rows per class (four times as many without classes) from train and dev; `None` takes all.
-        folds: see `guard`.
+        folds, held_out: see `guard`.
         recipe: how every method is tuned.
         name: of the module; `None` is the task's name.
         license: of the module, for its card.
@@ -104,8 +105,8 @@ def fit(
     base = checked_blend(as_blend(blend), task.card)
     modules, refused = load_modules(opened(hub), backbone, progress=progress)
     guarded = partial(
-        Guard.of, drawn, starts=starts, blend=base, folds=folds, recipe=chosen, decoding=decoding,
-        calibration=calibration, seed=seed,
+        Guard.of, drawn, starts=starts, blend=base, folds=folds, held_out=held_out, recipe=chosen,
+        decoding=decoding, calibration=calibration, seed=seed,
     )  # fmt: skip
     pool = pool_of(modules, base, backbone=backbone)
     few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
@@ -117,17 +118,16 @@ def fit(
     ]
     asked = Asked(drawn, tuple(refused), base, chosen, name or task.name, license, test_rows, seed)
     with Store.opened(store) as kept:
-        run = _Timed(
-            partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
-        )
+        clock = _Clock(progress)
+        run = partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=clock)
         listed = None if few is None else Retrieval(few, by=DEFAULTS.retrieve_by)
         large = LargeHub.of(few or len(pool.modules))
-        how: dict[str, Any] = {"store": kept, "engine": engine, "progress": progress}
+        how: dict[str, Any] = {"store": kept, "engine": engine, "progress": clock}
         ranker = partial(rank, **how) if large is None else large.ranker(**how)
         ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=listed)
         if few is not None:  # until it is known which modules are retrieved, so many stand for them
             guard = replace(guard, pool=replace(pool, modules=pool.modules[:few]))
-        made = _Fit(asked, guard, run, here(engine), large, ranker)
+        made = _Fit(asked, guard, run, clock, here(engine), large, ranker)
         rankings = made.rankings(ranked)
         if few is not None:
             left = _retrieved(next(iter(rankings.values())))
@@ -135,16 +135,17 @@ def fit(
         return made.fitted(rankings)
 
 
-class _Timed:
-    """Runs units and adds up how long they took, in whichever run they were computed."""
+class _Clock:
+    """Hears what became of units, passes it on, and knows how long each took, in whichever run it was computed."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.seconds = run, dict[str, float]()
+    def __init__(self, listener: Listener | None) -> None:
+        self.listener, self.seconds = listener, dict[str, float]()
 
-    def __call__(self, units: Sequence[Unit], **how: Any) -> Results:
-        found = self.run(units, **how)
-        self.seconds |= {key: result.seconds or 0.0 for key, result in found.items()}
-        return found
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
+            self.seconds[event.key] = event.seconds or 0.0
+        if self.listener is not None:
+            self.listener(event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,8 @@ class _Fit:
 
     asked: Asked
     guard: Guard
-    run: _Timed
+    run: Run
+    clock: _Clock
     merging: str
     large: LargeHub | None
     ranker: Callable[..., Ranking]
@@ -204,7 +206,10 @@ class _Fit:
             raise dry.followed_by(self.later(merges=False)) from None
         beginnings = {each.label: each for each in begun}
         ranking = rankings.get(self.asked.blend.reduction, first)
-        last = Last.plan(self.asked, self.guard, beginnings[verdict.method], self.ordered(ranking))
+        last = Last.plan(
+            self.asked, self.guard, beginnings[verdict.method], self.ordered(ranking),
+            indicator=next(iter(ranking.scores.values), None),
+        )  # fmt: skip
         found = self.run(last.units(), raising=False)
         for unit in last.needed():
             if unit.key in found.failed:
@@ -227,7 +232,9 @@ class _Fit:
     def later(self, *, merges: bool = True) -> Later:
         """What follows the guard: the last tuning, its tests, and the explanations."""
         begun = Beginning(self.guard.methods[0], 0, self.guard.pool.shape.untuned(self.backbone, seed=0), None, "")
-        last = Last.plan(self.asked, self.guard, begun, self.guard.pool.modules)
+        specs = (spec for specs in self.guard.indicators().values() for spec in specs)
+        usual = next(specs, self.asked.blend.indicator)
+        last = Last.plan(self.asked, self.guard, begun, self.guard.pool.modules, indicator=usual)
         found: dict[str, tuple[int, Sequence[Unit]]] = {"merge": (1, ())} if merges else {}
         for name in dict.fromkeys(unit.type for unit in last.units()):
             units = [unit for unit in last.units() if unit.type == name]
@@ -259,9 +266,10 @@ class _Fit:
             **last.explained.frames(found, families=families, weights=weights),
         }  # fmt: skip
         bare = math.nan
-        if last.bare is not None and asked.indicator is not None:
-            (bare,) = last.bare.table(found).reduce(asked.blend.reduction).values[asked.indicator]
-        lacks = "" if verdict.choice == "use" else lacking(ranking, asked.indicator, bare)
+        shown = next(iter(ranking.scores.values), None)
+        if last.bare is not None:
+            (bare,) = next(iter(last.bare.table(found).reduce(asked.blend.reduction).values.values()))
+        lacks = "" if verdict.choice == "use" else lacking(ranking, shown, bare)
         leader = beginnings.get(verdict.leader)
         notes = [*asked.task.notes, *tuned.notes]
         if self.large is not None:
@@ -269,26 +277,28 @@ class _Fit:
         if leader is not None and leader.start is not None:
             notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
         return FitRecord(
-            asked.task.card, self.settings(ranking, tuned=tuned, bare=bare), verdict.choice, verdict.method,
-            verdict.leader, verdict.sentence, verdict.remedy, lacks, tested.score, len(tested.predictions), asked.split,
+            asked.task.card, self.settings(ranking, tuned=tuned, bare=bare, unit=verdict.unit), verdict.choice,
+            verdict.method, verdict.leader, verdict.sentence, verdict.remedy, lacks, tested.score,
+            len(tested.predictions), asked.split,
             frames, tuple(notes),
         )  # fmt: skip
 
-    def settings(self, ranking: Ranking, *, tuned: Tuned, bare: float) -> dict[str, Any]:
+    def settings(self, ranking: Ranking, *, tuned: Tuned, bare: float, unit: str) -> dict[str, Any]:
         """Everything needed to repeat the fit."""
         asked, backbone, guard = self.asked, self.backbone, self.guard
         return {
             "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights, "modules": len(ranking.modules),
             "retrieved": len(guard.pool.modules),
             "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
-            "indicator": asked.indicator or "", "bare": bare, "starts": [m.label for m in guard.methods[2:]],
+            "indicator": next(iter(ranking.scores.values), ""), "bare": bare,
+            "starts": [method.label for method in guard.methods[2:]],
             "train_rows": len(asked.task.train), "dev_rows": len(asked.task.dev), "folds": len(guard.folds),
-            "held_out": sum(len(fold.test) for fold in guard.folds),
+            "held_out": sum(len(fold.test) for fold in guard.folds), "loss_unit": unit,
             "seed": asked.seed, "recipe": asked.recipe.model_dump(mode="json"), "decoding": guard.decoding,
             "calibration": guard.calibration, "best_step": tuned.best.step, "dev_score": tuned.best.dev_score,
             "dev_loss": tuned.best.dev_loss, "device": str(backbone.device),
             "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
-            "seconds": round(math.fsum(self.run.seconds.values()), 1),
+            "seconds": round(math.fsum(self.clock.seconds.values()), 1),
         }  # fmt: skip
 
 

@@ -4,6 +4,10 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from headstart.errors import SettingError, TaskError
 from headstart.tasks import Example, Task
 from headstart.tasks.example import seeded_order
@@ -58,14 +62,14 @@ def _cut(fold: Task, most: int, *, seed: int) -> Task:
 def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, seed: int) -> list[int]:
     """The fold of every row: groups, the largest first, go where their strata are rarest, then where rows are few."""
     examples = [row for _, row in rows]
-    members: dict[Hashable, list[int]] = {}
-    for index in seeded_order(examples, purpose="folds", seed=seed):
-        row = examples[index]
-        members.setdefault(("alone", row.to_json()) if row.group is None else row.group, []).append(index)
+    order = list(seeded_order(examples, purpose="folds", seed=seed))
+    parts: dict[int, list[int]] = {}
+    for index, part in zip(order, _parts([examples[index] for index in order]), strict=True):
+        parts.setdefault(part, []).append(index)
     strata = [(split, row.target if labels else "") for split, row in rows]
     held: list[Counter[tuple[str, str]]] = [Counter() for _ in range(count)]
     found = [0] * len(rows)
-    for indices in sorted(members.values(), key=len, reverse=True):
+    for indices in sorted(parts.values(), key=len, reverse=True):
         own = Counter(strata[index] for index in indices)
 
         def crowd(fold: int, own: Counter[tuple[str, str]] = own) -> tuple[int, int, int]:
@@ -77,3 +81,15 @@ def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, 
         for index in indices:
             found[index] = fold
     return found
+
+
+def _parts(examples: Sequence[Example]) -> list[int]:
+    """A number for every row; rows of one group have the same, and so have equal rows with whatever belongs to them."""
+    first: dict[Hashable, int] = {}
+    pairs = []
+    for place, row in enumerate(examples):
+        keys = [("row", row.input, row.pair, row.outputs)] + ([] if row.group is None else [("group", row.group)])
+        pairs += [(place, first.setdefault(key, place)) for key in keys]
+    rows, others = zip(*pairs, strict=True)
+    linked = coo_array((np.ones(len(pairs)), (rows, others)), shape=(len(examples), len(examples)))
+    return [int(part) for part in connected_components(linked, directed=False)[1]]

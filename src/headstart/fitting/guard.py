@@ -27,10 +27,12 @@ from headstart.events import Listener
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.folds import folds_of
 from headstart.fitting.losses import row_losses
+from headstart.fitting.sentences import NATS, SQUARES
 from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.kinds import AnyModule
 from headstart.ranking.rank import HubLike, Ranking, load_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
+from headstart.tasks.head import head_of
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
 from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
@@ -47,6 +49,7 @@ def guard(
     starts: str | Sequence[str] = DEFAULTS.starts,
     blend: BlendLike = DEFAULTS.blend,
     folds: int = DEFAULTS.folds,
+    held_out: int = DEFAULTS.held_out,
     recipe: Recipe | str = "few-shot",
     decoding: str = "auto",
     calibration: str = "auto",
@@ -69,7 +72,8 @@ def guard(
         backbone: the frozen model.
         starts: what may be used, as methods of `compare`.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
-        folds: into how many parts the rows are cut. At most `DEFAULTS.held_out` of them are answered, drawn at random.
+        folds: into how many parts the rows are cut.
+        held_out: at most so many rows are answered, drawn at random.
         recipe: how each method is tuned.
         decoding: as in `evaluate`.
         calibration: as in `compare`.
@@ -86,8 +90,8 @@ def guard(
     modules, _ = load_modules(hub, backbone, progress=progress)
     base = checked_blend(as_blend(blend), task.card)
     made = Guard.of(
-        task, pool_of(modules, base, backbone=backbone), starts=starts, blend=base, folds=folds, recipe=chosen,
-        decoding=decoding, calibration=calibration, seed=seed,
+        task, pool_of(modules, base, backbone=backbone), starts=starts, blend=base, folds=folds,
+        held_out=held_out, recipe=chosen, decoding=decoding, calibration=calibration, seed=seed,
     )  # fmt: skip
     with Store.opened(store) as kept:
         run = partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress)
@@ -109,7 +113,9 @@ def pool_of(modules: Sequence[AnyModule], blend: Blend, *, backbone: BackboneLik
 class Guard:
     """A guard whose folds are drawn and whose requests are checked; made by `of`, with the arguments of `guard`."""
 
+    task: Task
     folds: tuple[Task, ...]
+    held_out: int
     pool: Pool
     methods: tuple[Compared, ...]
     blend: Blend
@@ -126,6 +132,7 @@ class Guard:
         starts: str | Sequence[str],
         blend: Blend,
         folds: int,
+        held_out: int,
         recipe: Recipe,
         decoding: str,
         calibration: str,
@@ -147,11 +154,11 @@ class Guard:
             raise SettingError("there is no start to guard; name one of: average, best_single, ensemble")
         check_decoding(decoding, pool.backbone)
         possible_calibration(calibration, task, pool.backbone, decoding=decoding)
-        cut = folds_of(task, count=folds, most=DEFAULTS.held_out, seed=seed)
+        cut = folds_of(task, count=folds, most=held_out, seed=seed)
         for method in methods:
             if method.blend is not None and reads_held_out(method.blend):
                 require_held_out(cut[0], pool.backbone, split=method.blend.split)
-        return cls(tuple(cut), pool, tuple(methods), blend, recipe, decoding, calibration)
+        return cls(task, tuple(cut), held_out, pool, tuple(methods), blend, recipe, decoding, calibration)
 
     def verdict(
         self, run: Callable[..., Results], *, merging: str, ranker: Callable[..., Ranking] | None = None
@@ -182,16 +189,25 @@ class Guard:
         }
         rows = [example for fold in self.folds for example in fold.test]
         folds = [place for place, fold in enumerate(self.folds) for _ in fold.test]
-        return decide_start(answers, rows, metric=self.folds[0].card.metric, folds=folds)
+        card = self.task.card
+        squares = self.pool.backbone.is_encoder and head_of(card).task == "regression"
+        return decide_start(
+            answers, rows, metric=card.metric, folds=folds, unit=SQUARES if squares else NATS,
+            available=len(self.task.train) + len(self.task.dev), most=self.held_out,
+        )  # fmt: skip
 
     def indicators(self) -> dict[str, tuple[str, ...]]:
-        """The indicators that the methods need, by reduction."""
+        """The indicators that the methods need, by reduction; that of the blend first, if it is one of them."""
         asked: dict[str, dict[str, None]] = {self.blend.reduction: {}}
         for method in self.methods:
             if method.blend is not None:
                 own = asked.setdefault(method.blend.reduction, {})
                 own |= {method.blend.indicator: None} if method.needs_scores else {}
-        return {reduction: tuple(specs) for reduction, specs in asked.items()}
+        usual = self.blend.indicator
+        return {
+            reduction: tuple(sorted(specs, key=lambda spec: (reduction, spec) != (self.blend.reduction, usual)))
+            for reduction, specs in asked.items()
+        }
 
     def later(self, *, merges: bool) -> dict[str, tuple[int, Sequence[Unit]]]:
         """What follows the scores, or the merges: how many units of each type, and some that they are like."""

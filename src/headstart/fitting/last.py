@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from headstart.backbones import BackboneInput
-from headstart.blending import RULES, Blend
+from headstart.blending import Blend
 from headstart.comparing.starting import Beginning
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.unit import EvaluateUnit
@@ -48,11 +48,6 @@ class Asked:
         """The task with the rows whose score is reported cut to size."""
         return self.task.take(self.split, self.test_rows, seed=self.seed)
 
-    @property
-    def indicator(self) -> str | None:
-        """The indicator that sets the weights, if one does."""
-        return self.blend.indicator if "scores" in RULES[self.blend.rule].needs else None
-
 
 @dataclass(frozen=True, eq=False)
 class Last:
@@ -73,8 +68,13 @@ class Last:
         return [*self.needed(), *(self.bare.all_units() if self.bare else []), *self.explained.units()]
 
     @classmethod
-    def plan(cls, asked: Asked, guard: Guard, begun: Beginning, modules: Sequence[AnyModule]) -> Self:
-        """The stage that tunes from `begun`, and explains the first of `modules`, which are sorted."""
+    def plan(
+        cls, asked: Asked, guard: Guard, begun: Beginning, modules: Sequence[AnyModule], *, indicator: str | None
+    ) -> Self:
+        """The stage that tunes from `begun`, and explains the first of `modules`, which are sorted.
+
+        `indicator`: by which they are sorted, and of which the bare backbone has a value beside them.
+        """
         backbone, reported = guard.pool.backbone, asked.reported
         whole = backbone.encoder.whole
         own = asked.recipe if whole else asked.recipe.laid_out_as(begun.module.card.text_format)
@@ -88,10 +88,10 @@ class Last:
         test = EvaluateUnit(identity, tuning, rows, asked.task.card.metric, guard.decoding, layout, name=asked.name)
         choice = CalibrationChoice.plan(test, asked.task, backbone, method=guard.calibration)
         bare = None
-        if asked.indicator is not None:
+        if indicator is not None:
             untuned = guard.pool.shape.untuned(backbone, seed=asked.seed)
             bare = Scoring.plan(
-                asked.task, [untuned], backbone, indicators=[make_indicator(asked.indicator)], recipe=asked.recipe,
+                asked.task, [untuned], backbone, indicators=[make_indicator(indicator)], recipe=asked.recipe,
                 seed=asked.seed,
             )  # fmt: skip
         explained = Explained.plan(

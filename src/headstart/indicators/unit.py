@@ -42,7 +42,9 @@ class ScoreUnit(Unit):
     `indicator`: the canonical spec. `reference`: the module that was tuned on the task, or the unit that tunes it;
     `None` if neither the indicator nor the backbone needs one, so that the values do not depend on the reference.
     `trial`: the unit that tunes the module for some steps, if the indicator needs that, or why it cannot be tuned.
-    `among`: the modules that are scored together, if the module's value depends on the others.
+    `among`: the modules that are scored together, if the module's value depends on the others. `options`: the digest of
+    all right answers and options, if the indicator reads more than inputs and first targets; one run scores the same
+    inputs with the same options only, so that all indicators share a pass.
     """
 
     type: ClassVar[str] = "score"
@@ -56,6 +58,7 @@ class ScoreUnit(Unit):
     reference: Module | Unit | None = None
     trial: Unit | str | None = None
     among: Content[Sequence[AnyModule]] | None = None
+    options: str = ""
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit, scored_together, table_of
 from headstart.kinds import AnyModule, Module
 from headstart.tasks import Example, Task
-from headstart.tasks.content import rows_read
+from headstart.tasks.content import options_read, rows_read
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Results, Unit
@@ -59,7 +59,8 @@ class Scoring:
             compared = reference_unit(task, backbone, like=modules, recipe=recipe, seed=seed)
         trials = _trials(task, modules, backbone, indicators=indicators, recipe=recipe, seed=seed)
         identity = BackboneInput.of(backbone, text_format)
-        scored = rows_read(scoring_examples(task, rows=rows, seed=seed) if examples is None else examples)
+        given = scoring_examples(task, rows=rows, seed=seed) if examples is None else examples
+        scored, offered = rows_read(given), options_read(given)
         together = scored_together(modules) if any(_relative(one) for one in indicators) else None
         units: dict[tuple[str, str], ScoreUnit] = {}
         for module in modules:
@@ -67,7 +68,8 @@ class Scoring:
                 like = compared if one in needing else None
                 trial = trials[module.name, one.m] if isinstance(one, AfterSteps) else None
                 beside = together if _relative(one) else None
-                unit = ScoreUnit(identity, module, scored, str(one.spec), text_format, like, trial, beside)
+                options = offered if Need.OPTIONS in one.needs else ""
+                unit = ScoreUnit(identity, module, scored, str(one.spec), text_format, like, trial, beside, options)
                 units[module.name, str(one.spec)] = unit
         tuned = [unit for unit in trials.values() if isinstance(unit, TuneUnit)]
         return cls(units, tuned, modules, indicators, compared)

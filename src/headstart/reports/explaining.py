@@ -69,12 +69,12 @@ def agreement_values(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _map(table: pd.DataFrame) -> dict[str, Any]:
-    """Points in a square, both axes of one scale; the heaviest modules are numbered."""
+    """Points in a square, both axes of one scale; the heaviest modules, whatever their sign, are numbered."""
     if table.empty:
         return {"points": [], "more": 0}
     reach = float(table[["x", "y"]].abs().to_numpy().max()) or 1.0
     axis = Axis(-1.1 * reach, 1.1 * reach, ())
-    table = table.assign(weight=table["weight"].fillna(0.0)).sort_values("weight", ascending=False, kind="stable")
+    table = table.assign(weight=table["weight"].fillna(0.0).abs()).sort_values("weight", ascending=False, kind="stable")
     most = float(table["weight"].max()) or 1.0
     points = [
         {

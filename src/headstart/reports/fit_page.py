@@ -10,6 +10,7 @@ from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL
 from headstart.comparing.decision import spoken as named
 from headstart.fitting.record import FIT_FRAMES, FitRecord
+from headstart.fitting.sentences import NATS, SQUARES
 from headstart.reports.axes import Axis, line_points, tick_values
 from headstart.reports.cells import (
     DASH,
@@ -59,7 +60,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
     used = record.choice == "use"
     row = record.contrast(record.leader, SCRATCH)
     gain = {} if row is None or math.isnan(row["difference"]) else {
-        "text": f"{signed(row['difference'], decimals=3)} nats a row",
+        "text": f"{signed(row['difference'], decimals=3)} {record.settings.get('loss_unit', NATS)}",
         "interval": f"{signed(row['low'], decimals=3)} to {signed(row['high'], decimals=3)}",
         "of": named(record.leader),
     }  # fmt: skip
@@ -103,8 +104,12 @@ def _guard(record: FitRecord) -> dict[str, Any]:
                 if known and gain else "",
             }
         )  # fmt: skip
-    held, folds = record.settings.get("held_out", ""), record.settings["folds"]
-    return {"lines": lines, "ticks": tick_values(axis), "zero": axis.at(0.0), "folds": folds, "rows": held}
+    held, every = record.settings["held_out"], record.settings["train_rows"] + record.settings["dev_rows"]
+    return {
+        "lines": lines, "ticks": tick_values(axis), "zero": axis.at(0.0), "folds": record.settings["folds"],
+        "rows": "each example once" if held == every else f"{held:,} of the {every:,} once",
+        "squares": record.settings.get("loss_unit", NATS) == SQUARES,
+    }  # fmt: skip
 
 
 def _size(value: float) -> float:
@@ -126,7 +131,7 @@ def _outcomes(record: FitRecord, method: str) -> list[dict[str, str]]:
 def _ranking(record: FitRecord) -> dict[str, Any]:
     table = record.frames["ranking"]
     table = table.assign(family=table["family"].fillna("").map(short_family))
-    most = table["weight"].max() if len(table) else math.nan
+    most = table["weight"].abs().max() if len(table) else math.nan
     others = [str(name) for name in table.columns if name not in FIT_FRAMES["ranking"]]
     measured = [name for name in others if pd.api.types.is_numeric_dtype(table[name])]
     told = [name for name in others if name not in measured]
@@ -136,7 +141,7 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
     rows = [
         {
             "module": str(row["module"]), "weight": cell_text(row["weight"]),
-            "share": None if math.isnan(row["weight"]) or not most > 0 else round(100 * row["weight"] / most, 2),
+            "share": None if math.isnan(row["weight"]) or not most > 0 else round(100 * abs(row["weight"]) / most, 2),
             "cells": [cell_text(row[name]) or DASH for name in columns],
         }
         for row in table.head(MOST_MODULES).to_dict("records")

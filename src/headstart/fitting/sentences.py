@@ -1,0 +1,137 @@
+"""A verdict in plain English: what was decided and why, and what would help."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.comparing.comparison import SCRATCH
+from headstart.comparing.decision import CONTROL, spoken
+from headstart.showing import capitalized
+
+__all__ = ["NATS", "SQUARES", "Grounds", "remedy", "sentence"]
+
+NATS, SQUARES = "nats a row", "of squared error a row"
+"""What losses are measured in: those of answers, and those of a regression."""
+
+MENDING = "Correct what the reasons name, and fit again."
+
+Contrasts = Mapping[tuple[str, str, str], Mapping[Any, Any]]
+"""The lines of contrasts by method, other and measure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grounds:
+    """What a verdict rests on.
+
+    `told`: the start that is spoken of, "" if none has a loss; `used`: whether it is used. `scores`: its own and that
+    of scratch by `metric`. `level`: what the p of each of its losses has to reach. `rows` were answered of `available`,
+    and at most `most` may be; `unit`: of losses.
+    """
+
+    contrasts: Contrasts
+    told: str
+    used: bool
+    metric: str
+    scores: tuple[float, float]
+    level: float
+    rows: int
+    folds: int
+    available: int
+    most: int | None
+    unit: str
+
+    def against(self, other: str) -> Mapping[Any, Any] | None:
+        """The line of its loss against another method's, if both have one."""
+        row = self.contrasts.get((self.told, other, "loss"))
+        return None if row is None or math.isnan(float(row["difference"])) else row
+
+    @property
+    def better(self) -> bool:
+        """Whether its losses are shown to be lower than those of scratch and of the random module."""
+        return all(float(row["p"]) <= self.level for row in self._rivals)
+
+    @property
+    def _rivals(self) -> list[Mapping[Any, Any]]:
+        return [row for row in map(self.against, (SCRATCH, CONTROL)) if row is not None]
+
+    @property
+    def unshown(self) -> list[Mapping[Any, Any]]:
+        """The lines of losses that are not shown to be lower."""
+        return [row for row in self._rivals if not float(row["p"]) <= self.level]
+
+
+def sentence(grounds: Grounds) -> str:
+    """The decision, the start's gain over scratch, its score, and how it stands to the random module."""
+    told, opening = grounds.told, "Use " + spoken(grounds.told) if grounds.used else "Tune from scratch"
+    if not told:
+        return f"{opening}. No start has a loss on the held-out rows."
+    against = grounds.against(SCRATCH)
+    if against is None:
+        reason = grounds.contrasts[told, SCRATCH, "loss"]["reason"]
+        return f"{opening}. No start could be compared with it: {reason}."
+    size, low, high = (_text(float(against[name])) for name in ("difference", "low", "high"))
+    held = f"{grounds.rows} held-out examples" + (f", {grounds.folds} folds" if grounds.folds > 1 else "")
+    interval = f"(95 % interval {low} to {high}; {held})"
+    scores = [_text(score) for score in grounds.scores]
+    known = not any(map(math.isnan, grounds.scores))
+    if grounds.used or grounds.better:
+        cost = f"the right answer costs {size} {NATS} less"
+        if grounds.unit == SQUARES:
+            cost = f"the squared error is {size} a row less"
+        said = f"Tuned from it, {cost} than tuned from scratch {interval}"
+        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""
+        if not grounds.used:
+            said = f"{capitalized(spoken(told))} is not used, although it has the lowest loss. {said}"
+            shown = f", but {grounds.metric} is lower: {scores[0]} against {scores[1]}"
+    else:
+        said = (
+            f"No start is shown to be better: the gain of {spoken(told)}, which has the lowest loss, over scratch is "
+            f"{size} {grounds.unit} {interval}"
+        )
+        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""
+    return f"{opening}. {said}{shown}. {_control(grounds)}".strip()
+
+
+def _control(grounds: Grounds) -> str:
+    """How a start stands to the random module of the same size."""
+    row = grounds.against(CONTROL)
+    if row is None:
+        return ""
+    said = {"win": "better than", "loss": "worse than", "undecided": "not told apart from"}[str(row["outcome"])]
+    return f"It is {said} a random module of the same size ({_text(float(row['difference']), signed=True)})."
+
+
+def remedy(grounds: Grounds) -> str:
+    """What would help where no start is used; "" where one is."""
+    if grounds.used:
+        return ""
+    if not grounds.told or grounds.against(SCRATCH) is None:
+        return MENDING
+    unshown = grounds.unshown
+    if not unshown:
+        return "Tuned for longer, it may answer as many rightly; as it is, scratch is the safer choice."
+    smallest = max((float(row["smallest"]) for row in unshown if not math.isnan(row["smallest"])), default=math.nan)
+    if math.isnan(smallest):
+        return f"{capitalized(str(unshown[0]['reason']))}."
+    shown = f"These {grounds.rows} examples show a gain of {_text(smallest)} {grounds.unit} in 80 of 100 cases"
+    if any(float(row["difference"]) <= 0 for row in unshown):
+        return f"{shown}, so a larger one would probably have been seen; modules of nearer tasks are what would help."
+    needed = max(float(row["rows_needed"]) for row in unshown)
+    if any(math.isnan(row["rows_needed"]) for row in unshown):
+        if any(float(row["tunings"]) > 0.5 for row in unshown):
+            return f"{shown}, mostly because tunings differ: more folds (--folds) would help, more examples would not."
+        return f"{shown}, and no number of examples up to 100,000 would show one as small as this."
+    return f"{shown}; {_more(grounds, needed)} would show one like this, in as many cases."
+
+
+def _more(grounds: Grounds, needed: float) -> str:
+    """How many examples, and that they are to be answered, where that is not usual."""
+    if needed <= grounds.available:
+        return f"answering {needed:,.0f} of all {grounds.available:,} (--held-out {needed:.0f})"
+    capped = grounds.most is not None and needed > grounds.most
+    return f"about {needed:,.0f} examples in all" + (f" and --held-out {needed:.0f}" if capped else "")
+
+
+def _text(value: float, *, signed: bool = False) -> str:
+    return (f"{value:+.3f}" if signed else f"{value:.3f}").replace("-", "−")
