@@ -63,7 +63,7 @@ def main() -> None:
             said = f"a start is used in {used:.3f}, the best in {right:.3f}"
             print(f"{rows:4d} rows  tuning {tuning:.2f} alike {alike:.2f}  gain {gain:.1f}: {said}", flush=True)
     if asked.json:
-        print(json.dumps({"trials": asked.trials, "studies": found}, indent=1))
+        print(json.dumps({"trials": asked.trials, "studies": found}))
 
 
 if __name__ == "__main__":

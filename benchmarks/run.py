@@ -15,7 +15,8 @@ FOLDER = Path(__file__).parent
 sys.path.append(str(FOLDER.parent))
 from benchmarks.machine import machine_kind  # noqa: E402 - found once the repository's root is on the path
 
-NOT_BENCHMARKS = {"__init__", "machine", "run"}
+NOT_BENCHMARKS = {"__init__", "halve", "machine", "prompt_rules", "run", "transfer", "transfer_tables"}
+"""The rest of the folder: what the benchmarks share, and studies that need data or modules of yours."""
 
 
 def names() -> list[str]:

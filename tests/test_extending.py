@@ -22,7 +22,7 @@ from headstart.blending import RULES, Blend, Candidate, Request
 from headstart.cli.families import FAMILIES
 from headstart.indicators import TokenStatistics, make_indicator
 from headstart.tasks import Task
-from headstart.testing import check_indicator, check_kind, tiny_backbone
+from headstart.testing import check_embedding, check_indicator, check_kind, tiny_backbone
 from headstart.tuning.recipes import RECIPES
 from headstart.tuning.tune import tune
 
@@ -43,6 +43,10 @@ request = Request(Blend.parse("halving:indicator=loss"), [Candidate(str(i), scor
 weights = RULES["halving"].weigh(request).weights.modules
 assert all(math.isclose(*pair, abs_tol=1e-12) for pair in zip(weights, (1 / 7, 0, 4 / 7, 2 / 7), strict=True)), weights
 
+outcomes = check_embedding("energy")
+assert outcomes, outcomes
+assert not [outcome for outcome in outcomes if outcome.result == "failed"], outcomes
+
 outcomes = check_kind("steer", backbones=["llama"])
 assert not [outcome for outcome in outcomes if outcome.result == "failed"], outcomes
 assert len([outcome for outcome in outcomes if outcome.result == "passed"]) > 10, outcomes
@@ -58,7 +62,7 @@ assert tuned.module.kind == "steer"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three packages, as an installer leaves them."""
+    """A folder with the packages, as an installer leaves them."""
     site = tmp_path_factory.mktemp("site")
     for name, text in BLOCKS.items():
         if name.endswith(".py"):
@@ -78,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_package_is_complete() -> None:
     names = {name.partition("/")[0] for name in BLOCKS}
-    assert names == {"headstart-margin", "headstart-halving", "headstart-steer"}
+    assert names == {"headstart-margin", "headstart-halving", "headstart-steer", "headstart-energy"}
     for name in names:
         assert f"{name}/pyproject.toml" in BLOCKS
         assert f"{name}/{name.replace('-', '_')}.py" in BLOCKS

@@ -92,7 +92,8 @@ class BlendOptions(Options):
         str,
         typer.Option(
             help="{spaces}; the papers use parameters, exact keeps ΔW, svd cuts it to --rank, core and "
-            "its rules merge in bases that modules share, and auto takes parameters where shapes are equal, else svd."
+            "its rules merge in bases that modules share, and auto takes parameters where shapes are equal and no "
+            "--rank is given, else svd."
         ),
     ] = "auto"
     rank: Annotated[

@@ -38,7 +38,7 @@ def open_store(folder: Path | None) -> "Store":
 @app.command("list")
 def list_(
     type: Annotated[  # noqa: A002 - the word of the option
-        str | None, typer.Option(help="Only units of this type: tune, score, evaluate, merge or embed.")
+        str | None, typer.Option(help=f"Only units of this type: {', '.join(TYPES)}.")
     ] = None,
     store: StoreOption = None,
     as_json: AsJson = False,

@@ -94,7 +94,9 @@ def decide(comparison: Comparison) -> Decision:
         if name not in controls and not any(_outcome(pairs, name, control) == "loss" for control in controls)
     ]
     winners = [name for name in usable if gains[name]["outcome"] == "win"]
-    best = max(winners or usable or ([leader] if leader in gains else gains), key=lambda name: float(gains[name]["difference"]))
+    best = max(
+        winners or usable or ([leader] if leader in gains else gains), key=lambda name: float(gains[name]["difference"])
+    )
     row, cost = gains[best], _cost(comparison, best)
     gain = _gain(comparison, row, leads=best == leader)
     others = [leader, *controls, *_made_by(comparison, "average"), *_made_by(comparison, "best_single")]

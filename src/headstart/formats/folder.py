@@ -45,7 +45,8 @@ from headstart.showing import line
 __all__ = ["PICKLES", "READERS", "FolderReader", "StoredModule", "module_name", "read_module", "read_opendelta"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-"""Suffixes of files that may be pickles; they are never opened, except AdapterHub's, as a dictionary of tensors."""
+"""Suffixes of files that may be pickles; they are never opened, except those of AdapterHub and OpenDelta, as
+dictionaries of tensors."""
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
