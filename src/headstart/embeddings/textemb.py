@@ -47,8 +47,9 @@ def mean_hidden_state(examples: Sequence[Example], backbone: Backbone, text_form
         mask = pad([[1] * len(prompt) for prompt in chosen], 0).to(backbone.device)
         with torch.inference_mode():
             found = reader(input_ids=pad(chosen, backbone.pad_id).to(backbone.device), attention_mask=mask)
-        weights = mask.unsqueeze(2).double()
-        means = (found.last_hidden_state.double() * weights).sum(1) / weights.sum(1)
+        # In float64, which not every device computes in.
+        weights = mask.cpu().unsqueeze(2).double()
+        means = (found.last_hidden_state.cpu().double() * weights).sum(1) / weights.sum(1)
         whole = means.sum(0) if whole is None else whole + means.sum(0)
     assert whole is not None
-    return (whole / len(prompts)).cpu().numpy()
+    return (whole / len(prompts)).numpy()

@@ -252,5 +252,5 @@ def _target_losses(
 
 def _row_losses(losses: Tensor, owner: Tensor, rows: int) -> Tensor:
     """Sums over each row's tokens, (N, rows), from the losses of tokens (N, M) and the row of each, (M,)."""
-    found = losses.double().cpu()
+    found = losses.cpu().double()
     return found.new_zeros(found.shape[0], rows).index_add(1, owner, found)

@@ -18,6 +18,8 @@ from headstart.kinds.updates import LowRank, Update
 
 __all__ = ["MOST_HELD_BYTES", "Projections"]
 
+EXACT_DEVICES = ("cpu", "cuda")
+"""The types of devices that are known to add up in float64; Apple's GPUs cannot."""
 MOST_HELD_BYTES = 2**29
 """The most bytes held of the modules' updates; with more modules than fit, there is another pass for those left."""
 
@@ -64,12 +66,17 @@ class Projections:
         kept = {column: update for (column, update), keep in zip(members.items(), changing, strict=True) if keep}
         if not kept:
             return
-        device = self.work.backbone.device
-        columns = torch.tensor(list(kept), device=device)
+        columns = torch.tensor(list(kept), device=self._sums_on)
         for indicator in self.indicators:
-            prepared = indicator.prepare(list(kept.values())).to(device)
+            prepared = indicator.prepare(list(kept.values())).to(self.work.backbone.device)
             self.bytes += prepared.nbytes
             self._sites[site].append(_Held(indicator, columns, prepared))
+
+    @property
+    def _sums_on(self) -> torch.device:
+        """Where values are added up: on the backbone's device if it can, since there are many."""
+        device = self.work.backbone.device
+        return device if device.type in EXACT_DEVICES else torch.device("cpu")
 
     def run(self, report: Callable[[int], None]) -> dict[ProjectionIndicator, Tensor]:
         """The values by indicator, (modules, examples), float64; NaN where nothing of a module was read.
@@ -77,9 +84,8 @@ class Projections:
         `report` is called after each batch with its number of examples times that of the modules.
         """
         shape = (len(self.work.items), len(self.modules))
-        device = self.work.backbone.device
-        sums = {one: torch.zeros(shape, dtype=torch.float64, device=device) for one in self.indicators}
-        layers = torch.zeros(shape, dtype=torch.float64, device=device)
+        sums = {one: torch.zeros(shape, dtype=torch.float64, device=self._sums_on) for one in self.indicators}
+        layers = torch.zeros(shape, dtype=torch.float64, device=self._sums_on)
         if self._sites:
             for batch in self.work.batches(tuple(range(len(self.work.items))), 1):
                 self._read(batch, sums, layers)
@@ -89,18 +95,20 @@ class Projections:
     def _read(self, batch: TargetBatch, sums: Mapping[ProjectionIndicator, Tensor], layers: Tensor) -> None:
         backbone = self.work.backbone
         batch, owners = _with_owners(batch, self.work.items, whole=backbone.encoder.whole)
-        rows = torch.tensor(batch.indices, device=backbone.device)
+        summing = self._sums_on
+        rows = torch.tensor(batch.indices, device=summing)
 
         def take(site: Site, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = output if site[1] else args[0]
             x = x.flatten(0, -2) if x.is_floating_point() else x.flatten()
-            owner = (batch.owner if layer is backbone.head else owners[len(x)]).to(x.device)
-            x, owner = x[owner >= 0], owner[owner >= 0]
-            counts = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
+            owner = batch.owner if layer is backbone.head else owners[len(x)]
+            text = (owner >= 0).nonzero().squeeze(1)
+            x, owner = x[text.to(x.device)], owner[text].to(summing)
+            counts = torch.zeros(len(rows), dtype=torch.float64, device=summing)
             counts.index_add_(0, owner, torch.ones_like(owner, dtype=torch.float64))
             for held in self._sites[site]:
-                values = held.indicator.per_token(held.prepared, x).double()
-                means = torch.zeros(len(rows), len(held.columns), dtype=torch.float64, device=x.device)
+                values = held.indicator.per_token(held.prepared, x).to(summing).double()
+                means = torch.zeros(len(rows), len(held.columns), dtype=torch.float64, device=summing)
                 means.index_add_(0, owner, values)
                 where = (rows.unsqueeze(1), held.columns)
                 sums[held.indicator][where] += means / counts.clamp(min=1).unsqueeze(1)

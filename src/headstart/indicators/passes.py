@@ -308,7 +308,7 @@ class _Pass:
             with torch.no_grad():
                 blank = torch.zeros(len(stack), len(batch.indices), dtype=torch.float64)
                 sums = {
-                    one: blank.index_add(1, batch.owner, one.per_token(tokens).double().cpu()) for one in sweep.by_token
+                    one: blank.index_add(1, batch.owner, one.per_token(tokens).cpu().double()) for one in sweep.by_token
                 }
                 means = {
                     (one, site): _means(one, taken[site], [self.expected.states[i][site] for i in batch.indices])
@@ -321,7 +321,7 @@ class _Pass:
 
 def _means(indicator: HiddenIndicator, vectors: Vectors, expected: Sequence[Tensor]) -> Tensor:
     """The mean of the indicator over the vectors of each example, (N, B), float64."""
-    values = indicator.per_vector(vectors.values, torch.cat(list(expected)).to(vectors.values.device)).double().cpu()
+    values = indicator.per_vector(vectors.values, torch.cat(list(expected)).to(vectors.values.device)).cpu().double()
     counts = torch.bincount(vectors.owner, minlength=len(expected))
     return torch.zeros(len(values), len(expected), dtype=torch.float64).index_add(1, vectors.owner, values) / counts
 

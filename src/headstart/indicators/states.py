@@ -128,4 +128,4 @@ def answer_features(vectors: Vectors) -> Tensor:
     """The first vector of each example, (N, B, D)."""
     first = torch.ones_like(vectors.owner, dtype=torch.bool)
     first[1:] = vectors.owner[1:] != vectors.owner[:-1]
-    return vectors.values[:, first.to(vectors.values.device)]
+    return vectors.values.index_select(1, first.nonzero().squeeze(1).to(vectors.values.device))

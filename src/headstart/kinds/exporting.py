@@ -46,11 +46,11 @@ def merged_weights(module: Module, backbone: Backbone) -> MergedWeights:
     _refuse_shared(change, module, backbone)
     tensors, off, moved = {}, 0.0, 0.0
     for name, made in change.items():
-        old = backbone.model.get_parameter(name).detach()
-        exact = made(old.double().cpu())
+        old = backbone.model.get_parameter(name).detach().cpu()  # not every device computes in float64
+        exact = made(old.double())
         tensors[name] = exact.to(old.dtype)
         off += float((tensors[name].double() - exact).square().sum())
-        moved += float((exact - old.double().cpu()).square().sum())
+        moved += float((exact - old.double()).square().sum())
     return MergedWeights(tensors, math.sqrt(off / moved) if moved else 0.0)
 
 

@@ -38,7 +38,7 @@ class Pack:
         self._gradients = [torch.zeros_like(block) for block in self._values.values()]
         runs[0].layout.bind(self._stack.parameters, list(self._values.values()), self._gradients)
         self._optimizer = OPTIMIZERS[runs[0].recipe.optimizer]
-        self._clip = self._each([run.recipe.clip or float("inf") for run in runs])
+        self._clip = _each([run.recipe.clip or float("inf") for run in runs])
         self._measured = False
 
     def find_gradients(self) -> None:
@@ -63,9 +63,9 @@ class Pack:
         """Make one optimizer step for every lane, with the gradients just computed."""
         self._scale_gradients()
         pace = Pace(
-            lr=self._each([run.learning_rate(run.step) for run in self.runs]),
-            weight_decay=self._each([run.recipe.weight_decay for run in self.runs]),
-            step=self._each([run.step + 1 for run in self.runs]),
+            lr=_each([run.learning_rate(run.step) for run in self.runs]),
+            weight_decay=_each([run.recipe.weight_decay for run in self.runs]),
+            step=_each([run.step + 1 for run in self.runs]),
         )
         with torch.no_grad():
             self._optimizer.update(list(self._values.values()), self._gradients, self._state, pace=pace)
@@ -77,12 +77,9 @@ class Pack:
     def _scale_gradients(self) -> None:
         """Hold each lane's gradient norm below its own limit, as `clip_grad_norm_` does for one module."""
         norms = torch.stack([block.flatten(1).norm(dim=1) for block in self._gradients]).norm(dim=0)
-        factors = (self._clip / (norms + 1e-6)).clamp(max=1.0).float()
+        factors = (self._clip / (norms + 1e-6).cpu()).clamp(max=1.0).float().to(norms.device)
         for block in self._gradients:
             block.mul_(factors.view(-1, *[1] * (block.dim() - 1)))
-
-    def _each(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self._backbone.device)
 
     @contextlib.contextmanager
     def _dropout(self) -> Iterator[None]:
@@ -162,6 +159,10 @@ def _evaluate_together(runs: Sequence[Run], backbone: Backbone) -> None:
 
 def _together(held: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {key: side_by_side([tensors[key] for tensors in held]) for key in held[0]}
+
+
+def _each(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)  # on the CPU: some devices, such as Apple's GPUs, have no float64
 
 
 def _stack(runs: Sequence[Run], backbone: Backbone) -> Stack:

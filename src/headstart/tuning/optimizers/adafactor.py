@@ -58,4 +58,4 @@ def _averaged(average: Tensor, value: Tensor, fade: Tensor) -> Tensor:
 
 def _beside(scalars: Tensor, tensor: Tensor) -> Tensor:
     """The scalars, one for each lane or for each of a lane's tensors, in a shape that can multiply `tensor`."""
-    return scalars.to(tensor.dtype).view(*scalars.shape, *[1] * (tensor.dim() - scalars.dim()))
+    return scalars.to(tensor.device, tensor.dtype).view(*scalars.shape, *[1] * (tensor.dim() - scalars.dim()))

@@ -27,7 +27,7 @@ class AdamW(Optimizer):
         first, second = (1 - beta**pace.step for beta in BETAS)
         for n, (values, gradient) in enumerate(zip(blocks, gradients, strict=True)):
             kept, size, spread = (
-                scalar.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+                scalar.to(values.device, values.dtype).view(-1, *[1] * (values.dim() - 1))
                 for scalar in (1 - pace.lr * pace.weight_decay, pace.lr / first, second.sqrt())
             )
             mean, square = state[f"mean.{n}"], state[f"square.{n}"]

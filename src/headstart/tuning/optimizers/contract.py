@@ -17,7 +17,7 @@ __all__ = ["Optimizer", "Pace"]
 class Pace:
     """What differs from lane to lane in one update, each (N,): learning rate, weight decay, number of the update ≥ 1.
 
-    All are float64, like the scalars inside an optimizer.
+    All are float64, like the scalars inside an optimizer, and on the CPU, since not every device computes in float64.
     """
 
     lr: Tensor
