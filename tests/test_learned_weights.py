@@ -108,14 +108,30 @@ def test_learned_weights_are_the_best_seen_and_come_again(
     assert float(mixture.loss(torch.tensor(shares), items)) == pytest.approx(min(p["loss"] for p in curve), rel=1e-5)
 
 
+@pytest.mark.parametrize("parts", [(0, 0, 1, 1, 2, 2), (0, 0, 0, 0, 0, 1), (0, 1, 1, 1, 1, 1), (3, 1, 2, 0, 5, 4)])
+def test_rows_that_belong_together_are_in_one_half(parts: tuple[int, ...]) -> None:
+    rows = [Example(f"row {index}", ("a",)) for index in range(len(parts))]
+    for seed in range(5):
+        learned_on, stopped_on = split_rows(rows, seed=seed, parts=parts)
+        assert sorted([*learned_on, *stopped_on]) == list(range(len(rows)))
+        assert not {parts[index] for index in learned_on} & {parts[index] for index in stopped_on}
+        assert learned_on
+        assert stopped_on
+        if len(set(parts)) == len(parts):
+            assert (learned_on, stopped_on) == split_rows(rows, seed=seed)
+            assert len(learned_on) == 3
+
+
 def test_rows_are_split_and_layers_grouped(llama: Backbone, hub: list[Module]) -> None:
     for count in (2, 5):
         rows = [Example(f"row {index}", ("a",)) for index in range(count)]
         learned_on, stopped_on = split_rows(rows, seed=1)
         assert sorted([*learned_on, *stopped_on]) == list(range(count))
         assert len(learned_on) - len(stopped_on) in (0, 1)
-    with pytest.raises(SettingError, match=r"needs two held-out rows at least, .*; add rows"):
+    with pytest.raises(SettingError, match=r"needs two held-out rows at least that do not .*; add rows"):
         split_rows(ROWS[:1], seed=0)
+    with pytest.raises(SettingError, match="or rows of other groups"):
+        split_rows(ROWS[:3], seed=0, parts=(0, 0, 0))
     assert layer_groups(hub, 2) == GROUPS
     with pytest.raises(
         SettingError, match="groups 3 is more than the 2 numbered layers that the modules adapt; lower it"

@@ -16,6 +16,7 @@ from headstart.blending.weights import Weights
 from headstart.errors import SettingError, TaskError
 from headstart.kinds import AnyModule, Module, stack_of, stacks
 from headstart.tasks import Example, Task
+from headstart.tasks.belonging import belonging
 from headstart.tasks.content import rows_read
 from headstart.tasks.example import seeded_order
 from headstart.units import Content, Context, Result, Results, Unit
@@ -153,9 +154,11 @@ class HeldOutRows:
 
     def learned(self, learning: Learning, positions: Sequence[int]) -> Weights:
         """Weights learned by gradient over the modules at `positions`; the others have none."""
+        parts = belonging(self.rows.value)
         unit = LearnUnit(
             BackboneInput.of(self.backbone, self.text_format), tuple(self.modules[index] for index in positions),
             self.summed, self.rows, self.text_format, learning, self.scale, self.seed,
+            parts=() if len(set(parts)) == len(parts) else tuple(parts),
         )  # fmt: skip
         return unit.weights(self.run([unit]).of(unit)).spread(positions, len(self.modules))
 

@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -33,7 +35,10 @@ PACES = {False: 0.1, True: 0.02}
 
 @dataclass(frozen=True, eq=False)
 class LearnUnit(Unit):
-    """Weights learned for some modules on rows, of which half are read for early stopping only."""
+    """Weights learned for some modules on rows, of which half are read for early stopping only.
+
+    `parts`: a number for every row, the same for those that belong together; empty if none do.
+    """
 
     type: ClassVar[str] = "learn"
 
@@ -45,6 +50,7 @@ class LearnUnit(Unit):
     learning: Learning
     scale: float
     seed: int
+    parts: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -57,6 +63,7 @@ class LearnUnit(Unit):
         shares, groups, curve = learn(
             [module.load() for module in self.modules], self.rows.value, backbone, summed=self.summed,
             text_format=self.text_format, learning=self.learning, scale=self.scale, seed=self.seed,
+            parts=self.parts,
         )  # fmt: skip
         facts = {"weights": shares, "groups": [list(group) for group in groups]}
         return Result(facts, curve, device=str(backbone.device))
@@ -82,15 +89,17 @@ def learn(
     learning: Learning,
     scale: float = 1.0,
     seed: int = 0,
+    parts: Sequence[int] = (),
 ) -> tuple[list[list[float]], list[tuple[str, ...]], list[dict[str, float]]]:
     """The weights of every group of layers, (G, N); the groups; and a curve of losses.
 
     `summed`: as in `Mixture`. Half of the rows, drawn by `seed`, are learned on; the state with the lowest loss on the
-    other half is kept, the equal weights of the beginning among them. Raises `SettingError` for fewer than two rows,
+    other half is kept, the equal weights of the beginning among them. `parts`: as in `LearnUnit`; rows that belong
+    together are in one half. Raises `SettingError` for fewer than two rows, or if all of them belong together,
     `MergeError` if no loss is finite.
     """
     items = backbone.encode([(row.text, row.target) for row in rows], text_format)
-    learned_on, stopped_on = ([items[index] for index in half] for half in split_rows(rows, seed=seed))
+    learned_on, stopped_on = ([items[index] for index in half] for half in split_rows(rows, seed=seed, parts=parts))
     groups = layer_groups(modules, learning.groups)
     mixture = Mixture(modules, backbone, groups=groups, summed=summed, scale=scale)
     free = torch.full((len(groups), len(modules)), 1 / len(modules) if learning.signed else 0.0, requires_grad=True)
@@ -123,13 +132,27 @@ def _batch(items: Sequence[Encoded], step: int) -> list[Encoded]:
     return [items[(step * BATCH + place) % len(items)] for place in range(min(BATCH, len(items)))]
 
 
-def split_rows(rows: Sequence[Example], *, seed: int) -> tuple[list[int], list[int]]:
-    """The rows to learn on, in the order in which they are read, and those to stop by: a half each."""
-    if len(rows) < 2:
-        raise SettingError("rule 'gradient' needs two held-out rows at least, to learn on and to stop by; add rows")
+def split_rows(rows: Sequence[Example], *, seed: int, parts: Sequence[int] = ()) -> tuple[list[int], list[int]]:
+    """The rows to learn on, in the order in which they are read, and those to stop by: about a half each.
+
+    `parts`: a number for every row; rows of one number are not divided.
+    """
+    part_of = parts or range(len(rows))
     order = seeded_order(rows, purpose="learn weights", seed=seed)
-    half = (len(rows) + 1) // 2
-    return order[:half], sorted(order[half:])
+    sizes = Counter(part_of)
+    first = list(dict.fromkeys(part_of[index] for index in order))
+    if len(first) < 2:
+        raise SettingError(
+            "rule 'gradient' needs two held-out rows at least that do not belong together, to learn on and to stop by; "
+            "add rows, or rows of other groups"
+        )
+    read = list(accumulate(sizes[part] for part in first))
+    count = 1 + sum(rows_before < (len(rows) + 1) // 2 for rows_before in read[:-2])
+    learned = set(first[:count])
+    return (
+        [index for index in order if part_of[index] in learned],
+        sorted(index for index in order if part_of[index] not in learned),
+    )
 
 
 def layer_groups(modules: Sequence[Module], count: int) -> list[tuple[str, ...]]:

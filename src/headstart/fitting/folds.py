@@ -1,15 +1,12 @@
 """The shots of a task cut into folds: every row is held out once, and groups are not divided."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from headstart.errors import SettingError, TaskError
 from headstart.tasks import Example, Task
+from headstart.tasks.belonging import belonging
 from headstart.tasks.example import seeded_order
 
 __all__ = ["folds_of"]
@@ -64,7 +61,7 @@ def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, 
     examples = [row for _, row in rows]
     order = list(seeded_order(examples, purpose="folds", seed=seed))
     parts: dict[int, list[int]] = {}
-    for index, part in zip(order, _parts([examples[index] for index in order]), strict=True):
+    for index, part in zip(order, belonging([examples[index] for index in order]), strict=True):
         parts.setdefault(part, []).append(index)
     strata = [(split, row.target if labels else "") for split, row in rows]
     held: list[Counter[tuple[str, str]]] = [Counter() for _ in range(count)]
@@ -81,15 +78,3 @@ def _assigned(rows: Sequence[tuple[str, Example]], count: int, *, labels: bool, 
         for index in indices:
             found[index] = fold
     return found
-
-
-def _parts(examples: Sequence[Example]) -> list[int]:
-    """A number for every row; rows of one group have the same, and so have equal rows with whatever belongs to them."""
-    first: dict[Hashable, int] = {}
-    pairs = []
-    for place, row in enumerate(examples):
-        keys = [("row", row.input, row.pair, row.outputs)] + ([] if row.group is None else [("group", row.group)])
-        pairs += [(place, first.setdefault(key, place)) for key in keys]
-    rows, others = zip(*pairs, strict=True)
-    linked = coo_array((np.ones(len(pairs)), (rows, others)), shape=(len(examples), len(examples)))
-    return [int(part) for part in connected_components(linked, directed=False)[1]]
