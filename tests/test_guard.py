@@ -341,6 +341,17 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task.load(write_task(tmp_path_factory.mktemp("guard") / "reviews"))
 
 
+def test_every_fold_of_every_seed_has_fresh_modules_of_its_own(task: Task, hub: Hub, backbone: Backbone) -> None:
+    tunings: dict[int, list[str]] = {}
+    for seed in (0, 1):
+        heard: list[Event] = []
+        guard(task, hub, backbone, starts="average", folds=2, recipe=RECIPE, seed=seed, store=False,
+              progress=heard.append)  # fmt: skip
+        tunings[seed] = [each.label for each in heard if isinstance(each, UnitEvent) and each.type == "tune"]
+    for seed, labels in tunings.items():
+        assert {int(label.rpartition("seed ")[2]) for label in labels} == {2 * seed, 2 * seed + 1}
+
+
 def test_the_guard_holds_every_row_out_and_a_second_run_computes_nothing(
     task: Task, hub: Hub, backbone: Backbone, tmp_path: Any
 ) -> None:

@@ -58,17 +58,18 @@ def rank_draws(
     recipe: Recipe,
     run: Callable[..., Results],
     ranker: Callable[..., Ranking] | None = None,
+    first: int = 0,
 ) -> list[Ranked]:
     """The pool's rankings of every draw; all are one graph, so that reference modules are tuned as lanes.
 
     `indicators`: the specs to compute, by reduction. `run` runs units. `ranker`: ranks one draw after the other
     instead, such as by a race, whose rounds depend on each other; it takes what `rank` takes, and what its scores took
-    is not known to `Ranked.spent`.
+    is not known to `Ranked.spent`. `first`: the seed of the first draw, of which the others follow.
     """
     if ranker is not None:
-        return _one_by_one(draws, pool, indicators=indicators, ranker=partial(ranker, recipe=recipe))
+        return _one_by_one(draws, pool, indicators=indicators, ranker=partial(ranker, recipe=recipe), first=first)
     planned: list[dict[str, Scoring]] = []
-    for seed, draw in enumerate(draws):
+    for seed, draw in enumerate(draws, first):
         planned.append({})
         for reduction, specs in indicators.items():
             if specs:
@@ -92,12 +93,17 @@ def rank_draws(
 
 
 def _one_by_one(
-    draws: Sequence[Task], pool: Pool, *, indicators: Mapping[str, Sequence[str]], ranker: Callable[..., Ranking]
+    draws: Sequence[Task],
+    pool: Pool,
+    *,
+    indicators: Mapping[str, Sequence[str]],
+    ranker: Callable[..., Ranking],
+    first: int,
 ) -> list[Ranked]:
     """The rankings of every draw, each made by `ranker`."""
     ranked = []
     later = sum(map(len, indicators.values())) * len(pool.modules)
-    for seed, draw in enumerate(draws):
+    for seed, draw in enumerate(draws, first):
         try:
             rankings = {
                 reduction: ranker(draw, pool.modules, pool.backbone, indicators=specs, reduction=reduction, seed=seed)
@@ -106,7 +112,7 @@ def _one_by_one(
                 for reduction, specs in indicators.items()
             }
         except PlannedOnly as dry:
-            rest = later * (len(draws) - seed - 1)
+            rest = later * (len(draws) - 1 - (seed - first))
             raise (dry.followed_by({ScoreUnit.type: (rest, ())}) if rest else dry) from None
         ranked.append(Ranked(rankings, {}, None))
     return ranked

@@ -23,8 +23,8 @@ class Defaults:
             Nothing is retrieved before the race: the best of the lists that were measured had that module among its
             first 100 in 78 % of the trials, and the cheapest in 3 % (docs/racing.md). A race reads two or three rows
             with every module, which is bearable up to some thousands.
-        retrieve_by: the lists of `retrieve`, where that is asked for. They read no answers, or the rows that the guard
-            holds out would have a part in choosing the modules.
+        retrieve_by: the lists of `retrieve`, where that is asked for. They do not see how well a module answers, or the
+            rows that the guard holds out would have a part in choosing the modules.
         shown: how many of the best modules are explained: their parts, and what they answer.
         mapped: how many of the best modules are on the map of tasks.
         shown_rows: how many predictions of the saved module are kept.

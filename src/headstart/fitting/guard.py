@@ -77,7 +77,7 @@ def guard(
         recipe: how each method is tuned.
         decoding: as in `evaluate`.
         calibration: as in `compare`.
-        seed: of the folds.
+        seed: of the folds, and of the fresh modules and the order of rows in each.
         store: where scores, tuned modules and answers are kept; `None` is the user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
         progress: hears how far the work has come and what became of every unit.
@@ -122,6 +122,7 @@ class Guard:
     recipe: Recipe
     decoding: str
     calibration: str
+    seed: int
 
     @classmethod
     def of(
@@ -158,7 +159,7 @@ class Guard:
         for method in methods:
             if method.blend is not None and reads_held_out(method.blend):
                 require_held_out(cut[0], pool.backbone, split=method.blend.split)
-        return cls(task, tuple(cut), held_out, pool, tuple(methods), blend, recipe, decoding, calibration)
+        return cls(task, tuple(cut), held_out, pool, tuple(methods), blend, recipe, decoding, calibration, seed)
 
     def verdict(
         self, run: Callable[..., Results], *, merging: str, ranker: Callable[..., Ranking] | None = None
@@ -168,15 +169,17 @@ class Guard:
         `ranker`: ranks the modules on the rows of a fold in another way than by scoring all of them; see `rank_draws`.
         Raises `PlannedOnly` where `run` computes nothing.
         """
+        first = self.seed * len(self.folds)  # each fold of each seed has a seed of its own
         try:
             ranked = rank_draws(
-                self.folds, self.pool, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker
-            )
+                self.folds, self.pool, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker,
+                first=first,
+            )  # fmt: skip
         except PlannedOnly as dry:
             raise dry.followed_by(self.later(merges=True)) from None
         draws = [
-            Draw(fold, place, self.pool, own.ranking)
-            for place, (fold, own) in enumerate(zip(self.folds, ranked, strict=True))
+            Draw(fold, seed, self.pool, own.ranking)
+            for seed, (fold, own) in enumerate(zip(self.folds, ranked, strict=True), first)
         ]
         try:
             begun = begin_all(draws, self.methods, run=partial(run, engine=merging))
