@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headstart.kinds import Module
     from headstart.tasks import Example
 
-__all__ = ["Embedding", "Need", "Spec", "Subject"]
+__all__ = ["Embedding", "Need", "Spec", "Subject", "require_rows"]
 
 
 class Need(StrEnum):
@@ -61,6 +61,12 @@ class Subject:
         if not self.examples or self.backbone is None:
             raise SettingError(f"'{method}' reads the task's own rows; give task= and backbone=")
         return self.examples[:rows], self.backbone
+
+
+def require_rows(method: str, rows: int) -> None:
+    """Raise `SettingError` unless at least one row of the task is read."""
+    if rows < 1:
+        raise SettingError(f"{method}: rows={rows} reads nothing; give 1 or more")
 
 
 @dataclass(frozen=True)

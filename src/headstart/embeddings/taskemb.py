@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headstart.backbones import Backbone, Encoded, target_loss
 from headstart.embeddings.arrays import Array
-from headstart.embeddings.contract import Embedding, Need, Subject
+from headstart.embeddings.contract import Embedding, Need, Subject, require_rows
 from headstart.errors import ModuleError
 from headstart.kinds import Module, stack_of
 
@@ -32,6 +32,9 @@ class TaskEmb(Embedding):
     needs = frozenset({Need.PARAMETERS, Need.DATA})
 
     rows: int = 100
+
+    def __post_init__(self) -> None:
+        require_rows(self.name, self.rows)
 
     def of(self, subject: Subject) -> Array:
         """As long as the module. Raises `ModuleError` for a module that a stack does not compute."""

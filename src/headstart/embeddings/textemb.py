@@ -9,7 +9,7 @@ from torch import Tensor
 from headstart.backbones import Backbone
 from headstart.backbones.plan import pad, plan_batches
 from headstart.embeddings.arrays import Array
-from headstart.embeddings.contract import Embedding, Need, Subject
+from headstart.embeddings.contract import Embedding, Need, Subject, require_rows
 from headstart.records import TextFormat
 from headstart.tasks import Example
 
@@ -29,6 +29,9 @@ class TextEmb(Embedding):
     needs = frozenset({Need.DATA})
 
     rows: int = 100
+
+    def __post_init__(self) -> None:
+        require_rows(self.name, self.rows)
 
     def of(self, subject: Subject) -> Array:
         """(d,), d the width of the backbone. Raises `SettingError` without the task's rows and the backbone."""

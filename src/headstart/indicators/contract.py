@@ -77,6 +77,11 @@ class Indicator(Specified, ABC):
     by_row: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """The versions of members of other families that the values depend on, such as an embedding, by name."""
+        return {}
+
 
 @dataclass(frozen=True)
 class OfPart(Indicator):

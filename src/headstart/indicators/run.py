@@ -58,7 +58,7 @@ class Run:
 
     `extra`: further indicators, whose sums (modules, examples) are in `kept` after `all` and not in the table.
     `unread`: positions of the modules that could not be read. `among`: what relative indicators compare modules with,
-    `None` for `modules`; `bound` holds these indicators once they know them.
+    `None` for `modules`; `bound` holds these indicators once they know them, or why they cannot.
     """
 
     work: Workload
@@ -72,7 +72,7 @@ class Run:
     kept: dict[TokenIndicator, Tensor] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
     among: Sequence[AnyModule] | None = None
-    bound: dict[WeightIndicator, WeightIndicator] = field(default_factory=dict)
+    bound: dict[WeightIndicator, WeightIndicator | str] = field(default_factory=dict)
 
     def all(self, progress: Listener | None) -> None:
         """Run every sweep over every stack, and record the results."""
@@ -174,14 +174,23 @@ class Run:
             if isinstance(indicator, WeightIndicator):
                 assert self.reference is not None  # `score_table` has checked that there is one
                 if indicator not in self.bound:
-                    self.bound[indicator] = indicator.among(self.modules if self.among is None else self.among)
-                found = self.bound[indicator].from_modules(list(read.values()), self.reference)
-                for index, value in zip(read, found, strict=True):
+                    self.bound[indicator] = self._among(indicator)
+                bound = self.bound[indicator]
+                if isinstance(bound, str):
+                    self.rows.missing(list(read), indicator, bound)
+                    continue
+                for index, value in zip(read, bound.from_modules(list(read.values()), self.reference), strict=True):
                     self._weighed(index, indicator, value if isinstance(value, str) else {WHOLE: value})
                 continue
             for index, module in read.items():
                 # The name under which it was asked for; that on its own card may be another.
                 self._weighed(index, indicator, self._compared(indicator, module, self.modules[index].name))
+
+    def _among(self, indicator: WeightIndicator) -> WeightIndicator | str:
+        try:
+            return indicator.among(self.modules if self.among is None else self.among)
+        except ModuleError as error:
+            return str(error)
 
     def _weighed(self, index: int, indicator: Indicator, found: Mapping[str, float] | str) -> None:
         if isinstance(found, str):

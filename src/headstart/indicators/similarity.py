@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.embeddings import Embedding, Subject, make_embedding
+from headstart.embeddings import EMBEDDINGS, Embedding, Subject, make_embedding
 from headstart.embeddings.arrays import Array
-from headstart.errors import ModuleError
+from headstart.embeddings.contract import Need
+from headstart.errors import ModuleError, SettingError
 from headstart.indicators.contract import WeightIndicator
 from headstart.kinds import AnyModule, Module
 
@@ -22,6 +23,8 @@ class Similarity(WeightIndicator):
 
     With the default, `tupate`, this is Zhou et al., 2022, §3.2. With `centre`, the mean of the embeddings of all
     modules that are scored together is subtracted from both, so that what all have in common does not count.
+
+    Only embeddings of the parameters alone are compared: `SettingError` for any other.
     """
 
     name = "similarity"
@@ -32,22 +35,47 @@ class Similarity(WeightIndicator):
     embedding: str = "tupate"
     centre: bool = False
 
+    def __post_init__(self) -> None:
+        embedding = make_embedding(self.embedding)
+        if embedding.needs & {Need.DATA, Need.OTHERS}:
+            raise SettingError(
+                f"similarity: rows of the modules' own tasks and other modules of them, which '{embedding.name}' "
+                "reads, are not there when modules are scored; embed the modules one by one with "
+                "headstart.embeddings.embed, or compare by tupate"
+            )
+        if embedding.needs - {Need.PARAMETERS}:  # what a card says is no part of a module's digest, by which it is kept
+            raise SettingError(
+                f"similarity: '{embedding.name}' reads how a module was tuned, and only embeddings of its parameters "
+                "are compared; search the hub by it (headstart search --embedding), or compare by tupate"
+            )
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The embedding's."""
+        name = make_embedding(self.embedding).name
+        return {f"embedding {name}": EMBEDDINGS[name].version}
+
     @property
     def relative(self) -> bool:
         """Whether the mean of the others counts."""
         return self.centre
 
     def among(self, modules: Sequence[AnyModule]) -> WeightIndicator:
-        """With `centre`, the indicator that knows the mean of these modules."""
+        """With `centre`, the indicator that knows the mean of these modules.
+
+        A module without such an embedding has no part in it. Raises `ModuleError` for one that cannot be read: the
+        mean of the others would be that of other modules than were asked for.
+        """
         if not self.centre:
             return self
         sums: dict[int, tuple[Array, int]] = {}
         embedding = make_embedding(self.embedding)
         for module in modules:
+            read = module.load()
             try:
-                found = embedding.of(Subject(module.load()))
+                found = embedding.of(Subject(read))
             except ModuleError:
-                continue  # it has no part in the mean, and the reason stands where it has no value
+                continue  # the reason stands where it has no value
             total, count = sums.get(len(found), (np.zeros(len(found)), 0))
             sums[len(found)] = (total + found, count + 1)
         return _Centred({length: total / count for length, (total, count) in sums.items()}, embedding)

@@ -17,6 +17,11 @@ class Tupate(WeightIndicator):
     distribution = False
     version = 3
 
+    @property
+    def versions(self) -> dict[str, int]:
+        """The embedding's."""
+        return Similarity().versions
+
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """What `similarity:embedding=tupate` gives."""
         return Similarity().from_modules(modules, reference)

@@ -15,11 +15,9 @@ from headstart.formats import StoredModule
 from headstart.indicators.contract import AfterSteps, Need, Trial
 from headstart.indicators.engine import score_table
 from headstart.indicators.parsing import make_indicator
-from headstart.indicators.registry import INDICATORS
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
 from headstart.kinds import AnyModule, LazyModule, Module, StoredSource
 from headstart.kinds.unit import given_module
-from headstart.specs import Spec
 from headstart.tasks import Example
 from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
@@ -30,7 +28,8 @@ __all__ = ["ScoreUnit", "scored_together", "table_of"]
 KEPT = ("part", "example", "value", "tokens", "reason")
 """The columns of a score table that a unit keeps; the module's name does not count, and the indicator is an input."""
 
-
+AMONG = "among"
+"""Under which a module that cannot be read is recorded if it is among those that the scored ones are compared with."""
 MOST_PROJECTED = 8192
 """How many units of projection indicators are computed together at most."""
 
@@ -67,9 +66,9 @@ class ScoreUnit(Unit):
 
     @property
     def versions(self) -> dict[str, int]:
-        """The indicator's."""
-        name = Spec.parse(self.indicator).name
-        return {f"indicator {name}": INDICATORS[name].version}
+        """The indicator's, and those of what it uses."""
+        indicator = make_indicator(self.indicator)
+        return {f"indicator {indicator.name}": indicator.version, **indicator.versions}
 
     @property
     def most_together(self) -> int:
@@ -154,18 +153,20 @@ def _scored(groups: Sequence[Sequence[ScoreUnit]], context: Context) -> Iterator
         for unit in members
         if unit.trial is not None and isinstance(indicator := make_indicator(unit.indicator), AfterSteps)
     }
+    among = None if first.among is None else [_noted(module, AMONG, unreadable) for module in first.among.value]
     began = time.monotonic()
     table = score_table(
         modules, first.examples.value, backbone, indicators=[unit.indicator for unit in groups[0]],
         reference=given_module(first.reference, context), trials=trials, text_format=first.text_format,
-        among=None if first.among is None else first.among.value, progress=context.listener,
+        among=among, progress=context.listener,
     )  # fmt: skip
     seconds = (time.monotonic() - began) / sum(map(len, groups))
     found = _rows_of(table)
     for index, members in enumerate(groups):
         for unit in members:
-            if str(index) in unreadable:
-                yield unit, unreadable[str(index)]
+            error = unreadable.get(str(index)) or unreadable.get(AMONG)
+            if error is not None:
+                yield unit, error
                 continue
             facts, kept = {"examples": table.examples, "tokens": table.tokens}, found[str(index), unit.indicator]
             yield unit, Result(facts, kept, device=str(backbone.device), seconds=seconds)
@@ -192,10 +193,13 @@ def _rows_of(table: ScoreTable) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 def _called(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) -> AnyModule:
     """The module under another name; if it cannot be read, that is recorded, because it is not a result to keep."""
-    card = module.card.model_copy(update={"name": name})
-    if isinstance(module, LazyModule):
-        return replace(module, card=card, source=_Noted(module.source, name, unreadable))
-    return replace(module, card=card)
+    return replace(_noted(module, name, unreadable), card=module.card.model_copy(update={"name": name}))
+
+
+def _noted(module: AnyModule, name: str, unreadable: dict[str, ModuleError]) -> AnyModule:
+    if not isinstance(module, LazyModule):
+        return module
+    return replace(module, source=_Noted(module.source, name, unreadable))
 
 
 @dataclass(frozen=True)
