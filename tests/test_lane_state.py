@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers
 from transformers import get_scheduler
 
 from headstart.backbones import Backbone
+from headstart.errors import SettingError
 from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Event, Progress
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
 from headstart.tuning.lane import Lane
 from headstart.tuning.lanes import tune_lanes
+from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.order import RowOrder
 from headstart.tuning.recipes import SCHEDULES
 from headstart.tuning.run import Run
 from headstart.tuning.schedules import learning_rate
-from naive import assert_same_parameters
+from headstart.tuning.tune import tune as tune_one
+from naive import assert_same_parameters, load
 from test_lanes import tune
 from test_tuning import RECIPE, TASK, PowerCut
 
@@ -92,6 +96,22 @@ def test_a_checkpoint_from_another_device_is_continued(
             torch.load(checkpoint, weights_only=True)
     continued = tune(TASK, llama, recipe=RECIPE, checkpoint=checkpoint)
     assert_same_parameters(continued.module, tune(TASK, llama, recipe=RECIPE).module)
+
+
+@pytest.mark.parametrize("changed", ["tokenizer", "optimizer"])
+def test_a_checkpoint_of_other_tokens_or_updates_is_refused(
+    changed: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, backbone = tmp_path / "run.partial", load(tiny_llama)
+    with pytest.raises(PowerCut):
+        tune_one(TASK, backbone, recipe=RECIPE, checkpoint=checkpoint, progress=cut_at(8))
+    if changed == "tokenizer":
+        backbone.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        backbone = Backbone(backbone.model, backbone.tokenizer, name=backbone.name)
+    else:
+        monkeypatch.setattr(type(OPTIMIZERS[RECIPE.optimizer]), "version", 9)
+    with pytest.raises(SettingError, match=r"run with other settings, data or backbone; remove it to start over"):
+        tune_one(TASK, backbone, recipe=RECIPE, checkpoint=checkpoint)
 
 
 def test_two_runs_with_one_checkpoint_do_not_disturb_one_another(

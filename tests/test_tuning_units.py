@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from encoder_tasks import RECIPE as ENCODER_RECIPE
+from encoder_tasks import a_task
+from encoders import encoder, random_module
 from headstart.backbones import Backbone, BackboneInput, backbone_loaders
 from headstart.errors import SettingError, TaskError
 from headstart.evaluating.calibration import Calibration, fit_calibration
@@ -18,8 +21,8 @@ from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Event, Progress, UnitEvent
 from headstart.indicators import INDICATORS
 from headstart.indicators.unit import ScoreUnit
-from headstart.kinds import load_module, save_module
-from headstart.tasks import METRICS, Example, Task
+from headstart.kinds import AnyModule, LoraModule, load_module, save_module
+from headstart.tasks import METRICS, Example, Task, head_of
 from headstart.tasks.content import rows_read
 from headstart.testing import tiny_backbone
 from headstart.tuning.optimizers import OPTIMIZERS
@@ -28,6 +31,7 @@ from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Store, run
 from program import QUICK
 from small_hub import RECIPE, module, write_task
+from test_score_table import lazy
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,29 @@ def test_what_was_tuned_is_not_tuned_again_whatever_it_is_called(task: Task, lla
     renamed = replace(task, card=task.card.model_copy(update={"name": "mine", "family": "new"}))
     again, state = tuned(renamed, llama, tmp_path)
     assert (state, again.module.card.task, again.module.card.family) == ("reused", "mine", "new")
+
+
+def test_a_licence_that_changed_since_is_on_the_card(task: Task, llama: Backbone, tmp_path: Path) -> None:
+    start = module(llama, "start", seed=4, dataset_license="cc-by-4.0")
+    other = replace(task, card=task.card.model_copy(update={"license": "odbl"}))
+    for begun, before, after in ((None, "mit", "odbl"), (start, "cc-by-4.0; mit", "cc-by-4.0; odbl")):
+        first = replace(task, card=task.card.model_copy(update={"license": "mit"}))
+        assert tuned(first, llama, tmp_path, start=begun)[0].module.card.dataset_license == before
+        again, state = tuned(other, llama, tmp_path, start=begun)
+        assert (state, again.module.card.dataset_license) == ("reused", after)
+
+
+def test_whether_a_start_keeps_its_head_counts_before_it_is_read(tmp_path: Path) -> None:
+    bert, (one, other) = encoder("bert"), (a_task("classification", name=name) for name in ("reviews", "other"))
+    start = random_module(bert, head_of(one.card))
+    start = replace(start, card=start.card.model_copy(update={"task": "reviews"}))
+    assert isinstance(start, LoraModule)
+
+    def unit(task: Task, begun: AnyModule) -> TuneUnit:
+        return TuneUnit.of(task, BackboneInput.of(bert), start=begun, recipe=ENCODER_RECIPE, seed=0)
+
+    for begun in (start, lazy(start, tmp_path, bert)):
+        assert unit(one, begun).key != unit(other, begun).key, "the other begins with a fresh head"
 
 
 def test_the_card_says_how_further_rows_are_read_and_answered(task: Task, llama: Backbone, tmp_path: Path) -> None:

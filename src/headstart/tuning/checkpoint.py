@@ -50,7 +50,8 @@ def read_checkpoint(path: Path, *, identity: str) -> dict[str, Any]:
     if run != identity:
         raise SettingError(
             f"{path} is the checkpoint of a run with other settings, data or backbone; "
-            "remove it to start over, or repeat the settings to continue"
+            "remove it to start over, or repeat the settings to continue (one of an older version of Headstart "
+            "cannot be continued)"
         )
     return state
 

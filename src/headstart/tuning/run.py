@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.backbones import Backbone, Encoded, EncoderBackbone, Head, TextFormat
+from headstart.backbones import Backbone, BackboneInput, Encoded, EncoderBackbone, Head, TextFormat
 from headstart.errors import ModuleError, OutputError, SettingError, TaskError
 from headstart.evaluating.evaluation import Evaluation
 from headstart.kinds import History, Module, fresh_module, stack_of
-from headstart.records import Donor, TaskCard
-from headstart.tasks import Task, head_of
+from headstart.records import Donor, ModuleCard, TaskCard
+from headstart.tasks import METRICS, Task, head_of
 from headstart.tuning.checkpoint import read_checkpoint, write_checkpoint
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.layout import Layout
@@ -29,7 +29,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.tuning.schedules import learning_rate
 from headstart.tuning.tracking import Tracker
 
-__all__ = ["Run", "donors_of", "task_facts", "text_format_of"]
+__all__ = ["Run", "dataset_license", "donors_of", "task_facts", "text_format_of"]
 
 
 OTHER_HEAD = "The start's task head is for another task or other labels, so a fresh one was tuned."
@@ -173,13 +173,12 @@ class Run:
         self.values, self.state = {}, {}
         module = self._module(self.best_values)
         lane, task = self.lane, self.lane.task
-        data = sorted({task.card.license, self.start.card.dataset_license} - {""})
         card = module.card.model_copy(
             update={
                 **task_facts(task.card), "name": lane.name or task.name, "calibration": None,
                 "score": None if math.isnan(self.best_score) else self.best_score,
                 "train_rows": len(self.items), "license": lane.license or self.start.card.license,
-                "dataset_license": "; ".join(data), "donors": donors_of(self.start),
+                "dataset_license": dataset_license(task.card, self.start.card), "donors": donors_of(self.start.card),
                 "backbone": self.backbone.fingerprint,
                 "base_model": self.backbone.name, "tensor_hash": "",
                 "text_format": self.backbone.encoder.layout(self.text_format),
@@ -245,10 +244,12 @@ class Run:
 
     def _identity(self) -> str:
         """A hash of everything that the result depends on, except how a device rounds."""
+        optimizer, metric = OPTIMIZERS[self.recipe.optimizer], METRICS[self.lane.task.card.metric]
+        # Tokenizer and chat template among it; a run may continue on another device.
+        backbone = replace(BackboneInput.of(self.backbone, self.text_format), device="")
         parts = [
-            "lane 1", self.recipe.canonical(fresh=False), self.lane.seed, self.train_key, self.dev_key,
-            self.backbone.fingerprint.weights, self.backbone.config_digest, str(self.backbone.dtype),
-            self.start.digest(),
+            "lane 2", self.recipe.canonical(fresh=False), self.lane.seed, self.train_key, self.dev_key,
+            asdict(backbone), optimizer.version, metric.version, self.start.digest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -305,9 +306,13 @@ def _head(task: Task, backbone: Backbone, start: Module, *, seed: int) -> Head |
     return backbone.fresh_head(wanted, seed=seed)
 
 
-def donors_of(start: Module) -> tuple[Donor, ...]:
-    """The modules that a tuned module descends from: a blend's donors or the stored start; a fresh module has none."""
-    card = start.card
+def dataset_license(task: TaskCard, start: ModuleCard | None) -> str:
+    """The licences of the data that a module was tuned on, and its start before it."""
+    return "; ".join(sorted({task.license, "" if start is None else start.dataset_license} - {""}))
+
+
+def donors_of(card: ModuleCard) -> tuple[Donor, ...]:
+    """What a module tuned from this start descends from: a blend's donors or the stored start; if fresh, nothing."""
     if card.donors or not card.tensor_hash:
         return card.donors
     return (Donor(name=card.name, tensor_hash=card.tensor_hash, weight=1.0, license=card.license),)

@@ -4,20 +4,20 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
 from headstart.backbones import Backbone, BackboneInput
 from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
 from headstart.errors import LanesError, ModuleError
-from headstart.kinds import AnyModule, Module, load_module
+from headstart.kinds import AnyModule, load_module
 from headstart.kinds.unit import given_module, kept_module
 from headstart.tasks import METRICS, Task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
 from headstart.tuning.optimizers import OPTIMIZERS
 from headstart.tuning.recipes import Recipe
-from headstart.tuning.run import donors_of, task_facts, text_format_of
+from headstart.tuning.run import dataset_license, donors_of, task_facts, text_format_of
 from headstart.units import Content, Context, Load, Result, Unit
 from headstart.units.canonical import digest_of
 from headstart.units.unit import Found, alone
@@ -68,7 +68,7 @@ class TuneUnit(Unit):
         dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
         read = replace(task, splits={"train": task.train, "dev": dev})
         rows = Content(read, digest_of([read.fingerprint("train"), read.fingerprint("dev")]))
-        own = isinstance(start, Module) and start.head is not None and start.card.task == task.name
+        own = _has_card(start) and start.card.head is not None and start.card.task == task.name
         settings = {name: value for name, value in recipe.canonical(fresh=start is None).items() if name != "max_dev"}
         return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker, checkpoint)
 
@@ -154,8 +154,10 @@ class TuneUnit(Unit):
         curve = tuple(CurvePoint(**row) for row in result.rows)
         best = next(point for point in curve if point.step == result.facts["best_step"])
         own: dict[str, Any] = {"license": self.license} if self.license else {}
-        if isinstance(self.start, Module):  # its name and licence may differ from those when this was computed
-            own = {"license": self.license or self.start.card.license, "donors": donors_of(self.start)}
+        if self.start is None or _has_card(self.start):  # what it and the task say may have changed since
+            own["dataset_license"] = dataset_license(task.card, None if self.start is None else self.start.card)
+        if _has_card(self.start):
+            own |= {"license": self.license or self.start.card.license, "donors": donors_of(self.start.card)}
         card = module.card.model_copy(
             update={
                 **own, **task_facts(task.card), "name": self.name, "tensor_hash": "",
@@ -165,6 +167,11 @@ class TuneUnit(Unit):
         )  # fmt: skip
         assert result.seconds is not None
         return Tuned(replace(module, card=card), curve, best, result.seconds, tuple(result.facts["notes"]))
+
+
+def _has_card(start: AnyModule | Unit | None) -> TypeGuard[AnyModule]:
+    """Whether it is a module, read or not yet; one that a unit makes says what it is once that was computed."""
+    return start is not None and not isinstance(start, Unit)
 
 
 def _kept(tuned: Tuned, folder: Path, *, device: str) -> Result:
