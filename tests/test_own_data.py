@@ -318,6 +318,26 @@ def test_too_few_groups_and_groups_across_given_splits() -> None:
         Task.from_rows(splits=both, input="ticket_text", target="label_name", group="author")
 
 
+def test_one_gap_in_a_column_of_whole_numbers_makes_no_other_groups(tmp_path: Path) -> None:
+    # pandas reads 1, 2, nothing as 1.0, 2.0, NaN, and so does Parquet; the other split keeps 1 and 3.
+    folder = tmp_path / "task"
+    folder.mkdir()
+    gap = pd.DataFrame({"input": ["a", "b", "c"], "output": ["x", "y", "x"], "author": [1, 2, None]})
+    whole = pd.DataFrame({"input": ["d", "e"], "output": ["x", "y"], "author": [1, 3]})
+    assert (str(gap["author"].dtype), str(whole["author"].dtype)) == ("float64", "int64")
+    gap.to_parquet(folder / "train.parquet")
+    whole.to_parquet(folder / "dev.parquet")
+    message = "group '1' has rows in the splits train and dev"
+    for read in (lambda: Task.load(folder, group="author"), lambda: in_memory(train=gap, dev=whole)):
+        with pytest.raises(TaskError, match=message):
+            read()
+    assert groups(in_memory(train=gap, dev=whole[1:]))["train"] == {"1", "2", None}
+
+
+def in_memory(**splits: pd.DataFrame) -> Task:
+    return Task.from_rows(splits=splits, input="input", target="output", group="author")
+
+
 def test_few_shot_dev_is_filled_up_from_train() -> None:
     task = Task.from_rows(tickets(), input="ticket_text", target="label_name")
     few = task.few_shot(k=16)

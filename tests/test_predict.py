@@ -170,6 +170,7 @@ def test_a_task_head_answers() -> None:
         (3, "rows is an int; give a list of dicts, a pandas DataFrame, a datasets.Dataset"),
         (["a"], "row 1 of rows is a str; give a list of dicts"),
         ([{"input": " "}], "row 1: the input is empty; fill it in or remove the row"),
+        ([{"input": "a"}, {"input": "a\ud83d"}], "row 2: the text has half a surrogate pair .*; correct the row"),
     ],
 )
 def test_rows_that_cannot_be_read(rows: Any, message: str, llama: Backbone) -> None:

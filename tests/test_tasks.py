@@ -172,6 +172,7 @@ def test_missing_field_names_line_field_and_fields_there(tmp_path: Path) -> None
         ),
         ({"input": "x", "output": [{"a": 1}]}, "field 'output' is a dict, not a text"),
         ({"input": "x\ud800", "output": "a"}, "half a surrogate pair"),
+        ({"input": "x", "output": "a", "options": ["a", "x\ud83d"]}, "half a surrogate pair"),
     ],
 )
 def test_row_that_gives_no_text(tmp_path: Path, row: dict[str, Any], message: str) -> None:

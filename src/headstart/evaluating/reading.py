@@ -7,7 +7,7 @@ from pathlib import Path
 from headstart.errors import SettingError, TaskError
 from headstart.records import ModuleCard, TaskCard, Template
 from headstart.tasks import Example
-from headstart.tasks.options import TextRow, options_of
+from headstart.tasks.options import TextRow, options_of, require_whole
 from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.sources import Rows, locate, locate_rows
 
@@ -69,6 +69,7 @@ class Reader:
             text, pair = self.template.text(fields, where=where)
             if not text.strip():
                 raise TaskError(f"{where}: the input is empty; fill it in or remove the row")
+            require_whole((text,), where=where)
             row = TextRow(where, text, (), fields.get("options"), None, pair)
             made.append(Example(text, (), options_of(row, self.card, source=self.card.options or "none"), pair))
         return made

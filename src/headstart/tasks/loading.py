@@ -12,7 +12,7 @@ from headstart.tasks.columns import describe
 from headstart.tasks.example import Example
 from headstart.tasks.fitting import check_columns
 from headstart.tasks.metrics import METRICS
-from headstart.tasks.options import OPTIONS, TextRow, options_of
+from headstart.tasks.options import OPTIONS, TextRow, options_of, require_whole
 from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.settings import Settled, Wishes, settle
 from headstart.tasks.sources import Located, Rows
@@ -85,8 +85,13 @@ def _text_rows(rows: Rows, card: TaskCard, *, source: str) -> list[TextRow]:
 
 
 def _group(value: object) -> str | None:
-    """A row without a value is a group of its own; NaN is what pandas writes for none."""
-    return None if value is None or value == "" or value != value else str(value)
+    """A row without a value is a group of its own; NaN is what pandas writes for none.
+
+    One gap makes pandas and Parquet write a column of whole numbers as fractions, while another split keeps them whole.
+    """
+    if value is None or value == "" or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _whole_numbers(tables: Mapping[str | None, list[TextRow]]) -> dict[str | None, list[TextRow]]:
@@ -108,10 +113,7 @@ def _check_text(text: str, outputs: tuple[str, ...], *, where: str) -> None:
         raise TaskError(f"{where}: the input is empty; fill it in or remove the row")
     if not outputs or not all(output.strip() for output in outputs):
         raise TaskError(f"{where}: the target is empty; fill it in or remove the row")
-    try:
-        "".join((text, *outputs)).encode()
-    except UnicodeEncodeError as error:
-        raise TaskError(f"{where}: the text has half a surrogate pair ({error}); correct the row") from error
+    require_whole((text, *outputs), where=where)
 
 
 def _check_labels(rows: Iterable[TextRow], card: TaskCard) -> None:

@@ -1,14 +1,14 @@
 """Where a row's closed set of answers comes from."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from headstart.errors import TaskError
 from headstart.records import TaskCard
 from headstart.registry import Registry
 
-__all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of"]
+__all__ = ["MOST_OPTIONS", "OPTIONS", "TextRow", "inline_options", "options_of", "require_whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,10 @@ def inline_options(text: str) -> Options:
 
 
 def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
-    """The options of `row` by `source`; raises `TaskError` when there are none or an output is not among them."""
+    """The options of `row` by `source`.
+
+    Raises `TaskError` when there are none, one is no text that can be encoded, or an output is not among them.
+    """
     options = OPTIONS[source](row, card)
     if source == "none":
         return None
@@ -67,6 +70,7 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
         raise _refused(f"{row.where}: {_ABSENT[source]}; correct the row or {OPEN}")
     if len(options) > MOST_OPTIONS:
         raise _refused(f"{row.where}: {len(options):,} options, where at most {MOST_OPTIONS:,} can be; {OPEN}")
+    require_whole(options, where=row.where)
     for output in row.outputs:
         if output not in options:
             shown = ", ".join(repr(option) for option in options)
@@ -74,6 +78,14 @@ def options_of(row: TextRow, card: TaskCard, *, source: str) -> Options:
                 f"{row.where}: the target {output!r} is not one of its options ({shown}); correct it or {OPEN}"
             )
     return options
+
+
+def require_whole(texts: Iterable[str], *, where: str) -> None:
+    """Raise `TaskError` for half a surrogate pair, which JSON can hold and no tokenizer reads."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise TaskError(f"{where}: the text has half a surrogate pair ({error}); correct the row") from error
 
 
 def _refused(message: str) -> TaskError:
