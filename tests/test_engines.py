@@ -15,6 +15,7 @@ import pytest
 from headstart.errors import HeadstartError, LanesError, SettingError, UnitError
 from headstart.events import Event, Note, Progress, UnitEvent
 from headstart.units import ENGINES, Context, Result, Store, Unit, run
+from headstart.units.engines.serial import Serial
 from test_store import files_of
 from toy_units import Bad, Saved, Square, Steps, Together, Total, weights
 
@@ -203,6 +204,28 @@ def test_a_run_that_waits_for_another_says_so_once(store: Store, monkeypatch: py
 def test_an_unknown_engine_is_named(store: Store) -> None:
     with pytest.raises(SettingError, match="unknown engine 'cluster'; choose one of: serial, processes"):
         run([Square(1)], store=store, engine="cluster")
+
+
+def test_an_engine_is_stopped_before_its_leases_are_given_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leased() -> list[str]:
+        return [path.name for path in (store.folder / "leases").rglob("*.*")]
+
+    held: list[list[str]] = []
+
+    class Watched(Serial):
+        def close(self) -> None:
+            held.append(leased())
+            super().close()
+
+    class Interrupted(Square):
+        def compute(self, context: Context) -> Result:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(ENGINES._loaded, "serial", Watched)
+    with pytest.raises(KeyboardInterrupt):
+        run([Interrupted(3)], store=store)
+    assert held == [[f"{Interrupted(3).key}.1"]]
+    assert leased() == []
 
 
 def test_a_disk_that_is_full_ends_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

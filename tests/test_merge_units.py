@@ -21,7 +21,7 @@ from headstart.ranking.rank import load_modules
 from headstart.tasks import Task
 from headstart.testing import tiny_backbone
 from headstart.tuning.unit import TuneUnit
-from headstart.units import Store, Unit, run
+from headstart.units import Store, run
 from small_hub import RECIPE, filled, module, write_hub, write_task
 from test_spaces import moved
 
@@ -216,8 +216,8 @@ def test_what_has_no_embedding_says_why(tmp_path: Path) -> None:
 
 def test_what_a_unit_makes_is_embedded(task: Task, llama: Backbone, tmp_path: Path) -> None:
     tuning = TuneUnit.of(task, BackboneInput.of(llama), start=None, recipe=RECIPE, seed=0)
-    unit: Unit = EmbedUnit(tuning)
+    unit = EmbedUnit(tuning)
     assert unit.label == "embedding what comes of tuning reviews on reviews, seed 0"
     found = run([unit, tuning], store=Store(tmp_path), loaders=backbone_loaders(llama))
     made: Module = tuning.tuned(found.of(tuning)).module
-    assert EmbedUnit.vector(found.of(unit)).values.tolist() == tuned_parameters(made).tolist()
+    assert unit.vector(found.of(unit)).values.tolist() == tuned_parameters(made).tolist()

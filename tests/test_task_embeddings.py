@@ -215,6 +215,15 @@ def test_rows_are_read_once(llama: Backbone, task: Task, tmp_path: Path) -> None
     assert first.method == "textemb:rows=2"
 
 
+def test_a_card_that_names_its_backbone_later(llama: Backbone, tmp_path: Path) -> None:
+    whole = module(llama, "one", seed=1)
+    bare = replace(whole, card=whole.card.model_copy(update={"backbone": None}))
+    assert bare.digest() == whole.digest()
+    assert embed(bare, store=tmp_path).backbone == ""
+    assert embed(whole, store=tmp_path).backbone == llama.fingerprint.weights
+    assert embed(bare, store=tmp_path).backbone == ""
+
+
 def test_a_variant_has_no_fisher_information(llama: Backbone) -> None:
     odd = module(llama, "odd", seed=1)
     items = Subject(odd, examples=REVIEWS, backbone=llama)

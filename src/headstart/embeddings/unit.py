@@ -14,7 +14,7 @@ from headstart.events import Listener
 from headstart.kinds import ModuleLike, as_module
 from headstart.kinds.contract import Module
 from headstart.kinds.unit import given_module
-from headstart.records import TextFormat
+from headstart.records import ModuleCard, TextFormat
 from headstart.specs import Spec
 from headstart.tasks import Example, TaskLike, as_task
 from headstart.tasks.content import rows_read
@@ -34,6 +34,10 @@ class Embeddable(Protocol):
     @property
     def name(self) -> str:
         """What people call it."""
+
+    @property
+    def card(self) -> ModuleCard:
+        """What it is and where it comes from."""
 
     def digest(self) -> str:
         """A hash: equal digests mean equal functions."""
@@ -91,10 +95,11 @@ class EmbedUnit(Unit):
         facts = {name: getattr(found, name) for name in ("method", "kind", "backbone", "layers", "digest")}
         return Result(facts, tensors={"embedding": found.values}, device="cpu")
 
-    @staticmethod
-    def vector(result: Result) -> Vector:
+    def vector(self, result: Result) -> Vector:
         """What `embed` returns."""
-        return Vector(values=result.tensors["embedding"], **result.facts)
+        found = Vector(values=result.tensors["embedding"], **result.facts)
+        # A given module's card, which the key does not count, may name the backbone since.
+        return found if isinstance(self.module, Unit) else replace(found, backbone=_backbone_of(self.module.card))
 
 
 def vector_of(subject: Subject, embedding: Embedding, *, digest: str | None = None) -> Vector:
@@ -104,11 +109,10 @@ def vector_of(subject: Subject, embedding: Embedding, *, digest: str | None = No
     """
     module = subject.module
     values = embedding.of(subject)
-    backbone = module.card.backbone
     return Vector(
         method=str(embedding.spec),
         kind=module.kind,
-        backbone="" if backbone is None else backbone.weights,
+        backbone=_backbone_of(module.card),
         layers=_layers(module),
         digest=module.digest() if digest is None else digest,
         values=values,
@@ -163,6 +167,10 @@ def embed(
     with Store.opened(store) as kept:
         found = run([unit], store=kept, loaders=loaders, raising=False, listener=progress)
         return unit.vector(found.or_raise().of(unit))
+
+
+def _backbone_of(card: ModuleCard) -> str:
+    return "" if card.backbone is None else card.backbone.weights
 
 
 def _layers(module: Module) -> int:

@@ -13,7 +13,7 @@ from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef
 from headstart.kinds import Module, load_module
 from headstart.ranking.rank import load_modules, reference_unit
-from headstart.records import Refused
+from headstart.records import ModuleCard, Refused
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store, run
@@ -32,6 +32,11 @@ class StoredModuleOf:
     def name(self) -> str:
         """Its name in the hub."""
         return self.ref.name
+
+    @property
+    def card(self) -> ModuleCard:
+        """Its card in the hub."""
+        return self.ref.card
 
     def digest(self) -> str:
         """The hub's digest of it."""

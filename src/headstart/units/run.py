@@ -115,11 +115,11 @@ def run(
     graph.plan(units)
     if graph.missing:
         store.sweep()
-        try:
-            with store.leases() as leases:
+        with store.leases() as leases:
+            try:
                 graph.work_off(hands, leases)
-        finally:
-            hands.close()
+            finally:
+                hands.close()  # while the leases are held: a worker may still write where another run would work
     return graph.results(raising=raising)
 
 
