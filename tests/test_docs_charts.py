@@ -1,0 +1,53 @@
+"""The pictures of docs pages show the numbers of the tables beside them."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def loaded() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_charts", DOCS / "write_charts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CHARTS = loaded()
+
+
+@pytest.mark.parametrize("chart", CHARTS.CHARTS, ids=lambda chart: chart.name)
+def test_a_picture_is_drawn_from_its_table(chart: object) -> None:
+    drawn = chart.svg()  # type: ignore[attr-defined]
+    assert chart.path.read_text(encoding="utf-8") == drawn, "run python docs/write_charts.py"  # type: ignore[attr-defined]
+    page = (DOCS / chart.page).read_text(encoding="utf-8")  # type: ignore[attr-defined]
+    assert f"](images/{chart.name}.svg)" in page  # type: ignore[attr-defined]
+    ElementTree.fromstring(drawn)
+
+
+def test_marks_lie_where_the_numbers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    (tmp_path / "page.md").write_text(
+        "Before.\n\n| x | y |\n|---|---:|\n| **a** | 25.0 (0–50) |\n| b | −10 % |\n| c | 50 ± 5 |\n\nAfter."
+    )
+    chart = CHARTS.Chart("page.md", "drawn", "Title", "| x |", {"y": (1, 0)}, 0, 100)
+    assert list(chart.rows()) == [["a", "25.0 (0–50)"], ["b", "−10 %"], ["c", "50 ± 5"]]
+    root = ElementTree.fromstring(chart.svg())
+    space = {"s": "http://www.w3.org/2000/svg"}
+    left, wide = CHARTS.LEFT, CHARTS.WIDTH - CHARTS.LEFT - CHARTS.RIGHT
+    circles = [float(each.get("cx", "nan")) for each in root.findall("s:circle", space)][1:]
+    marks = [0.25, 0.0, 0.5]  # below the axis is at its end
+    assert circles == [pytest.approx(left + share * wide, abs=0.1) for share in marks]
+    lines = [each for each in root.findall("s:line", space) if each.get("stroke-opacity")]
+    ends = [(float(each.get("x1", "nan")), float(each.get("x2", "nan"))) for each in lines]
+    expected = [(left + low * wide, left + high * wide) for low, high in ((0, 0.5), (0.45, 0.55))]
+    assert np.array(ends) == pytest.approx(np.array(expected), abs=0.1)
