@@ -26,7 +26,8 @@ class Chart:
     """A row of marks for each line of a table, one for each series; with the ends of intervals, where they stand there.
 
     `table`: how the header of the table begins. `series`: by name, the column that holds it and which of the numbers in
-    a cell it is; "(a–b)" behind it, or "± a", is its interval. `low` and `high`: the ends of the axis; `mark`: a value that is marked on it.
+    a cell it is; "(a–b)" behind it, or "± a", is its interval. `low` and `high`: the ends of the axis; `mark`: a value
+    that is marked on it.
     """
 
     page: str
