@@ -24,7 +24,8 @@ class TaskEmb(Embedding):
     """The diagonal of the empirical Fisher information of the tuned parameters, over `rows` training rows.
 
     It is the mean over examples of the squared gradient of the log-likelihood of the example's own answer, all of its
-    tokens; not of answers drawn from the model. Parameters are in the order of their names.
+    tokens; not of answers drawn from the model. Parameters are in the order of their names. A row whose answer lies
+    beyond what is read of its input does not count.
     """
 
     name = "taskemb"
@@ -44,7 +45,13 @@ class TaskEmb(Embedding):
             raise ModuleError(f"'{module.name}' is {module.only_ranked} without gradients of examples; use textemb")
         module.check(backbone)
         pairs = [(example.text, example.target) for example in examples]
-        items = backbone.encode(pairs, subject.text_format, head=module.card.head)
+        encoded = backbone.encode(pairs, subject.text_format, head=module.card.head)
+        items = [item for item in encoded if not item.cut_off]
+        if not items:
+            raise ModuleError(
+                f"no answer of the {len(encoded)} rows lies within the first {subject.text_format.max_input} tokens of "
+                "its input; raise max_input, or shorten the inputs"
+            )
         found = fisher_diagonal(module, items, backbone)
         return np.concatenate([found[name].ravel() for name in sorted(found)])
 

@@ -92,7 +92,7 @@ def score_table(
     head = _shared_head(chosen, backbone, compared)
     text_format = text_format or TextFormat()
     work = Workload(backbone, _read(examples, backbone, text_format, head=head), budget=budget)
-    rows = RowWriter([module.name for module in modules], [len(item.target) for item in work.items])
+    rows = RowWriter([module.name for module in modules], work.counted)
     answers = _answers(chosen, examples, work, text_format, head=head)
     defined = []
     for indicator in chosen:

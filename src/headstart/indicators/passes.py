@@ -95,9 +95,14 @@ class Workload:
             self.batches.cache_clear()
 
     @cached_property
+    def counted(self) -> list[int]:
+        """How many target tokens of each example count: none if its answer lies beyond what is read of the input."""
+        return [0 if item.cut_off else len(item.target) for item in self.items]
+
+    @cached_property
     def tokens(self) -> int:
-        """The number of target tokens of all examples."""
-        return sum(len(item.target) for item in self.items)
+        """The number of target tokens of all examples that count."""
+        return sum(self.counted)
 
     @property
     def widest(self) -> int:
@@ -241,7 +246,7 @@ def run_stack(
     sites = {one: work.sites(one) for one in sweep.by_hidden}
     read = [site for own in sites.values() for site in own]
     states = States(work.backbone, [ANSWER, *read] if sweep.by_feature else read)
-    one_pass = _Pass(work.backbone, stack, sweep, expected, states, sites).over
+    one_pass = _Pass(work, stack, sweep, expected, states, sites).over
     squared: dict[str, Tensor] = {}
     passed: list[_Passed] = []
 
@@ -287,7 +292,7 @@ def _joined(parts: Sequence[Tensor], order: Tensor) -> Tensor:
 class _Pass:
     """What every pass of a stack has in common; `sites` are those that each indicator compares."""
 
-    backbone: Backbone
+    work: Workload
     stack: Stack
     sweep: Sweep
     expected: Expected
@@ -298,17 +303,19 @@ class _Pass:
         """What the indicators read of the batch; gradients add up in the stack."""
         stack, sweep = self.stack, self.sweep
         with contextlib.nullcontext() if sweep.by_gradient else torch.inference_mode():
-            logits = self.backbone.target_logits(batch, modules=len(stack))
+            logits = self.work.backbone.target_logits(batch, modules=len(stack))
             given = [self.expected.log_p[position] for position in batch.indices] if self.expected.log_p else []
             compared = _side_by_side(given, logits.shape[2]) if given else None
             tokens = TokenStatistics(logits, batch.gold.to(logits.device), compared)
             taken = self.states.taken(batch, len(stack))
+            counted = self._counted(batch)
             if sweep.by_gradient:
-                torch.autograd.backward(-tokens.gold_log_p.sum())
+                torch.autograd.backward(-tokens.gold_log_p[:, counted].sum())
             with torch.no_grad():
                 blank = torch.zeros(len(stack), len(batch.indices), dtype=torch.float64)
                 sums = {
-                    one: blank.index_add(1, batch.owner, one.per_token(tokens).cpu().double()) for one in sweep.by_token
+                    one: blank.index_add(1, batch.owner[counted], one.per_token(tokens).cpu().double()[:, counted])
+                    for one in sweep.by_token
                 }
                 means = {
                     (one, site): _means(one, taken[site], [self.expected.states[i][site] for i in batch.indices])
@@ -317,6 +324,11 @@ class _Pass:
                 }
                 features = answer_features(taken[ANSWER]).cpu() if sweep.by_feature else None
         return _Passed(sums, means, features)
+
+    def _counted(self, batch: TargetBatch) -> Tensor | slice:
+        """The target tokens that count, as an index."""
+        kept = torch.tensor([self.work.counted[position] > 0 for position in batch.indices])
+        return slice(None) if bool(kept.all()) else kept[batch.owner].nonzero().squeeze(1)
 
 
 def _means(indicator: HiddenIndicator, vectors: Vectors, expected: Sequence[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
 from headstart.indicators.contract import part_name
 from headstart.indicators.passes import Expected, Found, Sweep, Workload, run_stack
 from headstart.indicators.rows import NOT_FINITE, RowWriter
-from headstart.indicators.table import WHOLE
+from headstart.indicators.table import NO_ANSWER, WHOLE
 from headstart.kinds import AnyModule, Module, stacks
 from headstart.kinds.updates import Update
 
@@ -233,6 +233,9 @@ class Run:
             if by_token in self.extra:
                 self.kept[by_token][torch.tensor(members).unsqueeze(1), torch.tensor(sweep.positions)] = sums
         for by_gradient, parts in found.by_part.items():
+            if not self.work.tokens:
+                self.rows.missing(members, by_gradient, NO_ANSWER)
+                continue
             if WHOLE not in parts:
                 self.rows.missing(members, by_gradient, NO_PARAMETERS if self.work.architecture else NO_PARTS)
                 continue

@@ -23,6 +23,7 @@ COLUMNS = {
 
 WHOLE = "all"
 """The part of a value that covers everything the indicator was asked for."""
+NO_ANSWER = "no example's answer lies within the tokens that are read; raise max_input, or shorten the inputs"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class ScoreTable:
         part: `WHOLE`, or a part of the backbone (`block.3.attention`) if the indicator tells parts apart.
         example: position among the scored examples; -1 if the value belongs to all of them together.
         value: the sum over the example's target tokens, higher is better; NaN if there is none, for the `reason` given.
-        tokens: how many target tokens that sum runs over; 0 if the value comes from parameters, not from tokens.
+        tokens: how many target tokens that sum runs over; 0 if the value comes from parameters, not from tokens, and if
+            the example's answer lies beyond what is read of its input, so that it does not count.
         reason: why there is no value; missing if there is one.
 
     `modules` and `indicators` give the order; `examples` and `tokens` say how many were scored in all.
@@ -83,13 +85,15 @@ class ScoreTable:
         """One value per module: the "mean" or the "sum" over the target tokens of all examples.
 
         A sum is Σ value, a mean Σ value / Σ tokens, both over the rows of the part `WHOLE`; if a value does not come
-        from tokens, both are the value itself. Raises `SettingError` for another reduction.
+        from tokens, both are the value itself. Without any token that counts, there is no value. Raises `SettingError`
+        for another reduction.
         """
         check_reduction(reduction)
         whole = self.rows[self.rows["part"] == WHOLE].groupby(["module", "indicator"], sort=False)
         sums = whole["value"].sum()
         counts, tokens = whole.size(), whole["tokens"].sum()
         found = (sums / tokens.clip(lower=1) if reduction == "mean" else sums).where(whole["value"].count() == counts)
+        found = found.mask((whole["example"].max() >= 0) & (tokens == 0))
         values = {
             name: tuple(float(found.get((module, name), math.nan)) for module in self.modules)
             for name in self.indicators
@@ -98,7 +102,10 @@ class ScoreTable:
 
     def reasons(self) -> dict[str, dict[str, str]]:
         """By indicator and module, why there is no value; the first reason if several examples have none."""
-        missing = self.rows[self.rows["reason"].notna()].drop_duplicates(["indicator", "module"])
+        each = [self.rows["indicator"], self.rows["module"]]
+        empty = (self.rows["example"] >= 0) & (self.rows["tokens"].groupby(each).transform("sum") == 0)
+        told = self.rows.assign(reason=self.rows["reason"].mask(empty & self.rows["reason"].isna(), NO_ANSWER))
+        missing = told[told["reason"].notna()].drop_duplicates(["indicator", "module"])
         found: dict[str, dict[str, str]] = {name: {} for name in self.indicators if name in set(missing["indicator"])}
         for row in missing.itertuples():
             found[str(row.indicator)][str(row.module)] = str(row.reason)

@@ -68,7 +68,13 @@ class ScoreUnit(Unit):
     def versions(self) -> dict[str, int]:
         """The indicator's, and those of what it uses."""
         indicator = make_indicator(self.indicator)
-        return {f"indicator {indicator.name}": indicator.version, **indicator.versions}
+        found = {f"indicator {indicator.name}": indicator.version, **indicator.versions}
+        # Spans beyond what is read of an input counted as wrong answers once. Only encoders, which need a reference to
+        # answer, find spans, and only rows like these have them.
+        spans = self.reference is not None and all(
+            not row.options and row.target in row.input for row in self.examples.value
+        )
+        return {**found, "spans": 2} if spans else found
 
     @property
     def most_together(self) -> int:
