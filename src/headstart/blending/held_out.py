@@ -92,7 +92,7 @@ def target_losses(
             for indices in plan:
                 batch = backbone.batch(items, indices)
                 losses = target_loss(backbone.target_logits(batch, modules=size), batch.gold.to(backbone.device))
-                total += losses.sum(1).double().cpu()
+                total += losses.sum(1).cpu().double()
         for index, loss in zip(members, (total / sum(len(item.target) for item in items)).tolist(), strict=True):
             found[index] = loss
     return found
