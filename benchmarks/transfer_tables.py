@@ -165,7 +165,9 @@ def show(asked: argparse.Namespace) -> None:
         for calibration in ("none", "auto"):
             print(f"### {READINGS[reading][2]}, calibration {calibration}\n")
             print(markdown(evaluated(table, scores, reading=reading, calibration=calibration), seconds), "\n")
-            print(worth(gains(table, reading=reading, calibration=calibration)), "\n")
+            whole = gains(table, reading=reading, calibration=calibration)
+            print(worth(whole), "\n")
+            print(matrix(whole), "\n")
 
 
 def markdown(found: RankingEvaluation, seconds: pd.Series) -> str:
@@ -200,6 +202,16 @@ def worth(whole: pd.DataFrame) -> str:
         own = modules.loc[str(target)].dropna()
         cells = [f"{own.max():.3f}", f"{own.mean():.3f}", *(f"{row[name]:.3f}" for name in others)]
         lines.append(f"| {target} | {own.idxmax()} | {' | '.join(cells)} | {int(np.sum(own > 0))} of {len(own)} |")
+    return "\n".join(lines)
+
+
+def matrix(whole: pd.DataFrame) -> str:
+    """A line per source, the best mean over targets first: its gain over scratch on each target, and the mean."""
+    means = whole.mean().drop("scratch").sort_values(ascending=False)
+    lines = [f"| start | {' | '.join(map(str, whole.index))} | mean |", f"|---|{'---:|' * (len(whole) + 1)}"]
+    for source, mean in means.items():
+        cells = ["–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−") for value in whole[source]]
+        lines.append(f"| {source} | {' | '.join(cells)} | {mean:+.3f} |".replace("-0.", "−0."))
     return "\n".join(lines)
 
 

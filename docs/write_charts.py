@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-__all__ = ["CHARTS", "Chart"]
+__all__ = ["CHARTS", "Chart", "Heat", "Picture"]
 
 DOCS = Path(__file__).parent
 COLOURS = ("#0f766e", "#b45309", "#6d28d9", "#be123c")
@@ -18,55 +18,102 @@ STYLE = (
 )
 LETTERS = 'aria-labelledby="t" font-family="system-ui, sans-serif" font-size="13"'
 WIDTH, LEFT, RIGHT, STEP, GAP, LONGEST = 760, 270, 24, 15, 9, 40
+HEAT, HOT, COLD = 19, "#0f766e", "#be123c"
 NUMBER = re.compile(r"[−-]?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A row of marks for each line of a table, one for each series; with the ends of intervals, where they stand there.
-
-    `table`: how the header of the table begins. `series`: by name, the column that holds it and which of the numbers in
-    a cell it is; "(a–b)" behind it, or "± a", is its interval. `low` and `high`: the ends of the axis; `mark`: a value
-    that is marked on it.
-    """
+class Picture:
+    """What is drawn from the table of `page` whose header begins with `table`."""
 
     page: str
     name: str
     title: str
     table: str
-    series: dict[str, tuple[int, int]]
-    low: float
-    high: float
-    mark: float | None = None
 
     @property
     def path(self) -> Path:
         """Where the picture is."""
         return DOCS / "images" / f"{self.name}.svg"
 
-    def rows(self) -> Iterator[list[str]]:
-        """The cells of the table, line by line, without markup."""
+    def lines(self) -> Iterator[list[str]]:
+        """The cells of the table, line by line, the header first, without markup."""
         text = (DOCS / self.page).read_text(encoding="utf-8")
         begin = text.index(f"\n{self.table}") + 1
-        for line in text[begin:].splitlines()[2:]:
+        for number, line in enumerate(text[begin:].splitlines()):
             if not line.startswith("|"):
                 return
-            yield [re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")]
+            if number != 1:
+                yield [re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")]
 
     def svg(self) -> str:
         """The picture."""
-        rows = list(self.rows())
-        block = STEP * len(self.series) + GAP
-        height = 74 + block * len(rows) + 18
-        parts = [
+        raise NotImplementedError
+
+    def _whole(self, height: int, parts: Sequence[str]) -> str:
+        opening = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {LETTERS}>',
             f'<title id="t">{escape(self.title)}</title>',
             f"<style>{STYLE}</style>",
             f'<rect class="bg" width="{WIDTH}" height="{height}" rx="8"/>',
             f'<text x="20" y="26" font-weight="600">{escape(self.title)}</text>',
-            *self._legend(),
-            *self._axis(height),
         ]
+        return "\n".join([*opening, *parts, "</svg>", ""])
+
+
+@dataclass(frozen=True)
+class Heat(Picture):
+    """A cell for each number of a table: green above 0, red below, full at `most`; the last column is left out."""
+
+    most: float
+
+    def svg(self) -> str:
+        """The picture."""
+        header, *rows = self.lines()
+        names = header[1:-1]
+        wide = (WIDTH - LEFT - RIGHT) / len(names)
+        parts = [
+            f'<text class="soft" x="{LEFT + wide * (place + 0.5):.0f}" y="{50 + 14 * (place % 2)}" '
+            f'text-anchor="middle" font-size="11">{escape(name)}</text>'
+            for place, name in enumerate(names)
+        ]
+        for number, cells in enumerate(rows):
+            y = 74 + HEAT * number
+            parts.append(f'<text x="{LEFT - 12}" y="{y + 13}" text-anchor="end">{escape(_label(cells[0]))}</text>')
+            for place, cell in enumerate(cells[1:-1]):
+                for value in _numbers(cell):
+                    x, colour = LEFT + wide * place, HOT if value > 0 else COLD
+                    parts.append(
+                        f'<rect x="{x:.1f}" y="{y}" width="{wide - 2:.1f}" height="{HEAT - 2}" rx="2" fill="{colour}" '
+                        f'fill-opacity="{min(abs(value) / self.most, 1):.2f}"/>'
+                    )
+                    parts.append(
+                        f'<text x="{x + wide / 2:.1f}" y="{y + 13}" text-anchor="middle" font-size="11">'
+                        f"{escape(cell)}</text>"
+                    )
+        return self._whole(74 + HEAT * len(rows) + 14, parts)
+
+
+@dataclass(frozen=True)
+class Chart(Picture):
+    """A row of marks for each line of a table, one for each series; with the ends of intervals, where they stand there.
+
+    `series`: by name, the column that holds it and which of the numbers in
+    a cell it is; "(a–b)" behind it, or "± a", is its interval. `low` and `high`: the ends of the axis; `mark`: a value
+    that is marked on it.
+    """
+
+    series: dict[str, tuple[int, int]]
+    low: float
+    high: float
+    mark: float | None = None
+
+    def svg(self) -> str:
+        """The picture."""
+        rows = list(self.lines())[1:]
+        block = STEP * len(self.series) + GAP
+        height = 74 + block * len(rows) + 18
+        parts = [*self._legend(), *self._axis(height)]
         for number, cells in enumerate(rows):
             top = 74 + block * number
             parts.append(
@@ -74,7 +121,7 @@ class Chart:
             )
             for place, (column, which) in enumerate(self.series.values()):
                 parts += self._mark(cells[column], which, y=top + STEP * place + 9, colour=COLOURS[place])
-        return "\n".join([*parts, "</svg>", ""])
+        return self._whole(height, parts)
 
     def _x(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
@@ -134,7 +181,7 @@ def _numbers(cell: str) -> list[float]:
     return [float(each.replace("−", "-").replace(",", "")) for each in NUMBER.findall(cell.replace("–", " "))]
 
 
-CHARTS: Sequence[Chart] = (
+CHARTS: Sequence[Picture] = (
     Chart(
         "prompt-transfer.md", "prompt-rules", "NDCG of rules that rank soft prompts, with 95 % intervals over targets",
         "| rule | RoBERTa: ρ |", {"RoBERTa": (2, 0), "T5": (5, 0)}, 40, 100,

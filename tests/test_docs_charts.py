@@ -40,7 +40,7 @@ def test_marks_lie_where_the_numbers_are(tmp_path: Path, monkeypatch: pytest.Mon
         "Before.\n\n| x | y |\n|---|---:|\n| **a** | 25.0 (0–50) |\n| b | −10 % |\n| c | 50 ± 5 |\n\nAfter."
     )
     chart = CHARTS.Chart("page.md", "drawn", "Title", "| x |", {"y": (1, 0)}, 0, 100)
-    assert list(chart.rows()) == [["a", "25.0 (0–50)"], ["b", "−10 %"], ["c", "50 ± 5"]]
+    assert list(chart.lines()) == [["x", "y"], ["a", "25.0 (0–50)"], ["b", "−10 %"], ["c", "50 ± 5"]]
     root = ElementTree.fromstring(chart.svg())
     space = {"s": "http://www.w3.org/2000/svg"}
     left, wide = CHARTS.LEFT, CHARTS.WIDTH - CHARTS.LEFT - CHARTS.RIGHT
@@ -51,3 +51,15 @@ def test_marks_lie_where_the_numbers_are(tmp_path: Path, monkeypatch: pytest.Mon
     ends = [(float(each.get("x1", "nan")), float(each.get("x2", "nan"))) for each in lines]
     expected = [(left + low * wide, left + high * wide) for low, high in ((0, 0.5), (0.45, 0.55))]
     assert np.array(ends) == pytest.approx(np.array(expected), abs=0.1)
+
+
+def test_cells_are_as_strong_as_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    (tmp_path / "page.md").write_text(
+        "\n| start | t | u | mean |\n|---|---|---|---|\n| a | +0.10 | −0.40 | −0.150 |\n| b | – | 0.20 | |\n"
+    )
+    root = ElementTree.fromstring(CHARTS.Heat("page.md", "drawn", "Title", "| start |", 0.2).svg())
+    cells = root.findall("s:rect", {"s": "http://www.w3.org/2000/svg"})[1:]
+    assert [(each.get("fill"), each.get("fill-opacity")) for each in cells] == [
+        (CHARTS.HOT, "0.50"), (CHARTS.COLD, "1.00"), (CHARTS.HOT, "1.00"),
+    ]  # fmt: skip

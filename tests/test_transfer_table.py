@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
-from benchmarks.transfer_tables import gains
+from benchmarks.transfer_tables import gains, matrix
 from benchmarks.transfer_tables import main as tables
 
 from headstart.backbones import Backbone
@@ -125,6 +125,7 @@ def test_indicators_are_held_against_the_table(room: Path, tiny_llama: Path, cap
     for ranker in ("loss", "tupate", "untuned test (oracle)", "random", "popularity"):
         assert f"| {ranker} | " in shown
     assert "| reviews | " in shown
+    assert "| start | reviews | mean |" in shown
 
 
 def test_gains_are_over_scratch_and_means_over_seeds() -> None:
@@ -145,3 +146,5 @@ def test_gains_are_over_scratch_and_means_over_seeds() -> None:
     whole = gains(table, reading="score", calibration="none")
     assert whole.loc["x"].to_dict() == pytest.approx({"scratch": 0.0, "ada": (0.2 - 0.1) / 2})
     assert gains(table, reading="loss", calibration="none").loc["x", "ada"] == pytest.approx(0.05)
+    assert matrix(whole).splitlines()[2:] == ["| ada | +0.05 | +0.050 |"]
+    assert matrix(-whole).splitlines()[2:] == ["| ada | −0.05 | −0.050 |"]
