@@ -23,10 +23,10 @@ from scipy.special import log_softmax
 
 from headstart.backbones import Backbone, BackboneInput, backbone_loaders
 from headstart.blending import Blend
-from headstart.blending.ensemble import unscored
 from headstart.comparing.methods.contract import Begun, Draw, Method, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.starting import Beginning, at_equal_rank, begin_all, common_rank
+from headstart.comparing.trials import rank_draws
 from headstart.errors import HeadstartError, SettingError
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.choice import CalibrationChoice
@@ -41,6 +41,8 @@ from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Results, Store, Unit, run
 
 BASELINES = ("scratch", "random", "average")
+BLEND = "blend_"
+"""How the names of blends begin in the table, so that they are told from modules."""
 KEY = ["target", "source", "seed", "step", "calibration"]
 """What names a row of the table; a row that is measured again takes the place of the older one."""
 
@@ -171,19 +173,25 @@ def measure(
     *,
     protocol: Protocol,
     baselines: Sequence[str],
+    alone: bool,
     seeds: int,
-    running: Callable[[Sequence[Unit]], Results],
+    running: Callable[..., Results],
 ) -> pd.DataFrame:
-    """The rows of one target; modules that were tuned on this very task are left out, with the average then as well."""
+    """The rows of one target; modules that were tuned on this very task are left out, with the average then as well.
+
+    `alone`: whether every module is measured by itself.
+    """
     others = [module for module in modules if module.card.task != task.name]
     rank = common_rank(others, asked=None)
     pool = Pool(tuple(others), backbone, rank)
     methods = [at_equal_rank(each, rank) for each in parse_methods(baselines, Blend())] if baselines else []
-    methods += [Compared(module.name, Given(module), None) for module in others]
-    draws = [
-        Draw(protocol.drawn(task, seed), seed, pool, lambda blend: unscored(others, blend.reduction))
-        for seed in range(seeds)
-    ]
+    scored = [each.blend.indicator for each in methods if each.blend is not None and each.needs_scores]
+    methods += [Compared(module.name, Given(module), None) for module in others] if alone else []
+    tasks = [protocol.drawn(task, seed) for seed in range(seeds)]
+    ranked = rank_draws(
+        tasks, pool, indicators={"mean": tuple(dict.fromkeys(scored))}, recipe=protocol.recipe, run=running
+    )
+    draws = [Draw(drawn, seed, pool, own.ranking) for seed, (drawn, own) in enumerate(zip(tasks, ranked, strict=True))]
     begun = begin_all(draws, methods, run=running)
     trials = [
         Trial.plan(each, draw.task, backbone, protocol.recipe)
@@ -234,7 +242,7 @@ def table(asked: argparse.Namespace) -> dict[str, Any]:
     protocol = Protocol(asked.shots, asked.steps, asked.dev, asked.rows, asked.max_input)
     backbone = Backbone.load(asked.backbone, device=asked.device, dtype=asked.dtype)
     modules = [load_module(folder) for folder in module_folders(asked.hub)]
-    baselines = [name for name in asked.baselines.split(",") if name]
+    baselines = [name for name in asked.baselines.split(",") if name] + (asked.blend or [])
     store, listener = Store(asked.store), Teller()
     began, rows, failed = time.monotonic(), 0, {}
     computed: dict[str, int] = {}
@@ -249,7 +257,7 @@ def table(asked: argparse.Namespace) -> dict[str, Any]:
         try:
             fresh = measure(
                 Task.load(folder), modules, backbone,
-                protocol=protocol, baselines=baselines, seeds=asked.seeds, running=running,
+                protocol=protocol, baselines=baselines, alone=not asked.blends_only, seeds=asked.seeds, running=running,
             )  # fmt: skip
             whole = joined(asked.output, fresh)
         except HeadstartError as error:
@@ -282,6 +290,10 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=usual.rows, help="test rows")
     parser.add_argument("--max-input", type=int, default=usual.max_input, help="tokens of an input")
     parser.add_argument("--baselines", default=",".join(BASELINES), help="further starts; empty for none")
+    parser.add_argument(
+        "--blend", action="append", help=f"a blend, as a method of compare whose label begins with {BLEND}; repeatable"
+    )
+    parser.add_argument("--blends-only", action="store_true", help="leave the modules by themselves out")
     parser.add_argument("--threads", type=int, help="of matrix products; default: as torch decides")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")

@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # scripts, which are not part of the package
-from benchmarks.transfer import BASELINES, Protocol, module_folders, write  # noqa: E402
+from benchmarks.transfer import BASELINES, BLEND, Protocol, module_folders, write  # noqa: E402
 from headstart.backbones import Backbone, backbone_loaders  # noqa: E402
 from headstart.embeddings import embed, make_embedding  # noqa: E402
 from headstart.errors import HeadstartError, SettingError  # noqa: E402
@@ -143,7 +143,7 @@ def gains(table: pd.DataFrame, *, reading: str, calibration: str, step: int | No
 def evaluated(table: pd.DataFrame, scores: pd.DataFrame, *, reading: str, calibration: str) -> RankingEvaluation:
     """Every indicator against the gains of the tuned modules, and what a module gives before any tuning as another."""
     whole = gains(table, reading=reading, calibration=calibration)
-    true = whole[[name for name in whole if name not in BASELINES]]
+    true = whole[[name for name in map(str, whole) if not _no_module(name)]]
     shared = [name for name in true.index if name in set(scores["target"])]
     true = true.loc[shared, [name for name in true if name in set(scores["source"])]].dropna(how="all")
     means = scores.groupby(["method", "target", "source"], sort=False)["value"].mean()
@@ -192,8 +192,9 @@ def markdown(found: RankingEvaluation, seconds: pd.Series) -> str:
 
 def worth(whole: pd.DataFrame) -> str:
     """A line per target: what the best module, the mean module, and the baselines give over scratch."""
-    modules = whole.drop(columns=[name for name in BASELINES if name in whole])
-    others = [name for name in BASELINES if name in whole and name != "scratch"]
+    beside = [name for name in map(str, whole) if _no_module(name)]
+    modules = whole.drop(columns=beside)
+    others = [name for name in beside if name != "scratch"]
     lines = [
         f"| target | best module | its gain | mean module | {' | '.join([*others, 'modules above scratch'])} |",
         f"|---|---|{'---:|' * (3 + len(others))}",
@@ -203,6 +204,10 @@ def worth(whole: pd.DataFrame) -> str:
         cells = [f"{own.max():.3f}", f"{own.mean():.3f}", *(f"{row[name]:.3f}" for name in others)]
         lines.append(f"| {target} | {own.idxmax()} | {' | '.join(cells)} | {int(np.sum(own > 0))} of {len(own)} |")
     return "\n".join(lines)
+
+
+def _no_module(name: str) -> bool:
+    return name in BASELINES or name.startswith(BLEND)
 
 
 def matrix(whole: pd.DataFrame) -> str:
