@@ -202,6 +202,10 @@ CHARTS: Sequence[Picture] = (
         "statistics.md", "coverage", "How often an interval of 95 % holds the truth, and false wins, in percent",
         "| setting | intervals", {"holds the truth": (1, 0), "false wins": (2, 0)}, 0, 100, 95,
     ),
+    Heat(
+        "transfer.md", "transfer", "What every start gives, in points of the metric over scratch", "| start | sst2 |",
+        0.4,
+    ),
 )  # fmt: skip
 
 
