@@ -17,7 +17,7 @@ STYLE = (
     ".rail{stroke:#374151} }"
 )
 LETTERS = 'aria-labelledby="t" font-family="system-ui, sans-serif" font-size="13"'
-WIDTH, LEFT, RIGHT, STEP, GAP, LONGEST = 760, 270, 24, 15, 9, 44
+WIDTH, LEFT, RIGHT, STEP, GAP, LONGEST = 760, 270, 24, 15, 9, 40
 HEAT, HOT, COLD = 19, "#0f766e", "#be123c"
 NUMBER = re.compile(r"[−-]?\d[\d,]*(?:\.\d+)?")
 
@@ -81,7 +81,7 @@ class Heat(Picture):
             y = 74 + HEAT * number
             size = 13 if len(cells[0]) <= 34 else 11
             label = f'<text x="{LEFT - 12}" y="{y + 13}" text-anchor="end" font-size="{size}">'
-            parts.append(f"{label}{escape(_label(cells[0]))}</text>")
+            parts.append(f"{label}{escape(cells[0])}</text>")
             for place, cell in enumerate(cells[1:-1]):
                 for value in _numbers(cell):
                     x, colour = LEFT + wide * place, HOT if value > 0 else COLD
