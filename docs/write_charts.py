@@ -1,6 +1,7 @@
 """Draw the pictures of docs pages from the tables beside them: `python docs/write_charts.py`. A test checks them."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,7 +24,7 @@ NUMBER = re.compile(r"[−-]?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(ABC):
     """What is drawn from the table of `page` whose header begins with `table`."""
 
     page: str
@@ -46,9 +47,9 @@ class Picture:
             if number != 1:
                 yield [re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")]
 
+    @abstractmethod
     def svg(self) -> str:
         """The picture."""
-        raise NotImplementedError
 
     def _whole(self, height: int, parts: Sequence[str]) -> str:
         opening = [

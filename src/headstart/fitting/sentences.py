@@ -24,13 +24,15 @@ Contrasts = Mapping[tuple[str, str, str], Mapping[Any, Any]]
 class Grounds:
     """What a verdict rests on.
 
-    `told`: the start that is spoken of, "" if none has a loss; `used`: whether it is used. `scores`: its own and that
-    of scratch by `metric`. `level`: what the p of each of its losses has to reach. `rows` were answered of `available`,
-    and at most `most` may be; `unit`: of losses.
+    `told`: the start that is spoken of, "" if none has a loss; `shown`: whether its losses are shown to be lower than
+    those of scratch and of the random module, after the correction; `used`: whether it is used. `scores`: its own and
+    that of scratch by `metric`. `level`: what the p of each loss surely has to reach. `rows` were answered of
+    `available`, and at most `most` may be; `unit`: of losses.
     """
 
     contrasts: Contrasts
     told: str
+    shown: bool
     used: bool
     metric: str
     scores: tuple[float, float]
@@ -47,18 +49,10 @@ class Grounds:
         return None if row is None or math.isnan(float(row["difference"])) else row
 
     @property
-    def better(self) -> bool:
-        """Whether its losses are shown to be lower than those of scratch and of the random module."""
-        return all(float(row["p"]) <= self.level for row in self._rivals)
-
-    @property
-    def _rivals(self) -> list[Mapping[Any, Any]]:
-        return [row for row in map(self.against, (SCRATCH, CONTROL)) if row is not None]
-
-    @property
     def unshown(self) -> list[Mapping[Any, Any]]:
         """The lines of losses that are not shown to be lower."""
-        return [row for row in self._rivals if not float(row["p"]) <= self.level]
+        rivals = [row for row in map(self.against, (SCRATCH, CONTROL)) if row is not None]
+        return [] if self.shown else [row for row in rivals if not float(row["p"]) <= self.level]
 
 
 def sentence(grounds: Grounds) -> str:
@@ -75,7 +69,7 @@ def sentence(grounds: Grounds) -> str:
     interval = f"(95 % interval {low} to {high}; {held})"
     scores = [_text(score) for score in grounds.scores]
     known = not any(map(math.isnan, grounds.scores))
-    if grounds.used or grounds.better:
+    if grounds.shown:
         cost = f"the right answer costs {size} {NATS} less"
         if grounds.unit == SQUARES:
             cost = f"the squared error is {size} a row less"

@@ -142,9 +142,11 @@ def decide_start(
     gain, low, high = (math.nan,) * 3
     if told:
         gain, low, high = (float(by[told, SCRATCH, "loss"][name]) for name in ("difference", "low", "high"))
+    scores = (drawn.value(told, metric), drawn.value(SCRATCH, metric))
+    shown = bool(told) and adjusted[told] <= ALPHA
     grounds = Grounds(
-        by, told, used, metric, (drawn.value(told, metric), drawn.value(SCRATCH, metric)), level, len(examples),
-        drawn.folds, len(examples) if available is None else available, most, unit,
+        by, told, shown, used, metric, scores, level, len(examples), drawn.folds,
+        len(examples) if available is None else available, most, unit,
     )  # fmt: skip
     return Verdict(
         "use" if used else "abstain", told if used else SCRATCH, told, gain, low, high, len(examples), drawn.folds,
