@@ -128,7 +128,7 @@ class TestDifference:
         assert nothing.p == 1
         assert nothing.interval()[1] == pytest.approx(2.0096 * math.sqrt(4 / 3) / 52, rel=1e-4)
         numbers = difference(np.zeros(3), np.zeros((3, 9)), groups=50, counted=False)
-        assert numbers.interval()[1] == pytest.approx(2.0096 / 52, rel=1e-4)
+        assert numbers.interval()[1] == pytest.approx(2.0096 / 2 / 52, rel=1e-4)
 
     def test_what_is_unknown_has_a_reason(self) -> None:
         one = rows_of(np.ones((3, 1)))

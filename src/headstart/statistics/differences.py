@@ -16,6 +16,8 @@ POWER = 0.8
 ENOUGH_SEEDS = 6
 """With fewer seeds, nothing is said of other seeds."""
 MOST_SEEDS, MOST_ROWS = 100, 100_000
+HALF_A_ROW = 0.5
+"""What a score that does not count rows as right or wrong is never taken to be more certain than, in rows."""
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +31,8 @@ class Components:
     R = G · `size` rows: rows that all agree are no proof that all rows would. For one seed, that is the variance that
     remains where Bonett and Price (2012) add one observation to each of the two cells in which paired answers differ.
     Several seeds would leave 2/(R + 2)² if they always answered alike, and 2/S of it if they had nothing to do with
-    each other; it is halfway. If rows are not `counted` as right or wrong, as in a correlation, it is 1/(R + 2)².
+    each other; it is halfway. If rows are not `counted` as right or wrong, as in a correlation, it is ¼/(R + 2)²: half
+    a row, as a whole one made the intervals of 50 rows too long in simulations (docs/statistics.md).
     """
 
     seeds: float
@@ -44,7 +47,7 @@ class Components:
         The latter after Satterthwaite (1946), from G − 1 of the groups and S − 1 of the seeds.
         """
         again = self.both / (seeds * groups)
-        least = 1 + 1 / seeds if self.counted else 1.0
+        least = 1 + 1 / seeds if self.counted else HALF_A_ROW**2
         within = max(self.rows / groups + again, least / (self.size * groups + 2) ** 2)
         if seeds < ENOUGH_SEEDS:
             return math.sqrt(within), groups - 1.0
