@@ -1,4 +1,4 @@
-"""Draw the pictures of docs pages from the tables beside them: `python docs/write_charts.py`. A test checks them."""
+"""Draw the pictures of docs pages, most from tables beside them: `python docs/write_charts.py`. A test checks them."""
 
 import re
 from abc import ABC, abstractmethod
@@ -17,35 +17,30 @@ STYLE = (
     "@media (prefers-color-scheme: dark){ .bg{fill:#111827} text{fill:#e5e7eb} .soft{fill:#9ca3af} "
     ".rail{stroke:#374151} }"
 )
+BOXES = (
+    ".box{fill:#f3f4f6;stroke:#9ca3af} .arrow{stroke:#6b7280;fill:none;stroke-width:1.5} .head{fill:#6b7280} "
+    "@media (prefers-color-scheme: dark){ .box{fill:#1f2937;stroke:#6b7280} }"
+)
 LETTERS = 'aria-labelledby="t" font-family="system-ui, sans-serif" font-size="13"'
 WIDTH, LEFT, RIGHT, STEP, GAP, LONGEST = 760, 270, 24, 15, 9, 40
 HEAT, HOT, COLD = 19, "#0f766e", "#be123c"
+PAD, LINE, BETWEEN, ARROW = 9, 17, 12, 46
+"""Of boxes: the space inside them, a line of text, and what is between two of a column and between two columns."""
 NUMBER = re.compile(r"[−-]?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
 class Picture(ABC):
-    """What is drawn from the table of `page` whose header begins with `table`."""
+    """A picture of `page`."""
 
     page: str
     name: str
     title: str
-    table: str
 
     @property
     def path(self) -> Path:
         """Where the picture is."""
         return DOCS / "images" / f"{self.name}.svg"
-
-    def lines(self) -> Iterator[list[str]]:
-        """The cells of the table, line by line, the header first, without markup."""
-        text = (DOCS / self.page).read_text(encoding="utf-8")
-        begin = text.index(f"\n{self.table}") + 1
-        for number, line in enumerate(text[begin:].splitlines()):
-            if not line.startswith("|"):
-                return
-            if number != 1:
-                yield [re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")]
 
     @abstractmethod
     def svg(self) -> str:
@@ -63,7 +58,24 @@ class Picture(ABC):
 
 
 @dataclass(frozen=True)
-class Heat(Picture):
+class OfTable(Picture):
+    """What is drawn from the table of its page whose header begins with `table`."""
+
+    table: str
+
+    def lines(self) -> Iterator[list[str]]:
+        """The cells of the table, line by line, the header first, without markup."""
+        text = (DOCS / self.page).read_text(encoding="utf-8")
+        begin = text.index(f"\n{self.table}") + 1
+        for number, line in enumerate(text[begin:].splitlines()):
+            if not line.startswith("|"):
+                return
+            if number != 1:
+                yield [re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")]
+
+
+@dataclass(frozen=True)
+class Heat(OfTable):
     """A cell for each number of a table: green above 0, red below, full at `most`; the last column is left out."""
 
     most: float
@@ -98,7 +110,7 @@ class Heat(Picture):
 
 
 @dataclass(frozen=True)
-class Chart(Picture):
+class Chart(OfTable):
     """A row of marks for each line of a table, one for each series; with the ends of intervals, where they stand there.
 
     `series`: by name, the column that holds it and which of the numbers in
@@ -166,6 +178,43 @@ class Chart(Picture):
         return [*line, f'<circle cx="{self._x(value):.1f}" cy="{y}" r="4.5" fill="{colour}"/>']
 
 
+@dataclass(frozen=True)
+class Flow(Picture):
+    """Boxes in columns, and arrows between them.
+
+    `columns`: of each, the texts of its boxes from top to bottom; the first line of a text is the box's name.
+    `arrows`: from which box to which.
+    """
+
+    columns: Sequence[Sequence[str]]
+    arrows: Sequence[tuple[str, str]]
+
+    def svg(self) -> str:
+        """The picture."""
+        deep = LINE * max(text.count("\n") + 1 for column in self.columns for text in column) + 2 * PAD
+        tall = max(len(column) for column in self.columns) * (deep + BETWEEN) - BETWEEN
+        wide = (WIDTH - 40 - ARROW * (len(self.columns) - 1)) / len(self.columns)
+        parts, places = [f"<style>{BOXES}</style>"], {}
+        for number, column in enumerate(self.columns):
+            x, height = 20 + number * (wide + ARROW), len(column) * (deep + BETWEEN) - BETWEEN
+            for place, text in enumerate(column):
+                y = 46 + (tall - height) / 2 + place * (deep + BETWEEN)
+                name, *more = text.split("\n")
+                places[name] = (x, y + deep / 2)
+                parts.append(f'<rect class="box" x="{x:.0f}" y="{y:.0f}" width="{wide:.0f}" height="{deep}" rx="6"/>')
+                above = y + (deep - LINE * (len(more) + 1)) / 2
+                for line, words in enumerate((name, *more)):
+                    look = 'font-weight="600"' if not line else 'class="soft" font-size="12"'
+                    at = f'x="{x + wide / 2:.0f}" y="{above + LINE * (line + 0.75):.0f}"'
+                    parts.append(f'<text {at} text-anchor="middle" {look}>{escape(words)}</text>')
+        for begin, end in self.arrows:
+            (x, y), (to, there) = places[begin], places[end]
+            x, half = x + wide, (to - x - wide) / 2
+            parts.append(f'<path class="arrow" d="M{x:.0f} {y:.0f}h{half:.0f}V{there:.0f}H{to - 7:.0f}"/>')
+            parts.append(f'<path class="head" d="M{to - 8:.0f} {there - 4:.0f}l8 4-8 4z"/>')
+        return self._whole(round(46 + tall + 20), parts)
+
+
 def _label(cell: str) -> str:
     """What fits beside the marks."""
     return cell if len(cell) <= LONGEST else cell.rpartition(": ")[2]
@@ -205,9 +254,83 @@ CHARTS: Sequence[Picture] = (
         "statistics.md", "coverage", "How often an interval of 95 % holds the truth, and false wins, in percent",
         "| setting | intervals", {"holds the truth": (1, 0), "false wins": (2, 0)}, 0, 100, 95,
     ),
+    Chart(
+        "benchmarks.md", "scoring", "Seconds to score 64 LoRA modules on 32 examples",
+        "| | Headstart | loop over PEFT |", {"Headstart": (1, 0), "loop over PEFT": (2, 0)}, 0, 320,
+    ),
     Heat(
         "transfer.md", "transfer", "What every start gives, in points of the metric over scratch", "| start | sst2 |",
         0.4,
+    ),
+    Flow(
+        "your-data.md", "your-data", "From a table to what the model reads",
+        [
+            ["tickets.csv\nany columns", "a DataFrame\nor a list of dicts", "a folder\nwith task.json"],
+            ["task\nwhich columns, labels,\nmetric, splits"],
+            ["prompt\ntemplate and layout,\ntokenized as one text", "options\nthe labels, or those\nin the input"],
+            ["answer\nthe likeliest option,\ncalibrated"],
+        ],
+        [
+            ("tickets.csv", "task"), ("a DataFrame", "task"), ("a folder", "task"), ("task", "prompt"),
+            ("task", "options"), ("prompt", "answer"), ("options", "answer"),
+        ],
+    ),
+    Flow(
+        "use.md", "use", "Where a tuned module can go",
+        [
+            ["headstart fit\nor tune"],
+            ["module folder\na PEFT folder with a card"],
+            ["headstart evaluate\nscores per class", "headstart predict\nanswers to new rows",
+             "PEFT, vLLM\nas an adapter", "headstart export\n--merged: whole model"],
+        ],
+        [
+            ("headstart fit", "module folder"), ("module folder", "headstart evaluate"),
+            ("module folder", "headstart predict"), ("module folder", "PEFT, vLLM"),
+            ("module folder", "headstart export"),
+        ],
+    ),
+    Flow(
+        "index.md", "road", "From a hub to a module for a new task",
+        [
+            ["hub\nmodules of\nother tasks", "task\na few\nexamples", "backbone\nfrozen"],
+            ["rank\nall modules,\nin one pass"],
+            ["blend\nweights from\nthe scores"],
+            ["guard\ndoes it\nreally help?"],
+            ["tune\nfrom what won"],
+        ],
+        [
+            ("hub", "rank"), ("task", "rank"), ("backbone", "rank"), ("rank", "blend"), ("blend", "guard"),
+            ("guard", "tune"),
+        ],
+    ),
+    Flow(
+        "hub.md", "hub", "What goes into a hub, and what is asked of it",
+        [
+            ["module folders\nPEFT or AdapterHub", "hf://owner/name\ndownloaded",
+             "what fit, tune\nor ensemble saved"],
+            ["hub add\nchecked, copied,\nnamed"],
+            ["hub\nfolders, and a\ncatalogue of them"],
+            ["list, check, edit\nwhat is in it", "search\nmodules like a task",
+             "rank, compare, fit\nwhat helps a task"],
+        ],
+        [
+            ("module folders", "hub add"), ("hf://owner/name", "hub add"), ("what fit, tune", "hub add"),
+            ("hub add", "hub"), ("hub", "list, check, edit"), ("hub", "search"), ("hub", "rank, compare, fit"),
+        ],
+    ),
+    Flow(
+        "extending.md", "plug-ins", "What a package of yours can add, and where it is used",
+        [
+            ["kind\nhow a module computes", "indicator\na score for a task", "embedding\na vector for a task",
+             "rule and space\nhow modules are blended", "metric, optimizer\nhow answers count, how to tune"],
+            ["entry point\nin pyproject.toml"],
+            ["headstart list\nwith --check", "commands\noptions, help, errors", "headstart.testing\nconformance tests"],
+        ],
+        [
+            ("kind", "entry point"), ("indicator", "entry point"), ("embedding", "entry point"),
+            ("rule and space", "entry point"), ("metric, optimizer", "entry point"),
+            ("entry point", "headstart list"), ("entry point", "commands"), ("entry point", "headstart.testing"),
+        ],
     ),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -63,3 +64,19 @@ def test_cells_are_as_strong_as_their_numbers(tmp_path: Path, monkeypatch: pytes
     assert [(each.get("fill"), each.get("fill-opacity")) for each in cells] == [
         (CHARTS.HOT, "0.50"), (CHARTS.COLD, "1.00"), (CHARTS.HOT, "1.00"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "chart", [each for each in CHARTS.CHARTS if isinstance(each, CHARTS.Flow)], ids=lambda c: c.name
+)
+def test_texts_fit_into_their_boxes(chart: Any) -> None:
+    space = {"s": "http://www.w3.org/2000/svg"}
+    root = ElementTree.fromstring(chart.svg())
+    boxes = root.findall("s:rect", space)[1:]
+    assert len(boxes) == sum(map(len, chart.columns))
+    width = float(boxes[0].get("width", "nan"))
+    for text in root.findall("s:text", space)[1:]:
+        assert text.text is not None
+        a_letter = 7.6 if text.get("font-weight") else 6.4  # pixels; a little more than the usual fonts have
+        assert a_letter * len(text.text) < width, text.text
+    assert len(root.findall("s:path[@class='arrow']", space)) == len(chart.arrows)
