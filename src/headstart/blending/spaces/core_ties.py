@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from headstart.blending.spaces.bases import Cores
@@ -23,5 +22,4 @@ class CoreTies(Core):
 
     def combined(self, cores: Cores, shares: Sequence[float], options: Options) -> Tensor:
         """The mean over the cores whose sign was elected, number by number."""
-        stacked = torch.stack([part.matrix() for part in cores.parts])
-        return agreed(stacked, torch.tensor(shares, dtype=torch.float64), options.kept).view(cores.shape)
+        return agreed(lambda number: cores.parts[number].matrix(), shares, options.kept)

@@ -1,9 +1,11 @@
 """TIES: trim, elect a sign, average what agrees (Yadav et al., 2023), on the changes of the raw tensors."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink, threshold
 
 from headstart.blending.spaces.aligned import aligned_parameters
 from headstart.blending.spaces.contract import Options, Space
@@ -28,24 +30,38 @@ class Ties(Space):
         """In float64, stored in float32."""
         held = aligned_parameters(modules)
         merged = {}
-        for name, value in held[0].items():
+        for name in held[0]:
             origin = options.origin[name].double()
-            changes = torch.stack([parameters[name].double() - origin for parameters in held])
-            shares = torch.tensor(weights.of(name), dtype=torch.float64)
-            merged[name] = (origin + agreed(changes, shares, options.kept).view(value.shape)).float()
+            changes = [parameters[name].double() - origin for parameters in held]
+            merged[name] = (origin + agreed(changes.__getitem__, weights.of(name), options.kept)).float()
         return modules[0].with_parameters(merged)
 
 
-def agreed(changes: Tensor, weights: Tensor, density: float) -> Tensor:
-    """One merged change, flat, from N stacked ones (N, …); a single module keeps its own."""
-    present = weights > 0
-    flat, shares = changes[present].flatten(1), weights[present].unsqueeze(1)
-    if len(flat) == 1:
-        return flat[0]
-    keep = max(1, round(density * flat.shape[1]))
-    edge = flat.abs().kthvalue(flat.shape[1] - keep + 1, dim=1, keepdim=True).values
-    trimmed = torch.where(flat.abs() >= edge, flat, 0.0)
-    elected = (trimmed * shares).sum(0).sign()
-    agrees = (trimmed.sign() == elected) & (elected != 0)
-    mass = (agrees * shares).sum(0)
-    return (trimmed * agrees * shares).sum(0) / torch.where(mass > 0, mass, 1.0)
+def agreed(change: Callable[[int], Tensor], shares: Sequence[float], density: float) -> Tensor:
+    """The merged change; `change(i)` makes that of a module anew, and is asked twice. A single module keeps its own.
+
+    A module at a time, so that what is worked on stays in the processor's cache.
+    """
+    present = [(number, share) for number, share in enumerate(shares) if share > 0]
+    if len(present) == 1:
+        return change(present[0][0])
+    elected, edges = torch.zeros_like(change(0)), {}
+    for number, share in present:
+        own = change(number)
+        edges[number] = math.nextafter(_edge(own, density), 0)
+        elected.add_(hardshrink(own, edges[number]), alpha=share)
+    elected.sign_()
+    mass, total = torch.zeros_like(elected), torch.zeros_like(elected)
+    for number, share in present:
+        agreeing = threshold(change(number) * elected, edges[number], 0)
+        total.add_(agreeing, alpha=share)
+        mass.add_(agreeing.sign_(), alpha=share)
+    return elected * total / torch.where(mass > 0, mass, 1.0)
+
+
+def _edge(change: Tensor, density: float) -> float:
+    """The smallest magnitude that is kept; NumPy selects it several times as fast as torch."""
+    sizes = change.abs().flatten().cpu().numpy()
+    place = len(sizes) - max(1, round(density * len(sizes)))
+    sizes.partition(place)
+    return float(sizes[place])
