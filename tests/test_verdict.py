@@ -136,8 +136,9 @@ def test_a_remedy_can_be_carried_out() -> None:
 
     needed = int(decide_start(answers, ROWS, metric="ACC").contrasts["rows_needed"][0])
     assert f"about {needed:,} examples in all would" in remedy()
-    assert f"about {needed:,} examples in all and --held-out {needed} would" in remedy(available=40, most=40)
-    assert f"answering {needed:,} of all 9,000 (--held-out {needed}) would" in remedy(available=9000, most=40)
+    option = f"held_out={needed}, --held-out {needed}"
+    assert f"about {needed:,} examples in all, all answered ({option}), would" in remedy(available=40, most=40)
+    assert f"answering {needed:,} of all 9,000 ({option}) would" in remedy(available=9000, most=40)
 
 
 def test_where_tunings_differ_more_folds_are_the_remedy() -> None:
@@ -147,7 +148,7 @@ def test_where_tunings_differ_more_folds_are_the_remedy() -> None:
     found = decide_start({"scratch": held(1.0, 1), "ensemble": unsteady}, ROWS, metric="ACC", folds=folds.tolist())
     assert found.contrasts["tunings"][0] > 0.5
     assert found.remedy.endswith(
-        "mostly because tunings differ: more folds (--folds) would help, more examples would not."
+        "mostly because tunings differ: more folds (folds=, --folds) would help, more examples would not."
     )
 
 

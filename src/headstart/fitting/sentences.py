@@ -114,7 +114,8 @@ def remedy(grounds: Grounds) -> str:
     needed = max(float(row["rows_needed"]) for row in unshown)
     if any(math.isnan(row["rows_needed"]) for row in unshown):
         if any(float(row["tunings"]) > 0.5 for row in unshown):
-            return f"{shown}, mostly because tunings differ: more folds (--folds) would help, more examples would not."
+            why = "mostly because tunings differ: more folds (folds=, --folds) would help, more examples would not."
+            return f"{shown}, {why}"
         return f"{shown}, and no number of examples up to 100,000 would show one as small as this."
     return f"{shown}; {_more(grounds, needed)} would show one like this, in as many cases."
 
@@ -122,9 +123,14 @@ def remedy(grounds: Grounds) -> str:
 def _more(grounds: Grounds, needed: float) -> str:
     """How many examples, and that they are to be answered, where that is not usual."""
     if needed <= grounds.available:
-        return f"answering {needed:,.0f} of all {grounds.available:,} (--held-out {needed:.0f})"
+        return f"answering {needed:,.0f} of all {grounds.available:,} ({_held_out(needed)})"
     capped = grounds.most is not None and needed > grounds.most
-    return f"about {needed:,.0f} examples in all" + (f" and --held-out {needed:.0f}" if capped else "")
+    return f"about {needed:,.0f} examples in all" + (f", all answered ({_held_out(needed)})," if capped else "")
+
+
+def _held_out(needed: float) -> str:
+    """How that is said in Python and on the command line."""
+    return f"held_out={needed:.0f}, --held-out {needed:.0f}"
 
 
 def _text(value: float, *, signed: bool = False) -> str:
