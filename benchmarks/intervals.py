@@ -172,7 +172,7 @@ def settings() -> dict[str, Setting]:
     """The settings of the tables, by name: a grid, and then those that are special in something."""
     found = {}
     for metric, rows, effect in product(METRICS_TRIED, ROWS_TRIED, EFFECTS_TRIED):
-        for seeds in (1, 3, 6, 10) if rows < 1000 else (3, 10):
+        for seeds in (1, 3, 6, 10):
             # Over a few seeds, their own difference is the true one: it is 0 only where seeds are all alike.
             own = 0.0 if seeds < ENOUGH_SEEDS and not effect else 0.05
             found[grid_name(metric, seeds, rows, effect)] = Setting(metric, seeds, rows, effect, seed=own)

@@ -319,6 +319,27 @@ CHARTS: Sequence[Picture] = (
         ],
     ),
     Flow(
+        "modules.md", "modules", "From a folder of modules to a tuned one",
+        [
+            ["runs/\nsaved by PEFT"],
+            ["hub add\nchecked and\ncopied"],
+            ["rank\non the new\ntask's rows"],
+            ["ensemble\nby scores or\na recipe file"],
+            ["tune\nfrom that\nstart"],
+        ],
+        [("runs/", "hub add"), ("hub add", "rank"), ("rank", "ensemble"), ("ensemble", "tune")],
+    ),
+    Flow(
+        "search.md", "search", "From thousands of modules to a few, and then to one",
+        [
+            ["hub\nthousands"],
+            ["vectors\nof every module,\ncomputed once"],
+            ["search\nnearest to a task,\na module or words"],
+            ["rank\nwhat was found, on\nthe task's examples"],
+        ],
+        [("hub", "vectors"), ("vectors", "search"), ("search", "rank")],
+    ),
+    Flow(
         "extending.md", "plug-ins", "What a package of yours can add, and where it is used",
         [
             ["kind\nhow a module computes", "indicator\na score for a task", "embedding\na vector for a task",
