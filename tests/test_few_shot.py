@@ -95,8 +95,9 @@ def test_class_with_too_few_rows_is_named_with_its_count() -> None:
     with pytest.raises(
         TaskError,
         match=r"task 'closed': class 'yes' has 4 distinct rows in split 'train', 16 are needed; lower k or add rows",
-    ):
+    ) as caught:
         closed(train, dev=classes(20)).few_shot()
+    assert caught.value.on_command_line.endswith("16 are needed; lower --shots or add rows")
 
 
 def test_dev_from_train_needs_twice_the_rows() -> None:
@@ -114,8 +115,9 @@ def test_too_few_rows_without_classes() -> None:
 
 
 def test_k_below_1_and_missing_train_are_refused() -> None:
-    with pytest.raises(SettingError, match="few-shot size k=0 is too small; give 1 or more"):
+    with pytest.raises(SettingError, match="few-shot size k=0 is too small; give 1 or more") as caught:
         open_(rows(10)).few_shot(k=0)
+    assert caught.value.on_command_line == "--shots 0 is too small; give 1 or more"
     with pytest.raises(TaskError, match="task 't' has no split 'train'"):
         Task(TaskCard(name="t"), {"dev": rows(3)}).few_shot()
 

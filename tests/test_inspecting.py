@@ -8,6 +8,7 @@ import pytest
 
 from encoders import encoder
 from headstart.backbones import Backbone
+from headstart.errors import SettingError
 from headstart.records import TextFormat
 from headstart.tasks import Task
 from headstart.tasks.columns import source_columns
@@ -19,6 +20,7 @@ from test_light import program as statement
 from test_own_data import CLASSES, tickets, write
 
 pytest_plugins = ["cli_helper"]
+NAMED = {"input": "ticket_text", "target": "label_name"}
 COLUMNS = ["--input", "ticket_text", "--target", "label_name"]
 
 
@@ -89,6 +91,33 @@ def test_tokens_are_those_of_the_backbone(llama: Backbone) -> None:
     assert rows["input"]["longest read"] == max(whole) - 1
     assert rows["input"]["cut"] == whole.count(max(whole))
     assert (rows["target"]["unit"], rows["target"]["cut"]) == ("tokens", 0)
+
+
+def test_a_layout_without_a_backbone() -> None:
+    found = inspect_task(small(), text_format=TextFormat(prefix="Text: ", suffix=" ="))
+    assert list(found.prompts["prompt"]) == ["Text: same =", "Text: two ="]
+    with pytest.raises(SettingError, match=r"give backbone=, or leave out chat_template$") as caught:
+        inspect_task(small(), text_format=TextFormat(chat_template=True))
+    assert caught.value.on_command_line.endswith("; give --backbone, or leave out --chat")
+
+
+def test_the_command_lays_out_and_cuts_as_the_recipe_says(tmp_path: Path, run: Run, here: dict[str, list[str]]) -> None:
+    path = write(tmp_path / "tickets.csv", tickets(20))
+    shown = run("task", path, *COLUMNS, "--prefix", "Text: ", "--suffix", r"\nKind:", "--json").data
+    assert shown["prompts"][0]["prompt"] == f"Text: {Task.load(path, **NAMED).train[0].input}\nKind:"
+    run("task", path, *COLUMNS, "--write")
+    assert_mistake(run("task", path, "--chat", "--json"), "give --backbone, or leave out --chat")
+    long = write(tmp_path / "long.csv", [row | {"ticket_text": "warm " * 300} for row in tickets(20)])
+    read = {
+        recipe: run("task", long, *COLUMNS, *here["on"], "--recipe", recipe, "--json").data["lengths"][0]
+        for recipe in ("few-shot", "quick")
+    }
+    # the standard reads 512 tokens, and quick 256
+    assert {recipe: (row["longest read"], row["cut"]) for recipe, row in read.items()} == {
+        "few-shot": (read["quick"]["longest"], 0), "quick": (256, 20),
+    }  # fmt: skip
+    fewer = run("task", long, *COLUMNS, *here["on"], "--set", "max_input=9", "--json").data["lengths"][0]
+    assert (fewer["longest read"], fewer["cut"]) == (9, 20)
 
 
 def test_every_family_of_backbones_reads_a_task(t5: Backbone) -> None:

@@ -112,8 +112,9 @@ def test_options_of_each_row(llama: Backbone) -> None:
     found = predict(tuned, rows, llama)
     assert found["label"][0] in ("a", "b")
     assert found["label"][1] in ("c", "d", "e")
-    with pytest.raises(SettingError, match="the options differ from row to row"):
+    with pytest.raises(SettingError, match=r"the options differ from row to row, .*; leave out every=True$") as caught:
         predict(tuned, rows, llama, every=True)
+    assert caught.value.on_command_line.endswith("; leave out --all")
     with pytest.raises(TaskError, match="row 1: the row's 'options' is not a list of texts"):
         predict(tuned, [{"input": "which"}], llama)
 
@@ -122,6 +123,9 @@ def test_open_answers_are_written(llama: Backbone) -> None:
     tuned = answering(llama, labels=None, options=None, metric="EM")
     found = predict(tuned, [{"input": "the film"}], llama)
     assert list(found.columns) == ["input", "answer"]
+    with pytest.raises(SettingError, match=r"answers are open; leave out every=True$") as caught:
+        predict(tuned, [{"input": "the film"}], llama, every=True)
+    assert caught.value.on_command_line.endswith("answers are open; leave out --all")
     again = predict(answering(llama), [{"input": "the film"}], llama, decoding="generate")
     assert again["answer"].tolist() == found["answer"].tolist()
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.cli.options import AsJson, DeviceOption, DtypeOption, TaskOptions, command, load_backbone
+from headstart.cli.options import (
+    AsJson,
+    DeviceOption,
+    DtypeOption,
+    RecipeOptions,
+    TaskOptions,
+    command,
+    load_backbone,
+)
 from headstart.cli.output import console, print_json, print_line
 from headstart.errors import TaskError
 
@@ -29,6 +37,7 @@ PARTS = {
 @command
 def task(
     options: TaskOptions,
+    recipe: RecipeOptions,
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="Show and count the tokens of this frozen model.")
     ] = None,
@@ -39,13 +48,16 @@ def task(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is understood of TASK: columns, splits, classes, prompts, lengths."""
+    """Show what is understood of TASK: columns, splits, classes, prompts, lengths.
+
+    Prompts are laid out, and with a backbone cut, as the recipe and the options of the layout say.
+    """
     from headstart.tasks.columns import source_columns
     from headstart.tasks.inspecting import inspect_task
     from headstart.tasks.settings import write_settings
     from headstart.tasks.showing import words_of
 
-    columns = source_columns(options.task)
+    layout, columns = recipe.load().text_format, source_columns(options.task)
     try:
         data = options.load()
     except TaskError:
@@ -53,7 +65,7 @@ def task(
             _print_columns(columns)
         raise
     model = None if backbone is None else load_backbone(backbone, device, dtype)
-    found = inspect_task(data, columns=columns, backbone=model)
+    found = inspect_task(data, columns=columns, backbone=model, text_format=layout)
     written = write_settings(data.card, options.task) if write else None
     if as_json:
         print_json(found.to_dict() | {"written": None if written is None else str(written)})

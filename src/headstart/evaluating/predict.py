@@ -154,7 +154,7 @@ class Predictor:
         """The columns that one row gets."""
         if not answers.scores or not answers.scores[row]:
             if self.every:
-                raise SettingError("there are no labels to give a probability each: answers are open; leave that out")
+                raise _no_columns("there are no labels to give a probability each: answers are open")
             return {"answer": answers.predictions[row]}
         options, scores = answers.options[row], answers.scores[row]
         adjusted = self._calibrated(scores, options, answers.lengths[row] if answers.lengths else ())
@@ -165,7 +165,7 @@ class Predictor:
         found: dict[str, Any] = {"label": options[best], "probability": probabilities[best]}
         if self.every:
             if self.reader.card.labels is None:
-                raise SettingError("the options differ from row to row, so labels have no columns; leave that out")
+                raise _no_columns("the options differ from row to row, so labels have no columns")
             found |= {f"probability_{name}": value for name, value in zip(options, probabilities, strict=True)}
         return found
 
@@ -173,6 +173,10 @@ class Predictor:
         """The scores as the card's calibration compares them, if it was made for these options."""
         other = self.calibration.method == "batch" and not set(options) <= self.calibration.offsets.keys()
         return list(scores) if other or not lengths else self.calibration.adjusted(scores, options, lengths)
+
+
+def _no_columns(said: str) -> SettingError:
+    return SettingError(f"{said}; leave out every=True").with_options({"every=True": "--all"})
 
 
 class _Names:

@@ -84,7 +84,7 @@ def _refuse_missing(card: TaskCard, wanted: Wanted, rows: Sequence[Example], *, 
             said = f"{where} has {found} distinct rows{after}, {needed} (4 x {needed // 4}) are needed"
         else:
             said = f"class '{label}' has {found} distinct rows in {where}{after}, {needed} are needed"
-        raise TaskError(f"task '{card.name}': {said}; lower k or add rows")
+        raise TaskError(f"task '{card.name}': {said}; lower k or add rows").with_options({"lower k": "lower --shots"})
 
 
 def _class_of(row: Example, wanted: Wanted) -> str | None:

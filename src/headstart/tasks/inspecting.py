@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 
+from headstart.errors import SettingError
 from headstart.records import HeadCard, TaskCard, TextFormat
 from headstart.tasks.baselines import chance, majority
 from headstart.tasks.columns import Column
@@ -103,11 +104,15 @@ def inspect_task(
         task: the task.
         columns: what its source holds, from `source_columns`.
         backbone: whose tokens are shown and counted; without one, texts are shown and characters counted.
-        text_format: layout and cut lengths; default: those of every recipe.
+        text_format: layout and cut lengths, such as a recipe's; default: `TextFormat()`, as in the recipe few-shot.
 
-    Raises `TaskError` for a row that the backbone cannot read.
+    Raises `TaskError` for a row that the backbone cannot read, `SettingError` for a chat template without a backbone.
     """
     text_format = text_format or TextFormat()
+    if backbone is None and text_format.chat_template:
+        raise SettingError(
+            "a chat template is the tokenizer's own; give backbone=, or leave out chat_template"
+        ).with_options({"backbone=": "--backbone", "chat_template": "--chat"})
     rows = {split: [*part] for split, part in task.splits.items()}
     first = next(iter(rows), "")
     shown = _unlike(rows.get(first, []))
@@ -192,7 +197,8 @@ def _prompts(
     card: TaskCard, rows: Sequence[Example], backbone: Reader | None, text_format: TextFormat
 ) -> list[dict[str, Any]]:
     if backbone is None:
-        return [{"prompt": f"{row.input}{text_format.suffix}", "target": f" {row.target}"} for row in rows]
+        before, after = text_format.prefix, text_format.suffix
+        return [{"prompt": f"{before}{row.input}{after}", "target": f" {row.target}"} for row in rows]
     head = head_of(card) if backbone.is_encoder else None
     items = backbone.encode([(row.text, row.target) for row in rows], text_format, head=head)
     decode = backbone.tokenizer.decode

@@ -203,7 +203,9 @@ class Task:
         """
         k = USUAL_SHOTS if k is None else k
         if k < 1:
-            raise SettingError(f"few-shot size k={k} is too small; give 1 or more")
+            raise SettingError(f"few-shot size k={k} is too small; give 1 or more").with_options(
+                {f"few-shot size k={k}": f"--shots {k}"}
+            )
         drawn = draw_few_shot(self.card, train=self.train, dev=self.splits.get("dev"), k=k, seed=seed)
         splits = {**self.splits, "train": drawn.train, "dev": drawn.dev}
         return replace(self, splits=splits, notes=self.notes + drawn.notes)
