@@ -74,6 +74,29 @@ def test_hub_check_and_list_tell_of_a_broken_module(run: Run, room: Path, tmp_pa
     assert_mistake(run("hub", "show", tmp_path / "hub", "ada"), "module 'ada' of the hub", "cannot be used")
 
 
+def test_hub_remove_by_pattern(run: Run, room: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    run("hub", "add", hub, *(room / "made" / name for name in NAMES))  # ada, bob, cyd and dan
+    (hub / "bob" / "adapter_model.safetensors").write_bytes(b"")
+    assert run("hub", "check", hub).code == 1
+    before = snapshot(hub)
+    chosen = ["--include", "*b*", "--include", "[c-d]*", "--exclude", "dan"]
+    assert run("hub", "remove", hub, *chosen, "--dry-run").out == ("Would remove bob, cyd; 2 modules would be left.\n")
+    assert run("hub", "remove", hub, "ada", "--dry-run", "--json").data == {
+        "removed": ["ada"], "left": 2, "dry_run": True,
+    }  # fmt: skip
+    assert_mistake(run("hub", "remove", hub, "eve", "--dry-run"), "has no module 'eve'; nothing was removed")
+    assert_mistake(run("hub", "remove", hub, "ada", "--exclude", "dan"), "leave out one of the two")
+    assert_mistake(run("hub", "remove", hub, "--exclude", "dan"), "if that is meant, add --include '*'")
+    assert_mistake(run("hub", "remove", hub), "name modules, or give --include 'PATTERN'")
+    assert_mistake(run("hub", "remove", hub, "--include", "z*"), "has no module 'z*'")
+    assert snapshot(hub) == before
+    assert run("hub", "remove", hub, *chosen).out == "Removed bob, cyd; 2 modules are left.\n"
+    assert run("hub", "list", hub, "--json").data == [
+        run("hub", "show", hub, name, "--json").data for name in NAMES[::3]
+    ]
+
+
 def test_hub_mistakes(run: Run, room: Path, tmp_path: Path) -> None:
     assert_mistake(run("hub", "list", tmp_path / "none"), "there is no hub at", "make one with `headstart hub add`")
     assert_mistake(run("hub", "show", room / "hub", "adda"), "has no module 'adda'; did you mean: ada")

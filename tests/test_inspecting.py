@@ -107,7 +107,7 @@ def test_the_command_lays_out_and_cuts_as_the_recipe_says(tmp_path: Path, run: R
     assert shown["prompts"][0]["prompt"] == f"Text: {Task.load(path, **NAMED).train[0].input}\nKind:"
     run("task", path, *COLUMNS, "--write")
     assert_mistake(run("task", path, "--chat", "--json"), "give --backbone, or leave out --chat")
-    long = write(tmp_path / "long.csv", [row | {"ticket_text": "warm " * 300} for row in tickets(20)])
+    long = write(tmp_path / "long.csv", [row | {"ticket_text": "warm " * 100} for row in tickets(20)])
     read = {
         recipe: run("task", long, *COLUMNS, *here["on"], "--recipe", recipe, "--json").data["lengths"][0]
         for recipe in ("few-shot", "quick")

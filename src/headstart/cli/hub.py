@@ -24,6 +24,7 @@ from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.hub.folder import is_module, modules_in
 
 if TYPE_CHECKING:
+    from headstart.hub import Hub
     from headstart.hub.admission import Stated
     from headstart.hub.query import Asked
 
@@ -251,19 +252,44 @@ def check(
 @app.command()
 def remove(
     hub: HubArgument,
-    names: Annotated[list[str], typer.Argument(help="Modules to remove.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Modules to remove.")] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove modules: their folders and their entries in the catalogue."""
+    """Remove modules: their folders and their entries in the catalogue.
+
+    Either they are named, or --include says which, less those that --exclude names.
+    """
     from headstart.hub import Hub
 
-    opened, wanted = Hub.open(hub), list(dict.fromkeys(names))
-    opened.remove(*wanted)
+    opened = Hub.open(hub)
+    wanted = _to_remove(opened, names or [], include or [], exclude or [])
+    opened.remove(*wanted, dry_run=dry_run)
+    remaining = len(set(opened.names()).difference(wanted))
     if as_json:
-        print_json({"removed": wanted, "left": len(opened)})
+        print_json({"removed": wanted, "left": remaining} | ({"dry_run": True} if dry_run else {}))
+        return
+    left = f"{remaining:,} module{'' if remaining == 1 else 's'}"
+    if dry_run:
+        print_line(f"Would remove {', '.join(wanted)}; {left} would be left.")
     else:
-        left = "1 module is left" if len(opened) == 1 else f"{len(opened)} modules are left"
-        print_line(f"Removed {', '.join(wanted)}; {left}.")
+        print_line(f"Removed {', '.join(wanted)}; {left} {'is' if remaining == 1 else 'are'} left.")
+
+
+def _to_remove(hub: "Hub", names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """The modules that are named or fit the patterns, unusable ones too."""
+    if names and (include or exclude):
+        raise SettingError("modules are either named or chosen by --include and --exclude; leave out one of the two")
+    if exclude and not include:
+        raise SettingError("--exclude alone would remove every other module; if that is meant, add --include '*'")
+    if not names and not include:
+        raise SettingError("nothing says what to remove; name modules, or give --include 'PATTERN'")
+    if names:
+        return list(dict.fromkeys(names))
+    chosen = hub.where(include=include, exclude=exclude)
+    return sorted([*chosen.names(), *(problem.name for problem in chosen.problems())])
 
 
 @app.command()

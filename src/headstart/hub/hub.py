@@ -313,8 +313,10 @@ class Hub:
 
         return edit(self.path, self._upkeep, self.ref(module), name=module if name is None else name, stated=stated)
 
-    def remove(self, *names: str) -> None:
+    def remove(self, *names: str, dry_run: bool = False) -> None:
         """Delete modules, usable or not. If a removal of the same modules was killed, it is completed.
+
+        With `dry_run`, nothing is deleted, and what would be refused is refused.
 
         Raises `HubError` if the hub lacks one, and then removes none, or if one cannot be deleted.
         """
@@ -322,6 +324,8 @@ class Hub:
         for name in names:
             if name not in under_way and self._seen(name) is None:
                 raise self._unknown(name, then="nothing was removed; ")
+        if dry_run:
+            return
         removing.remove(
             self.path, names, forget=lambda: self._upkeep.change(lambda c: forget_gone(c, self.path, names))
         )
