@@ -210,8 +210,10 @@ def test_stacks_of_one_shape_are_about_equally_wide(llama: Backbone, monkeypatch
 def test_the_references_predictions_are_held_in_bounds(
     llama: Backbone, modules: list[LoraModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [*BY_TOKEN, "grand", "tupate"]
-    expected = score(modules, REVIEWS, llama, indicators=asked, reference=modules[0])
+    parted = "hidden_cosine:sublayer=attention"
+    asked = [*BY_TOKEN, "grand", "tupate", parted]
+    whole = score_table(modules, REVIEWS, llama, indicators=asked, reference=modules[0])
+    expected = whole.reduce()
     vocabulary = llama.model.config.vocab_size
     most = 4 * vocabulary * max(len(item.target) for item in encoded(llama))  # one example at a time
     monkeypatch.setattr(passes, "MOST_REFERENCE_BYTES", most)
@@ -224,14 +226,24 @@ def test_the_references_predictions_are_held_in_bounds(
         return expected
 
     monkeypatch.setattr(passes.Workload, "expected", spy)
-    for chosen in (asked, ["kl"], ["kl", "grand"], ["tupate", "kl"]):
+    for chosen in (asked, ["kl"], ["kl", "grand"], ["tupate", "kl"], ["kl", parted]):
         held.clear()
-        found = score(modules, REVIEWS, llama, indicators=chosen, reference=modules[0])
+        rows = score_table(modules, REVIEWS, llama, indicators=chosen, reference=modules[0])
+        found = rows.reduce()
         assert len(held) > 3
         assert 0 < max(held) <= most
         for name in chosen:
             assert found.values[name] == pytest.approx(expected.values[name], rel=1e-4, abs=1e-6, nan_ok=True), name
         assert found.reasons == {name: why for name, why in expected.reasons.items() if name in chosen}
+        by_part = [means_of_parts(each, parted) for each in (rows, whole)]
+        assert by_part[0] == (pytest.approx(by_part[1], rel=1e-4) if parted in chosen else {})
+
+
+def means_of_parts(table: ScoreTable, indicator: str) -> dict[tuple[str, str], float]:
+    """The value of each part, for each module: over all examples together, so there is one."""
+    parts = table.rows[(table.rows["indicator"] == indicator) & (table.rows["part"] != WHOLE)]
+    assert not parts.duplicated(["module", "part", "example"]).any()
+    return {(str(row.module), str(row.part)): float(row.value) for row in parts.itertuples()}  # type: ignore[arg-type]
 
 
 @dataclass

@@ -12,17 +12,18 @@ import headstart as hs
 from comparison_example import make_comparison
 from handmade import write_module
 from headstart.backbones import Backbone
-from headstart.blending import Blend
-from headstart.blending.ensemble import ensemble
+from headstart.blending import Blend, merge
+from headstart.blending.ensemble import Start, ensemble
 from headstart.hub import Hub
+from headstart.indicators.table import Scores
 from headstart.kinds import KINDS, fresh_module, load_module
-from headstart.ranking.rank import load_modules, rank
+from headstart.ranking.rank import Ranking, load_modules, rank
 from headstart.records import ModuleCard, TaskCard
 from headstart.showing import LONGEST, html_table, line
 from headstart.tasks import Example, Task
 from headstart.testing import tiny_backbone
 from headstart.tuning.tune import tune
-from small_hub import RECIPE, write_hub, write_task
+from small_hub import RECIPE, module, write_hub, write_task
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,21 @@ def test_a_notebook_shows_tables(shown: dict[str, Any]) -> None:
     assert "<th>weight</th>" in start
     assert "<th>variant</th>" in hub
     assert "<th>tuned</th>" in comparison
+
+
+def test_tables_name_a_variant_that_only_peft_computes(llama: Backbone) -> None:
+    plain, dora = module(llama, "ada", seed=1), module(llama, "bob", seed=2, variant="DoRA")
+    scores = Scores(("ada", "bob"), {"loss": (-2.0, -1.0)}, "mean", 3, 5)
+    ranking = Ranking((plain, dora), scores, (), None)
+    start = Start(merge([plain, dora], (1.0, 0.0)), ranking, Blend(rule="uniform"), None)
+    facts = ["module", "variant", "task", "family", "license", "loss"]
+    for shown, columns in ((ranking, facts), (start, [*facts, "weight"])):
+        frame = shown.frame()
+        assert list(frame.columns) == columns
+        assert dict(zip(frame["module"], frame["variant"], strict=True)) == {"ada": "", "bob": "DoRA"}
+        assert "<td>DoRA</td>" in shown._repr_html_()
+    assert repr(ranking) == "Ranking(2 modules by loss on 3 examples; best: bob -1)"
+    assert "variant" not in ranking.of([0]).frame()
 
 
 def test_a_table_is_cut_and_its_text_escaped() -> None:

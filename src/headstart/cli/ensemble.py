@@ -22,7 +22,7 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
-from headstart.cli.rank import ReductionOption, with_variants
+from headstart.cli.rank import ReductionOption
 from headstart.errors import SettingError
 from headstart.indicators.registry import require_named
 
@@ -171,7 +171,7 @@ def ensemble(
         units = UnitCount(listener)
         start = call(engine=work.engine, progress=units)
     saved = save_module(start.module, output)
-    frame = with_variants(weight_table(start), start.ranking)
+    frame = weight_table(start)
     if as_json:
         print_json(
             {

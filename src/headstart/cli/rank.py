@@ -22,12 +22,10 @@ from headstart.indicators.registry import require_named
 from headstart.showing import plural
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from headstart.ranking.rank import Ranking
     from headstart.records import ModuleCard
 
-__all__ = ["ReductionOption", "print_gaps", "rank", "with_variants"]
+__all__ = ["ReductionOption", "print_gaps", "rank"]
 
 ReductionOption = Annotated[str, typer.Option(help="Over the target tokens: mean or sum.")]
 
@@ -69,7 +67,7 @@ def rank(
     with listening(f"ranking for {data.name}") as listener:
         units = UnitCount(listener)
         ranking = call(engine=work.engine, progress=units)
-    frame = with_variants(ranking.frame(), ranking)
+    frame = ranking.frame()
     if as_json:
         refused = [vars(module) for module in ranking.refused]
         print_json(
@@ -103,14 +101,6 @@ def rank(
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
     units.say()
-
-
-def with_variants(frame: "pd.DataFrame", ranking: "Ranking") -> "pd.DataFrame":
-    """The table with a column of variants after the names, if a module is one that only PEFT computes, such as DoRA."""
-    variants = {module.name: module.card.variant for module in ranking.modules}
-    if any(variants.values()):
-        frame.insert(1, "variant", frame["module"].map(variants))
-    return frame
 
 
 def reference_note(card: "ModuleCard", *, through_head: bool) -> str:

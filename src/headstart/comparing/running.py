@@ -19,7 +19,7 @@ from headstart.comparing.methods.parse import Compared
 from headstart.comparing.starting import Beginning, begin_all, same_start_notes, size_notes, starts_rows
 from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
 from headstart.kinds import Module
-from headstart.ranking.rank import Ranking, best_first
+from headstart.ranking.rank import Ranking
 from headstart.records import Refused
 from headstart.tasks import Task
 from headstart.tasks.baselines import chance, majority
@@ -155,7 +155,6 @@ class Run:
             self.notes.append(f"seed {seed}: {blend_note(subject.start)}")
         else:
             frame = ranking.frame().assign(weight=math.nan)
-            frame = best_first(frame, frame.columns[4]) if len(frame.columns) > 5 else frame
         self.rankings.append(frame.assign(seed=seed))
         self.frames["missing"] += [
             {"seed": seed, "indicator": indicator, "module": module, "reason": reason}

@@ -256,7 +256,7 @@ class _Fit:
         asked = self.asked
         weights = _weights(beginnings.get(verdict.leader))
         frame = ranking.frame()
-        frame.insert(4, "weight", frame["module"].map(weights).astype("float64"))
+        frame.insert(list(frame.columns).index("license") + 1, "weight", frame["module"].map(weights).astype("float64"))
         families = {module.name: module.card.family for module in ranking.modules}
         frames = {
             "methods": verdict.table, "contrasts": verdict.contrasts, "ranking": frame,

@@ -16,6 +16,7 @@ class HiddenCosine(HiddenIndicator):
 
     name = "hidden_cosine"
     source = "Lv et al., 2023, appendix B"
+    version = 2
 
     def per_vector(self, states: Tensor, reference: Tensor) -> Tensor:
         """cos(h_j, h̃_j), (N, M)."""

@@ -27,6 +27,7 @@ from headstart.indicators.base_pass import MOST_HELD_BYTES, Projections
 from headstart.indicators.contract import part_name
 from headstart.indicators.passes import Expected, Found, Sweep, Workload, run_stack
 from headstart.indicators.rows import NOT_FINITE, RowWriter
+from headstart.indicators.states import Site
 from headstart.indicators.table import NO_ANSWER, WHOLE
 from headstart.kinds import AnyModule, Module, stacks
 from headstart.kinds.updates import Update
@@ -58,7 +59,8 @@ class Run:
 
     `extra`: further indicators, whose sums (modules, examples) are in `kept` after `all` and not in the table.
     `unread`: positions of the modules that could not be read. `among`: what relative indicators compare modules with,
-    `None` for `modules`; `bound` holds these indicators once they know them, or why they cannot.
+    `None` for `modules`; `bound` holds these indicators once they know them, or why they cannot. `summed`:
+    over the examples that were read so far, (modules,), for indicators that compare several sites.
     """
 
     work: Workload
@@ -73,6 +75,7 @@ class Run:
     unread: set[int] = field(default_factory=set)
     among: Sequence[AnyModule] | None = None
     bound: dict[WeightIndicator, WeightIndicator | str] = field(default_factory=dict)
+    summed: dict[tuple[HiddenIndicator, Site], Tensor] = field(default_factory=dict)
 
     def all(self, progress: Listener | None) -> None:
         """Run every sweep over every stack, and record the results."""
@@ -93,6 +96,7 @@ class Run:
         if projecting:
             self._base(projecting, report=report)
         self._sweep(sweeps, report)
+        self._sites()
         if others is not None:
             others._sweep(others.work.sweeps(others.extra), report)
         self._options(others)
@@ -244,7 +248,8 @@ class Run:
         for by_hidden, sites in found.by_site.items():
             self._hidden(by_hidden, list(sites.values()), members, sweep)
             for site, values in sites.items() if len(sites) > 1 else ():
-                self.rows.whole(members, by_hidden, values.mean(1).tolist(), part=part_name(site.part))
+                none = torch.zeros(len(self.modules), dtype=torch.float64)
+                self.summed.setdefault((by_hidden, site), none)[torch.tensor(members)] += values.sum(1)
         for by_feature in sweep.by_feature:
             assert found.features is not None
             self._features(by_feature, found.features.double(), members, sweep)
@@ -269,6 +274,13 @@ class Run:
             self.rows.examples(members, indicator, sweep.positions, means, whole=True)
         elif 0 in sweep.positions:  # once, however many groups there are
             self.rows.missing(members, indicator, NO_SUCH_PART if self.work.architecture else NO_PARTS)
+
+    def _sites(self) -> None:
+        """The mean over all examples at each of several sites: one row, however many groups there were."""
+        known = [index for index in range(len(self.modules)) if index not in self.unread]
+        for (indicator, site), sums in self.summed.items() if known else ():
+            means = sums[known] / len(self.work.items)
+            self.rows.whole(known, indicator, means.tolist(), part=part_name(site.part))
 
     # Options
 

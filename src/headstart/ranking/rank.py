@@ -69,7 +69,7 @@ class Ranking:
         best = ""
         if self.scores.values and self.modules:
             first = self.frame().iloc[0]
-            best = f"best: {cut(first['module'])} {first.iloc[4]:.4g}"
+            best = f"best: {cut(first['module'])} {first[next(iter(self.scores.values))]:.4g}"
         refused = f"{len(self.refused)} refused" if self.refused else ""
         return line(type(self).__name__, self._title, best, refused)
 
@@ -107,7 +107,8 @@ class Ranking:
     def frame(self) -> pd.DataFrame:
         """A row per module: module, task, family, license, a column per indicator; best first by the first of these.
 
-        If modules were retrieved or raced, `stage`, `rows` (how many were read) and `why` follow, and modules that went
+        If a module is a variant that only PEFT computes, the second column, `variant`, says which, such as "DoRA". If
+        modules were retrieved or raced, `stage`, `rows` (how many were read) and `why` follow, and modules that went
         further come first.
         """
         rows = [
@@ -116,6 +117,8 @@ class Ranking:
             for index, m in enumerate(self.modules)
         ]
         frame = pd.DataFrame(rows)
+        if any(module.card.variant for module in self.modules):
+            frame.insert(1, "variant", [module.card.variant for module in self.modules])
         if self.standings:
             frame = frame.assign(**{name: [getattr(each, name) for each in self.standings] for name in STANDING})
         frame = best_first(frame, next(iter(self.scores.values))) if self.scores.values else frame
