@@ -149,6 +149,24 @@ def test_the_code_in_the_readme_runs(
     assert printed.getvalue()
 
 
+@pytest.mark.parametrize(("name", "suffix"), [("tiny_llama", "\nAnswer:"), ("tiny_t5", "")])
+def test_the_code_in_the_readme_of_a_merged_model_runs(
+    name: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.load(request.getfixturevalue(name), device="cpu", dtype="float32")
+    fresh = fresh_module("lora", backbone, {"rank": 2}, name="mine", seed=1)
+    card = fresh.card.model_copy(update={"text_format": TextFormat(suffix=suffix)})
+    save_merged(replace(fresh, card=card), tmp_path / "merged", backbone)
+    code, names = code_of(tmp_path / "merged"), {}
+    assert json.dumps(f"Your text{suffix}") in code
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, names)
+    assert printed.getvalue()
+    torch.testing.assert_close(names["model"].state_dict(), backbone.model.state_dict())
+
+
 def test_the_code_for_a_task_head_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from encoder_tasks import RECIPE as ENCODER_RECIPE
     from encoder_tasks import a_task

@@ -12,12 +12,15 @@ from headstart.blending import Blend, merge
 from headstart.blending.ensemble import ensemble
 from headstart.comparing.compare import compare
 from headstart.errors import BackboneError, HeadstartError, HubError, MergeError, ModuleError, SettingError, TaskError
+from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.hub import Hub, as_hub
 from headstart.indicators import INDICATORS
 from headstart.indicators.engine import score
-from headstart.kinds import as_module, as_modules, load_module, save_module
+from headstart.kinds import as_module, as_modules, fresh_module, load_module, save_module
+from headstart.kinds.exporting import merged_weights, save_merged
 from headstart.ranking.rank import fits, rank
 from headstart.tasks import Task, as_task
+from headstart.tasks.inspecting import inspect_task
 from headstart.tuning.tune import tune
 from small_hub import RECIPE, write_hub, write_task
 
@@ -120,6 +123,39 @@ def test_a_result_is_saved_as_its_module_and_folders_are_merged(folder: Path, ll
     merged.module.check(llama)
 
 
+def test_a_merged_model_is_written_from_paths_and_from_results(folder: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    ada = load_module(folder / "hub" / "ada")
+    exact = Backbone.load(tiny_llama, device="cpu", dtype="float32")
+    made = save_merged(str(folder / "hub" / "ada"), tmp_path / "merged", str(tiny_llama))
+    same = merged_weights(merge([ada], [1.0]), exact)
+    assert made.tensors.keys() == same.tensors.keys() == merged_weights(ada, exact).tensors.keys()
+    for name, value in same.tensors.items():
+        torch.testing.assert_close(made.tensors[name], value, atol=0, rtol=0)
+    assert made.rounding < 1e-5, "a path is loaded in float32 on every machine"
+
+
+def test_a_merge_on_a_backbone_takes_its_path(tiny_gpt2: Path, gpt2: Backbone) -> None:
+    modules = [fresh_module("bitfit", gpt2, {}, name=name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    found, same = (
+        merge(modules, [0.5, 0.5], space="ties", backbone=given) for given in (str(tiny_gpt2), Backbone.load(tiny_gpt2))
+    )
+    assert found.module.digest() == same.module.digest()
+
+
+def test_an_inspection_takes_a_path_and_then_shows_its_columns(folder: Path, task: Task) -> None:
+    found, same = inspect_task(str(folder / "task")), inspect_task(task)
+    assert (list(found.columns["column"]), len(same.columns)) == (["input", "output"], 0)
+    assert found.to_dict() | {"columns": []} == same.to_dict()
+
+
+def test_many_are_evaluated_from_paths(folder: Path, tiny_llama: Path, llama: Backbone, task: Task) -> None:
+    hub = Hub.open(folder / "hub")
+    found = evaluate_many([str(hub.folder("ada")), None, hub["bob"]], task.dev, str(tiny_llama), metric="ACC")
+    loaded = [load_module(hub["ada"]), None, load_module(hub["bob"])]
+    assert [len(one.predictions) for one in found] == [len(task.dev)] * 3
+    assert found == evaluate_many(loaded, task.dev, Backbone.load(tiny_llama), metric="ACC")
+
+
 IN_MEMORY = "Task.from_rows makes one of rows in memory"
 WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
     (lambda task, hub, llama: rank([{"input": "a"}], hub, llama), TaskError,
@@ -174,6 +210,20 @@ WRONG: list[tuple[Callable[..., Any], type[HeadstartError], str]] = [
      "module is None; give a module, the folder of one, or a result with one, such as ensemble's"),
     (lambda task, hub, llama: Blend(temperature="warm"), SettingError,
      "temperature='warm' of a blend: Input should be a valid number, unable to parse string as a number; correct it"),
+    (lambda task, hub, llama: save_merged(3, "nowhere", llama), ModuleError,
+     "module is an int; give a module, the folder of one, or a result with one, such as ensemble's"),
+    (lambda task, hub, llama: save_merged(hub["ada"], "nowhere", 3), BackboneError,
+     "backbone is an int; give a Backbone, or the folder, .gguf file or hub id that Backbone.load reads"),
+    (lambda task, hub, llama: merge([hub["ada"]], [1.0], backbone=3), BackboneError,
+     "backbone is an int; give a Backbone, or the folder, .gguf file or hub id that Backbone.load reads"),
+    (lambda task, hub, llama: inspect_task([{"input": "a"}]), TaskError,
+     "task is a list; give a Task, or the path of a file or folder that Task.load reads; " + IN_MEMORY),
+    (lambda task, hub, llama: inspect_task(task, backbone="smollm2-135m"), BackboneError,
+     "backbone is a str; give what Backbone.load makes of it"),
+    (lambda task, hub, llama: evaluate_many([3], task.dev, llama, metric="ACC"), ModuleError,
+     "a module in modules is an int; give a module, the folder of one, or a result with one, such as ensemble's"),
+    (lambda task, hub, llama: evaluate_many([None], task.dev, None, metric="ACC"), BackboneError,
+     "backbone is None; give a Backbone, or the folder, .gguf file or hub id that Backbone.load reads"),
     (lambda task, hub, llama: load_module(3), ModuleError,
      "source is an int; give the folder of a module, a module of a hub, or a PeftModel"),
 ]  # fmt: skip

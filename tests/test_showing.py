@@ -2,28 +2,43 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import headstart as hs
 from comparison_example import make_comparison
+from fit_example import fit_record
 from handmade import write_module
 from headstart.backbones import Backbone
 from headstart.blending import Blend, merge
 from headstart.blending.ensemble import Start, ensemble
+from headstart.evaluating.evaluation import Evaluation
+from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.hub import Hub
 from headstart.indicators.table import Scores
 from headstart.kinds import KINDS, fresh_module, load_module
+from headstart.kinds.exporting import merged_weights
 from headstart.ranking.rank import Ranking, load_modules, rank
 from headstart.records import ModuleCard, TaskCard
 from headstart.showing import LONGEST, html_table, line
 from headstart.tasks import Example, Task
+from headstart.tasks.inspecting import inspect_task
 from headstart.testing import tiny_backbone
 from headstart.tuning.tune import tune
 from small_hub import RECIPE, module, write_hub, write_task
+
+
+def small_verdict(*, gain: float = 0.3) -> Verdict:
+    """Each of 12 rows has `gain` less loss with the start."""
+    rows = [Example(f"film {row}", ("good",)) for row in range(12)]
+    losses = {"scratch": 1.0, "random": 1.0, "average": 1.0 - gain}
+    held = {name: Held(np.full(12, loss), ("good",) * 12) for name, loss in losses.items()}
+    return decide_start(held, rows, metric="ACC")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory, llama: Backbone) -> dict[str
         "stored": hub.read("ada"), "ranking": ranking, "scores": ranking.scores, "hub": hub, "backbone": llama,
         "view": hub.where(family="reviews"), "task": task, "start": start, "merged": start.merged, "tuned": tuned,
         "comparison": make_comparison(), "blend": Blend(), "evaluation": hs.evaluate(hub["ada"], task, llama),
+        "inspection": inspect_task(task), "weights": merged_weights(hub["ada"], llama), "record": fit_record(),
+        "verdict": small_verdict(), "card": hub["ada"].card, "task card": task.card,
     }  # fmt: skip
 
 
@@ -59,6 +76,12 @@ REPRS = {
     "tuned": r"^Tuned\(reviews, lora.* tuned on reviews; dev score [\d.]+ \(loss [\d.]+\) at step \d; \d+ s\)$",
     "comparison": r"^Comparison\(rte by ACC, 3 seeds, 200 test rows; methods: scratch, random, .*, ensemble\)$",
     "blend": r"^Blend\('softmax'\)$",
+    "inspection": r"^Inspection\(reviews: 12 train, 12 dev, 12 test; ACC\)$",
+    "weights": r"^MergedWeights\(4 tensors; rounded by [\d.e-]+ of the change's norm\)$",
+    "record": r"^FitRecord\(reviews; use: tuned from .*; test ACC 0\.86 on 200 rows\)$",
+    "verdict": r"^Verdict\(use: average; gain 0\.3 nats a row \([\d.]+ to [\d.]+\); 12 held-out rows in 1 fold\)$",
+    "card": r"^ModuleCard\(ada, lora of rank 2, 448 parameters\)$",
+    "task card": r"^TaskCard\(reviews; ACC; 2 labels\)$",
     "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+; 12 rows, options\)$",
 }
 
@@ -135,6 +158,38 @@ def test_tables_name_a_variant_that_only_peft_computes(llama: Backbone) -> None:
         assert "<td>DoRA</td>" in shown._repr_html_()
     assert repr(ranking) == "Ranking(2 modules by loss on 3 examples; best: bob -1)"
     assert "variant" not in ranking.of([0]).frame()
+
+
+def test_a_notebook_shows_how_well_each_class_is_recognized(shown: dict[str, Any]) -> None:
+    rows = [Example("a", (target,), ("bad", "good")) for target in ("bad", "bad", "bad", "good")]
+    found = Evaluation("ACC", 0.5, 0.7, ("bad", "good", "(odd)", "good"), "options", examples=tuple(rows))
+    table = found._repr_html_()
+    assert table.startswith("<p>ACC 0.5000; loss 0.7; 4 rows, options</p>")
+    # Of the three rows of "bad", one was answered "bad", one "good" and one neither: recall 1/3, precision 1.
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", table)
+    assert cells[:10] == ["class", "precision", "recall", "F1", "support", "bad", "1", "0.3333", "0.5", "3"]
+    assert cells[15:] == [
+        "target", "bad", "good", "(none of them)", "bad", "1", "1", "1", "good", "0", "1", "0"
+    ]  # fmt: skip
+    opened = Evaluation("EM", 1.0, 0.7, ("<b>",), "generate", losses=(0.7,), examples=(Example("a", ("<b>",)),))
+    assert "<td>&lt;b&gt;</td>" in opened._repr_html_()
+    assert replace(opened, examples=())._repr_html_() == "<p>EM 1.0000; loss 0.7; 1 row, generate</p>"
+
+
+def test_a_notebook_shows_a_curve_donors_and_what_is_understood_of_a_task(shown: dict[str, Any]) -> None:
+    tuned, merged, inspection = (shown[name]._repr_html_() for name in ("tuned", "merged", "inspection"))
+    assert all(f"<th>{name}</th>" in tuned for name in ("step", "train_loss", "dev_loss", "dev_score"))
+    assert tuned.count("<tr>") + tuned.count("<tr ") == 1 + len(shown["tuned"].curve)
+    assert all(f"<td>{name}</td>" in merged for name in ("ada", "bob", "cyd", "dan"))
+    assert all(f"<p>{title}</p>" in inspection for title in ("Splits", "Classes", "Guesses", "Prompts", "Lengths"))
+    assert "<p>Columns</p>" not in inspection, "there is nothing to say of them"
+
+
+def test_what_is_long_in_itself_is_one_line_too(shown: dict[str, Any]) -> None:
+    targets = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(80))
+    card = shown["card"].model_copy(update={"targets": targets})
+    assert repr(card) == repr(shown["card"])
+    assert repr(small_verdict(gain=0.0)).startswith("Verdict(abstain: scratch; gain 0 nats a row")
 
 
 def test_a_table_is_cut_and_its_text_escaped() -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from headstart.atomic import write_text
 from headstart.errors import CardError, Refused
 from headstart.filenames import CARD_FILE
-from headstart.showing import cut, plural
+from headstart.showing import cut, line, plural
 
 __all__ = [
     "CARD_FILE",
@@ -136,6 +136,12 @@ class TaskCard(Record):
     group: str | None = None
     license: str = ""
     source: str = ""
+
+    def __repr__(self) -> str:
+        answers = "open answers" if self.options is None else f"options: {self.options}"
+        if self.labels is not None:
+            answers = plural(len(self.labels), "label")
+        return line(type(self).__name__, cut(self.name), self.metric, answers)
 
 
 class Donor(Record):
@@ -294,6 +300,9 @@ class ModuleCard(Record):
     labels: tuple[str, ...] | None = None
     options: str | None = None
     calibration: Calibration | None = None
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self.words)
 
     @property
     def words(self) -> str:

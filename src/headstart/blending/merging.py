@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
 
+import pandas as pd
 from torch import Tensor
 
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, BackboneLike, as_backbone
 from headstart.blending.catalogued import require_one_kind
 from headstart.blending.fitting import check_space, fitting_space
 from headstart.blending.low_rank import combination, relative_error
@@ -18,7 +19,7 @@ from headstart.errors import MergeError, SettingError, of_type
 from headstart.hub import Hub
 from headstart.kinds import AnyModule, LoraModule, Module, ModuleLike, as_modules
 from headstart.records import Donor
-from headstart.showing import line, plural
+from headstart.showing import html_table, line, plural
 
 __all__ = ["MergePlan", "Merged", "Summed", "merge", "scaled_parameters"]
 
@@ -49,10 +50,20 @@ class Merged:
     scale: float = 1.0
 
     def __repr__(self) -> str:
+        return line(type(self).__name__, *self._words)
+
+    def _repr_html_(self) -> str:
+        donors = [donor.model_dump(include={"name", "weight", "license"}) for donor in self.module.card.donors]
+        frame = pd.DataFrame(donors, columns=["name", "weight", "license"]).rename(columns={"name": "module"})
+        frame = frame.sort_values("weight", ascending=False, kind="stable")
+        return html_table(frame, title="; ".join(filter(None, self._words)))
+
+    @property
+    def _words(self) -> tuple[str, ...]:
         taking = sum(weight != 0 for weight in self.weights)
         error = "" if self.error is None else f"ΔW error {self.error:.3g}"
         of = f"{taking} of {plural(len(self.weights), 'module')} in space '{self.space}'"
-        return line(type(self).__name__, self.module.card.words, of, f"effective number {self.effective:.3g}", error)
+        return self.module.card.words, of, f"effective number {self.effective:.3g}", error
 
 
 def merge(
@@ -63,7 +74,7 @@ def merge(
     rank: int | None = None,
     density: float | None = None,
     seed: int = 0,
-    backbone: Backbone | None = None,
+    backbone: BackboneLike | None = None,
     scale: float = 1.0,
     name: str = "merged",
 ) -> Merged:
@@ -90,7 +101,8 @@ def merge(
     if not isinstance(weights, Weights | Sequence):
         raise MergeError(f"{of_type('weights', weights)}; give one number for each module, which together make 1")
     plan = MergePlan.of(as_modules(modules), weights, space=space, rank=rank, density=density, seed=seed, scale=scale)
-    return plan.merged(plan.summed(backbone), name=name)
+    frozen = None if backbone is None else as_backbone(backbone)
+    return plan.merged(plan.summed(frozen), name=name)
 
 
 @dataclass(frozen=True, eq=False)

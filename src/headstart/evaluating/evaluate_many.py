@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 
-from headstart.backbones import Backbone, TextFormat
+from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone
 from headstart.backbones.memory import in_halves
 from headstart.evaluating.answering import TOO_LARGE, answer_rows, decoding_for
 from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Listener, Progress
-from headstart.kinds import Module, stack_of, stacks
+from headstart.kinds import ModuleLike, as_module, stack_of, stacks
 from headstart.records import HeadCard
 from headstart.tasks import METRICS, Example
 
@@ -18,9 +18,9 @@ __all__ = ["evaluate_attached", "evaluate_many"]
 
 
 def evaluate_many(
-    modules: Sequence[Module | None],
+    modules: Sequence[ModuleLike | None],
     examples: Sequence[Example],
-    backbone: Backbone,
+    backbone: BackboneLike,
     *,
     metric: str,
     decoding: str = "auto",
@@ -30,7 +30,7 @@ def evaluate_many(
     """Evaluate modules (`None`: the bare backbone) without calibration, those of equal shape together.
 
     Args:
-        modules: what to evaluate.
+        modules: what to evaluate: modules, results that hold one, or folders.
         examples: labelled examples, usually a test split.
         backbone: the frozen model.
         metric: a name in `METRICS`.
@@ -41,13 +41,16 @@ def evaluate_many(
         progress: told how many rows are answered, those of all modules together.
 
     Raises:
+        ModuleError: something that is no module, or a folder that is broken.
         TaskError: no examples, or options asked for and missing.
         SettingError: unknown metric or decoding, or, on an encoder, a module without a head.
         TooLargeError: a single row under a single module does not fit into the device's memory.
     """
+    given = [None if each is None else as_module(each, parameter="a module in modules").load() for each in modules]
+    backbone = as_backbone(backbone)
     results: dict[int, Evaluation] = {}
-    bare = [index for index, module in enumerate(modules) if module is None]
-    done, total = 0, (len(modules) - len(bare) + bool(bare)) * len(examples)
+    bare = [index for index, module in enumerate(given) if module is None]
+    done, total = 0, (len(given) - len(bare) + bool(bare)) * len(examples)
 
     def told(width: int) -> Callable[[int], None] | None:
         return progress and (lambda rows: progress(Progress("evaluating rows", done + width * rows, total)))
@@ -58,7 +61,7 @@ def evaluate_many(
         )[0]
         done += len(examples)
         results.update(dict.fromkeys(bare, found))
-    present = [(index, module) for index, module in enumerate(modules) if module is not None]
+    present = [(index, module) for index, module in enumerate(given) if module is not None]
     groups = stacks([module for _, module in present], most=1 if backbone.goes_alone else 8)
 
     def evaluate_some(members: Sequence[int], most: int) -> None:
@@ -82,7 +85,7 @@ def evaluate_many(
 
     for members in groups:
         in_halves(partial(evaluate_some, members), len(members), too_large=TOO_LARGE)
-    return [results[index] for index in range(len(modules))]
+    return [results[index] for index in range(len(given))]
 
 
 def evaluate_attached(

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from headstart.errors import TaskError
 from headstart.evaluating.answering import Answers
 from headstart.records import Calibration
-from headstart.showing import line, plural
+from headstart.showing import html_table, line, plural
 from headstart.tasks import METRICS, Example
 
 __all__ = ["Evaluation"]
@@ -50,9 +50,22 @@ class Evaluation:
     uncalibrated: tuple[str, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
+        return line(type(self).__name__, *self._words)
+
+    def _repr_html_(self) -> str:
+        title = "; ".join(self._words)
+        if len(self.examples) != len(self.predictions):
+            return f"<p>{title}</p>"
+        if not self.classes:
+            return html_table(self.frame(), title=title)
+        confusion = self.confusion().rename_axis(columns=None).reset_index()
+        return html_table(self.per_class(), title=title) + html_table(confusion, title="Rows by target and prediction")
+
+    @property
+    def _words(self) -> tuple[str, str, str]:
         how = self.decoding if self.calibration.method == "none" else f"{self.decoding}, {self.calibration.method}"
         rows = f"{plural(len(self.predictions), 'row')}, {how}"
-        return line(type(self).__name__, f"{self.metric} {self.score:.4f}", f"loss {self.loss:.4g}", rows)
+        return f"{self.metric} {self.score:.4f}", f"loss {self.loss:.4g}", rows
 
     @classmethod
     def of(cls, answers: Answers, examples: Sequence[Example], *, metric: str, decoding: str) -> "Evaluation":

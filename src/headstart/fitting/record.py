@@ -14,7 +14,7 @@ from headstart.comparing.frames import frame_from_json, frame_to_json, number_fr
 from headstart.errors import CardError
 from headstart.fitting.verdict import CONTRASTS, TABLE, Verdict
 from headstart.records import TaskCard
-from headstart.showing import cut, html_table, line
+from headstart.showing import cut, html_table, line, plural
 
 if TYPE_CHECKING:
     from headstart.kinds import Module
@@ -80,6 +80,15 @@ class FitRecord:
             if lacking:
                 raise CardError(f"the table '{name}' of a fit lacks the column '{min(lacking)}'; fit again")
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, cut(self.task.name), *self._words)
+
+    @property
+    def _words(self) -> tuple[str, str]:
+        begun = "from scratch" if self.method == SCRATCH else f"from {spoken(self.method)}"
+        score = f"{self.split} {self.task.metric} {self.score:.4g} on {plural(self.rows, 'row')}"
+        return f"{self.choice}: tuned {begun}", score
+
     def contrast(self, method: str, other: str, *, measure: str = "loss") -> dict[Any, Any] | None:
         """The line of `contrasts` that compares two methods, or `None` if there is none."""
         table = self.frames["contrasts"]
@@ -134,10 +143,7 @@ class Fitted:
     record: FitRecord
 
     def __repr__(self) -> str:
-        record = self.record
-        begun = "from scratch" if self.verdict.method == SCRATCH else f"from {spoken(self.verdict.method)}"
-        score = f"{record.split} {record.task.metric} {record.score:.4g} on {record.rows} rows"
-        return line(type(self).__name__, cut(self.module.name), f"{self.verdict.choice}: tuned {begun}", score)
+        return line(type(self).__name__, cut(self.module.name), *self.record._words)
 
     def _repr_html_(self) -> str:
         return html_table(self.verdict.table, title=self.verdict.sentence)

@@ -14,6 +14,7 @@ from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL
 from headstart.errors import SettingError
 from headstart.fitting.sentences import NATS, Grounds, remedy, sentence
+from headstart.showing import line, plural
 from headstart.statistics.differences import Difference, difference
 from headstart.statistics.folds import over_folds, tunings_share
 from headstart.statistics.holm import holm
@@ -90,6 +91,11 @@ class Verdict:
     sentence: str
     remedy: str
     unit: str = NATS
+
+    def __repr__(self) -> str:
+        gain = "" if math.isnan(self.gain) else f"gain {self.gain:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
+        held = f"{plural(self.rows, 'held-out row')} in {plural(self.folds, 'fold')}"
+        return line(type(self).__name__, f"{self.choice}: {self.method}", gain, held)
 
 
 def decide_start(

@@ -1,11 +1,14 @@
-"""The code that loads a module's folder, for its README: with PEFT where PEFT can, else with Headstart."""
+"""The code that loads a module's folder, for its README: with PEFT where PEFT can, else with Headstart.
+
+That of a backbone with a module merged into it needs transformers only.
+"""
 
 import json
 from collections.abc import Mapping
 
 from headstart.records import ModuleCard, TextFormat
 
-__all__ = ["snippet"]
+__all__ = ["snippet", "whole_model"]
 
 PEFT_TYPES = frozenset({"LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING"})
 """What PEFT loads; BitFit, prefixes of chosen attention units and adapters are not among them."""
@@ -40,13 +43,28 @@ def snippet(card: ModuleCard, config: Mapping[str, object], *, folder: str) -> l
     ]
     if card.head is not None:
         return [*lines, 'print(model(**tokenizer("Your text", return_tensors="pt")).logits)']
-    lines += [
+    return [*lines, *_answer(card, seq2seq=config.get("task_type") != "CAUSAL_LM")]
+
+
+def whole_model(card: ModuleCard, *, seq2seq: bool, folder: str) -> list[str]:
+    """Lines of Python that load a backbone with this module merged into it from `folder`, and run it on one input."""
+    family = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
+    return [
+        f"from transformers import {family}, AutoTokenizer",
+        "",
+        f"model = {family}.from_pretrained({_quoted(folder)}).eval()",
+        f"tokenizer = AutoTokenizer.from_pretrained({_quoted(folder)})",
+        *_answer(card, seq2seq=seq2seq),
+    ]
+
+
+def _answer(card: ModuleCard, *, seq2seq: bool) -> list[str]:
+    written = "output[0]" if seq2seq else 'output[0, inputs["input_ids"].shape[1] :]'
+    return [
         *_inputs(card),
         "output = model.generate(**inputs, max_new_tokens=16)",
+        f"print(tokenizer.decode({written}, skip_special_tokens=True))",
     ]
-    if config.get("task_type") == "CAUSAL_LM":
-        return [*lines, 'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))']
-    return [*lines, "print(tokenizer.decode(output[0], skip_special_tokens=True))"]
 
 
 def _by_headstart(folder: str) -> list[str]:

@@ -11,14 +11,17 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headstart.atomic import refuse_existing, staged_folder
-from headstart.backbones import Backbone
+from headstart.backbones import Backbone, BackboneLike, as_backbone
 from headstart.backbones.loading import quiet
 from headstart.errors import ModuleError
 from headstart.hub.model_card import inert
+from headstart.hub.snippet import whole_model
 from headstart.kinds.bitfit import BitFitModule
 from headstart.kinds.contract import Module
 from headstart.kinds.ia3 import IA3Module
+from headstart.kinds.loading import ModuleLike, as_module
 from headstart.kinds.lora import LoraModule
+from headstart.showing import line, plural
 
 __all__ = ["MergedWeights", "merged_weights", "save_merged"]
 
@@ -34,13 +37,28 @@ class MergedWeights:
     tensors: Mapping[str, Tensor]
     rounding: float
 
+    def __repr__(self) -> str:
+        rounded = f"rounded by {self.rounding:.2g} of the change's norm"
+        return line(type(self).__name__, plural(len(self.tensors), "tensor"), rounded)
 
-def merged_weights(module: Module, backbone: Backbone) -> MergedWeights:
+
+def merged_weights(module: ModuleLike, backbone: BackboneLike) -> MergedWeights:
     """The weights of the backbone with the module merged into them: LoRA, IA3 and BitFit.
+
+    `module` may be a folder or a result that holds one, such as that of `tune`. A backbone that is given by its path is
+    loaded in float32 on the CPU, because bfloat16 rounds much of a merge away.
 
     Raises `ModuleError` for any other kind, for a module with a task head, for one that does not fit the backbone, and
     for a weight that two layers share, since a merge would change both.
     """
+    return _merged(as_module(module).load(), _exact(backbone))
+
+
+def _exact(given: BackboneLike) -> Backbone:
+    return as_backbone(given, device="cpu", dtype="float32")
+
+
+def _merged(module: Module, backbone: Backbone) -> MergedWeights:
     module.check(backbone)
     change = _changes(module, backbone)
     _refuse_shared(change, module, backbone)
@@ -54,21 +72,24 @@ def merged_weights(module: Module, backbone: Backbone) -> MergedWeights:
     return MergedWeights(tensors, math.sqrt(off / moved) if moved else 0.0)
 
 
-def save_merged(module: Module, folder: str | Path, backbone: Backbone) -> MergedWeights:
+def save_merged(module: ModuleLike, folder: str | Path, backbone: BackboneLike) -> MergedWeights:
     """Write the backbone with the module merged into it, with tokenizer and generation settings, and a README.
 
     transformers, vLLM and others load the folder like any other model. Nothing of the backbone in memory changes.
-    Raises what `merged_weights` raises, and `OutputError` if the folder exists or cannot be written.
+    See `merged_weights` for what may be given, in which dtype a backbone's path is loaded, and what is raised; besides,
+    `OutputError` if the folder exists or cannot be written.
     """
     folder = Path(folder)
     refuse_existing(folder)
-    merged = merged_weights(module, backbone)
+    module, backbone = as_module(module).load(), _exact(backbone)
+    merged = _merged(module, backbone)
+    page = _readme(module, backbone, merged, folder=folder.name)
     with staged_folder(folder) as staging:
         weights = {name: value.cpu() for name, value in backbone.model.state_dict().items()} | dict(merged.tensors)
         with quiet(), _generation_saved_as_it_is(backbone.model, staging):
             backbone.model.save_pretrained(staging, state_dict=weights)
             backbone.tokenizer.save_pretrained(staging)
-        (staging / "README.md").write_text(_readme(module, backbone, merged), encoding="utf-8")
+        (staging / "README.md").write_text(page, encoding="utf-8")
         for path in staging.iterdir():
             path.chmod(0o644)  # the weights are written for their owner alone
     return merged
@@ -149,7 +170,7 @@ def _refuse_shared(names: Mapping[str, Change], module: Module, backbone: Backbo
             )
 
 
-def _readme(module: Module, backbone: Backbone, merged: MergedWeights) -> str:
+def _readme(module: Module, backbone: Backbone, merged: MergedWeights, *, folder: str) -> str:
     card, dtype = module.card, str(backbone.dtype).removeprefix("torch.")
     backbone_name, name = inert(backbone.name), inert(card.name)
     made = (
@@ -158,5 +179,6 @@ def _readme(module: Module, backbone: Backbone, merged: MergedWeights) -> str:
     )
     layout = f"Prompts are {inert(card.text_format.words)}." if card.text_format else ""
     licence = f"The module's licence: {inert(card.license)}." if card.license else ""
-    parts = [f"# {backbone_name} with {name}", made, layout, licence]
+    code = "\n".join(["```python", *whole_model(card, seq2seq=backbone.seq2seq, folder=folder), "```"])
+    parts = [f"# {backbone_name} with {name}", made, layout, licence, "## Load it", code]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -3,20 +3,23 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from html import escape
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 
-from headstart.errors import SettingError
+from headstart.errors import BackboneError, SettingError, of_type
 from headstart.records import HeadCard, TaskCard, TextFormat
+from headstart.showing import capitalized, cut, html_table, line, plural
 from headstart.tasks.baselines import chance, majority
-from headstart.tasks.columns import Column
+from headstart.tasks.columns import Column, source_columns
 from headstart.tasks.example import Example, Text, seeded_order
 from headstart.tasks.head import head_of
 from headstart.tasks.showing import class_counts
-from headstart.tasks.task import Task
+from headstart.tasks.task import Task, TaskLike, as_task
 
 __all__ = ["Inspection", "Reader", "inspect_task"]
 
@@ -84,48 +87,70 @@ class Inspection:
     prompts: pd.DataFrame
     lengths: pd.DataFrame
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *self._words)
+
+    def _repr_html_(self) -> str:
+        said = f"<p>{escape('; '.join(filter(None, self._words)))}</p>"
+        tables = {name: frame for name, frame in self._tables.items() if len(frame)}
+        return said + "".join(html_table(frame, title=capitalized(name)) for name, frame in tables.items())
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        rows = ", ".join(f"{row['rows']:,} {row['split']}" for row in self.splits.to_dict("records")) or "no rows"
+        problems = plural(len(self.problems), "problem") if len(self.problems) else ""
+        return f"{cut(self.card.name)}: {rows}", self.card.metric, problems
+
+    @property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+
     def to_dict(self) -> dict[str, Any]:
         """The card, the notes and every table as a list of rows; NaN is what is missing."""
-        frames = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        tables = {name: frame.to_dict("records") for name, frame in frames.items()}
+        tables = {name: frame.to_dict("records") for name, frame in self._tables.items()}
         return {"card": self.card.model_dump(mode="json"), "notes": list(self.notes), **tables}
 
 
 def inspect_task(
-    task: Task,
+    task: TaskLike,
     *,
-    columns: Sequence[Column] = (),
+    columns: Sequence[Column] | None = None,
     backbone: Reader | None = None,
     text_format: TextFormat | None = None,
 ) -> Inspection:
     """Look at a task without running a model.
 
     Args:
-        task: the task.
-        columns: what its source holds, from `source_columns`.
-        backbone: whose tokens are shown and counted; without one, texts are shown and characters counted.
+        task: the task, or the path that `Task.load` reads it from.
+        columns: what its source holds, from `source_columns`; `None` looks there if the task is given by its path.
+        backbone: a loaded one, whose tokens are shown and counted; without one, texts are shown and characters counted.
         text_format: layout and cut lengths, such as a recipe's; default: `TextFormat()`, as in the recipe few-shot.
 
-    Raises `TaskError` for a row that the backbone cannot read, `SettingError` for a chat template without a backbone.
+    Raises what `Task.load` raises, `TaskError` for a row that the backbone cannot read, `SettingError` for a chat
+    template without a backbone, and `BackboneError` for a backbone that is not loaded.
     """
-    text_format = text_format or TextFormat()
+    if isinstance(backbone, str | Path):  # this layer is below that of backbones and can load none
+        raise BackboneError(f"{of_type('backbone', backbone)}; give what Backbone.load makes of it")
+    data, text_format = as_task(task), text_format or TextFormat()
     if backbone is None and text_format.chat_template:
         raise SettingError(
             "a chat template is the tokenizer's own; give backbone=, or leave out chat_template"
         ).with_options({"backbone=": "--backbone", "chat_template": "--chat"})
-    rows = {split: [*part] for split, part in task.splits.items()}
+    if columns is None:
+        columns = source_columns(task) if isinstance(task, str | Path) else ()
+    rows = {split: [*part] for split, part in data.splits.items()}
     first = next(iter(rows), "")
     shown = _unlike(rows.get(first, []))
     return Inspection(
-        card=task.card,
-        notes=task.notes,
+        card=data.card,
+        notes=data.notes,
         columns=_columns(columns),
         splits=_splits(rows),
-        classes=pd.DataFrame([{"label": label, **counts} for label, counts in class_counts(task.card, rows).items()]),
-        guesses=_guesses(task),
+        classes=pd.DataFrame([{"label": label, **counts} for label, counts in class_counts(data.card, rows).items()]),
+        guesses=_guesses(data),
         problems=_problems(rows),
-        prompts=pd.DataFrame([{"split": first, **each} for each in _prompts(task.card, shown, backbone, text_format)]),
-        lengths=_lengths(task.card, _measured(rows), backbone, text_format),
+        prompts=pd.DataFrame([{"split": first, **each} for each in _prompts(data.card, shown, backbone, text_format)]),
+        lengths=_lengths(data.card, _measured(rows), backbone, text_format),
     )
 
 

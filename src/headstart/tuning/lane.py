@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
+
 from headstart.kinds import Module
 from headstart.kinds.saving import based_on
 from headstart.records import Calibration
-from headstart.showing import line
+from headstart.showing import html_table, line
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 
@@ -79,5 +81,12 @@ class Tuned:
         return replace(self, module=based_on(replace(self.module, card=card), place))
 
     def __repr__(self) -> str:
+        return line(type(self).__name__, *self._words)
+
+    def _repr_html_(self) -> str:
+        return html_table(pd.DataFrame(self.curve), title="; ".join(self._words))
+
+    @property
+    def _words(self) -> tuple[str, str, str]:
         best = f"dev score {self.best.dev_score:.4g} (loss {self.best.dev_loss:.4g}) at step {self.best.step}"
-        return line(type(self).__name__, self.module.card.words, best, f"{self.seconds:.0f} s")
+        return self.module.card.words, best, f"{self.seconds:.0f} s"
