@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,27 @@ REAL = Path(__file__).parents[2] / "shared" / "data" / "prompt_transfer"
 NAMES = ("ants", "bees", "cats", "dogs")
 
 
-def write_folder(folder: Path, *, matrix: list[list[float]] | None = None, without: str = "") -> Path:
-    """Four tasks in two pairs of like prompts, and a transfer that is high within a pair."""
+def write_folder(
+    folder: Path,
+    *,
+    matrix: list[list[float]] | None = None,
+    without: str = "",
+    every: dict[str, Any] | None = None,
+    tiny: dict[str, Any] | None = None,
+) -> Path:
+    """Four tasks in two pairs of like prompts, and a transfer that is high within a pair.
+
+    `every` and `tiny` are further keys of matrices.json: for every backbone, and for the one that it has.
+    """
     generator = np.random.default_rng(0)
     pairs = generator.normal(size=(2, 1, 16))
     prompts = {name: pairs[index // 2] + 0.3 * generator.normal(size=(8, 16)) for index, name in enumerate(NAMES)}
     prompts.pop(without, None)
     within = [[0.9 if row // 2 == column // 2 else 0.4 for column in range(4)] + [0.5] for row in range(4)]
-    content = {"targets": NAMES, "sources": [*NAMES, "random"], "matrix": matrix or within}
+    content = {"targets": NAMES, "sources": [*NAMES, "random"], "matrix": matrix or within, **(tiny or {})}
+    whole = {"backbones": {"tiny": content}, **(every or {})}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "matrices.json").write_text(json.dumps({"backbones": {"tiny": content}}), encoding="utf-8")
+    (folder / "matrices.json").write_text(json.dumps(whole), encoding="utf-8")
     np.savez(folder / "prompt_transfer_tiny.npz", **{k: v.astype(np.float16) for k, v in prompts.items()})  # type: ignore[arg-type]
     return folder
 
@@ -109,6 +121,41 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
     shown = run("evaluate-ranking", folder, "-b", "tiny").out
     assert "tiny: 4 prompts, 4 targets, 95 % intervals over targets" in shown
     assert "Default: sign_span." in shown
+
+
+def test_numbers_of_rows_are_a_baseline(tmp_path: Path, run: Run) -> None:
+    # Ranked by rows, dogs come first, then cats, bees and ants: the best source, the other of a pair, is third for
+    # ants and bees, and first for cats and dogs. Equal numbers elsewhere, which do not count: the backbone has its own.
+    folder = write_folder(
+        tmp_path,
+        every={"sizes": dict.fromkeys(NAMES, 7)},
+        tiny={"sizes": dict(zip(NAMES, (8, 16, 32, 64), strict=True))},
+    )
+    found = evaluate_prompt_rules(MeasuredPrompts.read(folder, "tiny"), draws=10)
+    assert found.mean("rho")["data size"] == (3 + 3 + 1 + 1) / 4
+    data = run("evaluate-ranking", folder, "-b", "tiny", "--json").data
+    assert set(data["baselines"]) == {"random", "own score", "data size"}
+    assert data["baselines"]["data size"]["rho"] == 2
+    equal = write_folder(tmp_path / "equal", every={"sizes": dict.fromkeys(NAMES, 7)})
+    assert evaluate_prompt_rules(MeasuredPrompts.read(equal, "tiny"), draws=10).mean("rho")["data size"] == 2
+    lacking = write_folder(tmp_path / "lacking", every={"sizes": {"ants": 3}})
+    with pytest.raises(
+        HubError, match=r"matrices\.json: 'sizes' has no number of rows for 'bees'; add it, or leave out"
+    ):
+        MeasuredPrompts.read(lacking, "tiny")
+
+
+def test_sources_of_the_same_family(tmp_path: Path, run: Run) -> None:
+    families = {"ants": "insects", "bees": "insects", "cats": "felines", "dogs": "canines"}
+    folder = write_folder(tmp_path / "families", every={"families": families})
+    data = run("evaluate-ranking", folder, "-b", "tiny", "--within-families", "--json").data
+    assert (data["within_families"], data["targets"], data["baselines"]["random"]["rho"]) == (True, 2, 1)
+    assert run("evaluate-ranking", folder, "-b", "tiny", "--json").data["targets"] == 4
+    shown = run("evaluate-ranking", folder, "-b", "tiny", "--within-families").out
+    assert "tiny: 4 prompts, 2 targets, sources of the target's family, 95 %" in shown
+    assert "Left out, because there is no other source of their family: cats, dogs." in shown
+    ended = run("evaluate-ranking", write_folder(tmp_path / "none"), "-b", "tiny", "--within-families")
+    assert_mistake(ended, "matrices.json has no 'families'; add them, by task, or rank across all tasks")
 
 
 def test_where_no_source_gains_the_command_says_so(tmp_path: Path, run: Run) -> None:

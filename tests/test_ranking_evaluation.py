@@ -89,6 +89,32 @@ def test_popularity_leaves_the_target_out() -> None:
     assert table.loc[("popularity", "z"), "sources"] == 1
 
 
+def test_within_families_by_hand() -> None:
+    sources = list("abc")
+    true = pd.DataFrame([[0.3, 0.6, 1.0], [0.1, 0.1, 0.4], [0.0, 0.6, 0.2]], index=list("xyz"), columns=sources)
+    guess = pd.DataFrame([[3.0, 2.0, 9.0]] * 3, index=true.index, columns=sources)
+    families = {"x": "nli", "a": "nli", "b": "nli", "y": "qa", "c": "qa", "z": "summary"}
+    start = pd.Series([0.1, 0.0, 0.0], index=true.index)
+    found = evaluate_ranking(guess, true, baseline=start, families=families, draws=50)
+    # z has no source of its family. Those of x are a and b, which gain 0.2 and 0.5; a is ranked first. y has c alone.
+    own = found.by_target.set_index(["ranker", "target"])
+    assert own.loc["predicted"].index.tolist() == ["x", "y"]
+    assert own.loc[("predicted", "x"), ["sources", "rho", "regret@1", "spearman"]].tolist() == pytest.approx(
+        [2, 2, 0.3, -1]
+    )
+    assert own.loc[("predicted", "x"), "ndcg"] == pytest.approx((0.2 + 0.5 / math.log2(3)) / (0.5 + 0.2 / math.log2(3)))
+    assert own.loc[("predicted", "y"), ["sources", "rho"]].tolist() == [1, 1]
+    assert found.mean("rho")[["predicted", "random"]].tolist() == [1.5, 1.25]
+    # On y and z, b gained 0.35 on average, and a 0.05: popularity reads what sources gave to other families, too.
+    assert own.loc[("popularity", "x"), "rho"] == 1
+    # A single family, but for a task that has none, is all.
+    alike = dict.fromkeys("xyzabc", "one")
+    assert evaluate_ranking(guess, true, families=alike).by_target.equals(evaluate_ranking(guess, true).by_target)
+    unknown = evaluate_ranking(guess, true, families=alike | {"x": "", "a": ""})
+    assert unknown.by_target["target"].unique().tolist() == ["y", "z"]
+    assert set(unknown.by_target["sources"]) == {2}
+
+
 def test_where_nothing_is_gained_every_order_is_ideal() -> None:
     found = evaluate_ranking(
         frame([1.0, 2.0], [2.0, 1.0]), frame([-0.1, -0.2], [0.2, 0.1]), baseline=pd.Series([0.0, 0.1], TARGETS)
@@ -143,3 +169,7 @@ def test_mistakes_name_what_lacks() -> None:
         evaluate_ranking({"random": frame([1.0, 2.0])}, frame([1.0, 2.0]))
     with pytest.raises(SettingError, match="regret cannot be measured for k=0; give 1 or more"):
         evaluate_ranking(frame([1.0, 2.0]), frame([1.0, 2.0]), ks=(0,))
+    with pytest.raises(SettingError, match="families has no 'b'; add it, with \"\" for what has no family"):
+        evaluate_ranking(frame([1.0, 2.0]), frame([1.0, 2.0]), families={"x": "f", "a": "f"})
+    with pytest.raises(SettingError, match="no target has a source of its own family; rank across all"):
+        evaluate_ranking(frame([1.0]), frame([1.0]), families={"x": "f", "a": "g"})

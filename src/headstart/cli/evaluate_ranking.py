@@ -25,6 +25,9 @@ def evaluate_ranking(
         Path, typer.Argument(help="Folder with matrices.json (measured transfer) and prompt_transfer_NAME.npz.")
     ],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="NAME of the backbone in that folder.")],
+    within_families: Annotated[
+        bool, typer.Option("--within-families", help="Rank only sources of the target's family (in matrices.json).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure rules that rank soft prompts by their parameters, against the measured transfer in FOLDER.
@@ -36,13 +39,15 @@ def evaluate_ranking(
     from headstart.ranking.measured import WITH_TRANSFER, MeasuredPrompts, evaluate_prompt_rules
 
     measured = MeasuredPrompts.read(folder, backbone)
-    found = evaluate_prompt_rules(measured)
+    found = evaluate_prompt_rules(measured, within_families=within_families)
+    targets = set(found.by_target["target"])
     facts = {name: _facts(found, name) for name in found.rankers}
     baselines = [name for name in facts if name not in (*PROMPT_RULES, *WITH_TRANSFER)]
     if as_json:
         print_json(
             {
-                "backbone": backbone, "targets": len(measured.transfer), "sources": len(measured.names),
+                "backbone": backbone, "within_families": within_families,
+                "targets": len(targets), "sources": len(measured.names),
                 "rules": {name: facts[name] for name in PROMPT_RULES},
                 "default": {"rule": PROMPT_DEFAULT, **facts[PROMPT_DEFAULT]},
                 "with_transfer": {name: facts[name] for name in WITH_TRANSFER},
@@ -53,11 +58,15 @@ def evaluate_ranking(
         return
     from headstart.reports.console import print_table
 
-    title = f"{backbone}: {len(measured.names)} prompts, {len(measured.transfer)} targets, 95 % intervals over targets"
+    within = ", sources of the target's family" if within_families else ""
+    title = f"{backbone}: {len(measured.names)} prompts, {len(targets)} targets{within}, 95 % intervals over targets"
     print_table(_table(found), console(), title=title)
     print_line(f"Default: {PROMPT_DEFAULT}. {', '.join(WITH_TRANSFER)} also read the transfer to the other targets.")
     if found.idle:
         print_line(f"No source gains anything on {', '.join(found.idle)}; any order of them counts as ndcg 100.")
+    out = [str(name) for name in measured.transfer.index if name not in targets]
+    if out:
+        print_line(f"Left out, because there is no other source of their family: {', '.join(out)}.")
     for note in measured.notes:
         print_line(note, error=True)
 

@@ -108,6 +108,7 @@ def evaluate_ranking(
     *,
     baseline: pd.Series | float = 0.0,
     known: Mapping[str, pd.Series] | None = None,
+    families: Mapping[str, str] | None = None,
     ks: Sequence[int] = (1, 3),
     draws: int = DRAWS,
     seed: int = 0,
@@ -129,17 +130,19 @@ def evaluate_ranking(
             scratch; 0 if `gains` are gains already.
         known: further rankers that order the sources alike for every target, by name: one number by source, such as the
             rows that it was tuned on, or its score on its own task.
+        families: by target and source, its family: only sources of the target's own family are candidates then, and
+            targets without any are left out, as are those without a family (""). `None`: all sources are candidates.
         ks: for which k regret is measured.
         draws: how often targets are drawn for the intervals.
         seed: of these draws.
 
     Returns:
         The given rankers, those of `known`, "random" (the expected value over all orders) and "popularity", which
-        reads the sources' measured transfer to the other targets.
+        reads the sources' measured transfer to the other targets, those of other families too.
 
     Raises:
-        SettingError: a table lacks a target or source, a target has no candidates, a k is below 1, or a ranking is
-            called as one that every evaluation has.
+        SettingError: a table lacks a target or source, a target has no candidates, within families no target has any, a
+            k is below 1, or a ranking is called as one that every evaluation has.
 
     >>> gains = pd.DataFrame({"a": [0.2, 0.0], "b": [0.1, 0.3]}, index=["x", "y"])
     >>> found = evaluate_ranking(pd.DataFrame({"a": [1.0, 1.0], "b": [0.0, 0.0]}, index=["x", "y"]), gains)
@@ -148,11 +151,15 @@ def evaluate_ranking(
     """
     tables = {"predicted": predicted} if isinstance(predicted, pd.DataFrame) else dict(predicted)
     above = gains.sub(baseline, axis=0) if isinstance(baseline, pd.Series) else gains - baseline
+    others = popularity(above)
+    if families is not None:
+        gains = _within(gains, families)
+        above = above.loc[gains.index].where(gains.notna())
     _check_request([*tables, *(known or {})], ks)
     for name, values in (known or {}).items():
         tables[name] = pd.DataFrame([values] * len(gains), index=gains.index)
     tables["random"] = pd.DataFrame(0.0, index=gains.index, columns=gains.columns)
-    tables["popularity"] = popularity(above)
+    tables["popularity"] = others
     wanted = [np.asarray(each, dtype=np.float64) for each in (gains, above)]
     rows = []
     for name, scores in tables.items():
@@ -172,6 +179,19 @@ def popularity(gains: pd.DataFrame) -> pd.DataFrame:
     counts = gains.notna().sum() - gains.notna()
     found: pd.DataFrame = (gains.sum() - gains.fillna(0.0)) / counts.where(counts > 0)
     return found
+
+
+def _within(gains: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
+    """The transfer of sources to targets of their family, for targets that have such sources."""
+    lacking = [str(name) for name in (*gains.index, *gains.columns) if name not in families]
+    if lacking:
+        raise SettingError(f"families has no '{lacking[0]}'; add it, with \"\" for what has no family")
+    of_target, of_source = ([families[name] for name in names] for names in (gains.index, gains.columns))
+    same = [[family == other != "" for other in of_source] for family in of_target]
+    kept = gains.where(np.array(same)).dropna(how="all")
+    if kept.empty:
+        raise SettingError("no target has a source of its own family; rank across all, without families")
+    return kept
 
 
 def _check_request(names: Sequence[str], ks: Sequence[int]) -> None:
