@@ -56,7 +56,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, llama: Backbone) -> dict[str
         "view": hub.where(family="reviews"), "task": task, "start": start, "merged": start.merged, "tuned": tuned,
         "comparison": make_comparison(), "blend": Blend(), "evaluation": hs.evaluate(hub["ada"], task, llama),
         "inspection": inspect_task(task), "weights": merged_weights(hub["ada"], llama), "record": fit_record(),
-        "verdict": small_verdict(), "card": hub["ada"].card, "task card": task.card,
+        "verdict": small_verdict(), "card": hub["ada"].card, "task card": task.card, "recipe": recipe,
     }  # fmt: skip
 
 
@@ -80,6 +80,7 @@ REPRS = {
     "weights": r"^MergedWeights\(4 tensors; rounded by [\d.e-]+ of the change's norm\)$",
     "record": r"^FitRecord\(reviews; use: tuned from .*; test ACC 0\.86 on 200 rows\)$",
     "verdict": r"^Verdict\(use: average; gain 0\.3 nats a row \([\d.]+ to [\d.]+\); 12 held-out rows in 1 fold\)$",
+    "recipe": r"^Recipe\('quick'; lora; lr 0\.001; at most 2 steps of 4 rows\)$",
     "card": r"^ModuleCard\(ada, lora of rank 2, 448 parameters\)$",
     "task card": r"^TaskCard\(reviews; ACC; 2 labels\)$",
     "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+; 12 rows, options\)$",

@@ -227,6 +227,9 @@ class TextFormat(Record):
     With `chat_template`, that text is the user's turn of a chat, as the tokenizer's own template writes it; the target
     begins the answer, without a space, and the suffix is empty unless it is given. Lengths are in tokens; [PEWE] uses
     512 and 64. Encoder-decoder backbones take input and target as they are.
+
+    >>> hs.TextFormat(prefix="Review: ", suffix=" Label:").words
+    '"Review: ", then the input, then " Label:"'
     """
 
     suffix: str = "\nAnswer:"

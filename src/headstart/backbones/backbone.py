@@ -48,8 +48,10 @@ class Backbone:
         name: its name for readers: a hub id, or the name of the folder or file it was loaded from.
 
     `source` is what it was loaded from, as (place, revision); `None` for a model that was given as an object.
-
     In every forward pass of a stack of N modules the rows are module-major: row n·B + b is example b under module n.
+
+    >>> hs.Backbone.load("tiny-llama", device="cpu", dtype="float32")
+    Backbone('tiny-llama', llama language model, float32 on cpu)
     """
 
     is_encoder: ClassVar[bool] = False

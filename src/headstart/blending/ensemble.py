@@ -92,6 +92,13 @@ def ensemble(
     Raises:
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `require_defined`. What cannot work, such
             as unequal shapes in space "parameters", is refused before any pass.
+
+    Examples:
+        >>> start = hs.ensemble(task, hub, backbone, blend="softmax:indicator=loss")
+        >>> start
+        Start(reviews-start; softmax by loss at τ = ..., space 'parameters'; weights: ...)
+        >>> round(sum(start.merged.weights), 6)
+        1.0
     """
     blend, recipe, task = as_blend(blend), as_recipe(recipe), as_task(task)
     blend = checked_blend(blend, task.card)

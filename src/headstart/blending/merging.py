@@ -97,6 +97,10 @@ def merge(
     Raises:
         MergeError: no modules, invalid weights, or modules that cannot be merged in this space.
         SettingError: unknown space or a bad rank.
+
+    Examples:
+        >>> hs.merge(["my-hub/ada", "my-hub/bob"], [0.75, 0.25])
+        Merged(merged, lora of rank 2, 448 parameters; 2 of 2 modules in space 'parameters'; effective number 1.6; ...)
     """
     if not isinstance(weights, Weights | Sequence):
         raise MergeError(f"{of_type('weights', weights)}; give one number for each module, which together make 1")

@@ -87,6 +87,15 @@ def compare(
         HubError, MergeError, SettingError, TaskError: see `rank`, `merge` and `Task.few_shot`. What cannot work is
             refused before any pass.
         StoreError: the store cannot be written.
+
+    Examples:
+        >>> comparison = hs.compare(
+        ...     task, hub, backbone, methods=("scratch", "average"), seeds=1, shots=2, recipe=short
+        ... )
+        >>> comparison
+        Comparison(reviews by ACC, 1 seed, 6 test rows; methods: scratch, average)
+        >>> list(comparison.means().columns)
+        ['method', 'zero-shot', 'tuned']
     """
     task, recipe, base = as_task(task), as_recipe(recipe), as_blend(blend)
     shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))

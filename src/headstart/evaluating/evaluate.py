@@ -56,6 +56,13 @@ def evaluate(
         ModuleError: the module's folder is broken, or the module does not fit the backbone.
         SettingError: unknown metric, decoding or calibration, or an encoder without a module to answer.
         TaskError: the split is missing or empty.
+
+    Examples:
+        >>> found = hs.evaluate("my-hub/ada", task, backbone)
+        >>> found
+        Evaluation(ACC ...; loss ...; 6 rows, options)
+        >>> list(found.per_class().columns)
+        ['class', 'precision', 'recall', 'F1', 'support']
     """
     check_calibration(calibration or "none")
     loaded = None if module is None else as_module(module).load()

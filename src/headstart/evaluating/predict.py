@@ -74,6 +74,11 @@ def predict(
         ModuleError: the module does not fit the backbone.
         SettingError: nothing says what the answers are.
         TaskError: a row does not fit the template, or has no options.
+
+    Examples:
+        >>> answers = hs.predict(tuned, [{"input": "the song is warm"}], backbone)
+        >>> list(answers.columns)
+        ['input', 'label', 'probability']
     """
     given = rows_of(rows)
     predictor = Predictor.of(

@@ -46,9 +46,11 @@ FACTS = (
 class Hub:
     """Modules by name, in alphabetical order. Use `Hub.open` or `Hub.create`; the constructor only stores.
 
-    Everything but `read` answers from the catalogue and opens no module. Folders that cannot be used are in `problems`
-    instead. A view (`where`, `of_kind`) is the same hub without the other modules, for all of its methods; folders
-    whose content could not be read stay among its problems.
+    All but `read` answer from the catalogue and open no module. Folders that cannot be used are in `problems`. A view
+    (`where`, `of_kind`) is the same hub without the other modules, but with problems whose content could not be read.
+
+    >>> hs.Hub.open("my-hub")["ada"]
+    ModuleRef(ada, lora of rank 2, 448 parameters; in my-hub/ada)
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -100,8 +102,7 @@ class Hub:
             held = plural(len(self), "module")
         except HeadstartError:
             held = "cannot be read now"
-        view = f"{'only ' if str(self._view) else ''}{self._view}"
-        return line(type(self).__name__, f"'{self.path}'", held, view)
+        return line(type(self).__name__, f"'{self.path}'", held, f"{'only ' if str(self._view) else ''}{self._view}")
 
     def _repr_html_(self) -> str:
         title = f"{self.path}: {plural(len(self), 'module')}"
@@ -366,12 +367,10 @@ class Hub:
         return known if within else None
 
     def _unknown(self, name: str, *, then: str = "") -> HubError:
-        there = f"the hub {self.path} has no module '{name}'"
-        if str(self._view):
-            there += f" of {self._view}"
+        view = f" of {self._view}" if str(self._view) else ""
         close = difflib.get_close_matches(name, self.names(), n=3)
         hint = f"did you mean: {', '.join(close)}?" if close else "see `headstart hub list`"
-        return HubError(f"{there}; {then}{hint}")
+        return HubError(f"the hub {self.path} has no module '{name}'{view}; {then}{hint}")
 
     def _ref(self, known: Known) -> ModuleRef:
         assert known.written is not None  # as in every usable row

@@ -43,6 +43,9 @@ class ModuleRef:
     `written`: the card as JSON, parsed when `card` is read. `digest`: equal digests mean equal functions, whatever the
     modules are called. `shape`: equal for modules whose configuration and tensors' names, types and shapes are equal;
     such modules fit the same backbones.
+
+    >>> hub["ada"].load()
+    LoraModule(ada, lora of rank 2, 448 parameters)
     """
 
     name: str

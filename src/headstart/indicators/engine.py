@@ -125,6 +125,9 @@ def score(
 
     `reduction` is "mean", or "sum" as [PEWE] writes it, which makes a softmax nearly one-hot. The other arguments and
     the errors are those of `score_table`.
+
+    >>> hs.score(hub, task.dev, backbone, indicators="loss")
+    Scores(3 modules by loss; mean over ... tokens of 6 examples)
     """
     check_reduction(reduction)
     table = score_table(

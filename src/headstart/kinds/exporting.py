@@ -78,6 +78,9 @@ def save_merged(module: ModuleLike, folder: str | Path, backbone: BackboneLike) 
     transformers, vLLM and others load the folder like any other model. Nothing of the backbone in memory changes.
     See `merged_weights` for what may be given, in which dtype a backbone's path is loaded, and what is raised; besides,
     `OutputError` if the folder exists or cannot be written.
+
+    >>> hs.save_merged("my-hub/ada", "whole-model", "tiny-llama")
+    MergedWeights(4 tensors; rounded by ... of the change's norm)
     """
     folder = Path(folder)
     refuse_existing(folder)

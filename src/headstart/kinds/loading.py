@@ -55,6 +55,12 @@ def load_module(
 
     Raises:
         ModuleError: the folder is broken, unsafe or of an unknown variant; a `PeftModel` has no such adapter.
+
+    Examples:
+        >>> module = hs.load_module("my-hub/ada")
+        >>> module
+        LoraModule(ada, lora of rank 2, 448 parameters)
+        >>> module.check(backbone)  # raises an error if it does not fit
     """
     if isinstance(source, PeftModel):
         stored = stored_from_peft(source, adapter or source.active_adapter)

@@ -31,6 +31,10 @@ def save_module(module: AnyModule | HoldsModule, folder: str | Path) -> AnyModul
     `module` may be a result that holds one, such as that of `ensemble` or `tune`. Returns the module with the hash of
     the written tensors on its card. Raises `OutputError` if the folder exists or cannot be written; then nothing is
     left behind.
+
+    >>> saved = hs.save_module(tuned, "reviews-module")
+    >>> hs.load_module("reviews-module").digest() == saved.digest()
+    True
     """
     folder = Path(folder)
     refuse_existing(folder)

@@ -126,7 +126,11 @@ class Ranking:
 
 
 def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
-    """A check for `Hub.add_all`: raises `ModuleError` unless the stored module fits the backbone."""
+    """A check for `Hub.add_all`: raises `ModuleError` unless the stored module fits the backbone.
+
+    >>> check = hs.fits(backbone)
+    >>> check(hub["ada"].read())  # nothing: it fits
+    """
     loaded = as_backbone(backbone)
     return lambda stored: load_module(stored).check(loaded)
 
@@ -253,6 +257,13 @@ def rank(
         ModuleError: a module that was loaded before does not fit.
         SettingError: an unknown name.
         TaskError: the dev split is missing or empty.
+
+    Examples:
+        >>> ranking = hs.rank(task, hub, backbone, indicators="loss")
+        >>> ranking
+        Ranking(3 modules by loss on 6 examples; best: ...)
+        >>> list(ranking.frame().columns)
+        ['module', 'task', 'family', 'license', 'loss']
     """
     chosen = chosen_indicators(indicators)
     check_reduction(reduction)

@@ -152,6 +152,11 @@ def search(
         SettingError: not exactly one of `task`, `like` and `text`, or an unknown embedding.
         HubError: no module is left, or none can be compared.
         ModuleError: the query's module has no such embedding.
+
+    Examples:
+        >>> found = hs.search(None, hub, like="ada")
+        >>> sorted(found.frame()["module"])
+        ['bob', 'cyd']
     """
     _require_one(task, like, text)
     if limit < 1:

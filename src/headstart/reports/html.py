@@ -37,6 +37,14 @@ def write_report(found: Comparison | Fitted, folder: str | Path) -> None:
     Raises:
         OutputError: `folder` exists or cannot be written.
         CardError: the record holds what JSON cannot.
+
+    Examples:
+        >>> comparison = hs.compare(
+        ...     task, hub, backbone, methods=("scratch", "average"), seeds=1, shots=2, recipe=short
+        ... )
+        >>> hs.write_report(comparison, "report")
+        >>> Path("report/report.html").exists()
+        True
     """
     if isinstance(found, Fitted):
         _write_fit(found, Path(folder))

@@ -12,6 +12,7 @@ from headstart.errors import SettingError, of_type
 from headstart.kinds.settings import checked, kinds_with, names_of, refuse_truth
 from headstart.records import Record, TextFormat, fault
 from headstart.registry import Registry
+from headstart.showing import cut, line, plural
 from headstart.tuning.optimizers import OPTIMIZERS
 
 __all__ = ["RECIPES", "SCHEDULES", "SELECTS", "Recipe", "as_recipe"]
@@ -47,6 +48,12 @@ class Recipe(Record):
     name: those that differ from the kind's defaults, or that are to stay if the defaults change; `settings` gives all.
 
     Raises `SettingError` at construction for a value that makes no sense or a setting that the kind does not have.
+
+    >>> short = hs.RECIPES["quick"].change(max_steps=4, eval_every=2)
+    >>> short
+    Recipe('quick'; lora; lr 0.001; at most 4 steps of 8 rows)
+    >>> short.settings
+    LoraSettings(rank=8, ...)
     """
 
     name: str
@@ -107,6 +114,10 @@ class Recipe(Record):
     def settings(self) -> Any:
         """What shapes a fresh module: the kind's settings, with the kind's defaults where `shape` says nothing."""
         return checked(self.kind, self.shape)
+
+    def __repr__(self) -> str:
+        length = f"at most {plural(self.max_steps, 'step')} of {plural(self.batch_size, 'row')}"
+        return line(type(self).__name__, f"'{cut(self.name)}'", self.kind, f"lr {self.lr:g}", length)
 
     def change(self, **settings: Any) -> "Recipe":
         """The same recipe with some settings changed: its own, or those of the kind, all by name.

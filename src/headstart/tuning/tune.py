@@ -63,6 +63,13 @@ def tune(
             answers, or a checkpoint of another run.
         ModuleError: the start does not fit the backbone, or is a variant that only PEFT can tune.
         TaskError: a split is missing or empty, or the backbone is an encoder and no head can answer the task.
+
+    Examples:
+        >>> tuned = hs.tune(task, backbone, start="my-hub/ada", recipe="quick", name="mine")
+        >>> tuned
+        Tuned(mine, lora of rank 2, 448 parameters, tuned on reviews; dev score ... at step ...)
+        >>> tuned.curve[0].step
+        0
     """
     task, chosen = as_task(task), as_recipe(recipe)
     begin = None if start is None else as_module(start, parameter="start").load()
