@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from headstart.backbones import Backbone, TextFormat
-from headstart.blending import Blend, LayerWeights, Learning, Weights, merge, softmax
+from headstart.blending import Blend, Candidate, LayerWeights, Learning, Request, Weights, merge, softmax
 from headstart.blending.blend import SCALES
 from headstart.blending.ensemble import Start, blend_note, ensemble
 from headstart.blending.held_out import target_losses
 from headstart.blending.learning import Mixture, layer_groups, learn, split_rows
+from headstart.blending.rules.nevergrad import _objective
 from headstart.blending.weights import temperature_for
 from headstart.comparing.compare import compare
 from headstart.errors import MergeError, SettingError, TaskError
@@ -199,6 +201,50 @@ def test_learned_starts_are_reproducible_units(
     if blend == "nevergrad":
         assert all(abs(weight) <= 1.5 for weight in first.merged.weights)
     assert [donor.weight for donor in first.module.card.donors] == pytest.approx([w for w in first.merged.weights if w])
+
+
+def test_a_larger_l1_norm_shrinks_the_weights(
+    task: Task, hub: list[Module], llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where the loss is ½ Σ (w − a)², the least loss + l1 · Σ |w| is at sign(w) · max(|a| − l1, 0).
+    least = torch.tensor([[0.7, 0.6, -0.5]])
+    monkeypatch.setattr(Mixture, "loss", lambda self, shares, items: (shares - least).square().sum() / 2)
+    for l1, wanted in ((0.0, (0.7, 0.6, -0.5)), (0.1, (0.6, 0.5, -0.4)), (0.2, (0.5, 0.4, -0.3))):
+        found = weighed(f"gradient:signed=true,l1={l1},space=exact", task, hub, llama).merged.weights
+        assert found == pytest.approx(wanted, abs=0.02), l1
+
+
+@dataclass
+class Constant:
+    """Held-out rows on which every blend has the same loss."""
+
+    loss: float
+
+    def losses(self, tried: Sequence[Weights]) -> list[float]:
+        return [self.loss] * len(tried)
+
+    def learned(self, learning: Learning, positions: Sequence[int]) -> Weights:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("weights", "l1", "loss", "expected"),
+    [
+        # cyd cannot be merged, so the mean size of the other three is (0.6 + 0.9 + 0) / 3 = 0.5.
+        ((0.6, -0.9, 0.0, 0.0), None, 1.25, 1.25 + 0.05 * 0.5),
+        ((0.6, -0.9, 0.0, 0.0), 0.4, 1.25, 1.25 + 0.4 * 0.5),
+        ((1.5, 1.5, 0.0, 1.5), 0.4, 1.25, 1.25 + 0.4 * 1.5),
+        ((0.6, -0.9, 0.0, 0.0), 0.0, 1.25, 1.25),
+        ((0.0, 0.0, 0.0, 0.0), 0.4, 1.25, math.inf),  # no module
+        ((0.6, -0.9, 0.0, 0.0), 0.4, math.nan, math.inf),
+    ],
+)
+def test_what_nevergrad_minimizes_by_hand(
+    weights: tuple[float, ...], l1: float | None, loss: float, expected: float
+) -> None:
+    candidates = [Candidate(name, merges=name != "cyd") for name in ("ada", "bob", "cyd", "dan")]
+    request = Request(Blend(rule="nevergrad", l1=l1), candidates, held_out=Constant(loss))
+    assert _objective(request, Weights(modules=weights, signed=True)) == pytest.approx(expected)
 
 
 def test_a_sum_with_signs(hub: list[Module]) -> None:
