@@ -280,6 +280,23 @@ def test_negative_weights_have_a_place_on_the_page() -> None:
     assert "width: -" not in page
 
 
+def test_the_page_says_why_what_modules_answer_is_left_out() -> None:
+    said = "What single modules know, and how they agree, is left out: no module answered the examples before tuning."
+    assert said not in fit_page(fit_record())
+    frames = {
+        name: frame[:0] if name in ("donors", "agreement") else frame for name, frame in fit_record().frames.items()
+    }
+    page = fit_page(fit_record(frames=frames))
+    assert said in page
+    assert "<h3>Agreement" not in page
+
+
+def test_the_page_names_a_variant() -> None:
+    frames = dict(fit_record().frames)
+    frames["ranking"] = frames["ranking"].assign(variant=["DoRA", *[""] * 6])
+    assert ">DoRA</td>" in fit_page(FitRecord.from_json(fit_record(frames=frames).to_json()))
+
+
 def test_a_start_s_own_indicator_is_the_one_that_is_shown(task: Task, hub: Hub, llama: Backbone, store: Store) -> None:
     found = run(task, hub, llama, store, starts=["best_single:indicator=loss"])
     assert found.record.settings["indicator"] == "loss"

@@ -24,7 +24,9 @@ def test_on_an_encoder_the_saved_module_has_a_head(task: str) -> None:
     assert found.module.head is not None
     assert len(found.record.frames["donors"]) == 0, "modules of a hub answer through the heads of other tasks"
     assert evaluate(found, data, backbone, store=False).score == pytest.approx(found.record.score, nan_ok=True)
-    assert "What the guard found" in fit_page(found.record)
+    page = fit_page(found.record)
+    assert "What the guard found" in page
+    assert "On an encoder, a module of the hub has only the head of its own task." in page
 
 
 @pytest.mark.parametrize("kind", ["ia3", "prefix", "prompt"])
