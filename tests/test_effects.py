@@ -258,6 +258,11 @@ class TestDecision:
         assert (found.choice, found.method) == ("undecided", "average")
         assert found.sentence.startswith("Cannot tell yet. The average, the method ahead, is 0.02")
         assert "more test rows would show a difference like this one, in 80 of 100 studies." in found.remedy
+        compared = row(tuned(scratch=0.5, average=0.52, ensemble=0.51), "average")
+        seeds, rows = compared["seeds_needed"] - 3, compared["rows_needed"] - 200
+        assert found.needed == f"{seeds:.0f} more seeds or {rows:,.0f} more test rows"
+        assert found.remedy.startswith(f"{found.needed} would show a difference")
+        assert decide(tuned(scratch=0.5, ensemble=0.8)).needed == ""
 
     def test_where_nothing_would_that_is_said_too(self) -> None:
         table = right(0.5, rows=50)
@@ -265,6 +270,7 @@ class TestDecision:
         assert (
             found.remedy == "Neither 100 seeds nor 100,000 test rows would show a difference as small as the one seen."
         )
+        assert found.needed == ""
 
     def test_scratch_is_needed(self) -> None:
         found = decide(tuned(average=0.5, ensemble=0.6))

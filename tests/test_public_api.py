@@ -104,6 +104,23 @@ def test_every_page_of_the_reference_is_listed() -> None:
         assert {name.split(".")[1] for name in named} == {page.stem}
 
 
+def test_what_has_no_page_is_said_to_have_none() -> None:
+    overview = " ".join((DOCS / "api.md").read_text(encoding="utf-8").split())
+    said = re.search(r"So may (.+?), which have no page here", overview)
+    assert said
+    exempt = {name.removeprefix("headstart.") for name in re.findall(r"`([\w.]+)`", said[1])}
+    top = {module.name for module in pkgutil.iter_modules(headstart.__path__) if not module.name.startswith("_")}
+    assert top - {page.stem for page in (DOCS / "api").glob("*.md")} == exempt
+
+
+def test_the_reports_name_modules_that_exist() -> None:
+    import headstart.reports
+
+    named = set(re.findall(r"`(\w+)`", str(headstart.reports.__doc__)))
+    assert named <= {module.name for module in pkgutil.iter_modules(headstart.reports.__path__)}
+    assert named == set(re.findall(r"`(\w+)`", (DOCS / "api" / "reports.md").read_text(encoding="utf-8")))
+
+
 def test_every_name_a_user_types_stands_in_the_methods() -> None:
     from headstart.blending import RULES, SPACES
     from headstart.comparing.methods import METHODS

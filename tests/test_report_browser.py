@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH: lo
 
 DARK = "--blink-settings=preferredColorScheme=0"
 WIDTHS = (1400, 390)
+HEIGHT = 1000
 LEAST_CONTRAST = 4.5
 """WCAG 2.2, success criterion 1.4.3."""
 LEAST_LETTERS = 12.0
@@ -93,19 +94,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measured(page: Path, copy: Path, *, width: int, dark: bool) -> dict[str, Any]:
-    """What a script finds on the page, in a frame of that width, because windows cannot be as narrow as a phone.
+def framed(text: str, place: Path, *, width: int) -> str:
+    """The address of a document that shows `text` in a frame of that width: windows cannot be as narrow as a phone."""
+    place.write_text(
+        f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><body style="margin: 0">'
+        f'<iframe style="display: block; border: 0; width: {width}px; height: {HEIGHT}px" srcdoc="{escape(text)}">'
+        f'</iframe><pre id="measured"></pre>', encoding="utf-8"
+    )  # fmt: skip
+    return place.as_uri()
 
-    The page itself forbids scripts, so the frame holds a copy without that rule.
-    """
+
+def measured(page: Path, copy: Path, *, width: int, dark: bool) -> dict[str, Any]:
+    """What a script finds on the page, of which it needs a copy without the rule that forbids scripts."""
     text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
     script = MEASURE.replace("LEAST_LETTERS", str(LEAST_LETTERS)).replace("LEAST_CONTRAST", str(LEAST_CONTRAST))
-    framed = escape(text.replace("</body>", f"{script}</body>"))
-    copy.write_text(
-        f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><pre id="measured"></pre>'
-        f'<iframe style="border: 0; width: {width}px; height: 1000px" srcdoc="{framed}"></iframe>', encoding="utf-8"
-    )  # fmt: skip
-    dom = chromium("--window-size=1600,1100", *([DARK] if dark else []), "--dump-dom", copy.as_uri())
+    address = framed(text.replace("</body>", f"{script}</body>"), copy, width=width)
+    dom = chromium("--window-size=1600,1100", *([DARK] if dark else []), "--dump-dom", address)
     found = re.search(r'<pre id="measured">(.+?)</pre>', dom, re.DOTALL)
     assert found, "the script did not run"
     return json.loads(unescape(found[1]))  # type: ignore[no-any-return]
@@ -152,12 +156,35 @@ def test_a_screenshot_is_light_or_dark_as_the_reader_wants_it(pages: Path, tmp_p
     brightness = {}
     for dark in (False, True):
         shot = tmp_path / f"{dark}.png"
-        address = (pages / "full" / "report.html").as_uri()
-        chromium(f"--window-size={width},1200", *([DARK] if dark else []), f"--screenshot={shot}", address)
+        text = (pages / "full" / "report.html").read_text(encoding="utf-8")
+        address = framed(text, tmp_path / "frame.html", width=width)
+        chromium(f"--window-size=1600,{HEIGHT + 100}", *([DARK] if dark else []), f"--screenshot={shot}", address)
         with Image.open(shot) as image:
-            assert image.size == (width, 1200)
-            grey = image.convert("L")
+            assert image.size == (1600, HEIGHT + 100)
+            grey = image.crop((0, 0, width, HEIGHT)).convert("L")
             assert len(set(grey.resize((64, 64)).tobytes())) > 8, "the page is blank"
             brightness[dark] = sum(grey.resize((1, 1)).tobytes())
     assert brightness[False] > 200
     assert brightness[True] < 80
+
+
+PRINTED_OPEN = "details::details-content"
+"""The selector of the rule by which folded sections are printed."""
+
+
+def sheets(text: str, place: Path) -> int:
+    """How many sheets of paper the page is printed on."""
+    place.write_text(text, encoding="utf-8")
+    chromium("--no-pdf-header-footer", f"--print-to-pdf={place.with_suffix('.pdf')}", place.as_uri())
+    return len(re.findall(rb"/Type */Page\b", place.with_suffix(".pdf").read_bytes()))
+
+
+@pytest.mark.parametrize("name", ["many_modules", next(iter(FITS))])
+def test_folded_sections_are_printed(pages: Path, tmp_path: Path, name: str) -> None:
+    text = (pages / name / "report.html").read_text(encoding="utf-8")
+    assert "<details>" in text
+    printed = sheets(text, tmp_path / "as-it-is.html")
+    assert printed == sheets(text.replace("<details>", "<details open>"), tmp_path / "unfolded.html")
+    assert text.count(PRINTED_OPEN) == 1
+    folded = sheets(text.replace(PRINTED_OPEN, "details::none"), tmp_path / "folded.html")
+    assert 1 <= folded < printed, "the rule makes no difference, so this would not see it broken"

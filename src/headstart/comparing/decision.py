@@ -8,7 +8,7 @@ from typing import Any, Literal
 from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
 from headstart.comparing.effects import effects, mean_scores
 from headstart.comparing.samples import main_metric
-from headstart.showing import capitalized
+from headstart.showing import capitalized, plural
 
 __all__ = ["CONTROL", "SMALL", "SPOKEN", "Choice", "Decision", "ahead", "decide", "spoken"]
 
@@ -44,6 +44,7 @@ class Decision:
         cost: what tuning took, and what the road to it read; "" where it is not known.
         sentence: all of it in plain English.
         remedy: what would decide it; "" where it is decided.
+        needed: of that, the counts alone, as "3 more seeds or 400 more test rows"; "" where they are not known.
     """
 
     choice: Choice
@@ -54,6 +55,7 @@ class Decision:
     cost: str
     sentence: str
     remedy: str
+    needed: str = ""
 
 
 def spoken(method: str) -> str:
@@ -113,7 +115,7 @@ def decide(comparison: Comparison) -> Decision:
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)
     parts = ["Cannot tell yet.", gain, *_beside(pairs, best, others), *larger]
-    return _decision("undecided", row, parts, cost=cost, remedy=_remedy(row))
+    return _decision("undecided", row, parts, cost=cost, remedy=_remedy(row), needed=_needed(row))
 
 
 def _made_by(comparison: Comparison, name: str) -> tuple[str, ...]:
@@ -150,9 +152,9 @@ def _nothing(comparison: Comparison, leader: str, controls: Collection[str]) -> 
     return Decision("undecided", leader, nan, nan, nan, "", f"Cannot tell: {sentence}.", f"{capitalized(remedy)}.")
 
 
-def _decision(choice: Choice, row: Row, texts: list[str], *, cost: str, remedy: str = "") -> Decision:
+def _decision(choice: Choice, row: Row, texts: list[str], *, cost: str, remedy: str = "", needed: str = "") -> Decision:
     difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-    return Decision(choice, str(row["method"]), difference, low, high, cost, " ".join(texts), remedy)
+    return Decision(choice, str(row["method"]), difference, low, high, cost, " ".join(texts), remedy, needed)
 
 
 def _gain(comparison: Comparison, row: Row, *, leads: bool) -> str:
@@ -218,17 +220,22 @@ def _outcome(pairs: Pairs, method: str, other: str) -> str:
 
 
 def _remedy(row: Row) -> str:
-    """How many more seeds or rows would show a difference like the one seen."""
+    """What would show a difference like the one seen."""
     if math.isnan(row["low"]):
         return f"{capitalized(str(row['reason']))}."
-    ways = [
-        f"{int(row[f'{what}_needed'] - row[what]):,} more {'test rows' if what == 'rows' else what}"
-        for what in ("seeds", "rows")
-        if not math.isnan(row[f"{what}_needed"])
-    ]
-    if not ways:
+    needed = _needed(row)
+    if not needed:
         return "Neither 100 seeds nor 100,000 test rows would show a difference as small as the one seen."
-    return f"{capitalized(' or '.join(ways))} would show a difference like this one, in 80 of 100 studies."
+    return f"{capitalized(needed)} would show a difference like this one, in 80 of 100 studies."
+
+
+def _needed(row: Row) -> str:
+    """How many more seeds or rows would show it; "" if neither is known."""
+    return " or ".join(
+        plural(int(row[f"{what}_needed"] - row[what]), f"more {noun}")
+        for what, noun in (("seeds", "seed"), ("rows", "test row"))
+        if not math.isnan(row[f"{what}_needed"])
+    )
 
 
 def _cost(comparison: Comparison, method: str) -> str:

@@ -1,1 +1,1 @@
-"""Reports on a comparison: `tables` computes, `plots` only draws, `html` and `console` lay out. Nothing measures."""
+"""Reports on a comparison or a fit: `tables` computes, `page` and `fit_page` place, `html` and `console` lay out."""

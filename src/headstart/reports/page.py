@@ -111,8 +111,9 @@ def _facts(comparison: Comparison, metric: str) -> list[str]:
 
 def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
     headline = _HEADLINES[decision.choice]
-    which = f": {spoken(decision.method)}" if decision.choice == "use" else ""
-    opening = f"{headline}: {named(decision.method)}. " if which else f"{headline}. "
+    used = decision.choice == "use"
+    which = f": {spoken(decision.method)}" if used else f": {decision.needed} would" if decision.needed else ""
+    opening = f"{headline}: {named(decision.method)}. " if used else f"{headline}. "
     number = partial(signed, decimals=3)
     return {
         "choice": decision.choice,
