@@ -178,6 +178,7 @@ def test_the_settings_say_what_a_repetition_needs(whole: Comparison, llama: Back
     }  # fmt: skip
     assert {key: settings[key] for key in expected} == expected
     assert settings["recipe"]["max_steps"] == 4
+    assert settings["call"] == "hs.compare(task, hub, backbone, seeds=2, shots=3, blend=blend, recipe=recipe)"
 
 
 def test_a_module_tuned_on_the_very_task_is_named(whole: Comparison, task: Task, hub: Hub, llama: Backbone) -> None:

@@ -101,6 +101,7 @@ def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> Non
     assert len(record.frames["answers"]) == 10
     assert {row.input for row in task.test} >= set(record.frames["answers"]["input"])
     assert (record.rows, record.split) == (12, "test")
+    assert record.settings["call"].startswith("hs.fit(task, hub, backbone, ")
     again = FitRecord.from_json(record.to_json())
     for name, frame in record.frames.items():
         assert_frame_equal(again.frames[name], frame, check_dtype=False)

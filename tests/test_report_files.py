@@ -25,7 +25,7 @@ from headstart.reports.chosen import chosen_rows
 from headstart.reports.html import write_report
 from headstart.reports.page import MOST_MODULES, page_values
 from headstart.reports.tables import summary
-from report_examples import answered, full, one_seed
+from report_examples import answered, full
 
 TABLES = {f"{name}.csv" for name in ("summary", "effects", "ranking", "scores", "curves", "answers", "refused")}
 PAGE = {"report.html", "comparison.json"}
@@ -297,23 +297,6 @@ class TestDecision:
             assert found["headline"].startswith(headline)
             assert found["which"] == (": best single" if choice == "use" else "")
             assert (found["gain"], found["interval"]) == ("+0.100", "+0.050 to +0.150")
-
-    def test_what_would_decide_is_in_the_headline(self, tmp_path: Path) -> None:
-        for needed, headline in (
-            ("3 more seeds or 400 more test rows", ": 3 more seeds or 400 more test rows would"),
-            ("", ""),
-        ):
-            decision = Decision(
-                "undecided", "average", 0.1, -0.1, 0.3, "", "Cannot tell yet. Because.", "More.", needed
-            )
-            found = values(full(), decision)["decision"]
-            assert (found["which"], found["sentence"]) == (headline, "Because.")
-        undecided = one_seed()
-        needed = decide(undecided).needed
-        assert re.fullmatch(r"[\d,]+ more (seed|test row)s?( or [\d,]+ more test rows?)?", needed)
-        page = page_of(undecided, tmp_path)
-        assert f'<h1>Cannot tell yet<span class="which">: {needed} would</span></h1>' in page
-        assert f"<title>Cannot tell yet: {needed} would (questions)</title>" in page
 
     def test_the_sentence_does_not_repeat_the_headline(self, report: Path) -> None:
         page = (report / "report.html").read_text(encoding="utf-8")

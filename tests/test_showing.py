@@ -1,5 +1,6 @@
 """What results look like in a console and in a notebook: one line each, and tables of some rows."""
 
+import inspect
 import math
 import re
 from dataclasses import replace
@@ -25,7 +26,7 @@ from headstart.kinds import KINDS, fresh_module, load_module
 from headstart.kinds.exporting import merged_weights
 from headstart.ranking.rank import Ranking, load_modules, rank
 from headstart.records import ModuleCard, TaskCard
-from headstart.showing import LONGEST, html_table, line
+from headstart.showing import LONGEST, call_text, html_table, line
 from headstart.tasks import Example, Task
 from headstart.tasks.inspecting import inspect_task
 from headstart.testing import tiny_backbone
@@ -39,6 +40,23 @@ def small_verdict(*, gain: float = 0.3) -> Verdict:
     losses = {"scratch": 1.0, "random": 1.0, "average": 1.0 - gain}
     held = {name: Held(np.full(12, loss), ("good",) * 12) for name, loss in losses.items()}
     return decide_start(held, rows, metric="ACC")
+
+
+def test_a_call_is_as_it_would_be_typed() -> None:
+    usual = {name: each.default for name, each in inspect.signature(hs.compare).parameters.items()}
+    given = {"task": Path("my data") / "é.csv", "hub": "my-hub", "backbone": object(), "store": False}
+    assert call_text(hs.compare, usual | given) == 'hs.compare("my data/é.csv", "my-hub", backbone)'
+    changed = {
+        "seeds": 5,
+        "equal_rank": False,
+        "methods": ("scratch", "mine=ties"),
+        "recipe": RECIPE,
+        "blend": [1, RECIPE],
+    }
+    assert call_text(hs.compare, usual | given | changed) == (
+        'hs.compare("my data/é.csv", "my-hub", backbone, methods=["scratch", "mine=ties"], seeds=5, blend=blend, '
+        "equal_rank=False, recipe=recipe)"
+    )
 
 
 @pytest.fixture(scope="module")

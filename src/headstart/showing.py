@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from html import escape
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import pandas as pd
 
-__all__ = ["LONGEST", "capitalized", "cut", "html_table", "line", "plural"]
+__all__ = ["LONGEST", "call_text", "capitalized", "cut", "html_table", "line", "plural"]
 
 LONGEST = 200
 """The most characters of a `repr`."""
 
 ROWS = 20
 """The most rows of a table in a notebook, unless its page is longer."""
+
+
+WHERE = ("store", "engine", "progress")
+"""Arguments that say where work is done and kept, and not what comes out."""
+
+
+def call_text(function: Callable[..., object], given: Mapping[str, object]) -> str:
+    """The call of a function of `hs` with these arguments, without those at their defaults.
+
+    Texts, paths, numbers and lists of them are as they would be typed; another object has the name of its parameter.
+
+    >>> def fit(task, hub, *, folds=5, recipe="quick", store=None): ...
+    >>> call_text(fit, {"task": "tickets.csv", "hub": object(), "folds": 3, "recipe": "quick", "store": False})
+    'hs.fit("tickets.csv", hub, folds=3)'
+    """
+    parts = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        plain = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        if name in WHERE or (not plain and given[name] == parameter.default):
+            continue
+        text = _typed(given[name]) or name
+        parts.append(text if plain else f"{name}={text}")
+    return f"hs.{function.__name__}({', '.join(parts)})"
+
+
+def _typed(value: object) -> str:
+    """The value as it would be typed, "" if it cannot be."""
+    if isinstance(value, str | PurePath):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        items = [_typed(item) for item in value]
+        return f"[{', '.join(items)}]" if all(items) else ""
+    return repr(value) if value is None or isinstance(value, bool | int | float) else ""
 
 
 def capitalized(text: str) -> str:

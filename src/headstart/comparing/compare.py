@@ -21,6 +21,7 @@ from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
 from headstart.ranking.rank import HubLike, load_modules, opened, require_defined
 from headstart.records import Refused
+from headstart.showing import call_text
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store, here
@@ -97,6 +98,7 @@ def compare(
         >>> list(comparison.means().columns)
         ['method', 'zero-shot', 'tuned']
     """
+    call = call_text(compare, locals())
     task, recipe, base = as_task(task), as_recipe(recipe), as_blend(blend)
     shown = tuple(str(indicator.spec) for indicator in chosen_indicators(indicators))
     hub, parsed = opened(hub), parse_methods(methods, base)
@@ -125,7 +127,8 @@ def compare(
             partial(run_units, store=kept, engine=engine, loaders=loaders, listener=progress),
             WorkerContext(kept, loaders),
         )
-    return run.result(refused, shots=shots)
+    found = run.result(refused, shots=shots)
+    return replace(found, settings={**found.settings, "call": call})
 
 
 def _checked(

@@ -29,6 +29,7 @@ from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.records import Refused
+from headstart.showing import call_text
 from headstart.tasks import TaskLike, as_task
 from headstart.tasks.example import seeded_order
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -100,6 +101,7 @@ def fit(
             refused before any pass.
         StoreError: the store cannot be written.
     """
+    call = call_text(fit, locals())
     task, chosen, backbone = as_task(task), as_recipe(recipe), as_backbone(backbone)
     drawn = task if shots is None else task.few_shot(k=shots, seed=seed)
     base = checked_blend(as_blend(blend), task.card)
@@ -132,7 +134,8 @@ def fit(
         if few is not None:
             left = _retrieved(next(iter(rankings.values())))
             made = replace(made, guard=guarded(replace(pool, modules=left)))
-        return made.fitted(rankings)
+        found = made.fitted(rankings)
+    return replace(found, record=replace(found.record, settings={**found.record.settings, "call": call}))
 
 
 class _Clock:

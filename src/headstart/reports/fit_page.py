@@ -44,8 +44,11 @@ def fit_values(record: FitRecord) -> dict[str, Any]:
         "answers": _answers(record),
         "explained": explanations(record),
         "refused": frame_cells(record.frames["refused"]),
-        "settings": frame_cells(flat_settings({k: v for k, v in record.settings.items() if k != "command"})),
+        "settings": frame_cells(
+            flat_settings({k: v for k, v in record.settings.items() if k not in ("command", "call")})
+        ),
         "command": record.settings.get("command", ""),
+        "call": record.settings.get("call", ""),
         "notes": record.notes,
     }
 

@@ -90,6 +90,7 @@ def page_values(
         "missing": frame_cells(missing_table(comparison)),
         "settings": frame_cells(_shown_settings(comparison)),
         "command": comparison.settings.get("command", ""),
+        "call": comparison.settings.get("call", ""),
         "notes": comparison.notes,
     }
 
@@ -369,7 +370,7 @@ def _start_cells(starts: pd.DataFrame) -> pd.DataFrame:
 def _shown_settings(comparison: Comparison) -> pd.DataFrame:
     """The settings with all their digits; the rank is that of the starts, not that of the recipe, which they ignore."""
     table = settings_table(comparison)
-    table = table[~table["setting"].isin(["command"])]
+    table = table[~table["setting"].isin(["command", "call"])]
     ranks = sorted({f"{rank:.0f}" for rank in comparison.starts["rank"].dropna()})
     if ranks:
         table = table[~table["setting"].astype(str).str.startswith(("recipe.shape", "recipe.rank", "recipe.alpha"))]
