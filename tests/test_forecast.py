@@ -9,6 +9,8 @@ import pytest
 from headstart.backbones import Backbone
 from headstart.backbones.encoding import TextFormat
 from headstart.backbones.load import load_of, tokens_of
+from headstart.hub import Hub
+from headstart.hub.vectors import VECTORS_FILE
 from headstart.tasks import Example
 from headstart.units import Store, foresee
 from headstart.units import run as run_units
@@ -86,6 +88,7 @@ EXPECTED = {
     "rank": {("score", False): 4},
     "ensemble": {("score", False): 4, ("merge", True): 1},
     "tune": {("tune", False): 1},
+    "search": {("tune", False): 1, ("embed", False): 5},
     "compare": {("score", False): 12, ("merge", True): 9, ("tune", True): 15},
 }
 """Units by type and whether they come later: 4 modules; in compare 3 seeds, 5 methods, of which 3 blend."""
@@ -93,7 +96,7 @@ EXPECTED = {
 
 def command_of(name: str, here: dict[str, list[str]], output: Path) -> list[str]:
     hub = [] if name == "tune" else here["hub"]
-    out = [] if name == "rank" else ["-o", str(output)]
+    out = [] if name in ("rank", "search") else ["-o", str(output)]
     recipe = QUICK if name == "tune" else [*QUICK[:-4], *(("--shots", "4") if name == "compare" else ())]
     return [name, *here["task"], *hub, *here["on"], *recipe, *out, "--store", str(output.parent / "store")]
 
@@ -118,6 +121,19 @@ def test_a_dry_run_of_every_command(name: str, run: Run, here: dict[str, list[st
     assert ("“Not known yet”" in ended.out) == (name in ("ensemble", "compare"))
     assert data["tokens"] > 0
     assert 0 < data["minutes"][0] < data["minutes"][1]
+
+
+def test_a_search_that_was_made_computes_and_writes_nothing(
+    run: Run, here: dict[str, list[str]], tmp_path: Path
+) -> None:
+    words = command_of("search", {**here, "hub": ["--hub", str(tmp_path / "hub")]}, tmp_path / "out")
+    Hub.create(tmp_path / "hub").add_all(sorted((Path(here["task"][0]).parent / "made").iterdir()))
+    assert run(*words).code == 0
+    (tmp_path / "hub" / VECTORS_FILE).unlink()
+    data = run(*words, "--index", "lancedb", "--dry-run", "--json").data
+    assert {each["type"]: (each["compute"], each["stored"]) for each in data["units"]} == {"embed": (0, 5)}
+    assert not (tmp_path / "hub" / VECTORS_FILE).exists()
+    assert not (tmp_path / "hub" / ".vectors.lance").exists()
 
 
 def test_after_a_run_the_store_has_it_all(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from headstart.errors import SettingError, TaskError
+from headstart.hub import Hub
 from headstart.tasks import Task
 from headstart.tasks.classes import found_labels
 from headstart.tasks.columns import describe, guess
@@ -368,20 +369,26 @@ def test_few_shot_train_and_dev_share_no_group() -> None:
     assert {row.group for row in few.dev} & {row.group for row in task.train}  # some did come from train
 
 
-def test_in_the_command_line_every_command_takes_the_columns(tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("name", ["tune", "rank", "ensemble", "compare", "fit", "evaluate", "search"])
+def test_in_the_command_line_every_command_takes_the_columns(name: str, tmp_path: Path, run: Run) -> None:
     path = write(tmp_path / "tickets.csv", tickets(60))
-    options = ["--backbone", "nowhere", "-o", tmp_path / "out"]
-    ended = run("tune", path, *options)
+    words = [name, *(["none"] if name == "evaluate" else []), path, "--backbone", "nowhere"]
+    if name not in ("tune", "evaluate"):
+        Hub.create(tmp_path / "hub")
+        words += ["--hub", tmp_path / "hub"]
+    if name not in ("rank", "evaluate", "search"):
+        words += ["-o", tmp_path / "out"]
+    ended = run(*words)
     assert_mistake(
         ended, "(columns: ticket_id, ticket_text, label_name); write --input ticket_text --target label_name"
     )
     columns = ["--input", "ticket_text", "--target", "label_name"]
     for more in ([], ["--labels", "billing, delivery,login,refund"], ["--group", "ticket_id"]):
-        ended = run("tune", path, *options, *columns, *more)
+        ended = run(*words, *columns, *more)
         assert ended.code == 2
         assert ("are taken for labels" in ended.err) == ("--labels" not in more)
         assert "nowhere" in ended.err.splitlines()[-1]
-    ended = run("tune", path, *options, *columns, "--labels", "billing,login")
+    ended = run(*words, *columns, "--labels", "billing,login")
     assert_mistake(ended, "tickets.csv, line 3: the target 'delivery' is not one of the labels (billing, login)")
 
 

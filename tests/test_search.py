@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 
 import headstart as hs
 from headstart.backbones import Backbone
-from headstart.embeddings import cosines, embed
-from headstart.errors import HubError, SettingError
+from headstart.embeddings import cosines, embed, make_embedding
+from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Event, UnitEvent
 from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE, VectorFile
@@ -198,6 +199,56 @@ def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path)
         search(None, hub, like="ada", family="poems", store=False)
 
 
+def test_a_mean_is_that_of_the_hub_whichever_modules_are_looked_at(hub: Hub) -> None:
+    # Only ada and bob are reviews of films; the mean that is taken off is of cyd and dan, too.
+    everything = {row["module"]: row["similarity"] for row in search_all(hub, centre=True)}
+    for found in (
+        search(None, hub, like="ada", centre=True, family="reviews", store=False),
+        search(None, hub.where(include=["ada", "bob"]), like="ada", centre=True, store=False),
+    ):
+        assert {row["module"]: row["similarity"] for row in found.rows()} == {"bob": pytest.approx(everything["bob"])}
+        assert [ref.name for ref in found.modules] == ["ada", "bob"]
+        assert found.left_out == ()
+    assert everything["bob"] != pytest.approx(-1.0), "with a mean of the two, each is the other's opposite"
+
+
+def search_all(hub: Hub, **asked: Any) -> list[dict[str, Any]]:
+    return search(None, hub, like="ada", store=False, **asked).rows()
+
+
+def test_other_kinds_and_backbones_are_left_out_even_where_vectors_are_as_long(hub: Hub) -> None:
+    search_all(hub)
+    kept = VectorFile(hub.path)
+    known = kept.read("tupate", version=1)
+    other = {"bob": {"kind": "prefix"}, "cyd": {"backbone": "another"}, "dan": {"backbone": ""}}
+    kept.write(
+        [replace(known[hub[name].digest], **facts) for name, facts in other.items()], version=1, keep=list(known)
+    )
+    found = search(None, hub, like="ada", store=False)
+    assert [row["module"] for row in found.rows()] == ["dan"], "a backbone that is not stated may be the same"
+    assert {one.name: one.reason for one in found.left_out} == {
+        "bob": "its kind is prefix, the query's lora",
+        "cyd": "its backbone is another one than the query's",
+    }
+
+
+def test_a_module_of_another_backbone_is_compared_with_nothing(hub: Hub, llama: Backbone) -> None:
+    other = llama.fingerprint.model_copy(update={"weights": "others"})
+    twin = module(llama, "twin", seed=1)
+    stranger = replace(twin, card=twin.card.model_copy(update={"backbone": other}))
+    with pytest.raises(
+        HubError, match=r"its backbone is another one than the query's; .* or a query of the hub's kind"
+    ):
+        search(None, hub, like=stranger, store=False)
+
+
+def test_what_ranks_alone_is_compared_whatever_the_kind() -> None:
+    for name, expected in (("data_size", ""), ("textemb", ""), ("tupate", "its kind is prefix, the query's lora")):
+        assert make_embedding(name).unlike(("prefix", "a"), ("lora", "a"), whose="the query's") == expected
+    for name, differs in (("data_size", False), ("textemb", True), ("tupate", True)):
+        assert bool(make_embedding(name).unlike(("lora", "a"), ("lora", "b"), whose="the query's")) == differs
+
+
 def test_words_of_cards(hub: Hub) -> None:
     found = search(None, hub, text="reviews")
     assert {row["module"] for row in found.rows()} == {"ada", "bob", "dan"}
@@ -216,6 +267,14 @@ def test_words_of_cards(hub: Hub) -> None:
         ({"like": "ada", "include": "ada"}, "to compare ada with but itself; add modules with `headstart hub add`"),
         ({"text": "-"}, "'-' holds no word; give words"),
         ({"like": "ada", "embedding": "pooled"}, "has no virtual tokens; use tupate"),
+        (
+            {"like": "ada", "embedding": "3e"},
+            "modules of other kinds tuned on the same task, which '3e' reads.*others=",
+        ),
+        (
+            {"like": "ada", "embedding": "taskemb"},
+            "rows of the modules' own tasks, which 'taskemb' reads, are not there",
+        ),
     ],
 )
 def test_mistakes(hub: Hub, asked: dict[str, Any], message: str) -> None:
@@ -226,6 +285,13 @@ def test_mistakes(hub: Hub, asked: dict[str, Any], message: str) -> None:
 def test_an_empty_hub(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="has no modules yet; add some with `headstart hub add`"):
         search(None, Hub.create(tmp_path / "empty"), text="reviews")
+
+
+def test_a_task_is_read_before_vectors_are_computed(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,answer\na,b\n")
+    with pytest.raises(TaskError, match="there are no columns 'input' and 'output'"):
+        search(tmp_path / "rows.csv", hub, llama, store=tmp_path / "store")
+    assert not (hub.path / VECTORS_FILE).exists()
 
 
 def test_a_task_needs_a_backbone(hub: Hub, tmp_path: Path) -> None:
@@ -290,3 +356,30 @@ def test_lancedb_finds_what_the_exact_search_finds(hub: Hub, tmp_path: Path) -> 
         assert [row["module"] for row in found.rows()] == [
             row["module"] for row in search(None, hub, like="ada", store=False).rows()
         ]
+
+
+@pytest.mark.skipif(find_spec("lancedb") is None, reason="LanceDB is not installed")
+def test_lancedb_keeps_one_table_of_a_method(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
+    def tables() -> set[Path]:
+        return {path.parent for path in (hub.path / ".vectors.lance").glob("*/done")}
+
+    def both(**asked: Any) -> None:
+        exact, found = (search_all(hub, index=index, **asked) for index in ("exact", "lancedb"))
+        assert [row["module"] for row in found] == [row["module"] for row in exact]
+        assert [row["similarity"] for row in found] == pytest.approx([row["similarity"] for row in exact], abs=1e-6)
+
+    both()
+    (table,) = tables()
+    written = (table / "done").stat().st_mtime_ns
+    both(family="reviews")
+    both(exclude="b*", limit=1)
+    assert tables() == {table}
+    assert (table / "done").stat().st_mtime_ns == written, "a filter writes no table"
+    hub.remove("dan")
+    save_module(module(llama, "eve", seed=9), tmp_path / "eve")
+    hub.add(tmp_path / "eve")
+    both()
+    assert tables() == {table}, "of another hub, it is replaced"
+    assert (table / "done").stat().st_mtime_ns != written
+    both(centre=True, family="reviews")
+    assert len(tables()) == 2

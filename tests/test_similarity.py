@@ -2,16 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from headstart.backbones import Backbone, BackboneInput, TextFormat
-from headstart.embeddings import EMBEDDINGS, make_embedding
+from headstart.embeddings import EMBEDDINGS, embed, make_embedding
 from headstart.errors import SettingError
 from headstart.indicators import make_indicator
 from headstart.indicators.engine import score
 from headstart.indicators.unit import ScoreUnit
-from headstart.kinds import LazyModule, Module
+from headstart.kinds import LazyModule, Module, fresh_module
 from headstart.ranking.rank import load_modules, rank
 from headstart.tasks import Task
 from headstart.tasks.content import rows_read
@@ -56,7 +58,7 @@ def test_a_raised_version_of_the_embedding_is_computed_again(llama: Backbone, mo
     specs = ("similarity:embedding=canonical", "similarity", "tupate", "cosine")
     before = {spec: unit(spec).key for spec in specs}
     assert [unit(spec).inputs.get("versions") for spec in specs] == [
-        {"indicator similarity": 2}, {"indicator similarity": 2}, {"indicator tupate": 3}, None,
+        {"indicator similarity": 3}, {"indicator similarity": 3}, {"indicator tupate": 4}, None,
     ], "what was stored before embeddings had versions is still found"  # fmt: skip
     monkeypatch.setattr(EMBEDDINGS["canonical"], "version", 7)
     assert [spec for spec in specs if unit(spec).key != before[spec]] == ["similarity:embedding=canonical"]
@@ -99,3 +101,19 @@ def test_without_a_store_the_others_keep_their_values(task: Task, llama: Backbon
     )
     missing = {spec: [math.isnan(value) for value in values] for spec, values in found.values.items()}
     assert missing == {"tupate": [False, True, False, False], "similarity:centre=True": [True] * 4}
+
+
+def test_modules_of_another_kind_have_no_value_even_where_vectors_are_as_long(llama: Backbone) -> None:
+    # A layer of rank-2 LoRA on q and v: 2·32 + 32·2 + 2·32 + 16·2 = 224; 7 keys and values of 16 numbers: 7·2·16 = 224.
+    prefix = fresh_module("prefix", llama, {"length": 7, "reparametrized": False}, name="prefix", seed=0)
+    prefix = prefix.with_parameters({name: torch.ones_like(value) for name, value in prefix.parameters().items()})
+    loras = [module(llama, "one", seed=1), module(llama, "two", seed=2)]
+    assert embed(prefix, store=False).dimension == embed(loras[0], store=False).dimension == 224
+    for spec in ("tupate", "similarity:centre=true"):
+        asked: dict[str, Any] = {"indicators": spec, "reference": module(llama, "r", seed=9)}
+        ((name, alone),) = score(loras, REVIEWS, llama, **asked).values.items()
+        both = score([*loras, prefix], REVIEWS, llama, **asked)
+        assert list(both.values[name][:2]) == list(alone), "it is no part of the mean"
+        assert not any(map(math.isnan, alone))
+        assert math.isnan(both.values[name][2])
+        assert both.reasons[name] == {"prefix": "its kind is prefix, the reference module's lora"}

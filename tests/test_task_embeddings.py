@@ -139,7 +139,7 @@ def test_a_search_by_data_size(llama: Backbone, tmp_path: Path) -> None:
     found = search(None, hub, like="few", embedding="data_size", store=False)
     assert [(row["module"], row["similarity"]) for row in found.rows()] == [("many", 500.0), ("some", 50.0)]
     assert [one.name for one in found.left_out] == ["unknown"]
-    with pytest.raises(SettingError, match="a hub holds no rows of its modules' tasks"):
+    with pytest.raises(SettingError, match="rows of the modules' own tasks, which 'textemb' reads"):
         search(None, hub, like="few", embedding="textemb", store=False)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "LayoutOptions",
     "Options",
     "OutputOption",
+    "ReadingOptions",
     "RecipeOptions",
     "ResultOptions",
     "StoreOption",
@@ -143,12 +144,9 @@ class ResultOptions(Options):
 
 
 @dataclass(frozen=True)
-class TaskOptions(Options):
-    """The task that a command is about, and how much of it is used."""
+class ReadingOptions(Options):
+    """How a task is read, and how much of it is used."""
 
-    task: Annotated[
-        str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
-    ]
     input: Annotated[
         str | None, typer.Option(help="Column of the input, or a template with columns in braces; default: input.")
     ] = None
@@ -168,23 +166,19 @@ class TaskOptions(Options):
     ] = None
     seed: Annotated[int, typer.Option(help="Seed for draws, fresh modules and the order of rows.")] = 0
 
-    def whole(self, *, family: str | None = None) -> "Task":
+    def read(self, task: str, *, family: str | None = None) -> "Task":
         """The task before any draw; what was inferred is said on standard error."""
         from headstart.tasks import Task
         from headstart.tasks.settings import NO_LABELS
 
         labels = self.labels if self.labels in (None, NO_LABELS) else [each.strip() for each in self.labels.split(",")]
-        task = Task.load(
-            self.task, metric=self.metric, labels=labels, family=family, input=self.input, target=self.target,
+        found = Task.load(
+            task, metric=self.metric, labels=labels, family=family, input=self.input, target=self.target,
             group=self.group, seed=self.seed,
         )  # fmt: skip
-        for note in task.notes:
+        for note in found.notes:
             print_line(note, error=True)
-        return task
-
-    def load(self) -> "Task":
-        """The task, with a few-shot draw if requested."""
-        return self.drawn(self.whole())
+        return found
 
     def drawn(self, task: "Task") -> "Task":
         """The requested few-shot draw of `task`, else `task` itself."""
@@ -194,6 +188,23 @@ class TaskOptions(Options):
         for note in drawn.notes[len(task.notes) :]:
             print_line(note, error=True)
         return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(ReadingOptions):
+    """The task that a command is about, and how it is read."""
+
+    task: Annotated[
+        str, typer.Argument(help="JSONL/CSV/TSV/Parquet file, folder with splits and task.json, or datasets id.")
+    ]
+
+    def whole(self, *, family: str | None = None) -> "Task":
+        """The task before any draw."""
+        return self.read(self.task, family=family)
+
+    def load(self) -> "Task":
+        """The task, with a few-shot draw if requested."""
+        return self.drawn(self.whole())
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """`headstart search`."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
     DeviceOption,
     DtypeOption,
     HubOptions,
+    ReadingOptions,
     RecipeOptions,
     WorkOptions,
     command,
@@ -16,7 +19,6 @@ from headstart.cli.options import (
 )
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.cli.progress import UnitCount, listening
-from headstart.errors import SettingError
 
 if TYPE_CHECKING:
     from headstart.ranking.search import SearchResult
@@ -29,6 +31,7 @@ SHOWN = 5
 
 @command
 def search(
+    reading: ReadingOptions,
     hub: HubOptions,
     recipe: RecipeOptions,
     work: WorkOptions,
@@ -55,24 +58,28 @@ def search(
     index: Annotated[
         str, typer.Option("--index", help="exact (one matrix), or lancedb (approximate, for very large hubs).")
     ] = "exact",
-    seed: Annotated[int, typer.Option(help="Seed of that tuning.")] = 0,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the modules of a hub whose tasks are most similar to TASK, to a module (--like) or to words (--text)."""
     from headstart.ranking.search import search as run
 
     chosen, opened = "few-shot" if task is None else recipe.load(), hub.open()
+    data = None if task is None else reading.drawn(reading.read(task))
     asked: dict[str, Any] = {"like": like, "text": text, "family": family, "license": license_id}
-    model = _backbone(backbone, device, dtype) if task is not None else None
+    model = None if data is None or backbone is None else load_backbone(backbone, device, dtype)
+    call = partial(
+        run, data, opened, model, **asked, embedding=embedding, centre=centre, limit=limit, near=near, index=index,
+        recipe=chosen, seed=reading.seed, store=work.store,
+    )  # fmt: skip
+    if dry_run:
+        show_forecast(call, as_json=as_json)
+        return
     with listening("searching") as listener:
         units = UnitCount(listener)
-        found = run(
-            task, opened, model, **asked,
-            embedding=embedding, centre=centre, limit=limit, near=near, index=index, recipe=chosen, seed=seed,
-            store=work.store, engine=work.engine, progress=units,
-        )  # fmt: skip
+        found = call(engine=work.engine, progress=units)
     if as_json:
         print_json(
             {
@@ -83,15 +90,6 @@ def search(
         return
     _show(found)
     units.say()
-
-
-def _backbone(source: str | None, device: str, dtype: str) -> Any:
-    if source is None:
-        raise SettingError(
-            "a task's own module is tuned on a backbone; give --backbone, or look for modules --like one of the hub"
-        )
-
-    return load_backbone(source, device, dtype)
 
 
 def _show(found: "SearchResult") -> None:

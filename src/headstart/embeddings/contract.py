@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headstart.kinds import Module
     from headstart.tasks import Example
 
-__all__ = ["Embedding", "Need", "Spec", "Subject", "require_rows"]
+__all__ = ["Embedding", "Need", "Spec", "Subject", "require_alone", "require_rows"]
 
 
 class Need(StrEnum):
@@ -75,13 +75,15 @@ class Embedding(Specified, ABC):
 
     Class attributes: `name` as the user types it; `source`, the paper and section; `needs`, what it reads; `version`,
     raised by hand when it gives other values than before, so that stored ones are computed again; `ranks_alone`,
-    whether its vector is one number by which modules are ranked, whatever the query.
+    whether its vector is one number by which modules are ranked, whatever the query; `alike`, in what two
+    modules must agree for their vectors to be compared: "kind" and "backbone", unless the vector does not depend on it.
     """
 
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PARAMETERS})
     version: ClassVar[int] = 1
     ranks_alone: ClassVar[bool] = False
+    alike: ClassVar[frozenset[str]] = frozenset({"kind", "backbone"})
 
     @abstractmethod
     def of(self, subject: Subject) -> Array:
@@ -95,3 +97,30 @@ class Embedding(Specified, ABC):
         if self.ranks_alone:
             return np.asarray(vectors[:, 0])
         return np.asarray(cosines(query[None], vectors)[0])
+
+    def unlike(self, module: tuple[str, str], query: tuple[str, str], *, whose: str) -> str:
+        """Why a module's vector is not compared with a query's; "" if it is.
+
+        Both are given by kind and backbone (`Vector.kind`, `Vector.backbone`); one that is not stated does not count.
+        `whose`: what the query's is called, such as "the query's".
+        """
+        alike = frozenset[str]() if self.ranks_alone else self.alike
+        if "kind" in alike and module[0] != query[0]:
+            return f"its kind is {module[0]}, {whose} {query[0]}"
+        if "backbone" in alike and all((module[1], query[1])) and module[1] != query[1]:
+            return f"its backbone is another one than {whose}"
+        return ""
+
+
+def require_alone(embedding: Embedding, *, otherwise: str) -> None:
+    """Raise `SettingError` unless it follows from single modules; `otherwise` says what to do in place of it."""
+    if Need.DATA in embedding.needs:
+        what, given = "rows of the modules' own tasks", "task= and backbone="
+    elif Need.OTHERS in embedding.needs:
+        what, given = "modules of other kinds tuned on the same task", "others="
+    else:
+        return
+    raise SettingError(
+        f"{what}, which '{embedding.name}' reads, are not there when the modules of a hub are compared; embed the "
+        f"modules one by one with headstart.embeddings.embed, which takes them as {given}, or {otherwise}"
+    )

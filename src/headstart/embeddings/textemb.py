@@ -27,6 +27,7 @@ class TextEmb(Embedding):
     name = "textemb"
     source = "Vu et al., 2020, §4; a baseline of Zhou et al., 2022, §4.2"
     needs = frozenset({Need.DATA})
+    alike = frozenset({"backbone"})
 
     rows: int = 100
 

@@ -21,7 +21,7 @@ from headstart.tasks.content import rows_read
 from headstart.units import AnyStore, Content, Context, Result, Store, Unit, run
 from headstart.vectors import Vector
 
-__all__ = ["DIRECT", "EmbedUnit", "Embeddable", "embed", "vector_of"]
+__all__ = ["DIRECT", "EmbedUnit", "Embeddable", "backbone_of", "embed", "vector_of"]
 
 
 DIRECT = frozenset({Need.HISTORY, Need.CARD, Need.OTHERS})
@@ -102,7 +102,7 @@ class EmbedUnit(Unit):
         """What `embed` returns."""
         found = Vector(values=result.tensors["embedding"], **result.facts)
         # A given module's card, which the key does not count, may name the backbone since.
-        return found if isinstance(self.module, Unit) else replace(found, backbone=_backbone_of(self.module.card))
+        return found if isinstance(self.module, Unit) else replace(found, backbone=backbone_of(self.module.card))
 
 
 def vector_of(subject: Subject, embedding: Embedding, *, digest: str | None = None) -> Vector:
@@ -115,7 +115,7 @@ def vector_of(subject: Subject, embedding: Embedding, *, digest: str | None = No
     return Vector(
         method=str(embedding.spec),
         kind=module.kind,
-        backbone=_backbone_of(module.card),
+        backbone=backbone_of(module.card),
         layers=_layers(module),
         digest=module.digest() if digest is None else digest,
         values=values,
@@ -172,7 +172,8 @@ def embed(
         return unit.vector(found.or_raise().of(unit))
 
 
-def _backbone_of(card: ModuleCard) -> str:
+def backbone_of(card: ModuleCard) -> str:
+    """`Vector.backbone` of a module with this card."""
     return "" if card.backbone is None else card.backbone.weights
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from headstart.embeddings import EMBEDDINGS, Embedding, Subject, make_embedding
 from headstart.embeddings.arrays import Array
-from headstart.embeddings.contract import Need
+from headstart.embeddings.contract import Need, require_alone
+from headstart.embeddings.unit import backbone_of
 from headstart.errors import ModuleError, SettingError
 from headstart.indicators.contract import WeightIndicator
 from headstart.kinds import AnyModule, Module
@@ -22,7 +23,8 @@ class Similarity(WeightIndicator):
     """cos(e(O), e(Õ)), where `embedding` names e and Õ is the reference module.
 
     With the default, `tupate`, this is Zhou et al., 2022, §3.2. With `centre`, the mean of the embeddings of all
-    modules that are scored together is subtracted from both, so that what all have in common does not count.
+    modules that are scored together is subtracted from both, so that what all have in common does not count. Modules of
+    another kind than the reference module's have no value, unless the embedding is the same for all kinds.
 
     Only embeddings of the parameters alone are compared: `SettingError` for any other.
     """
@@ -30,19 +32,17 @@ class Similarity(WeightIndicator):
     name = "similarity"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
-    version = 2
+    version = 3
 
     embedding: str = "tupate"
     centre: bool = False
 
     def __post_init__(self) -> None:
         embedding = make_embedding(self.embedding)
-        if embedding.needs & {Need.DATA, Need.OTHERS}:
-            raise SettingError(
-                f"similarity: rows of the modules' own tasks and other modules of them, which '{embedding.name}' "
-                "reads, are not there when modules are scored; embed the modules one by one with "
-                "headstart.embeddings.embed, or compare by tupate"
-            )
+        try:
+            require_alone(embedding, otherwise="compare by tupate")
+        except SettingError as error:
+            raise error.saying(f"similarity: {error}") from None
         if embedding.needs - {Need.PARAMETERS}:  # what a card says is no part of a module's digest, by which it is kept
             raise SettingError(
                 f"similarity: '{embedding.name}' reads how a module was tuned, and only embeddings of its parameters "
@@ -68,7 +68,7 @@ class Similarity(WeightIndicator):
         """
         if not self.centre:
             return self
-        sums: dict[int, tuple[Array, int]] = {}
+        sums: dict[tuple[str, int], tuple[Array, int]] = {}
         embedding = make_embedding(self.embedding)
         for module in modules:
             read = module.load()
@@ -76,9 +76,10 @@ class Similarity(WeightIndicator):
                 found = embedding.of(Subject(read))
             except ModuleError:
                 continue  # the reason stands where it has no value
-            total, count = sums.get(len(found), (np.zeros(len(found)), 0))
-            sums[len(found)] = (total + found, count + 1)
-        return _Centred({length: total / count for length, (total, count) in sums.items()}, embedding)
+            like = _like(embedding, read, found)
+            total, count = sums.get(like, (np.zeros(len(found)), 0))
+            sums[like] = (total + found, count + 1)
+        return _Centred({like: total / count for like, (total, count) in sums.items()}, embedding)
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         """One cosine per module; a module of which there is no such embedding, or one of another length, has none."""
@@ -89,24 +90,30 @@ class Similarity(WeightIndicator):
 
 @dataclass(frozen=True, eq=False)
 class _Centred(WeightIndicator):
-    """`similarity:centre=true` with the mean embeddings, by their length."""
+    """`similarity:centre=true` with the mean embeddings, by kind and length."""
 
     name = "similarity"
     source = Similarity.source
     distribution = False
 
-    means: Mapping[int, Array]
+    means: Mapping[tuple[str, int], Array]
     embedding: Embedding
 
     def from_modules(self, modules: Sequence[Module], reference: Module) -> list[float | str]:
         return _cosines(self.embedding, self.means, modules, reference)
 
 
+def _like(embedding: Embedding, module: Module, found: Array) -> tuple[str, int]:
+    """What modules have in common whose embeddings can be compared."""
+    return module.kind if "kind" in embedding.alike else "", len(found)
+
+
 def _cosines(
-    embedding: Embedding, means: Mapping[int, Array], modules: Sequence[Module], reference: Module
+    embedding: Embedding, means: Mapping[tuple[str, int], Array], modules: Sequence[Module], reference: Module
 ) -> list[float | str]:
     wanted = embedding.of(Subject(reference))
-    mean = means.get(len(wanted), np.zeros(len(wanted)))
+    mean = means.get(_like(embedding, reference, wanted), np.zeros(len(wanted)))
+    query = (reference.kind, backbone_of(reference.card))
     nothing = (
         "it, or the reference module, is the mean of those that are compared"
         if means
@@ -114,6 +121,10 @@ def _cosines(
     )
     values: list[float | str] = []
     for module in modules:
+        unlike = embedding.unlike((module.kind, backbone_of(module.card)), query, whose="the reference module's")
+        if unlike:
+            values.append(unlike)
+            continue
         try:
             found = embedding.of(Subject(module))
         except ModuleError as error:

@@ -15,7 +15,7 @@ class Tupate(WeightIndicator):
     name = "tupate"
     source = "Zhou et al., 2022, §3.2"
     distribution = False
-    version = 3
+    version = 4
 
     @property
     def versions(self) -> dict[str, int]:

@@ -32,27 +32,28 @@ class LanceIndex:
 
     Args:
         vectors: (N, D). A vector of zeros has no direction, and is never found.
-        folder: where the table is, or is to be written: what a folder holds is taken to be of these vectors.
+        folder: where the table is, or is to be written.
         mean: what is subtracted from vectors and queries, (D,); `None` for nothing.
+        contents: what these vectors are known by. A table of others in that folder is replaced.
 
     Raises:
         SettingError: LanceDB is not installed.
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, vectors: Array, folder: Path, *, mean: Array | None = None) -> None:
+    def __init__(self, vectors: Array, folder: Path, *, mean: Array | None = None, contents: str = "") -> None:
         require("lancedb", for_what="the index lancedb")
         import lancedb
 
         self.mean = mean
         self.size, self.dimension = vectors.shape
         done = folder / "done"
-        if not done.exists():
+        if not done.exists() or done.read_text() != contents:
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 folder.mkdir(parents=True)
                 _write(lancedb.connect(folder), vectors, mean)
-                done.touch()
+                done.write_text(contents)
             except OSError as error:
                 raise OutputError(
                     f"cannot write {folder}: {error}; free some space, or take the index exact"

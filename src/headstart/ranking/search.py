@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.embeddings.arrays import Array
-from headstart.embeddings.contract import Embedding, Need
-from headstart.errors import HubError, ModuleError, SettingError, of_type
+from headstart.embeddings.contract import Embedding, require_alone
+from headstart.errors import HubError, SettingError, of_type
 from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef, as_hub
-from headstart.hub.vectors import VectorFile
+from headstart.ranking.hub_vectors import HubVectors
 from headstart.ranking.nearest import Group, VectorIndex
 from headstart.ranking.wording import word_vectors
 from headstart.records import Refused
 from headstart.showing import html_table, line, plural
 from headstart.specs import Spec, make
+from headstart.units.forecast import DRY_RUN
 from headstart.vectors import Vector
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from headstart.backbones import BackboneLike
     from headstart.kinds import ModuleLike
-    from headstart.ranking.lance import LanceIndex
     from headstart.tasks import TaskLike
     from headstart.tuning.recipes import Recipe
     from headstart.units import AnyStore
@@ -123,6 +121,7 @@ def search(
 ) -> SearchResult:
     """The modules of a hub that are most similar to a task, to a module or to words; exact.
 
+    Only vectors of one kind of module and one backbone are compared, unless the embedding does not depend on these.
     Vectors of the hub's modules are computed once and kept beside its catalogue. If they are known, and the query is
     one of the hub's modules, no tensor is read.
 
@@ -135,8 +134,8 @@ def search(
         text: in place of a task, words, which are compared with those of the cards: names, tasks, families, labels,
             templates and notes.
         embedding: by its spec, as `headstart list embeddings` names them.
-        centre: whether the mean of the hub's vectors is subtracted first, so that what all have in common does not
-            count.
+        centre: whether the mean of the hub's vectors that can be compared with the query is subtracted first, so that
+            what all have in common does not count; those of modules that are not looked at are part of it, too.
         limit: how many modules at most.
         near: from which cosine on modules are near-duplicates, listed as one; 1 lists each by itself.
         index: "exact", one matrix in memory; or "lancedb", an approximate search for hubs whose matrix does not fit
@@ -174,133 +173,80 @@ def search(
     from headstart.embeddings.registry import EMBEDDINGS  # NumPy alone, as the embeddings of parameters are
 
     method = make(EMBEDDINGS, embedding)
-    _require_searchable(method)
-    work = _Work(opened, str(method.spec), method.version, method.needs == {Need.PARAMETERS}, store, engine, progress)
-    vectors, refused = work.of_hub(refs)
-    if task is not None:
-        query, said = work.of_task(task, backbone, view, recipe=recipe, seed=seed)
+    require_alone(method, otherwise="search by tupate")
+    known = HubVectors(opened, method, store, engine, progress)
+    asked = None if task is None else known.of_task(task, backbone, view, recipe=recipe, seed=seed)
+    # A mean, and a table on the disk, are those of the hub, whichever of its modules are looked at.
+    whole = not method.ranks_alone and (centre or index != "exact")
+    looked = Hub(opened.path).refs() if whole else refs
+    found = known.of(looked, task=asked)
+    if asked is not None:
+        assert found.query is not None
+        query, said = found.query, asked.name
     else:
         assert like is not None
-        query, said = work.of_module(like, opened, vectors)
-    compared, unlike = _comparable(refs, vectors, query)
-    left_out = (*problems, *refused, *unlike)
-    if not compared:
+        query, said = known.of_module(like, found.vectors)
+    every, unlike = _comparable(looked, found.vectors, query, method)
+    inside = {ref.name for ref in refs}
+    places = {place: rank for rank, place in enumerate(p for p, ref in enumerate(every) if ref.name in inside)}
+    left_out = (*problems, *(one for one in (*found.refused, *unlike) if one.name in inside))
+    if not places:
         why = f"; the first: {left_out[0].name}: {left_out[0].reason}" if left_out else ""
-        raise HubError(f"no module of the hub {opened.path} can be compared with {said}{why}; choose another embedding")
+        raise HubError(
+            f"no module of the hub {opened.path} can be compared with {said}{why}; choose another embedding, or a "
+            "query of the hub's kind and backbone"
+        )
     # A module is not looked for beside itself.
-    others = [position for position, ref in enumerate(compared) if ref.digest != query.digest or task is not None]
+    others = [place for place in places if every[place].digest != query.digest or task is not None]
     if not others:
         raise HubError(f"there is nothing in the hub {opened.path} to compare {said} with but itself; {MORE}")
-    matrix = np.stack([vectors[ref.digest].values for ref in compared])
-    if method.ranks_alone:
-        order = sorted(others, key=lambda position: -matrix[position, 0])
-        groups = [Group(position, float(matrix[position, 0])) for position in order[:limit]]
-    else:
-        mean = matrix.mean(0, dtype=np.float64) if centre else None
-        made = VectorIndex(matrix, mean=mean) if index == "exact" else work.lance(compared, matrix, mean)
-        groups = made.nearest(query.values, limit=limit, near=near, allowed=others)
+    nearest = _nearest(known, every, query, found.vectors, others, centre=centre, limit=limit, near=near, index=index)
+    groups = tuple(Group(places[g.position], g.similarity, tuple(places[one] for one in g.like)) for g in nearest)
     words = f"{method.spec}, centred" if centre else str(method.spec)
-    return SearchResult(said, words, tuple(groups), tuple(compared), left_out, near)
+    return SearchResult(said, words, groups, tuple(every[place] for place in places), left_out, near)
+
+
+def _nearest(
+    known: HubVectors,
+    refs: Sequence[ModuleRef],
+    query: Vector,
+    vectors: Mapping[str, Vector],
+    allowed: Sequence[int],
+    *,
+    centre: bool,
+    limit: int,
+    near: float,
+    index: str,
+) -> Sequence[Group]:
+    """The groups nearest to the query among the `allowed` of `refs`, by their positions there."""
+    matrix = np.stack([vectors[ref.digest].values for ref in refs])
+    if known.embedding.ranks_alone:
+        order = sorted(allowed, key=lambda place: -matrix[place, 0])
+        return [Group(place, float(matrix[place, 0])) for place in order[:limit]]
+    mean = matrix.mean(0, dtype=np.float64) if centre else None
+    exact = index == "exact" or known.engine == DRY_RUN  # which writes no table
+    made = VectorIndex(matrix, mean=mean) if exact else known.lance(refs, query, matrix, mean)
+    return made.nearest(query.values, limit=limit, near=near, allowed=allowed)
 
 
 def _comparable(
-    refs: Sequence[ModuleRef], vectors: Mapping[str, Vector], query: Vector
+    refs: Sequence[ModuleRef], vectors: Mapping[str, Vector], query: Vector, method: Embedding
 ) -> tuple[list[ModuleRef], list[Refused]]:
-    """The modules whose vectors are as long as the query's, and those whose are not, with the reason."""
+    """The modules whose vectors can be compared with the query's, and those whose cannot, with the reason."""
     compared, unlike = [], []
     for ref in refs:
         if ref.digest not in vectors:
             continue
-        numbers = vectors[ref.digest].dimension
-        if numbers == query.dimension:
-            compared.append(ref)
+        vector = vectors[ref.digest]
+        why = method.unlike((vector.kind, vector.backbone), (query.kind, query.backbone), whose="the query's")
+        if not why and vector.dimension != query.dimension:
+            why = f"its embedding has {vector.dimension:,} numbers, the query's {query.dimension:,}"
+            why += f"; where only the ranks differ, search by {ANY_RANK}" if vector.kind == "lora" else ""
+        if why:
+            unlike.append(Refused(ref.name, why))
         else:
-            why = f"its embedding has {numbers:,} numbers, the query's {query.dimension:,}"
-            remedy = f"; where only the ranks differ, search by {ANY_RANK}" if ref.facts()["kind"] == "lora" else ""
-            unlike.append(Refused(ref.name, why + remedy))
+            compared.append(ref)
     return compared, unlike
-
-
-@dataclass(frozen=True)
-class _Work:
-    """How vectors of one method are found: beside the catalogue, in the store, or computed."""
-
-    hub: Hub
-    method: str
-    version: int
-    keeps: bool
-    store: AnyStore
-    engine: str
-    progress: Listener | None
-
-    def of_hub(self, refs: Sequence[ModuleRef]) -> tuple[Mapping[str, Vector], list[Refused]]:
-        """The vectors by digest; modules without one are named with the reason."""
-        kept = VectorFile(self.hub.path)
-        known = kept.read(self.method, version=self.version) if self.keeps else {}
-        missing = [ref for ref in refs if ref.digest not in known]
-        if not missing:
-            return known, []
-        from headstart.ranking.embedding import embed_all  # torch, which known vectors do without
-
-        found, refused = embed_all(missing, self.method, store=self.store, engine=self.engine, progress=self.progress)
-        found = {digest: _as_kept(vector) for digest, vector in found.items()}
-        if found and self.keeps:
-            whole = [ref.digest for ref in Hub(self.hub.path).refs()]
-            kept.write(found.values(), version=self.version, keep=whole)
-        return {**known, **found}, refused
-
-    def lance(self, refs: Sequence[ModuleRef], matrix: Array, mean: Array | None) -> LanceIndex:
-        """The index of these modules' vectors, kept beside the catalogue."""
-        from headstart.ranking.lance import LanceIndex  # Arrow, which an exact search does without
-
-        contents = [self.method, str(self.version), *(ref.digest for ref in refs), str(mean is not None)]
-        name = hashlib.sha256("\n".join(contents).encode()).hexdigest()
-        return LanceIndex(matrix, self.hub.path / ".vectors.lance" / name, mean=mean)
-
-    def of_task(
-        self, task: TaskLike, backbone: BackboneLike | None, view: Hub, *, recipe: Recipe | str, seed: int
-    ) -> tuple[Vector, str]:
-        """The vector of a task's own module, tuned as the hub's commonest shape, and what it is called."""
-        if backbone is None:
-            raise SettingError(
-                "a task's own module is tuned on a backbone; give backbone=, or look for modules like= one of the hub"
-            ).with_options({"backbone=": "--backbone", "like=": "--like"})
-        from headstart.ranking.embedding import embed_task  # torch
-
-        return embed_task(
-            task, backbone, view, self.method, recipe=recipe, seed=seed, store=self.store, engine=self.engine,
-            progress=self.progress,
-        )  # fmt: skip
-
-    def of_module(self, like: ModuleLike, hub: Hub, known: Mapping[str, Vector]) -> tuple[Vector, str]:
-        """The vector of a module of the hub, by name, or of any other, and what it is called."""
-        ref = hub[like] if isinstance(like, str) and like in hub else like
-        if isinstance(ref, ModuleRef):
-            if ref.digest not in known:
-                found, refused = self.of_hub([ref])
-                if ref.digest not in found:
-                    raise ModuleError(refused[0].reason)
-                known = found
-            return known[ref.digest], ref.name
-        if isinstance(like, str) and not Path(like).expanduser().exists():
-            hub[like]  # raises, with the names that are close
-        from headstart.embeddings import embed  # torch
-
-        vector = embed(like, self.method, store=self.store, progress=self.progress)
-        return vector, str(like) if isinstance(like, str | Path) else "the module given"
-
-
-def _require_searchable(method: Embedding) -> None:
-    if method.needs & {Need.DATA, Need.OTHERS}:
-        raise SettingError(
-            f"a hub holds no rows of its modules' tasks, and no other modules of them, which '{method.name}' reads; "
-            "embed the modules one by one with headstart.embeddings.embed, or search by tupate"
-        )
-
-
-def _as_kept(vector: Vector) -> Vector:
-    """In the precision of the file of vectors, so that what is found does not depend on what is kept."""
-    return replace(vector, values=vector.values.astype(np.float32))
 
 
 def _require_one(task: object, like: object, text: object) -> None:
