@@ -15,7 +15,9 @@ FOLDER = Path(__file__).parent
 sys.path.append(str(FOLDER.parent))
 from benchmarks.machine import machine_kind  # noqa: E402 - found once the repository's root is on the path
 
-NOT_BENCHMARKS = {"__init__", "halve", "machine", "prompt_rules", "run", "transfer", "transfer_tables"}
+NOT_BENCHMARKS = {
+    "__init__", "abstaining", "big_bench", "halve", "machine", "prompt_rules", "run", "transfer", "transfer_tables",
+}  # fmt: skip
 """The rest of the folder: what the benchmarks share, and studies that need data or modules of yours."""
 
 
