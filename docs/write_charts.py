@@ -85,13 +85,15 @@ class Heat(OfTable):
         header, *rows = self.lines()
         names = header[1:-1]
         wide = (WIDTH - LEFT - RIGHT) / len(names)
+        deep = 2 if len(names) < 6 else 3  # lines of names, so that none runs into its neighbour
+        top = 46 + 14 * deep
         parts = [
-            f'<text class="soft" x="{LEFT + wide * (place + 0.5):.0f}" y="{50 + 14 * (place % 2)}" '
+            f'<text class="soft" x="{LEFT + wide * (place + 0.5):.0f}" y="{50 + 14 * (place % deep)}" '
             f'text-anchor="middle" font-size="11">{escape(name)}</text>'
             for place, name in enumerate(names)
         ]
         for number, cells in enumerate(rows):
-            y = 74 + HEAT * number
+            y = top + HEAT * number
             size = 13 if len(cells[0]) <= 34 else 11
             label = f'<text x="{LEFT - 12}" y="{y + 13}" text-anchor="end" font-size="{size}">'
             parts.append(f"{label}{escape(cells[0])}</text>")
@@ -106,7 +108,7 @@ class Heat(OfTable):
                         f'<text x="{x + wide / 2:.1f}" y="{y + 13}" text-anchor="middle" font-size="11">'
                         f"{escape(cell)}</text>"
                     )
-        return self._whole(74 + HEAT * len(rows) + 14, parts)
+        return self._whole(top + HEAT * len(rows) + 14, parts)
 
 
 @dataclass(frozen=True)
