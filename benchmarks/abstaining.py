@@ -4,7 +4,8 @@
 
 For every target, seed and hub: a few-shot draw, the guard of `fit` with its default starts, and its verdict, tuned as
 in `benchmarks/transfer.py`, which measures what each start is truly worth. What is in the store is not computed again;
-the table is written anew, whole, after every verdict.
+the table is written anew, whole, after every verdict. A hub called "noise" has random numbers in place of its modules'
+own, tensor by tensor of the same norm: it holds nothing, so that every start used from it is one too many.
 """
 
 import argparse
@@ -23,8 +24,20 @@ from benchmarks.transfer import Protocol, Teller, module_folders, write  # noqa:
 from headstart.backbones import Backbone  # noqa: E402
 from headstart.fitting.guard import guard  # noqa: E402
 from headstart.fitting.verdict import Verdict  # noqa: E402
-from headstart.kinds import load_module  # noqa: E402
+from headstart.kinds import Module, load_module  # noqa: E402
 from headstart.tasks import Task  # noqa: E402
+
+NOISE = "noise"
+
+
+def noise(module: Module, seed: int) -> Module:
+    """Random numbers in place of the module's own, tensor by tensor of the same norm."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, value in module.load().parameters().items():
+        drawn = torch.randn(value.shape, generator=generator)
+        made[name] = (drawn * (value.float().norm() / drawn.norm())).to(value.dtype)
+    return module.with_parameters(made)
 
 
 def row(verdict: Verdict, **named: Any) -> dict[str, Any]:
@@ -69,6 +82,8 @@ def main(words: Sequence[str] | None = None) -> None:
         name: [load_module(each) for each in module_folders(Path(folder) for folder in folders.split(","))]
         for name, _, folders in (one.partition("=") for one in asked.hub)
     }
+    if NOISE in hubs:
+        hubs[NOISE] = [noise(module, seed) for seed, module in enumerate(hubs[NOISE])]
     rows: list[dict[str, Any]] = []
     for seed in range(asked.seeds):
         for folder in asked.tasks:

@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from benchmarks.abstaining import main as abstaining
+from benchmarks.abstaining import noise
 from benchmarks.big_bench import main as big_bench
 
 from headstart.backbones import Backbone
+from headstart.kinds import load_module
 from headstart.tasks import Task
 from small_hub import write_modules, write_task
 
@@ -79,3 +81,14 @@ def test_every_draw_and_hub_has_a_verdict(tmp_path: Path, tiny_llama: Path, caps
     assert (found["loss_scratch"].groupby(found["seed"]).nunique() == 1).all(), "scratch does not depend on the hub"
     assert ((found["choice"] == "use") == (found["method"] != "scratch")).all()
     assert "2     0" in capsys.readouterr().out or (found["choice"] == "use").any()
+
+
+def test_noise_is_as_large_as_the_module(tmp_path: Path, tiny_llama: Path) -> None:
+    write_modules(tmp_path, Backbone.load(tiny_llama, device="cpu", dtype="float32"))
+    module = load_module(tmp_path / "ada")
+    own, made = module.load().parameters(), noise(module, 0).parameters()
+    assert {name: value.norm().item() for name, value in made.items()} == pytest.approx(
+        {name: value.norm().item() for name, value in own.items()}, rel=1e-5
+    )
+    assert not any(value.any() and value.equal(own[name]) for name, value in made.items())
+    assert all(value.equal(made[name]) for name, value in noise(module, 0).parameters().items())
