@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
-from benchmarks.transfer_tables import gains, matrix, worth
+from benchmarks.transfer_tables import gains, matrix, overall, worth
 from benchmarks.transfer_tables import main as tables
 
 from headstart.backbones import Backbone
@@ -163,3 +163,9 @@ def test_gains_are_over_scratch_and_means_over_seeds() -> None:
     assert gains(table, reading="loss", calibration="none").loc["x", "ada"] == pytest.approx(0.05)
     assert matrix(whole).splitlines()[2:] == ["| ada | +0.05 | +0.050 |"]
     assert matrix(-whole).splitlines()[2:] == ["| ada | −0.05 | −0.050 |"]
+
+
+def test_the_mean_gain_has_an_interval_over_targets() -> None:
+    whole = pd.DataFrame({"scratch": [0.0, 0.0, 0.0], "average": [0.1, 0.2, 0.3], "late": [math.nan, 0.1, 0.1]})
+    # s = 0.1, so 4.3027 · 0.1 / √3 = 0.248; what was not tuned on all targets is left out.
+    assert overall(whole).splitlines()[2:] == ["| average | 0.200 (-0.048 to 0.448) | 3 of 3 |"]
