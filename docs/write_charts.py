@@ -217,6 +217,50 @@ class Flow(Picture):
         return self._whole(round(46 + tall + 20), parts)
 
 
+@dataclass(frozen=True)
+class Grid(OfTable):
+    """A square for every column of a table behind the first two, at the row of its second and the column of its first.
+
+    A square is full where its cell begins with `full`, a frame where it begins with `frame`, and a dot elsewhere.
+    """
+
+    full: str
+    frame: str
+
+    def svg(self) -> str:
+        """The picture."""
+        header, *rows = self.lines()
+        names, kinds = header[2:], list(dict.fromkeys(cells[0] for cells in rows))
+        places = list(dict.fromkeys(cells[1] for cells in rows))
+        left = LEFT - 130
+        wide, top = (WIDTH - left - RIGHT) / len(kinds), 92
+        middle = [left + wide * (place + 0.5) for place in range(len(kinds))]
+        order = escape("from left to right: " + ", ".join(names))
+        parts = [f'<text class="soft" x="20" y="48" font-size="12">{order}</text>']
+        for start, text in zip((WIDTH - 230, WIDTH - 160, WIDTH - 75), (self.full, self.frame, "—"), strict=True):
+            words = f'<text class="soft" x="{start + 18}" y="48" font-size="12">{escape(text)}</text>'
+            parts += [self._square(start, 40, text), words]
+        parts += [
+            f'<text x="{x:.0f}" y="{top - 12}" text-anchor="middle" font-weight="600">{escape(kind)}</text>'
+            for x, kind in zip(middle, kinds, strict=True)
+        ]
+        for number, place in enumerate(places):
+            y = top + HEAT * number
+            parts.append(f'<text x="{left - 6}" y="{y + 11}" text-anchor="end">{escape(place)}</text>')
+        for kind, place, *cells in rows:
+            x, y = middle[kinds.index(kind)] - 8 * len(names), top + HEAT * places.index(place)
+            parts += [self._square(x + 16 * number, y, cell) for number, cell in enumerate(cells)]
+        return self._whole(top + HEAT * len(places) + 14, parts)
+
+    def _square(self, x: float, y: int, cell: str) -> str:
+        at = f'x="{x:.1f}" y="{y:.0f}" width="12" height="12" rx="2"'
+        if cell.startswith(self.full):
+            return f'<rect {at} fill="{HOT}"/>'
+        if cell.startswith(self.frame):
+            return f'<rect {at} fill="none" stroke="{COLOURS[1]}" stroke-width="1.5"/>'
+        return f'<circle class="soft" cx="{x + 6:.1f}" cy="{y + 6:.0f}" r="2"/>'
+
+
 def _label(cell: str) -> str:
     """What fits beside the marks."""
     return cell if len(cell) <= LONGEST else cell.rpartition(": ")[2]
@@ -354,6 +398,97 @@ CHARTS: Sequence[Picture] = (
             ("rule and space", "entry point"), ("metric, optimizer", "entry point"),
             ("entry point", "headstart list"), ("entry point", "commands"), ("entry point", "headstart.testing"),
         ],
+    ),
+    Flow(
+        "api.md", "api", "What goes into the functions, and what comes out",
+        [
+            ["Task", "Hub", "Backbone"],
+            ["rank, search\nwhat helps", "ensemble\none start", "fit\nthe whole road"],
+            ["Ranking\nscores", "Start\nnot yet tuned", "Fitted\nwith a verdict"],
+            ["tune\nfrom a start"],
+            ["Tuned\na module", "evaluate\npredict", "save_module\nsave_merged"],
+        ],
+        [
+            ("Task", "rank, search"), ("Task", "ensemble"), ("Task", "fit"), ("Hub", "rank, search"),
+            ("Hub", "ensemble"), ("Hub", "fit"), ("Backbone", "rank, search"), ("Backbone", "ensemble"),
+            ("Backbone", "fit"), ("rank, search", "Ranking"), ("ensemble", "Start"), ("fit", "Fitted"),
+            ("Start", "tune"), ("tune", "Tuned"), ("tune", "evaluate"), ("tune", "save_module"),
+        ],
+    ),
+    Flow(
+        "cli.md", "cli", "The commands, in the order in which most people meet them",
+        [
+            ["hub\ncollect modules", "task\ncheck your data"],
+            ["fit\nthe whole road", "search, rank\nwhich modules help", "ensemble, tune\nstep by step"],
+            ["compare\nis it worth it?", "evaluate\nscores per class", "predict\nnew rows", "export\nfor elsewhere"],
+            ["store\nfinished work", "list\nwhat can be named"],
+        ],
+        [
+            ("hub", "fit"), ("hub", "search, rank"), ("hub", "ensemble, tune"), ("task", "fit"),
+            ("task", "search, rank"), ("task", "ensemble, tune"), ("fit", "compare"), ("fit", "evaluate"),
+            ("fit", "predict"), ("fit", "export"), ("ensemble, tune", "compare"), ("ensemble, tune", "evaluate"),
+            ("ensemble, tune", "predict"), ("ensemble, tune", "export"),
+        ],
+    ),
+    Flow(
+        "corpus.md", "corpus", "What happens to every altered module",
+        [
+            ["a sound module\nof any kind"],
+            ["altered\nbits, names, files,\nfields, attacks"],
+            ["loaded\nin another process"],
+            ["refused\nnames the file", "loaded\u00a0right\nas in PEFT",
+             "a defect\nwrong, or a crash"],
+        ],
+        [
+            ("a sound module", "altered"), ("altered", "loaded"), ("loaded", "refused"),
+            ("loaded", "loaded\u00a0right"), ("loaded", "a defect"),
+        ],
+    ),
+    Flow(
+        "limits.md", "limits", "Where files from other people are checked",
+        [
+            ["rows and task.json", "a module's folder", "words to search for"],
+            ["size\nbefore it is read", "header\nas long as it states", "patterns\nwith a time limit"],
+            ["an error\nfile, line, field, limit", "values\nnow in memory"],
+        ],
+        [
+            ("rows and task.json", "size"), ("a module's folder", "size"), ("a module's folder", "header"),
+            ("a module's folder", "patterns"), ("words to search for", "size"), ("size", "an error"),
+            ("size", "values"), ("header", "an error"), ("header", "values"), ("patterns", "an error"),
+            ("patterns", "values"),
+        ],
+    ),
+    Flow(
+        "methods.md", "methods", "From what is read of a module to the weights of a blend",
+        [
+            ["predictions\ntarget tokens", "hidden states\nand gradients", "projections\nof the backbone",
+             "parameters\nno data at all"],
+            ["indicator\nloss, cosine,\narrow, logme …", "embedding\ntupate, flat,\ncanonical …"],
+            ["rule\nsoftmax, best,\nlearned …"],
+            ["space\nparameters,\nexact, core …"],
+            ["a start\nΣ w · O"],
+        ],
+        [
+            ("predictions", "indicator"), ("hidden states", "indicator"), ("projections", "indicator"),
+            ("parameters", "indicator"), ("hidden states", "embedding"), ("parameters", "embedding"),
+            ("indicator", "rule"), ("embedding", "rule"),
+            ("rule", "space"), ("space", "a start"),
+        ],
+    ),
+    Flow(
+        "recipes.md", "recipes", "Which settings act where in a tuning run",
+        [
+            ["a start\nkind and shape,\nor a module"],
+            ["batch\nbatch_size,\nmax_input,\nmax_target"],
+            ["step\noptimizer, lr,\nschedule, clip,\nwarmup_steps"],
+            ["dev rows\neval_every,\nmax_dev, select,\npatience"],
+            ["best state\nby max_steps\nor earlier"],
+        ],
+        [("a start", "batch"), ("batch", "step"), ("step", "dev rows"), ("dev rows", "best state")],
+    ),
+    Grid(
+        "support.md", "support", "Kinds, families of backbones, and the folders that are read",
+        "| kind | backbone | Headstart's own |", "exact", "refused",
     ),
 )  # fmt: skip
 

@@ -33,6 +33,8 @@ JSON with `--json`; progress and notes go to standard error.
 Results appear whole or not at all, and never over something that exists. What takes long is kept in the
 [store](store.md): a command that was killed continues where it was when it is given again, and what was computed
 before, by whichever command, is not computed again.
+
+![The commands, in the order in which most people meet them](images/cli.svg)
 """
 
 

@@ -27,6 +27,8 @@ tokens, steps are optimizer updates; the best state on the dev rows is kept, and
 better one end the run. If `max_steps` is changed and `warmup_steps` is not, the warm-up keeps its share of the steps,
 rounded down: `few-shot` with `max_steps=100` warms up for 6 steps, because it has 200 of 3000.
 
+![Which settings act where in a tuning run](images/recipes.svg)
+
 `suffix`, `prefix` and `chat_template` lay the prompt out, and are options of their own: `--suffix`, `--prefix` and
 `--chat`. What is not set is as the start was tuned; a fresh module reads the input, then `\\nAnswer:`. See
 [Use the result elsewhere](use.md#the-layout-of-prompts).

@@ -30,6 +30,8 @@ Which kinds of modules work on which backbones, and which folders hold them. Thi
 suite (`python docs/write_support.py`), which runs every check below on tiny random backbones of each family; it
 claims nothing that was not run.
 
+![Kinds, families of backbones, and the folders that are read](images/support.svg)
+
 * **exact**: the same function, within float32's rounding (1e-5 of the largest logit); bit for bit the same if
   Headstart wrote the folder.
 * **refused**: an error that says what is wrong and what to do; never another result instead. The numbers refer to the

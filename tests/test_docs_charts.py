@@ -66,6 +66,27 @@ def test_cells_are_as_strong_as_their_numbers(tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
 
 
+def test_squares_say_what_their_cells_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    (tmp_path / "page.md").write_text(
+        "\n| kind | on | own | PEFT |\n|---|---|---|---|\n| a | X | exact | refused (3) |\n| b | X | — | exact |\n"
+        "| b | Y | refused (1) | exact |\n"
+    )
+    root = ElementTree.fromstring(CHARTS.Grid("page.md", "drawn", "Title", "| kind |", "exact", "refused").svg())
+    space = {"s": "http://www.w3.org/2000/svg"}
+    squares = root.findall("s:rect", space)[1:]
+    (legend, *own), (_, *under) = (
+        [each for each in squares if (each.get("fill") == CHARTS.HOT) is full] for full in (True, False)
+    )
+    assert legend.get("y") == "40"
+    assert [each.get("y") for each in own] == ["92", "92", "111"]  # a on X, b on X, b on Y
+    assert [each.get("y") for each in under] == ["92", "111"]
+    a, b, c = (float(each.get("x", "nan")) for each in own)
+    assert (a, b, c) == (a, b, b)
+    assert b > a + 32  # another kind, and its second square
+    assert len(root.findall("s:circle", space)) == 2  # the legend, and b on X
+
+
 @pytest.mark.parametrize(
     "chart", [each for each in CHARTS.CHARTS if isinstance(each, CHARTS.Flow)], ids=lambda c: c.name
 )

@@ -24,6 +24,8 @@ compared, on a tiny random backbone, with what PEFT itself or a plain formula co
 the library safetensors or by torch's restricted load: the logits of a language model, or the hidden states of an
 encoder and the answers of its task head. If an alteration does not change the function, the result must equal the
 original's; if it leaves nothing to compute, the folder must be refused.
+
+![What happens to every altered module](images/corpus.svg)
 """
 
 

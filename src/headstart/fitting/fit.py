@@ -71,8 +71,12 @@ def fit(
     of these is better than scratch and than a random module (see `guard`); then the chosen one is tuned on all rows of
     train and dev. The test split decides nothing.
 
-    >>> fitted = fit("tickets.csv", "my-hub", "smollm2-135m")  # doctest: +SKIP
-    >>> predict(fitted, "new-tickets.csv", "smollm2-135m")  # doctest: +SKIP
+    >>> fitted = hs.fit(task, "my-hub", backbone, recipe=short, folds=2, held_out=3)
+    >>> fitted
+    Fitted(reviews; abstain: tuned from scratch; test ACC 0.5 on 6 rows)
+    >>> hs.predict(fitted, [{"input": "the play is warm"}], backbone)[["input", "label"]]
+                  input label
+    0  the play is warm   bad
 
     Args:
         task: with train and dev splits; a test split, if there is one, gives the score that is reported.
