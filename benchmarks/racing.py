@@ -1,9 +1,10 @@
 """The race against the full pass, on a hub of hundreds: `python benchmarks/racing.py TASK …`.
 
-A hub of 512 modules is grown on the spot from the demo's 16: perturbed and interpolated ones, always the same. Every
-module is scored once on a pool of each task's dev rows; the values are kept in a store, so that a run that was stopped
-goes on. A trial then draws 500 of the modules and 30 of the rows, and replays the race on those values, with the code
-that runs a race: what it decides depends on nothing else (`tests/test_racing.py` compares the two).
+A hub of 528 modules is grown on the spot from the demo's 16: perturbed and interpolated ones, always the same, and the
+16 of benchmarks/seeds, tuned on the same tasks with another seed. Every module is scored once on a pool of each task's
+dev rows; the values are kept in a store, so that a run that was stopped goes on. A trial then draws 500 of the modules
+and 30 of the rows, and replays the race on those values, with the code that runs a race: what it decides depends on
+nothing else (`tests/test_racing.py` compares the two).
 """
 
 import argparse
@@ -76,8 +77,8 @@ WAYS = (
 """The first was chosen on another task than those that are reported, health_fact."""
 
 
-def grown(donors: Sequence[Module]) -> Iterator[Module]:
-    """The donors, perturbed ones and ones between two of them; the same ones every time."""
+def grown(donors: Sequence[Module], added: Sequence[Module] = ()) -> Iterator[Module]:
+    """The donors, perturbed ones, ones between two of them, and those that are added; the same ones every time."""
     yield from donors
     for place, donor in enumerate(donors):
         for step, size in enumerate(SIZES):
@@ -96,6 +97,8 @@ def grown(donors: Sequence[Module]) -> Iterator[Module]:
                 others = right.parameters()
                 mixed = {key: (1 - share) * value + share * others[key] for key, value in left.parameters().items()}
                 yield renamed(left.with_parameters(mixed), f"{left.name}+{right.name}.{number}")
+    for module in added:
+        yield renamed(module, f"{module.name}, another seed")
 
 
 def renamed(module: Module, name: str) -> Module:
@@ -213,6 +216,10 @@ def options(description: str) -> argparse.Namespace:
     parser.add_argument("tasks", nargs="*", type=Path, help="tasks to find modules for (sst2)")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache", help="where fetched data lies (.cache)")
     parser.add_argument("--hub", type=Path, default=ROOT / "demo" / "hub", help="the donors (demo/hub)")
+    parser.add_argument(
+        "--others", type=Path, default=ROOT / "benchmarks" / "seeds",
+        help="modules of other seeds, which the hub holds as they are (benchmarks/seeds)",
+    )  # fmt: skip
     parser.add_argument("--store", type=Path, help="keeps the values of the full pass (a temporary folder)")
     parser.add_argument("--pool", type=int, default=40, help="dev rows of the full pass")
     parser.add_argument("--rows", type=int, default=30, help="rows of a trial")
@@ -222,18 +229,18 @@ def options(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepared(asked: argparse.Namespace) -> tuple[Backbone, list[Module], list[Task]]:
-    """The backbone, the donors and the tasks that are asked for."""
+def prepared(asked: argparse.Namespace) -> tuple[Backbone, list[Module], list[Module], list[Task]]:
+    """The backbone, the donors, all modules of the grown hub and the tasks that are asked for."""
     backbone = Backbone.load(fetch_backbone(asked.cache), device=asked.device)
-    donors, _ = load_modules(Hub.open(asked.hub), backbone)
+    donors = [each.load() for each in load_modules(Hub.open(asked.hub), backbone)[0]]
+    others = [each.load() for each in load_modules(Hub.open(asked.others), backbone)[0]]
     tasks = [Task.load(path) for path in asked.tasks or [fetch_task(asked.cache, "sst2")]]
-    return backbone, [donor.load() for donor in donors], tasks
+    return backbone, donors, list(grown(donors, others)), tasks
 
 
 def main() -> None:
-    asked = options("Race a hub of 512 modules, and compare with the full pass.")
-    backbone, donors, tasks = prepared(asked)
-    modules = list(grown(donors))
+    asked = options("Race a hub of 528 modules, and compare with the full pass.")
+    backbone, _, modules, tasks = prepared(asked)
     with tempfile.TemporaryDirectory(prefix="racing-") as folder:
         store = asked.store or Path(folder)
         pools = [scored(task, modules, backbone, rows=asked.pool, store=store) for task in tasks]

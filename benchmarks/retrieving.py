@@ -29,7 +29,7 @@ from headstart.units import Store, run
 
 ROOT = Path(__file__).parents[1]
 sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part of the package
-from benchmarks.racing import DRAWN, INDICATORS, LAYOUT, LISTS, Pool, grown, options, prepared, scored  # noqa: E402
+from benchmarks.racing import DRAWN, INDICATORS, LAYOUT, LISTS, Pool, options, prepared, scored  # noqa: E402
 
 KEPT = (50, 100, 250)
 EMBEDDINGS = ("tupate", "flat", "canonical")
@@ -104,9 +104,8 @@ def correlations(pool: Pool, beside: dict[str, NDArray[np.float64]], donors: int
 
 
 def main() -> None:
-    asked = options("What cheap lists keep of a hub of 512 modules.")
-    backbone, donors, tasks = prepared(asked)
-    modules = list(grown(donors))
+    asked = options("What cheap lists keep of a hub of 528 modules.")
+    backbone, donors, modules, tasks = prepared(asked)
     frames, rho = [], []
     with tempfile.TemporaryDirectory(prefix="retrieving-") as folder:
         store = asked.store or Path(folder)
