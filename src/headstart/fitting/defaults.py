@@ -19,9 +19,9 @@ class Defaults:
         held_out: at most so many held-out rows are answered, over all folds.
         recipe: how every method is tuned, and what is saved.
         all_scored: the largest hub of which every module is scored on every row; the modules of a larger one race.
-        race: how. A fifth of the tokens found the full pass's best module in 98.7 % of 600 races between 500 modules.
+        race: how. A fifth of the tokens found the full pass's best module in 98.3 % of 600 races between 500 modules.
             Nothing is retrieved before the race: the best of the lists that were measured had that module among its
-            first 100 in 78 % of the trials, and the cheapest in 3 % (docs/racing.md). A race reads two or three rows
+            first 100 in 75 % of the trials, and the cheapest in 3 % (docs/racing.md). A race reads two or three rows
             with every module, which is bearable up to some thousands.
         retrieve_by: the lists of `retrieve`, where that is asked for. They do not see how well a module answers, or the
             rows that the guard holds out would have a part in choosing the modules.
