@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from headstart.fitting.record import FitRecord
+from headstart.hub import Hub
 from headstart.kinds import load_module
+from headstart.kinds.lora import LoraModule
 from program import QUICK, Run, assert_mistake
 
 pytest_plugins = ["cli_helper"]
@@ -55,3 +60,21 @@ def test_fit_takes_rules_and_scales_that_are_chosen_on_held_out_rows(
     scaled = run(*words, "--scale", "held_out", "-o", tmp_path / "scaled", "--json")
     assert scaled.data["fit"]["settings"]["blend"] == {"rule": "softmax", "scale": "held_out"}
     assert "chosen on held-out loss" in str(scaled.data["fit"]["notes"])
+
+
+def test_a_variant_that_takes_no_part_is_named(
+    run: Run, room: Path, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [ref.name for ref in Hub.open(here["hub"][1]).refs()]
+    alone = classmethod(lambda cls, card: "a LoRA variant" if card.name == names[0] else None)
+    monkeypatch.setattr(LoraModule, "ranked_alone", alone)
+    words = ["fit", *here["task"], *here["hub"], *here["on"], *QUICK, "--folds", "2", "--start", "average"]
+    made = run(*words, "--store", str(tmp_path / "store"), "-o", tmp_path / "module")
+    reason = "a LoRA variant, which can be ranked but not merged or tuned"
+    assert f"left out {names[0]}: {reason}" in " ".join(made.out.split())
+    record = FitRecord.from_json((tmp_path / "module" / "fit.json").read_text(encoding="utf-8"))
+    assert record.frames["refused"].to_dict("records") == [{"module": names[0], "reason": reason}]
+    page = (tmp_path / "module" / "report.html").read_text(encoding="utf-8")
+    assert f"{len(names) - 1} modules, 1 left out" in page
+    assert f"headstart predict MODULE new-rows.csv --backbone {Path(here['on'][1]).resolve()}" in page
+    assert "recipe.shape" not in page

@@ -261,3 +261,27 @@ def test_evaluate_on_the_command_line(
 def test_labels_to_choose_from_are_different_texts(labels: list[str], task: Task, llama: Backbone) -> None:
     with pytest.raises(SettingError, match="must be two or more different texts, none of them empty; correct them"):
         predict(answering(llama), plain_rows(task), llama, labels=labels)
+
+
+def test_another_file_is_evaluated_as_the_module_was_tuned(
+    run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path
+) -> None:
+    mine = saved(llama, tmp_path, template=Template(input="{ticket}", target="{team}"), labels=("good", "bad"))
+    rows = pd.DataFrame({"number": range(20), "ticket": [f"film {n} is fine" for n in range(20)]})
+    gold = rows.assign(team=["good", "bad"] * 10)
+    gold.to_csv(tmp_path / "gold.csv", index=False)
+    command = ["evaluate", mine, tmp_path / "gold.csv", *here["on"], "--store", tmp_path / "store"]
+    fifth = run(*command)
+    assert "is read as 'ada' was tuned: {ticket} → {team}" in " ".join(fifth.err.split())
+    assert "gold, test: ACC " in fifth.out
+    assert " on 4 rows" in fifth.out
+    assert "The file's other 16 rows were not scored; --split all scores every row." in " ".join(fifth.out.split())
+    whole = run(*command, "--split", "all")
+    assert "gold, all: ACC " in whole.out
+    assert " on 20 rows" in whole.out
+    assert "not scored" not in whole.out
+    other = run(*command, "--input", "number", "--target", "team", "--json")
+    assert "is read as" not in other.err, "what the command line says goes first"
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    ended = run("evaluate", mine, tmp_path / "new.csv", *here["on"])
+    assert_mistake(ended, "has no column 'team', which held the answers when 'ada' was tuned", "headstart predict")

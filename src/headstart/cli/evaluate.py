@@ -11,6 +11,8 @@ from headstart.atomic import refuse_existing, write_text
 from headstart.cli.options import AsJson, BackboneOptions, LayoutOptions, TaskOptions, WorkOptions, command
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
+from headstart.errors import TaskError
+from headstart.showing import plural
 
 if TYPE_CHECKING:
     from headstart.evaluating.evaluation import Evaluation
@@ -32,7 +34,7 @@ def evaluate(
     backbone: BackboneOptions,
     layout: LayoutOptions,
     work: WorkOptions,
-    split: Annotated[str, typer.Option(help="The rows to score on: test, dev or train.")] = "test",
+    split: Annotated[str, typer.Option(help="The rows to score on: test, dev, train or all.")] = "test",
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -49,8 +51,8 @@ def evaluate(
     """Score MODULE on the test rows of TASK: the metric, every class, and which answers are taken for which."""
     if output is not None:
         refuse_existing(output)
-    data = task.load()
     given = given_module(module)
+    data = _as_tuned(task, given).load()
     model = backbone.load()
     from headstart.evaluating.evaluate import evaluate as run
 
@@ -68,9 +70,43 @@ def evaluate(
         print_json(_facts(found, data, split) | {"baselines": lines, "units": units.to_json()})
         return
     _print(found, data, split, lines)
+    others = len(data.rows("all")) - len(data.rows(split))
+    if others and Path(task.task).is_file():
+        print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()
+
+
+def _as_tuned(task: TaskOptions, module: "Module | None") -> TaskOptions:
+    """The options; a file that says nothing itself is read as the module was tuned, if it has those columns."""
+    from headstart.tasks.columns import source_columns
+    from headstart.tasks.sources.locate import settings_path
+    from headstart.tasks.template import FieldTemplate
+
+    card, beside = module.card if module else None, settings_path(task.task)
+    if card is None or card.template is None or any((task.input, task.target, task.labels)):
+        return task
+    if not Path(task.task).is_file() or (beside is not None and beside.exists()):
+        return task
+    there = {column.name for column in source_columns(task.task)}
+    read, known = (set(FieldTemplate.parse(text).columns) for text in (card.template.input, card.template.target))
+    if {"input", "output"} <= there or not read <= there:
+        return task
+    if not known <= there:
+        raise TaskError(
+            f"{task.task} has no column '{min(known - there)}', which held the answers when '{card.name}' was tuned; "
+            "name another one with --target, or answer rows whose answers are not known with `headstart predict`"
+        )
+    labels = ",".join(card.labels or ())
+    whole = bool(card.labels) and labels.count(",") == len(card.labels or ()) - 1
+    print_line(
+        f"{task.task} is read as '{card.name}' was tuned: {card.template.input} → {card.template.target}", error=True
+    )
+    return replace(
+        task, input=card.template.input, target=card.template.target, labels=labels if whole else None,
+        metric=task.metric or card.metric,
+    )  # fmt: skip
 
 
 def given_module(text: str) -> "Module | None":

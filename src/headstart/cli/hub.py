@@ -47,7 +47,9 @@ class StatedOptions(Options):
     family: Annotated[str | None, typer.Option(help="The task's family, such as reviews/films.")] = None
     license: Annotated[str | None, typer.Option(help="The module's licence, such as apache-2.0.")] = None
     metric: Annotated[str | None, typer.Option(help="The metric of its score.")] = None
-    score: Annotated[float | None, typer.Option(help="Its dev score by that metric, as a fraction of 1.")] = None
+    score: Annotated[
+        float | None, typer.Option(help="Its dev score by that metric, as a fraction of 1.", min=-1.0, max=1.0)
+    ] = None
     notes: Annotated[str | None, typer.Option(help="Whatever else a reader should know.")] = None
 
     def stated(self) -> "Stated":

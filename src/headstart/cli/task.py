@@ -103,5 +103,7 @@ def _print_columns(columns: "tuple[Column, ...]") -> None:
 
     from headstart.reports.console import print_table
 
+    if not columns:
+        return
     frame = pd.DataFrame([vars(column) for column in columns]).rename(columns={"name": "column"})
     print_table(frame[["column", "type", "rows", "distinct", "example"]], console(), title="Columns")

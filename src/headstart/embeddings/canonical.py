@@ -44,7 +44,8 @@ class Canonical(Embedding):
         """Raises `ModuleError` for a module that is not plain LoRA."""
         module = subject.module
         if module.kind != "lora" or module.only_ranked:
-            raise ModuleError(f"'{module.name}' is no plain LoRA module, whose factors have one form; use tupate")
+            remedy = "rank it by its predictions, such as by loss" if module.only_ranked else "use tupate"
+            raise ModuleError(f"'{module.name}' is no plain LoRA module, whose factors have one form; {remedy}")
         require_finite(module)
         plain = cast("LoraModule", module)
         factors = {path: _rewritten(factors, self.rank) for path, factors in plain.factors.items()}

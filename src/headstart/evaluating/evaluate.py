@@ -40,7 +40,7 @@ def evaluate(
         module: a module, a result that holds one, its folder, or `None` for the bare backbone.
         task: with the split to evaluate on, whose targets are known.
         backbone: the frozen model.
-        split: "test", "dev" or "train".
+        split: "test", "dev", "train", or "all" for every row.
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
             if every row lists some. On an encoder, the module answers through its task head.

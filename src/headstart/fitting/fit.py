@@ -267,7 +267,9 @@ class _Fit:
         families = {module.name: module.card.family for module in ranking.modules}
         frames = {
             "methods": verdict.table, "contrasts": verdict.contrasts, "ranking": frame,
-            "refused": pd.DataFrame([vars(each) for each in ranking.refused], columns=list(FIT_FRAMES["refused"])),
+            "refused": pd.DataFrame(
+                [(each.name, each.reason) for each in ranking.refused], columns=list(FIT_FRAMES["refused"])
+            ),
             "curve": pd.DataFrame([vars(point) for point in tuned.curve]),
             "answers": _answers(tested, seed=asked.seed),
             **last.explained.frames(found, families=families, weights=weights),
@@ -294,8 +296,8 @@ class _Fit:
         """Everything needed to repeat the fit."""
         asked, backbone, guard = self.asked, self.backbone, self.guard
         return {
-            "backbone": backbone.name, "fingerprint": backbone.fingerprint.weights, "modules": len(ranking.modules),
-            "retrieved": len(guard.pool.modules),
+            "backbone": backbone.name, "backbone_place": backbone.place, "fingerprint": backbone.fingerprint.weights,
+            "modules": len(ranking.modules), "retrieved": len(guard.pool.modules),
             "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
             "indicator": next(iter(ranking.scores.values), ""), "bare": bare,
             "starts": [method.label for method in guard.methods[2:]],

@@ -28,7 +28,9 @@ def rows_by_layer(parameters: Mapping[str, Tensor], name: str) -> tuple[Tensor, 
             row = stacks.setdefault(where[1], {}).setdefault(int(where[2]), {})
             row[_Position(path[where.end() :], part, tuple(value.shape))] = value.flatten()
     if not stacks:
-        raise ModuleError(f"'{name}' tunes no numbered layer, so it has no task embedding; use another indicator")
+        raise ModuleError(
+            f"'{name}' tunes no numbered layer, so it has no task embedding; rank it by its predictions, such as loss"
+        )
     return tuple(_with_gaps([row for _, row in sorted(layers.items())]) for _, layers in sorted(stacks.items()))
 
 

@@ -101,7 +101,8 @@ class PeftModule(ValuesModule):
     def layer_vectors(self) -> tuple[Tensor, ...]:
         """Not defined: these variants hold several different types of parameters."""
         raise ModuleError(
-            f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; use another indicator"
+            f"'{self.name}' is a LoRA variant ({self.variant}) without a task embedding; rank it by its predictions, "
+            "such as by loss"
         )
 
 

@@ -51,8 +51,8 @@ class SearchResult:
     """The modules of a hub nearest to a query.
 
     `query`: what was looked for, in words. `method`: the embedding, or "words". `groups` hold positions in `modules`,
-    all that were compared. `left_out`: modules that could not be compared, and why. `near`: the cosine above which
-    modules are listed as one.
+    all that were compared with the query. `left_out`: modules that could not be compared, and why. `near`: the cosine
+    above which modules are listed as one.
     """
 
     query: str
@@ -188,7 +188,7 @@ def search(
         query, said = known.of_module(like, found.vectors)
     every, unlike = _comparable(looked, found.vectors, query, method)
     inside = {ref.name for ref in refs}
-    places = {place: rank for rank, place in enumerate(p for p, ref in enumerate(every) if ref.name in inside)}
+    places = [place for place, ref in enumerate(every) if ref.name in inside]
     left_out = (*problems, *(one for one in (*found.refused, *unlike) if one.name in inside))
     if not places:
         why = f"; the first: {left_out[0].name}: {left_out[0].reason}" if left_out else ""
@@ -199,11 +199,14 @@ def search(
     # A module is not looked for beside itself.
     others = [place for place in places if every[place].digest != query.digest or task is not None]
     if not others:
-        raise HubError(f"there is nothing in the hub {opened.path} to compare {said} with but itself; {MORE}")
+        why = f": {left_out[0].name} is left out, because {left_out[0].reason}" if left_out else ""
+        more = f"; {MORE}" if not left_out else "; choose another embedding, or add modules of its kind and shape"
+        raise HubError(f"there is nothing in the hub {opened.path} to compare {said} with but itself{why}{more}")
+    ranks = {place: rank for rank, place in enumerate(others)}
     nearest = _nearest(known, every, query, found.vectors, others, centre=centre, limit=limit, near=near, index=index)
-    groups = tuple(Group(places[g.position], g.similarity, tuple(places[one] for one in g.like)) for g in nearest)
+    groups = tuple(Group(ranks[g.position], g.similarity, tuple(ranks[one] for one in g.like)) for g in nearest)
     words = f"{method.spec}, centred" if centre else str(method.spec)
-    return SearchResult(said, words, groups, tuple(every[place] for place in places), left_out, near)
+    return SearchResult(said, words, groups, tuple(every[place] for place in others), left_out, near)
 
 
 def _nearest(

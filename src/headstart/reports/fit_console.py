@@ -25,6 +25,8 @@ def print_fit(record: FitRecord, console: Console) -> None:
     ranking = record.frames["ranking"]
     shown = ranking.drop(columns=["task", "license", "why"], errors="ignore").head(_TOP)
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}")
+    for module, reason in record.frames["refused"][["module", "reason"]].itertuples(index=False):
+        console.print(Text(f"left out {module}: {reason}"))
     rows = f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state")
     console.print(Text(f"The saved module: {record.task.metric} {fixed_text(record.score, 4)} on {rows}."))
 

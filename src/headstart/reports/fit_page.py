@@ -1,6 +1,7 @@
 """What stands on the page of a fit, as plain values for the template: texts, and positions of marks in percent."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,18 +45,30 @@ def fit_values(record: FitRecord) -> dict[str, Any]:
         "answers": _answers(record),
         "explained": explanations(record),
         "refused": frame_cells(record.frames["refused"]),
-        "settings": frame_cells(
-            flat_settings({k: v for k, v in record.settings.items() if k not in ("command", "call")})
-        ),
+        "settings": frame_cells(_settings(record)),
         "command": record.settings.get("command", ""),
         "call": record.settings.get("call", ""),
         "notes": record.notes,
     }
 
 
+def _settings(record: FitRecord) -> pd.DataFrame:
+    """All but the call, and the shape of a fresh module: every start of a fit has that of the hub's modules."""
+    told = flat_settings({key: value for key, value in record.settings.items() if key not in ("command", "call")})
+    return told[~told["setting"].astype(str).str.startswith("recipe.shape")]
+
+
 def _facts(record: FitRecord) -> list[str]:
     shots = f"{record.settings['train_rows']} + {record.settings['dev_rows']} examples to tune on"
-    return [shots, f"{record.settings['modules']} modules in the hub", str(record.settings["backbone"])]
+    modules = f"{record.settings['modules']} modules in the hub"
+    if left_out := len(record.frames["refused"]):
+        modules = f"{record.settings['modules']} modules, {left_out} left out"
+    return [shots, modules, str(record.settings["backbone"])]
+
+
+def _place(record: FitRecord) -> str:
+    """Where the backbone lay, as the command line takes it."""
+    return shlex.quote(str(record.settings.get("backbone_place", record.settings["backbone"])))
 
 
 def _answer(record: FitRecord) -> dict[str, Any]:
@@ -77,7 +90,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
         "gain": gain,
         "score": fixed_text(record.score, 3),
         "rows": f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state"),
-        "use": f"headstart predict MODULE new-rows.csv --backbone {record.settings['backbone']}",
+        "use": f"headstart predict MODULE new-rows.csv --backbone {_place(record)}",
     }
 
 

@@ -18,6 +18,9 @@ from headstart.tasks.sources import locate, locate_rows
 
 __all__ = ["Example", "Task", "TaskLike", "as_task"]
 
+EVERY = "all"
+"""Stands for the rows of all splits, where a split is named."""
+
 FEW = "few_shot(k=16)"
 """How Python draws few rows."""
 
@@ -168,7 +171,9 @@ class Task:
         return self.rows("test")
 
     def rows(self, split: str) -> tuple[Example, ...]:
-        """The rows of `split`. If it is missing, raises `TaskError`, which names the existing splits."""
+        """The rows of `split`, or of "all" splits. If it is missing, raises `TaskError`, which names the others."""
+        if split == EVERY and self.splits and split not in self.splits:
+            return tuple(row for rows in self.splits.values() for row in rows)
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
             from_train = f", or draw few rows with {FEW}, which takes dev from train" if split == "dev" else ""
