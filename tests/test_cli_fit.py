@@ -42,7 +42,7 @@ def test_fit_saves_a_module_with_its_page_and_a_second_run_reads_the_store(
 
 def test_fit_refuses_before_any_work(run: Run, room: Path, here: dict[str, list[str]], tmp_path: Path) -> None:
     words = ["fit", *here["task"], *here["hub"], *here["on"], *QUICK, "-o", tmp_path / "module"]
-    assert_mistake(run(*words, "--start", "averge"), "unknown method 'averge'", "choose one of")
+    assert_mistake(run(*words, "--start", "averge"), "unknown method 'averge'", "did you mean 'average'?")
     assert_mistake(run(*words, "--folds", "1"), "folds 1 must be at least 2")
     assert_mistake(run(*words, "--folds", "30"), "too few to hold out one part in 30; add rows")
     (tmp_path / "module").mkdir()

@@ -62,7 +62,10 @@ def test_a_method_as_it_is_typed(text: str, label: str, name: str, blend: Blend 
     ("texts", "message"),
     [
         ([], "there is no method to compare; name some of: scratch, random, average, manual, best_single, ensemble"),
-        (["scrach"], r"unknown method 'scrach'; choose one of: scratch, random, .*; or a merge rule: softmax, uniform"),
+        (
+            ["scrach"],
+            r"unknown method 'scrach'; did you mean 'scratch'\? The methods are: scratch, random, .*; or a merge rule",
+        ),
         (["scratch:rank=3"], "method 'scratch' blends nothing, so rank is not for it; leave that out, or choose"),
         (["average:rule=softmax"], "method 'average' has the rule 'uniform'; leave rule out, or write the rule in its"),
         (["softmax:rule=top_k"], "method 'softmax:rule=top_k' names two rules; keep one of them"),

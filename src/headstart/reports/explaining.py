@@ -8,6 +8,7 @@ import pandas as pd
 from headstart.fitting.record import FitRecord
 from headstart.reports.axes import Axis
 from headstart.reports.cells import short_family
+from headstart.showing import cut
 
 __all__ = ["agreement_values", "alone_values", "explanations"]
 
@@ -94,7 +95,7 @@ def alone_values(table: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "module": str(row["module"]), "right": f"{row['right']} of {row['rows']}", "alone": int(row["alone"]),
             "share": round(100 * row["right"] / max(int(row["rows"]), 1), 1),
-            "input": str(row["input"])[:200], "target": str(row["target"]),
+            "input": cut(str(row["input"]), 200), "target": str(row["target"]),
         }
         for row in table.to_dict("records")
     ]  # fmt: skip

@@ -156,7 +156,7 @@ def _range(values: "pd.Series[Any]") -> str | None:
     known = sorted(values.dropna().unique())
     if not known:
         return None
-    return f"{known[0]:.0f}" if len(known) == 1 else f"{known[0]:.0f} to {known[-1]:.0f}"
+    return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
 
 
 def _names(name: str) -> list[str]:

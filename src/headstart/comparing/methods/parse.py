@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from headstart.blending import RULES, Blend
 from headstart.blending.blend import fields_of
@@ -63,7 +64,9 @@ def _parse(text: str, base: Blend) -> Compared:
             raise SettingError(f"method '{text}' names two rules; keep one of them")
         changes["rule"] = name
     else:
+        near = get_close_matches(name, [*METHODS, *RULES], n=1)
+        hint = f"did you mean '{near[0]}'? The methods are" if near else "choose one of"
         raise SettingError(
-            f"unknown method '{name}'; choose one of: {', '.join(METHODS)}; or a merge rule: {', '.join(RULES)}"
+            f"unknown method '{name}'; {hint}: {', '.join(METHODS)}; or a merge rule: {', '.join(RULES)}"
         )
     return Compared(label or name, method, method.blend(base, changes))
