@@ -143,11 +143,15 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
 
 def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float]) -> None:
     from headstart.reports.console import print_table
+    from headstart.tasks.head import REGRESSION
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
+    unit = (
+        "squared error a row" if task.card.metric in REGRESSION and found.decoding == "head" else "nats a target token"
+    )
     print_line(
         f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows, answers {how}; "
-        f"loss {found.loss:.4f}."
+        f"loss {found.loss:.4f} {unit}."
     )
     if found.calibration.method != "none":
         print_line(f"Calibrated ({found.calibration.method}); without, {found.uncalibrated_score:.4f}.")

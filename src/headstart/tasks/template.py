@@ -130,8 +130,9 @@ def _look_up(row: Mapping[str, object], field: str, *, where: str) -> object:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             fields = ", ".join(row) or "none"
             raise TaskError(
-                f"{where}: field '{field}' is missing (fields present: {fields}); fill it in, or name another field"
-            ) from error
+                f"{where}: field '{field}' is missing (fields present: {fields}); fill it in, or name another field "
+                "with input= or target="
+            ).with_options({"input= or target=": "--input or --target"}) from error
     return value
 
 
