@@ -323,6 +323,8 @@ def test_editing(run: Run, hub: Hub) -> None:
     assert done.out == "rte: name 'rte' → 'nli', task '' → 'rte', score None → 0.5\n"
     assert run("hub", "edit", str(hub.path), "nli", "--task", "rte").out.startswith("nli: nothing changed")
     assert json.loads(run("hub", "edit", str(hub.path), "nli", "--notes", "x", "--json").out)["notes"] == "x"
+    percent = run("hub", "edit", str(hub.path), "nli", "--score", "75")
+    assert (percent.code, "should be less than or equal to 1" in percent.err) == (2, True), percent.err
     done = run("hub", "edit", str(hub.path), "nli")
     assert done.code == 2
     assert "nothing to change; give --name, --task, --family, --license, --metric, --score or --notes" in done.err

@@ -282,6 +282,16 @@ def test_mistakes(hub: Hub, asked: dict[str, Any], message: str) -> None:
         search(None, hub, store=False, **asked)
 
 
+def test_a_module_of_its_own_shape_alone_says_why_nothing_is_near(llama: Backbone, tmp_path: Path) -> None:
+    hub = Hub.create(tmp_path / "hub")
+    for seed, (name, rank) in enumerate((("ada", 2), ("bob", 2), ("odd", 3))):
+        hs.save_module(module(llama, name, seed=seed, rank=rank), tmp_path / name)
+        hub.add(tmp_path / name)
+    why = "with but itself: ada is left out, because its embedding has .*; choose another embedding, or add modules"
+    with pytest.raises(HubError, match=why):
+        search(None, hub, like="odd", store=False)
+
+
 def test_an_empty_hub(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="has no modules yet; add some with `headstart hub add`"):
         search(None, Hub.create(tmp_path / "empty"), text="reviews")
