@@ -236,3 +236,8 @@ def test_columns_are_of_all_splits(tmp_path: Path) -> None:
 def test_looking_needs_no_torch(tmp_path: Path) -> None:
     path = write(tmp_path / "tickets.csv", tickets(60))
     assert not {"torch", "transformers", "peft"} & set(heavy_after(statement("task", str(path), *COLUMNS)))
+
+
+def test_a_file_with_a_header_alone_has_no_rows(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "head.csv").write_text("ticket_text,team\n", encoding="utf-8")
+    assert_mistake(run("task", tmp_path / "head.csv"), "head.csv has no rows; add some, or remove the file")

@@ -398,8 +398,3 @@ def test_an_example_that_was_cut_ends_in_an_ellipsis() -> None:
     assert blank.example == "a…"
     (whole,) = describe([{"whole": "x" * 60}])
     assert whole.example == "x" * 60
-
-
-def test_a_file_with_a_header_alone_has_no_rows(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "head.csv").write_text("ticket_text,team\n", encoding="utf-8")
-    assert_mistake(run("task", tmp_path / "head.csv"), "head.csv has no rows; add some, or remove the file")

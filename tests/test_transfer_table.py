@@ -169,3 +169,5 @@ def test_the_mean_gain_has_an_interval_over_targets() -> None:
     whole = pd.DataFrame({"scratch": [0.0, 0.0, 0.0], "average": [0.1, 0.2, 0.3], "late": [math.nan, 0.1, 0.1]})
     # s = 0.1, so 4.3027 · 0.1 / √3 = 0.248; what was not tuned on all targets is left out.
     assert overall(whole).splitlines()[2:] == ["| average | 0.200 (-0.048 to 0.448) | 3 of 3 |"]
+    blended = whole.assign(blend=[0.1 + 1e-16, 0.3, 0.5])  # gains of 0, 0.1 and 0.2 over the average: the same s
+    assert overall(blended, over="average").splitlines()[2:] == ["| blend | 0.100 (-0.148 to 0.348) | 2 of 3 |"]
