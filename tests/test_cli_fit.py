@@ -33,7 +33,10 @@ def test_fit_saves_a_module_with_its_page_and_a_second_run_reads_the_store(
     again = run(*words, "-o", tmp_path / "again")
     assert again.out.startswith("On reviews: ")
     assert f"Module: {tmp_path / 'again'}   Page: {tmp_path / 'again' / 'report.html'}" in again.out
-    assert f"headstart predict {tmp_path / 'again'} new-rows.csv --backbone {here['on'][1]}" in again.out
+    assert f"headstart predict {tmp_path / 'again'} new-rows.csv" in again.out
+    (tmp_path / "new-rows.csv").write_text("input\nthe song is warm\n")
+    answered = run("predict", tmp_path / "again", tmp_path / "new-rows.csv")
+    assert answered.out.startswith("input,label,probability\nthe song is warm,"), "on the backbone that it knows itself"
     assert "Reused " in again.err
     assert made.data["fit"]["sentence"] in " ".join(again.out.split())
     added = run("hub", "add", tmp_path / "hub", tmp_path / "module", "--json")

@@ -80,4 +80,4 @@ def test_pages_show_commands_and_mistakes_in_them_are_found() -> None:
         with pytest.raises(UsageError):
             understood(mistake.split(), whole=False)
     with pytest.raises(UsageError):
-        understood(["tune", "task"], whole=True)
+        understood(["ensemble", "task"], whole=True)

@@ -282,6 +282,8 @@ def test_another_file_is_evaluated_as_the_module_was_tuned(
     assert "not scored" not in whole.out
     other = run(*command, "--input", "number", "--target", "team", "--json")
     assert "is read as" not in other.err, "what the command line says goes first"
+    in_python = evaluate(mine, tmp_path / "gold.csv", llama, split="all", store=False)
+    assert sorted(in_python.frame()["input"]) == sorted(gold["ticket"]), "Python reads the file in the same way"
     rows.to_csv(tmp_path / "new.csv", index=False)
     ended = run("evaluate", mine, tmp_path / "new.csv", *here["on"])
     assert_mistake(ended, "has no column 'team', which held the answers when 'ada' was tuned", "headstart predict")

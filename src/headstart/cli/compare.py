@@ -89,7 +89,7 @@ def compare(
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     blended = blend.load()
     require_named(also or ())  # before the backbone, which takes long to load
-    model = backbone.load()
+    model = backbone.load(opened)
     from headstart.comparing.compare import compare as run
     from headstart.comparing.comparison import DEFAULT_METHODS
     from headstart.comparing.decision import decide

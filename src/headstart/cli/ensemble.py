@@ -155,7 +155,7 @@ def ensemble(
     from headstart.blending import require_blendable
 
     require_blendable(asked, opened, family=data.card.family)
-    model = backbone.load()
+    model = backbone.load(opened)
     from headstart.blending.ensemble import blend_note, weight_table
     from headstart.blending.ensemble import ensemble as run
     from headstart.kinds import save_module

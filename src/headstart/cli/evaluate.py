@@ -1,7 +1,7 @@
 """`headstart evaluate`."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +11,12 @@ from headstart.atomic import refuse_existing, write_text
 from headstart.cli.options import AsJson, BackboneOptions, LayoutOptions, TaskOptions, WorkOptions, command
 from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
-from headstart.errors import TaskError
 from headstart.showing import plural
 
 if TYPE_CHECKING:
     from headstart.evaluating.evaluation import Evaluation
     from headstart.kinds import Module
+    from headstart.records import ModuleCard
     from headstart.tasks import Task
 
 __all__ = ["BARE", "ModuleArgument", "evaluate", "given_module"]
@@ -27,10 +27,26 @@ BARE = "none"
 ModuleArgument = Annotated[str, typer.Argument(help="Folder of the module, or none for the bare backbone.")]
 
 
+@dataclass(frozen=True)
+class EvaluatedTask(TaskOptions):
+    """The task that a module is scored on; a file that says nothing itself is read as the module was tuned."""
+
+    def load_for(self, card: "ModuleCard | None") -> "Task":
+        """The task, with a few-shot draw if requested."""
+        from headstart.evaluating.reading import settings_as_tuned
+
+        known = {} if any((self.input, self.target, self.labels)) else settings_as_tuned(self.task, card)
+        if known and card is not None:
+            print_line(
+                f"{self.task} is read as '{card.name}' was tuned: {known['input']} → {known['target']}", error=True
+            )
+        return self.drawn(self.read(self.task, known=known))
+
+
 @command
 def evaluate(
     module: ModuleArgument,
-    task: TaskOptions,
+    task: EvaluatedTask,
     backbone: BackboneOptions,
     layout: LayoutOptions,
     work: WorkOptions,
@@ -52,8 +68,8 @@ def evaluate(
     if output is not None:
         refuse_existing(output)
     given = given_module(module)
-    data = _as_tuned(task, given).load()
-    model = backbone.load()
+    data = task.load_for(given.card if given else None)
+    model = backbone.load(given)
     from headstart.evaluating.evaluate import evaluate as run
 
     with listening(f"evaluating on {data.name}") as listener:
@@ -76,37 +92,6 @@ def evaluate(
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()
-
-
-def _as_tuned(task: TaskOptions, module: "Module | None") -> TaskOptions:
-    """The options; a file that says nothing itself is read as the module was tuned, if it has those columns."""
-    from headstart.tasks.columns import source_columns
-    from headstart.tasks.sources.locate import settings_path
-    from headstart.tasks.template import FieldTemplate
-
-    card, beside = module.card if module else None, settings_path(task.task)
-    if card is None or card.template is None or any((task.input, task.target, task.labels)):
-        return task
-    if not Path(task.task).is_file() or (beside is not None and beside.exists()):
-        return task
-    there = {column.name for column in source_columns(task.task)}
-    read, known = (set(FieldTemplate.parse(text).columns) for text in (card.template.input, card.template.target))
-    if {"input", "output"} <= there or not read <= there:
-        return task
-    if not known <= there:
-        raise TaskError(
-            f"{task.task} has no column '{min(known - there)}', which held the answers when '{card.name}' was tuned; "
-            "name another one with --target, or answer rows whose answers are not known with `headstart predict`"
-        )
-    labels = ",".join(card.labels or ())
-    whole = bool(card.labels) and labels.count(",") == len(card.labels or ()) - 1
-    print_line(
-        f"{task.task} is read as '{card.name}' was tuned: {card.template.input} → {card.template.target}", error=True
-    )
-    return replace(
-        task, input=card.template.input, target=card.template.target, labels=labels if whole else None,
-        metric=task.metric or card.metric,
-    )  # fmt: skip
 
 
 def given_module(text: str) -> "Module | None":

@@ -101,7 +101,7 @@ def fit(
     output = result.folder()
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     blended = _blend_of(blend)
-    model = backbone.load()
+    model = backbone.load(opened)
     from headstart.fitting.fit import fit as run
     from headstart.reports.fit_console import print_fit
     from headstart.reports.html import write_report
@@ -125,5 +125,5 @@ def fit(
         return
     print_fit(record, console())
     print_line(f"Module: {output}   Page: {output / 'report.html'}")
-    print_line(f"It answers new rows: headstart predict {output} new-rows.csv --backbone {backbone.backbone}")
+    print_line(f"It answers new rows: headstart predict {output} new-rows.csv")
     units.say()

@@ -6,7 +6,7 @@ A command takes groups as parameters; `command` turns each into its options on t
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
@@ -22,12 +22,14 @@ from headstart.errors import SettingError
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
     from headstart.hub import Hub
+    from headstart.kinds import Module
     from headstart.records import TextFormat
     from headstart.tasks import Task
     from headstart.tuning.recipes import Recipe
 
 __all__ = [
     "AsJson",
+    "BackboneOption",
     "BackboneOptions",
     "CalibrationOption",
     "DeviceOption",
@@ -44,6 +46,7 @@ __all__ = [
     "StoreOption",
     "TaskOptions",
     "WorkOptions",
+    "backbone_of",
     "command",
     "load_backbone",
 ]
@@ -56,6 +59,13 @@ CalibrationOption = Annotated[
         "the inputs), or auto, the one with the best dev score."
     ),
 ]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", "-b",
+        help="Folder, .gguf file or hub id of the frozen model; default: the one that the modules say they are for.",
+    ),
+]  # fmt: skip
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
@@ -166,16 +176,21 @@ class ReadingOptions(Options):
     ] = None
     seed: Annotated[int, typer.Option(help="Seed for draws, fresh modules and the order of rows.")] = 0
 
-    def read(self, task: str, *, family: str | None = None) -> "Task":
-        """The task before any draw; what was inferred is said on standard error."""
+    def read(self, task: str, *, family: str | None = None, known: Mapping[str, Any] | None = None) -> "Task":
+        """The task before any draw; what was inferred is said on standard error.
+
+        `known`: arguments of `Task.load` that hold where no option says otherwise.
+        """
         from headstart.tasks import Task
         from headstart.tasks.settings import NO_LABELS
 
         labels = self.labels if self.labels in (None, NO_LABELS) else [each.strip() for each in self.labels.split(",")]
-        found = Task.load(
-            task, metric=self.metric, labels=labels, family=family, input=self.input, target=self.target,
-            group=self.group, seed=self.seed,
-        )  # fmt: skip
+        asked = {
+            "metric": self.metric, "labels": labels, "family": family, "input": self.input, "target": self.target,
+            "group": self.group,
+        }  # fmt: skip
+        given = {name: value for name, value in asked.items() if value is not None}
+        found = Task.load(task, **{**(known or {}), **given}, seed=self.seed)
         for note in found.notes:
             print_line(note, error=True)
         return found
@@ -230,13 +245,13 @@ class HubOptions(Options):
 class BackboneOptions(Options):
     """The backbone that a command runs, and its device and dtype."""
 
-    backbone: Annotated[str, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model.")]
+    backbone: BackboneOption = None
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
 
-    def load(self) -> "Backbone":
-        """The backbone in memory."""
-        return load_backbone(self.backbone, self.device, self.dtype)
+    def load(self, of: "Hub | Module | None" = None) -> "Backbone":
+        """The backbone in memory; if none is named, the one that the module, or every module of the hub, is for."""
+        return load_backbone(self.backbone or backbone_of(of), self.device, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -327,6 +342,19 @@ class WorkOptions(Options):
         from headstart.units import ENGINES
 
         ENGINES[self.engine.partition("=")[0]]
+
+
+def backbone_of(of: "Hub | Module | None") -> str:
+    """Where the backbone is that a module, or all modules of a hub, are for. Raises `SettingError` if none is named."""
+    from headstart.backbones.stated import stated_backbone, stated_in
+    from headstart.hub import Hub
+    from headstart.kinds.loading import own_backbone
+
+    if of is None:
+        raise SettingError("there is no module here that says which backbone it is for; name it with --backbone")
+    if isinstance(of, Hub):
+        return stated_backbone((name for ref in of.refs() for name in stated_in(ref.path)), whose=str(of.path))
+    return own_backbone(of)
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":

@@ -55,7 +55,7 @@ def predict(
     from headstart.evaluating.reading import rows_of
 
     rows, given = rows_of(file), given_module(module)
-    model = backbone.load()
+    model = backbone.load(given)
     from headstart.evaluating.predict import Predictor
 
     predictor = Predictor.of(

@@ -54,7 +54,7 @@ def rank(
     chosen, narrowed, opened, data = recipe.load(), narrowing.chosen(), hub.open(), task.load()
     asked = indicators or ["cosine"]
     require_named(asked)  # before the backbone, which takes long to load
-    model = backbone.load()
+    model = backbone.load(opened)
     from headstart.ranking.rank import rank as run
 
     call = partial(

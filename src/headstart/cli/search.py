@@ -8,14 +8,12 @@ import typer
 from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.options import (
     AsJson,
-    DeviceOption,
-    DtypeOption,
+    BackboneOptions,
     HubOptions,
     ReadingOptions,
     RecipeOptions,
     WorkOptions,
     command,
-    load_backbone,
 )
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.cli.progress import UnitCount, listening
@@ -35,11 +33,9 @@ def search(
     hub: HubOptions,
     recipe: RecipeOptions,
     work: WorkOptions,
+    backbone: BackboneOptions,
     task: Annotated[
         str | None, typer.Argument(help="Task as for `headstart rank`; its own module is tuned for up to 200 steps.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="Folder, .gguf file or hub id of the frozen model, for TASK.")
     ] = None,
     like: Annotated[
         str | None, typer.Option("--like", help="In place of TASK: a module of the hub by its name, or a folder.")
@@ -58,8 +54,6 @@ def search(
     index: Annotated[
         str, typer.Option("--index", help="exact (one matrix), or lancedb (approximate, for very large hubs).")
     ] = "exact",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +63,7 @@ def search(
     chosen, opened = "few-shot" if task is None else recipe.load(), hub.open()
     data = None if task is None else reading.drawn(reading.read(task))
     asked: dict[str, Any] = {"like": like, "text": text, "family": family, "license": license_id}
-    model = None if data is None or backbone is None else load_backbone(backbone, device, dtype)
+    model = None if data is None else backbone.load(opened)
     call = partial(
         run, data, opened, model, **asked, embedding=embedding, centre=centre, limit=limit, near=near, index=index,
         recipe=chosen, seed=reading.seed, store=work.store,

@@ -61,7 +61,7 @@ def tune(
     from headstart.tuning.tune import tune as run
 
     begin = load_module(start) if start else None
-    model = backbone.load()
+    model = backbone.load(begin)
     call = partial(
         run, data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
         calibration=calibration, tracker=tracker, store=work.store,

@@ -1,15 +1,18 @@
 """Evaluating one module on one split of a task, through the store."""
 
-from headstart.backbones import BackboneInput, BackboneLike, TextFormat, as_backbone, backbone_loaders
+from pathlib import Path
+
+from headstart.backbones import BackboneInput, BackboneLike, TextFormat, backbone_loaders
 from headstart.errors import SettingError
 from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import Calibration, calibrate, check_calibration
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.evaluation import Evaluation
+from headstart.evaluating.reading import settings_as_tuned
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener, Note
-from headstart.kinds import ModuleLike, as_module
-from headstart.tasks import METRICS, TaskLike, as_task
+from headstart.kinds import ModuleLike, as_module, backbone_for
+from headstart.tasks import METRICS, Task, TaskLike, as_task
 from headstart.units import AnyStore, Content, Store, run
 
 __all__ = ["evaluate"]
@@ -18,12 +21,16 @@ ON_TRAIN = (
     "The task has no dev rows, so the calibration with the best score on train rows is taken. A module that was tuned "
     "on these answers them better than others; a dev split chooses better."
 )
+ON_SCORED = (
+    "The calibration was chosen on rows that are scored too, which flatters it; score the test split, or name one: "
+    "none, length or batch."
+)
 
 
 def evaluate(
     module: ModuleLike | None,
     task: TaskLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     split: str = "test",
     metric: str | None = None,
@@ -38,8 +45,9 @@ def evaluate(
 
     Args:
         module: a module, a result that holds one, its folder, or `None` for the bare backbone.
-        task: with the split to evaluate on, whose targets are known.
-        backbone: the frozen model.
+        task: with the split to evaluate on, whose targets are known. The path of a file is read as the module's own
+            task was, if the file has those columns and no settings beside it.
+        backbone: the frozen model; `None` is the one that the module says it is for.
         split: "test", "dev", "train", or "all" for every row.
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
@@ -66,14 +74,15 @@ def evaluate(
     """
     check_calibration(calibration or "none")
     loaded = None if module is None else as_module(module).load()
-    task, backbone = as_task(task), as_backbone(backbone)
+    card = None if loaded is None else loaded.card
+    task = Task.load(task, **settings_as_tuned(task, card)) if isinstance(task, str | Path) else as_task(task)
+    backbone = backbone_for(loaded, backbone)
     check_decoding(decoding, backbone)
     measure = METRICS[metric or task.card.metric].name
     if loaded is None and backbone.is_encoder:
         raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; give a tuned module")
     if loaded is not None:
         loaded.check(backbone)
-    card = None if loaded is None else loaded.card
     layout = text_format or (card and card.text_format) or TextFormat()
     rows = Content(task.rows(split), task.fingerprint(split))
     unit = EvaluateUnit(
@@ -81,8 +90,9 @@ def evaluate(
         name=f"{card.name if card else backbone.name} on {task.name}, {split}",
     )  # fmt: skip
     choice = CalibrationChoice.plan(unit, task, backbone, method=calibration or "none")
-    if choice.method == "auto" and choice.chosen_on == "train" and progress:
-        progress(Note(ON_TRAIN))
+    if choice.method == "auto" and progress:
+        for said in [ON_TRAIN] * (choice.chosen_on == "train") + [ON_SCORED] * (split in (choice.chosen_on, "all")):
+            progress(Note(said))
     with Store.opened(store) as kept:
         found = run(
             [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from scipy.special import softmax
 
-from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone
+from headstart.backbones import Backbone, BackboneLike, TextFormat
 from headstart.errors import SettingError, TaskError
 from headstart.evaluating.answering import Answers, answer_rows, check_decoding, decoding_for
 from headstart.evaluating.reading import Reader, rows_of
 from headstart.events import Listener, Progress
-from headstart.kinds import Module, ModuleLike, as_module, stack_of
+from headstart.kinds import Module, ModuleLike, as_module, backbone_for, stack_of
 from headstart.records import Calibration
 from headstart.tasks.sources import Rows
 
@@ -35,7 +35,7 @@ RowsLike = str | Path | pd.DataFrame | Iterable[Mapping[str, object]]
 def predict(
     module: ModuleLike | None,
     rows: RowsLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     labels: Sequence[str] | None = None,
     input: str | None = None,  # noqa: A002 - as in Task.load
@@ -55,7 +55,7 @@ def predict(
         module: a module, a result that holds one, its folder, or `None` for the bare backbone.
         rows: with the columns of the task, except the target's: a JSONL, CSV, TSV or Parquet file, a list of dicts, or
             a table of pandas, datasets or pyarrow.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the module says it is for.
         labels: the answers to choose from.
         input: a column, or a template of columns such as "{title}: {text}".
         separator: the text between two texts of the input; only together with `input`.
@@ -104,7 +104,7 @@ class Predictor:
     def of(
         cls,
         module: ModuleLike | None,
-        backbone: BackboneLike,
+        backbone: BackboneLike | None,
         *,
         labels: Sequence[str] | None = None,
         input: str | None = None,  # noqa: A002 - as in Task.load
@@ -118,7 +118,7 @@ class Predictor:
         loaded = None if module is None else as_module(module).load()
         card = None if loaded is None else loaded.card
         reader = Reader.of(card, labels=labels, input=input, separator=separator, decoding=decoding)
-        backbone = as_backbone(backbone)
+        backbone = backbone_for(loaded, backbone)
         check_decoding(decoding, backbone)
         if loaded is None and backbone.is_encoder:
             raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; give a tuned module")

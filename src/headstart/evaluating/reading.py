@@ -1,8 +1,10 @@
-"""Rows without targets as a module's own task would have read them: the same template, the same options."""
+"""Rows as a module's own task would have read them: the same template, the same options."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from headstart.errors import SettingError, TaskError
 from headstart.records import ModuleCard, TaskCard, Template
@@ -10,8 +12,9 @@ from headstart.tasks import Example
 from headstart.tasks.options import TextRow, options_of, require_whole
 from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.sources import Rows, locate, locate_rows
+from headstart.tasks.template import FieldTemplate
 
-__all__ = ["Reader", "rows_of"]
+__all__ = ["Reader", "rows_of", "settings_as_tuned"]
 
 CLASSIFYING = frozenset({"ACC", "Classification-F1", "Matthew-Correlation"})
 """Metrics of tasks with classes: a card that names one, but no labels, does not say what the answers are."""
@@ -84,3 +87,33 @@ def rows_of(given: object) -> Rows:
     if None not in located.tables:
         raise TaskError(f"{located.source} is not one table of rows; give a JSONL, CSV, TSV or Parquet file, or a list")
     return located.tables[None]
+
+
+LOOKED_AT = 64
+"""In how many rows of a file its columns are looked for."""
+
+
+def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, Any]:
+    """The arguments with which `Task.load` reads a file as the task that the module with this card was tuned on.
+
+    They are empty where the card does not say how that was, and where the source speaks for itself: it is no file, has
+    settings beside it, or has no such columns, or the standard ones. Raises `TaskError` for a file with the columns of
+    the input, but not of the answers.
+    """
+    if card is None or card.template is None or not Path(source).is_file():
+        return {}
+    located, own = locate(source), card.template
+    if located.settings is not None:
+        return {}
+    there = {name for _, row in islice(located.tables[None], LOOKED_AT) for name in row}
+    read, known = (set(FieldTemplate.parse(text).columns) for text in (own.input, own.target))
+    if {"input", "output"} <= there or not read <= there:
+        return {}
+    if not known <= there:
+        raise TaskError(
+            f"{source} has no column '{min(known - there)}', which held the answers when '{card.name}' was tuned; "
+            "name another one with --target (target in Task.load), or answer rows whose answers are not known with "
+            "`headstart predict`"
+        )
+    found = {"input": own.input, "target": own.target, "labels": card.labels or None, "metric": card.metric or None}
+    return {name: value for name, value in found.items() if value is not None}

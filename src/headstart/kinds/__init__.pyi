@@ -5,7 +5,16 @@ from .headed import stack_of, stacks
 from .history import History
 from .ia3 import IA3Module
 from .lazy import AnyModule, LazyModule, StoredSource
-from .loading import HoldsModule, ModuleLike, as_module, as_modules, fresh_module, load_module
+from .loading import (
+    HoldsModule,
+    ModuleLike,
+    as_module,
+    as_modules,
+    backbone_for,
+    fresh_module,
+    load_module,
+    own_backbone,
+)
 from .lora import LoraModule
 from .prefix import PrefixModule
 from .prompt import PromptModule
@@ -41,9 +50,11 @@ __all__ = [
     "ValuesModule",
     "as_module",
     "as_modules",
+    "backbone_for",
     "card_of",
     "fresh_module",
     "load_module",
+    "own_backbone",
     "require_backbone_of",
     "save_module",
     "stack_of",

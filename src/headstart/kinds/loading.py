@@ -7,8 +7,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from peft import PeftModel
 
-from headstart.backbones import Backbone
-from headstart.errors import ModuleError, of_type
+from headstart.backbones import Backbone, BackboneLike, as_backbone
+from headstart.backbones.stated import stated_backbone
+from headstart.errors import ModuleError, SettingError, of_type
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Hub, ModuleRef
 from headstart.kinds.contract import Module
@@ -18,7 +19,16 @@ from headstart.kinds.registry import KINDS
 from headstart.kinds.settings import checked
 from headstart.kinds.through_peft import PeftModule
 
-__all__ = ["HoldsModule", "ModuleLike", "as_module", "as_modules", "fresh_module", "load_module"]
+__all__ = [
+    "HoldsModule",
+    "ModuleLike",
+    "as_module",
+    "as_modules",
+    "backbone_for",
+    "fresh_module",
+    "load_module",
+    "own_backbone",
+]
 
 
 @runtime_checkable
@@ -97,6 +107,24 @@ def as_module(given: ModuleLike, *, parameter: str = "module") -> AnyModule:
     raise ModuleError(
         f"{of_type(parameter, given)}; give a module, the folder of one, or a result with one, such as ensemble's"
     )
+
+
+def own_backbone(module: Module) -> str:
+    """Where the backbone is that a module's configuration, or else its card, says it is for.
+
+    That is a folder or file that is here, or an id of the model hub. Raises `SettingError` if neither names one.
+    """
+    stated = [module.config.get("base_model_name_or_path"), module.config.get("model_name"), module.card.base_model]
+    return stated_backbone((str(name) for name in stated if name), whose=f"the module '{module.name}'")
+
+
+def backbone_for(module: Module | None, given: BackboneLike | None) -> Backbone:
+    """The backbone that a caller gave to run this module on, or, for `None`, the module's own (`own_backbone`)."""
+    if given is None and module is not None:
+        return as_backbone(own_backbone(module))
+    if given is None:
+        raise SettingError("without a module, nothing says which backbone is meant; give backbone=")
+    return as_backbone(given)
 
 
 def as_modules(given: Iterable[ModuleLike] | ModuleLike | Hub, *, parameter: str = "modules") -> list[AnyModule]:

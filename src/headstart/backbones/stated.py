@@ -1,0 +1,61 @@
+"""The backbone that modules say they are for, for a user who names none."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from headstart.errors import SettingError
+from headstart.filenames import CARD_FILE, CONFIG_FILE
+
+__all__ = ["stated_backbone", "stated_in"]
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def stated_backbone(names: Iterable[str], *, whose: str) -> str:
+    """The one backbone among these names that can be had: a folder or file that is here, else an id of the model hub.
+
+    An id without an owner, which is also how a card names a folder, must be in the model hub's cache. Raises
+    `SettingError` if there is none, or more than one; `whose` begins the message: "the module 'paws'".
+    """
+    named = list(dict.fromkeys(name for name in names if name))
+    here = {str(Path(name).expanduser().resolve()) for name in named if Path(name).expanduser().exists()}
+    found = sorted(here) or [name for name in named if _is_hub_id(name)]
+    if len(found) == 1:
+        return found[0]
+    remedy = "give the frozen model with --backbone (backbone in Python): a folder, a .gguf file or a hub id"
+    if found:
+        raise SettingError(f"{whose} names {len(found)} backbones: {', '.join(found[:5])}; {remedy}")
+    if named:
+        raise SettingError(f"{whose} says that it is for '{named[0]}', which is no folder here; {remedy}")
+    raise SettingError(f"{whose} does not say which backbone it is for; {remedy}")
+
+
+def stated_in(folder: Path) -> list[str]:
+    """What a module's folder calls its backbone: PEFT's or AdapterHub's configuration first, then the card."""
+    fields = ((CONFIG_FILE, "base_model_name_or_path"), (CONFIG_FILE, "model_name"), (CARD_FILE, "base_model"))
+    read = {name: _read(folder / name) for name in (CONFIG_FILE, CARD_FILE)}
+    return [str(read[name][key]) for name, key in fields if read[name].get(key)]
+
+
+def _is_hub_id(name: str) -> bool:
+    if not HUB_ID.fullmatch(name):
+        return False
+    with contextlib.suppress(HFValidationError):
+        return "/" in name or isinstance(try_to_load_from_cache(name, "config.json"), str)
+    return False
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file; nothing where there is none, because what is wrong with it is said elsewhere."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

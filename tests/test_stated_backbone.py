@@ -1,0 +1,90 @@
+"""The backbone that modules say they are for, where a user names none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.backbones import Backbone
+from headstart.backbones.stated import stated_backbone, stated_in
+from headstart.errors import SettingError
+from headstart.evaluating.evaluate import evaluate
+from headstart.evaluating.predict import predict
+from headstart.kinds import load_module, own_backbone, save_module
+from headstart.kinds.saving import based_on
+from headstart.records import Template
+from headstart.tasks import Task
+from program import Run, assert_mistake
+from small_hub import module
+
+pytest_plugins = ["cli_helper"]
+
+
+def test_a_folder_that_is_here_goes_before_an_id_of_the_model_hub(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    here = str(tmp_path / "llama")
+    assert stated_backbone([here, "someone/llama", "llama"], whose="it") == here
+    assert stated_backbone([here, f"{tmp_path}/../{tmp_path.name}/llama"], whose="it") == here
+    assert stated_backbone(["someone/llama", "llama", ""], whose="it") == "someone/llama"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "my-hub does not say which backbone it is for; give the frozen model with --backbone"),
+        (["smollm2-135m"], "my-hub says that it is for 'smollm2-135m', which is no folder here; give the frozen model"),
+        (["/nowhere/at all"], "my-hub says that it is for '/nowhere/at all', which is no folder here"),
+        (["a/one", "b/two"], "my-hub names 2 backbones: a/one, b/two; give the frozen model with --backbone"),
+    ],
+)
+def test_no_backbone_is_guessed(names: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        stated_backbone(names, whose="my-hub")
+
+
+def test_a_folder_says_it_in_the_configuration_or_on_the_card(tmp_path: Path) -> None:
+    assert stated_in(tmp_path) == []
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/one", "model_name": null}')
+    (tmp_path / "headstart.json").write_text('{"base_model": "one"}')
+    assert stated_in(tmp_path) == ["a/one", "one"]
+    (tmp_path / "adapter_config.json").write_text("[broken")
+    assert stated_in(tmp_path) == ["one"], "what is wrong with the file is said by what reads the module"
+
+
+@pytest.fixture
+def mine(llama: Backbone, tiny_llama: Path, tmp_path: Path) -> Path:
+    """A module whose configuration says where its backbone is."""
+    card = {"template": Template(), "labels": ("negative", "positive"), "options": "labels", "task": "reviews"}
+    made = module(llama, "ada", seed=1, **card)
+    save_module(based_on(made, str(tiny_llama)), tmp_path / "ada")
+    return tmp_path / "ada"
+
+
+def test_a_module_is_used_on_its_own_backbone(
+    mine: Path, run: Run, here: dict[str, list[str]], llama: Backbone, tiny_llama: Path, tmp_path: Path
+) -> None:
+    assert own_backbone(load_module(mine)) == str(tiny_llama)
+    task, rows = Task.load(here["task"][0]), [{"input": "the song is warm"}]
+    backbone = Backbone.load(tiny_llama)
+    assert predict(mine, rows).equals(predict(mine, rows, backbone))
+    assert evaluate(mine, task, store=False).loss == evaluate(mine, task, backbone, store=False).loss
+    with pytest.raises(SettingError, match="without a module, nothing says which backbone is meant"):
+        predict(None, rows, labels=["a", "b"])
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    named = run("predict", mine, tmp_path / "rows.jsonl", "--backbone", tiny_llama)
+    assert run("predict", mine, tmp_path / "rows.jsonl").out == named.out
+    assert run("evaluate", mine, *here["task"], "--store", tmp_path / "s", "--json").data["rows"] == 12
+    assert_mistake(run("predict", "none", tmp_path / "rows.jsonl"), "name it with --backbone")
+    assert_mistake(run("tune", *here["task"], "-o", tmp_path / "tuned"), "name it with --backbone")
+
+
+def test_a_hub_is_used_on_the_backbone_that_its_modules_name(
+    mine: Path, run: Run, here: dict[str, list[str]], llama: Backbone, tmp_path: Path
+) -> None:
+    save_module(based_on(module(llama, "bob", seed=2), "smollm2-135m"), tmp_path / "bob")
+    hub = tmp_path / "hub"
+    run("hub", "add", hub, mine, tmp_path / "bob")
+    command: list[Any] = ["rank", *here["task"], "--hub", hub, "--store", tmp_path / "store", "--json"]
+    assert {line["module"] for line in run(*command).data["modules"]} == {"ada", "bob"}
+    assert_mistake(run(*command, "--include", "bob"), "which is no folder here; give the frozen model with --backbone")
