@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from encoders import encoder
 from headstart.backbones import Backbone
 from headstart.backbones.encoding import TextFormat
 from headstart.backbones.load import load_of, tokens_of
@@ -83,6 +84,15 @@ class TestLoad:
         assert (load.tokens, load.operations, load.device) == (15, parameters * (2 * 15 + 2 * 5), "cpu")
         assert load.device in SPEEDS
 
+    @pytest.mark.parametrize("family", ["llama", "t5", "bert"])
+    def test_a_short_pass_says_how_fast_the_device_is(self, family: str, request: pytest.FixtureRequest) -> None:
+        backbone = encoder(family) if family == "bert" else request.getfixturevalue(family)
+        measure = load_of(backbone, forward=1).speed
+        assert measure is not None
+        found = measure()
+        assert 1e5 < found < 1e15
+        assert measure() == found, "it is measured once"
+
 
 EXPECTED = {
     "rank": {("score", False): 4},
@@ -107,7 +117,8 @@ def test_a_dry_run_of_every_command(name: str, run: Run, here: dict[str, list[st
     ended = run(*words, "--dry-run")
     assert ended.code == 0, ended.err
     assert "This was a dry run: nothing was computed or written." in ended.out
-    assert "billion operations a second are assumed on cpu" in ended.out
+    assert "a short pass on cpu did " in ended.out
+    assert "billion operations a second" in ended.out
     assert "About under" not in ended.out
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "store").glob("*/*/*/unit.json"))

@@ -24,15 +24,18 @@ SPEEDS: Mapping[str, tuple[float, float]] = {"cpu": (1e10, 1e11), "mps": (5e11, 
 SPREAD = (0.6, 1.6)
 """How far below and above the time of earlier results an estimate reaches."""
 
+SPREAD_OF_A_PASS = (0.7, 2.5)
+"""The same for a time that is reckoned from a short pass."""
+
 
 @dataclass(frozen=True)
 class Expected:
     """The units of one type: how many are to be computed and how many are stored; what computing them takes.
 
     `tokens`: those that the backbone reads; `seconds`: from low to high, in one process; `measured`: how many earlier
-    results the seconds are taken from, 0 if they are assumed from `SPEEDS`. `later`: whether the inputs depend on
-    results that are not there yet, so that the units are counted but could not be looked up in the store. `device`:
-    where they would be computed.
+    results the seconds are taken from, 0 if they are reckoned otherwise: from `speed`, the operations a second that a
+    short pass did, or, where that is 0, from `SPEEDS`. `later`: whether the inputs depend on results that are not there
+    yet, so that the units are counted but could not be looked up in the store. `device`: where they would be computed.
     """
 
     type: str
@@ -43,6 +46,7 @@ class Expected:
     measured: int = 0
     later: bool = False
     device: str = "cpu"
+    speed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,15 @@ class Forecast:
     def basis(self) -> str:
         """What the time is estimated from."""
         measured = sum(each.measured for each in self.expected)
-        assumed = [each.type for each in self.expected if each.compute and each.tokens and not each.measured]
+        assumed = [each for each in self.expected if each.compute and each.tokens and not each.measured]
         said = [f"{measured} earlier results of these types on this backbone and device"] if measured else []
         if assumed:
-            device = next(each.device for each in self.expected if each.type == assumed[0])
+            device, done = assumed[0].device, assumed[0].speed / 1e9
             slow, fast = (f"{speed / 1e9:,.0f}" for speed in _speeds(device))
-            said.append(
-                f"nothing measured yet for {', '.join(dict.fromkeys(assumed))}: {slow} to {fast} billion operations a "
-                f"second are assumed on {device}"
-            )
+            speed = f"a short pass on {device} did {done:,.0f} billion operations a second"
+            wide = f"{slow} to {fast} billion operations a second are assumed on {device}"
+            types = ", ".join(dict.fromkeys(each.type for each in assumed))
+            said.append(f"nothing measured yet for {types}: {speed if done else wide}")
         unknown = [each.type for each in self.expected if each.compute and not each.tokens and not each.measured]
         if unknown:
             said.append(f"without {', '.join(dict.fromkeys(unknown))}, whose time is not known beforehand")
@@ -171,15 +175,20 @@ class _Judge:
             load = unit.load(self.context)
             loads[load.shared if load.shared is not None else unit.key] = load
         tokens = round(share * sum(load.tokens for load in loads.values()))
-        rates, device = self._rates(units[0]), next(load.device for load in loads.values())
+        found = Expected(units[0].type, count, tokens=tokens, device=next(load.device for load in loads.values()))
+        rates = self._rates(units[0])
         if rates:
             seconds = share * statistics.median(rates) * sum(unit.size_of(unit.inputs) for unit in units)
             limits = (seconds * SPREAD[0], seconds * SPREAD[1])
-        else:
-            work = share * sum(load.operations for load in loads.values())
-            slow, fast = _speeds(device)
-            limits = (work / fast, work / slow)
-        return Expected(units[0].type, count, tokens=tokens, seconds=limits, measured=len(rates), device=device)
+            return replace(found, seconds=limits, measured=len(rates))
+        work = share * sum(load.operations for load in loads.values())
+        measure = next((load.speed for load in loads.values() if load.speed and load.operations), None)
+        if measure is None:
+            slow, fast = _speeds(found.device)
+            return replace(found, seconds=(work / fast, work / slow))
+        speed = measure()
+        low, high = (work / speed * spread for spread in SPREAD_OF_A_PASS)
+        return replace(found, seconds=(low, high), speed=speed)
 
     def _rates(self, like: Unit) -> list[float]:
         """Seconds of each earlier unit of this type on this backbone and device, by their size."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -71,7 +71,8 @@ class Load:
     """About what computing a unit takes: tokens that a model reads, floating point operations, and on which device.
 
     `shared`: equal for units that share one pass, whose tokens count once; `None`: a pass of its own. `backward`: those
-    of the tokens that gradients go back through.
+    of the tokens that gradients go back through. `speed`: measures, in a second or so, how many of these operations the
+    device does in one; it is called only where no earlier result tells.
     """
 
     tokens: int = 0
@@ -79,6 +80,7 @@ class Load:
     device: str = "cpu"
     shared: Hashable = None
     backward: int = 0
+    speed: Callable[[], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
