@@ -99,6 +99,10 @@ def test_hub_remove_by_pattern(run: Run, room: Path, tmp_path: Path) -> None:
 
 def test_hub_mistakes(run: Run, room: Path, tmp_path: Path) -> None:
     assert_mistake(run("hub", "list", tmp_path / "none"), "there is no hub at", "make one with `headstart hub add`")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "tickets.csv").touch()
+    assert_mistake(run("hub", "list", tmp_path / "module"), f"(did you mean {tmp_path / 'modules'}?); make one with")
+    assert_mistake(run("task", tmp_path / "ticket.csv"), f"(did you mean {tmp_path / 'tickets.csv'}?); give a file")
     assert_mistake(run("hub", "show", room / "hub", "adda"), "has no module 'adda'; did you mean: ada")
     before = snapshot(room / "hub")
     assert_mistake(run("hub", "remove", room / "hub", "ada", "eve"), "has no module 'eve'; nothing was removed")

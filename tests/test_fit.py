@@ -28,6 +28,7 @@ from headstart.indicators.table import ScoreTable
 from headstart.kinds import load_module
 from headstart.ranking.race import Race
 from headstart.ranking.rank import rank
+from headstart.reports.explaining import explanations
 from headstart.reports.html import fit_page, write_report
 from headstart.tasks import Task
 from headstart.units import Store, foresee
@@ -98,6 +99,11 @@ def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> Non
     assert len(record.frames["agreement"]) == 16
     assert set(record.frames["donors"]["rows"]) == {24}
     assert set(record.frames["map"]["module"]) == {"ada", "bob", "cyd", "dan"}
+    page = explanations(record)
+    assert (len(page["map"]["points"]), page["map"]["elsewhere"]) == (4, [])
+    one = record.frames["map"].assign(x=lambda table: table["x"].where(table["module"] != "bob"))
+    page = explanations(replace(record, frames={**record.frames, "map": one}))
+    assert (len(page["map"]["points"]), page["map"]["elsewhere"]) == (3, ["bob"])
     assert len(record.frames["answers"]) == 10
     assert {row.input for row in task.test} >= set(record.frames["answers"]["input"])
     assert (record.rows, record.split) == (12, "test")

@@ -1,5 +1,8 @@
 """Names of the files in a module's folder; code that only looks at hubs needs them without the files' readers."""
 
+import difflib
+from pathlib import Path
+
 __all__ = [
     "ADAPTERHUB_WEIGHTS",
     "CARD_FILE",
@@ -12,6 +15,7 @@ __all__ = [
     "OPENDELTA_WEIGHTS",
     "WEIGHTS_FILE",
     "WEIGHTS_FILES",
+    "near_path",
 ]
 
 CARD_FILE = "headstart.json"
@@ -38,3 +42,16 @@ EARLY_FILE = "headstart_early.safetensors"
 """The module's parameters early in its tuning, if they were kept."""
 
 OPENDELTA_CONFIG, OPENDELTA_WEIGHTS = "config.json", "pytorch_model.bin"
+
+
+def near_path(missing: Path, *, folders: bool = False) -> str:
+    """ " (did you mean X?)" with what lies beside a missing path and is called much like it, else "".
+
+    `folders`: whether only folders are meant.
+    """
+    try:
+        beside = [each.name for each in missing.parent.iterdir() if each.is_dir() or not folders]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name, beside, n=1)
+    return f" (did you mean {missing.with_name(near[0])}?)" if near else ""

@@ -71,6 +71,8 @@ def task(
         print_json(found.to_dict() | {"written": None if written is None else str(written)})
         return
     _print(found, words_of(data.card, data.splits))
+    if model is not None:
+        print_line(f"\nInputs are cut as recipe {recipe.recipe} does it{_other_recipe(recipe.recipe)}.")
     if written is not None:
         print_line(f"Saved {written}: {options.task} needs no options now.")
 
@@ -91,6 +93,13 @@ def _print(found: "Inspection", title: str) -> None:
         prompt, target = _counted(row, "prompt"), _counted(row, "target")
         print_line(f"\nA row of {row['split']} as the model reads it{prompt}:\n{row['prompt']}")
         print_line(f"and what it is to answer{target}:\n{row['target']}")
+
+
+def _other_recipe(shown: str) -> str:
+    """What `fit` does, unless that is what is shown."""
+    from headstart.fitting.defaults import DEFAULTS
+
+    return "" if shown == DEFAULTS.recipe else f"; headstart fit tunes with {DEFAULTS.recipe}, --recipe shows that"
 
 
 def _counted(row: Mapping[Any, Any], text: str) -> str:

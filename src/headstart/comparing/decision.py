@@ -10,7 +10,7 @@ from headstart.comparing.effects import effects, mean_scores
 from headstart.comparing.samples import main_metric
 from headstart.showing import capitalized, plural
 
-__all__ = ["CONTROL", "SMALL", "SPOKEN", "Choice", "Decision", "ahead", "decide", "spoken"]
+__all__ = ["CONTROL", "CONTROL_MEANS", "SMALL", "SPOKEN", "Choice", "Decision", "ahead", "decide", "spoken"]
 
 Choice = Literal["use", "fresh", "undecided"]
 Row = Mapping[Any, Any]
@@ -21,6 +21,12 @@ SMALL = 0.02
 
 CONTROL = "random"
 """The method that begins from noise of the hub's size: what it gains is no merit of the hub's modules."""
+
+CONTROL_MEANS = (
+    "random: a module of random numbers with the norms of the hub's modules. What it gains is no merit of theirs; a "
+    "start is to be better than this, too."
+)
+"""What readers of a table with the control are told."""
 
 SPOKEN = {
     SCRATCH: "scratch", "random": "the random module", "average": "the average",

@@ -74,6 +74,7 @@ class Explained:
             if unit.key in found
         }
         where = map_of(vectors)
+        nowhere = (np.nan, np.nan)
         return {
             "importance": importance_of(self.importance.table(found)),
             "agreement": agreement(predictions),
@@ -87,7 +88,7 @@ class Explained:
                         "y": y,
                         "weight": weights.get(name, np.nan),
                     }
-                    for name, (x, y) in where.items()
+                    for name, (x, y) in ((name, where.get(name, nowhere)) for name in vectors)
                 ],
                 columns=["module", "family", "x", "y", "weight"],
             ),

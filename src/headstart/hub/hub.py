@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from headstart.atomic import sweep
 from headstart.errors import HeadstartError, HubError, Refused, of_type
 from headstart.events import Listener
-from headstart.filenames import CONFIG_FILE
+from headstart.filenames import CONFIG_FILE, near_path
 from headstart.hub import removing
 from headstart.hub.admission import Admission, Stated
 from headstart.hub.catalogue import CATALOGUE_FILE
@@ -353,7 +353,8 @@ class Hub:
 
     def _require_folder(self) -> None:
         if not self.path.is_dir():
-            raise HubError(f"there is no hub at {self.path}; make one with Hub.create").with_options(
+            near = near_path(self.path, folders=True)
+            raise HubError(f"there is no hub at {self.path}{near}; make one with Hub.create").with_options(
                 {"Hub.create": "`headstart hub add`"}
             )
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headstart.comparing.comparison import Comparison
+from headstart.comparing.decision import CONTROL, CONTROL_MEANS
 from headstart.reports.cells import DASH, Footnotes, cell_text, number_text, short_family, summary_cells
 from headstart.reports.fitting import Column, print_columns
 from headstart.reports.tables import (
@@ -60,7 +61,7 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     cells = summary_cells(summary(comparison), notes)
     title = f"{comparison.task.name}: {main_metric(comparison)}"
     print_table(cells, console, title=title, numbers=list(cells.columns[1:]))
-    for line in notes.lines():
+    for line in [*notes.lines(), *([CONTROL_MEANS] if CONTROL in set(comparison.scores["method"]) else [])]:
         console.print(Text(line, style="dim"))
     console.print()
     starts = starts_table(comparison).drop(columns=["modules", "space", "error"])

@@ -70,9 +70,14 @@ def agreement_values(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _map(table: pd.DataFrame) -> dict[str, Any]:
-    """Points in a square, both axes of one scale; the heaviest modules, whatever their sign, are numbered."""
+    """Points in a square, both axes of one scale; the heaviest modules, whatever their sign, are numbered.
+
+    `elsewhere`: the modules that have no place on it.
+    """
+    elsewhere = [str(name) for name in table.loc[table["x"].isna(), "module"]]
+    table = table.dropna(subset=["x", "y"])
     if table.empty:
-        return {"points": [], "more": 0}
+        return {"points": [], "more": 0, "elsewhere": []}
     reach = float(table[["x", "y"]].abs().to_numpy().max()) or 1.0
     axis = Axis(-1.1 * reach, 1.1 * reach, ())
     table = table.assign(weight=table["weight"].fillna(0.0).abs()).sort_values("weight", ascending=False, kind="stable")
@@ -86,7 +91,7 @@ def _map(table: pd.DataFrame) -> dict[str, Any]:
         }
         for number, row in enumerate(table.to_dict("records"), start=1)
     ]  # fmt: skip
-    return {"points": points, "more": max(0, len(points) - LABELLED)}
+    return {"points": points, "more": max(0, len(points) - LABELLED), "elsewhere": elsewhere}
 
 
 def alone_values(table: pd.DataFrame) -> list[dict[str, Any]]:

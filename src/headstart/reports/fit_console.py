@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from headstart.comparing.comparison import SCRATCH
-from headstart.comparing.decision import CONTROL
+from headstart.comparing.decision import CONTROL, CONTROL_MEANS
 from headstart.fitting.record import FitRecord
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
@@ -22,6 +22,8 @@ def print_fit(record: FitRecord, console: Console) -> None:
     said = " ".join(filter(None, [record.sentence, record.remedy, record.lacks]))
     console.print(Text(f"On {record.task.name}: {said}"))
     print_table(fit_table(record), console, title="On held-out examples")
+    if CONTROL in set(record.frames["methods"]["method"]):
+        console.print(Text(CONTROL_MEANS, style="dim"))
     ranking = record.frames["ranking"]
     shown = ranking.drop(columns=["task", "license", "why"], errors="ignore").head(_TOP)
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}")

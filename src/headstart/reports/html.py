@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from headstart.atomic import staged_folder
 from headstart.comparing.comparison import Comparison
@@ -21,6 +21,8 @@ __all__ = ["fit_page", "write_report"]
 
 UNSEEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 """Control characters, which HTML does not allow, and those that would reverse the text after them."""
+BREAKS = re.compile(r"([_./:]+)(?=\w)")
+"""Marks within a name after which a line may end; after a hyphen it may anyway."""
 
 
 def write_report(found: Comparison | Fitted, folder: str | Path) -> None:
@@ -103,7 +105,13 @@ def _environment() -> Environment:
         finalize=_seen,
     )
     environment.filters["spoken"] = spoken
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after a mark, and need not do so within a word."""
+    return Markup(BREAKS.sub(r"\1<wbr>", str(escape(_seen(name)))))
 
 
 def _seen(value: object) -> object:

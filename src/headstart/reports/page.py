@@ -10,7 +10,7 @@ import pandas as pd
 from headstart.comparing.agreement import agreement, answers_by_method, right_alone
 from headstart.comparing.classes import class_scores
 from headstart.comparing.comparison import SCRATCH, STAGES, Comparison
-from headstart.comparing.decision import Decision
+from headstart.comparing.decision import CONTROL, CONTROL_MEANS, Decision
 from headstart.comparing.decision import spoken as named
 from headstart.reports.axes import Axis, line_points, tick_values
 from headstart.reports.cells import (
@@ -78,7 +78,7 @@ def page_values(
         "facts": _facts(comparison, metric),
         "decision": _decision(comparison, decision),
         "scores": _scores(comparison, means, effects, metric=metric, notes=notes),
-        "score_notes": notes.lines(),
+        "score_notes": [*notes.lines(), *([CONTROL_MEANS] if CONTROL in set(comparison.scores["method"]) else [])],
         "effects": _effects(effects, decision.method or comparison.subject),
         "curves": _curves(comparison, summary, metric=metric),
         "ranking": _ranking(comparison),
@@ -123,7 +123,7 @@ def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
         "method": spoken(decision.method),
         "gain": "" if math.isnan(decision.gain) else number(decision.gain),
         "interval": "" if math.isnan(decision.low) else f"{number(decision.low)} to {number(decision.high)}",
-        "cost": capitalized(decision.cost),
+        "cost": capitalized(decision.cost) + "." * bool(decision.cost),
         "sentence": decision.sentence.removeprefix(opening),
         "remedy": decision.remedy or _next(comparison, decision),
     }

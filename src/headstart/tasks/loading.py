@@ -133,7 +133,8 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
     chosen = card.options or _fitting_source(tables, card)
     labels = found_labels(row.outputs for row in _all(tables)) if _may_infer(settled, chosen) else None
     if labels is None:
-        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, ()
+        swapped = _swapped(tables) if chosen == "none" else ()
+        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, swapped
     metric = card.metric if "metric" in settled.stated else METRICS["ACC"].name
     note = (
         f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
@@ -145,6 +146,20 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
         for same in alike(labels)
     )
     return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", (note, *doubts)
+
+
+def _swapped(tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[str, ...]:
+    """A note if the inputs look like classes and the answers do not, which is how a table read the wrong way looks."""
+    rows = list(_all(tables))
+    classes = found_labels((row.input,) for row in rows)
+    if classes is None or len({row.outputs for row in rows}) <= len(rows) / 2:
+        return ()
+    few = ", ".join(classes[:3]) + ", …" * (len(classes) > 3)
+    note = (
+        f"There are only {len(classes)} distinct inputs ({few}), and hardly an answer is given twice; if the columns "
+        "are the wrong way round, exchange input and target (--input, --target)"
+    )
+    return (note,)
 
 
 def _may_infer(settled: Settled, chosen: str) -> bool:

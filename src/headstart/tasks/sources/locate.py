@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import TaskError
+from headstart.filenames import near_path
 from headstart.registry import Registry
 from headstart.tasks.sources import datasets_id
 from headstart.tasks.sources.rows import Rows
@@ -73,7 +74,8 @@ def _locate(source: str | Path, path: Path) -> Located:
         name = text.partition("/")[2].replace(":", "-")
         return Located(name, text, known_splits(datasets_id.read_id(text), source=text))
     raise TaskError(
-        f"there is nothing at {source}; give a file, a folder, or a data set's id as owner/name or owner/name:config"
+        f"there is nothing at {source}{near_path(path)}; give a file, a folder, or a data set's id as owner/name or "
+        "owner/name:config"
     )
 
 
