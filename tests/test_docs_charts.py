@@ -24,6 +24,7 @@ def loaded() -> ModuleType:
 
 
 CHARTS = loaded()
+drawing = sys.modules["drawing"]
 
 
 @pytest.mark.parametrize("chart", CHARTS.CHARTS, ids=lambda chart: chart.name)
@@ -36,15 +37,15 @@ def test_a_picture_is_drawn_from_its_table(chart: object) -> None:
 
 
 def test_marks_lie_where_the_numbers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    monkeypatch.setattr(drawing, "DOCS", tmp_path)
     (tmp_path / "page.md").write_text(
         "Before.\n\n| x | y |\n|---|---:|\n| **a** | 25.0 (0–50) |\n| b | −10 % |\n| c | 50 ± 5 |\n\nAfter."
     )
-    chart = CHARTS.Chart("page.md", "drawn", "Title", "| x |", {"y": (1, 0)}, 0, 100)
+    chart = drawing.Chart("page.md", "drawn", "Title", "| x |", {"y": (1, 0)}, 0, 100)
     assert list(chart.lines()) == [["x", "y"], ["a", "25.0 (0–50)"], ["b", "−10 %"], ["c", "50 ± 5"]]
     root = ElementTree.fromstring(chart.svg())
     space = {"s": "http://www.w3.org/2000/svg"}
-    left, wide = CHARTS.LEFT, CHARTS.WIDTH - CHARTS.LEFT - CHARTS.RIGHT
+    left, wide = drawing.LEFT, drawing.WIDTH - drawing.LEFT - drawing.RIGHT
     circles = [float(each.get("cx", "nan")) for each in root.findall("s:circle", space)][1:]
     marks = [0.25, 0.0, 0.5]  # below the axis is at its end
     assert circles == [pytest.approx(left + share * wide, abs=0.1) for share in marks]
@@ -55,28 +56,28 @@ def test_marks_lie_where_the_numbers_are(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_cells_are_as_strong_as_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    monkeypatch.setattr(drawing, "DOCS", tmp_path)
     (tmp_path / "page.md").write_text(
         "\n| start | t | u | mean |\n|---|---|---|---|\n| a | +0.10 | −0.40 | −0.150 |\n| b | – | 0.20 | |\n"
     )
-    root = ElementTree.fromstring(CHARTS.Heat("page.md", "drawn", "Title", "| start |", 0.2).svg())
+    root = ElementTree.fromstring(drawing.Heat("page.md", "drawn", "Title", "| start |", 0.2).svg())
     cells = root.findall("s:rect", {"s": "http://www.w3.org/2000/svg"})[1:]
     assert [(each.get("fill"), each.get("fill-opacity")) for each in cells] == [
-        (CHARTS.HOT, "0.50"), (CHARTS.COLD, "1.00"), (CHARTS.HOT, "1.00"),
+        (drawing.HOT, "0.50"), (drawing.COLD, "1.00"), (drawing.HOT, "1.00"),
     ]  # fmt: skip
 
 
 def test_squares_say_what_their_cells_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CHARTS, "DOCS", tmp_path)
+    monkeypatch.setattr(drawing, "DOCS", tmp_path)
     (tmp_path / "page.md").write_text(
         "\n| kind | on | own | PEFT |\n|---|---|---|---|\n| a | X | exact | refused (3) |\n| b | X | — | exact |\n"
         "| b | Y | refused (1) | exact |\n"
     )
-    root = ElementTree.fromstring(CHARTS.Grid("page.md", "drawn", "Title", "| kind |", "exact", "refused").svg())
+    root = ElementTree.fromstring(drawing.Grid("page.md", "drawn", "Title", "| kind |", "exact", "refused").svg())
     space = {"s": "http://www.w3.org/2000/svg"}
     squares = root.findall("s:rect", space)[1:]
     (legend, *own), (_, *under) = (
-        [each for each in squares if (each.get("fill") == CHARTS.HOT) is full] for full in (True, False)
+        [each for each in squares if (each.get("fill") == drawing.HOT) is full] for full in (True, False)
     )
     assert legend.get("y") == "40"
     assert [each.get("y") for each in own] == ["92", "92", "111"]  # a on X, b on X, b on Y

@@ -1,5 +1,6 @@
 """`headstart hub …`: none of these imports torch unless a backbone is given to check against."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -327,7 +328,11 @@ def _warn(problems: Sequence[object]) -> None:
 
 
 def _shortened(targets: list[str]) -> str:
-    return ", ".join(targets) if len(targets) <= 6 else f"{', '.join(targets[:6])} … {len(targets)} in all"
+    """The layers that a module changes; of many, what they are called within a block, and how many there are."""
+    if len(targets) <= 6:
+        return ", ".join(targets)
+    names = list(dict.fromkeys(re.sub(r".*\.\d+\.", "", target) for target in targets))
+    return f"{', '.join(names[:6])}{' …' * (len(names) > 6)}, {len(targets)} in all"
 
 
 def _identity(backbone: dict[str, str] | None) -> str:

@@ -13,13 +13,13 @@ from headstart.comparing.methods.contract import Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.running import Asked, Run
 from headstart.comparing.starting import at_equal_rank, common_rank
-from headstart.errors import HubError, SettingError, TaskError
+from headstart.errors import SettingError, TaskError
 from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, load_modules, opened, require_defined
+from headstart.ranking.rank import HubLike, load_modules, opened, plain_modules, require_defined
 from headstart.records import Refused
 from headstart.showing import call_text
 from headstart.tasks import Task, TaskLike, as_task
@@ -152,14 +152,5 @@ def _checked(
 def _pool_of(hub: HubLike, backbone: Backbone, *, progress: Listener | None) -> tuple[list[AnyModule], list[Refused]]:
     """The modules that can be merged and tuned, and those that cannot, each with the reason."""
     modules, refused = load_modules(hub, backbone, progress=progress)
-    refused += [
-        Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
-        for module in modules
-        if module.only_ranked
-    ]
-    modules = [module for module in modules if not module.only_ranked]
-    if not modules:
-        raise HubError(
-            f"only variants that can be ranked but not tuned are left ({refused[-1].name} …); add plain modules"
-        )
-    return modules, refused
+    plain, variants = plain_modules(modules)
+    return plain, [*refused, *variants]

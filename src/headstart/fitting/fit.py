@@ -25,10 +25,9 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, rank
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, rank
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
-from headstart.records import Refused
 from headstart.showing import call_text
 from headstart.tasks import TaskLike, as_task
 from headstart.tasks.example import seeded_order
@@ -117,11 +116,7 @@ def fit(
     pool = pool_of(modules, base, backbone=backbone)
     few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
     guard = guarded(pool)
-    refused += [
-        Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
-        for module in modules
-        if module.only_ranked
-    ]
+    refused += plain_modules(modules)[1]
     asked = Asked(drawn, tuple(refused), base, chosen, name or task.name, license, test_rows, seed)
     with Store.opened(store) as kept:
         clock = _Clock(progress)

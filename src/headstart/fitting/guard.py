@@ -19,7 +19,7 @@ from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared, parse_methods
 from headstart.comparing.starting import Beginning, at_equal_rank, begin_all, common_rank
 from headstart.comparing.trials import Trial, plan_trials, rank_draws
-from headstart.errors import HubError, SettingError
+from headstart.errors import SettingError
 from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.choice import possible_calibration
@@ -30,7 +30,7 @@ from headstart.fitting.losses import row_losses
 from headstart.fitting.sentences import NATS, SQUARES
 from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, require_defined
+from headstart.ranking.rank import HubLike, Ranking, load_modules, plain_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.head import head_of
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -103,10 +103,8 @@ def pool_of(modules: Sequence[AnyModule], blend: Blend, *, backbone: BackboneLik
 
     Raises `HubError` if there are none.
     """
-    kept = tuple(module for module in modules if not module.only_ranked)
-    if not kept:
-        raise HubError(f"only variants that can be ranked but not tuned are left ({modules[0].name} …); add others")
-    return Pool(kept, as_backbone(backbone), common_rank(kept, asked=blend.rank))
+    kept, _ = plain_modules(modules)
+    return Pool(tuple(kept), as_backbone(backbone), common_rank(kept, asked=blend.rank))
 
 
 @dataclass(frozen=True, eq=False)

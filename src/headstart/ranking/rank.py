@@ -35,6 +35,7 @@ __all__ = [
     "fits",
     "load_modules",
     "opened",
+    "plain_modules",
     "rank",
     "reference_unit",
     "require_defined",
@@ -138,6 +139,24 @@ def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
 def opened(hub: HubLike) -> Hub | Iterable[ModuleLike]:
     """The hub at a path; modules stay as they are. A mistyped path is so found before a backbone is loaded."""
     return Hub.open(hub) if isinstance(hub, str | Path) else hub
+
+
+def plain_modules(modules: Sequence[AnyModule]) -> tuple[list[AnyModule], list[Refused]]:
+    """The modules that can be merged and tuned, and the variants that can only be ranked, each with the reason.
+
+    Raises `HubError` if there are no others.
+    """
+    plain = [module for module in modules if not module.only_ranked]
+    variants = [
+        Refused(module.name, f"{module.only_ranked}, which can be ranked but not merged or tuned")
+        for module in modules
+        if module.only_ranked
+    ]
+    if variants and not plain:
+        raise HubError(
+            f"only variants that can be ranked but not tuned are left ({variants[-1].name} …); add plain modules"
+        )
+    return plain, variants
 
 
 def load_modules(
