@@ -27,6 +27,9 @@ from headstart.tasks import Task  # noqa: E402
 from headstart.tuning.recipes import RECIPES, Recipe  # noqa: E402
 from headstart.tuning.tune import tune  # noqa: E402
 
+CENTRED = ", centred"
+"""How a method's name ends that subtracts the sources' mean first."""
+
 LEARNING_RATES = {"lora": 1e-3, "ia3": 1e-2, "prefix": 1e-2}
 """By kind, as in benchmarks/limited.sh."""
 
@@ -37,6 +40,9 @@ METHODS = {
     "early": ("early", "lora"),
     "curve_gradient": ("curve_gradient", "lora"),
     "3e": ("3e", "lora"),
+    f"tupate (short){CENTRED}": ("tupate", "lora"),
+    f"early{CENTRED}": ("early", "lora"),
+    f"3e{CENTRED}": ("3e", "lora"),
 }
 """What the table calls them: the embedding, and the kind of the module that is embedded."""
 
@@ -89,7 +95,8 @@ class Tuned:
 def similarities(target: Tuned, sources: Mapping[str, Tuned], method: str) -> pd.DataFrame:
     """A line per source."""
     vectors = np.stack([source.embedded(method) for source in sources.values()])
-    values = make_embedding(METHODS[method][0]).similarities(target.embedded(method), vectors)
+    mean = vectors.mean(0) * method.endswith(CENTRED)
+    values = make_embedding(METHODS[method][0]).similarities(target.embedded(method) - mean, vectors - mean)
     return pd.DataFrame({"source": list(sources), "value": values}).assign(method=method, seconds=target.cost(method))
 
 
@@ -106,7 +113,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for folder in asked.tasks:
         task = Task.load(folder)
         for seed in range(asked.seeds):
-            draw = Protocol().drawn(task, seed)
+            draw = Protocol(asked.shots, dev=asked.dev, rows=asked.rows).drawn(task, seed)
             target = Tuned.of(draw, backbone, kinds=kinds, seed=seed, store=asked.store)
             found += [similarities(target, sources, name).assign(target=task.name, seed=seed) for name in methods]
         write(asked.output, pd.concat(found, ignore_index=True))
@@ -123,6 +130,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="a Parquet file")
     parser.add_argument("--kinds", default=",".join(LEARNING_RATES), help="fewer leave 3e out")
     parser.add_argument("--seeds", type=int, default=1)
+    for name in ("shots", "dev", "rows"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Protocol(), name), help="as in transfer.py")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(words)
 

@@ -159,7 +159,12 @@ def evaluated(table: pd.DataFrame, scores: pd.DataFrame, *, reading: str, calibr
 
 def show(asked: argparse.Namespace) -> None:
     """Print the tables of docs/transfer.md."""
-    table, scores = pd.read_parquet(asked.table), pd.read_parquet(asked.predicted)
+    table = pd.read_parquet(asked.table)
+    scores = pd.concat([pd.read_parquet(path) for path in asked.predicted], ignore_index=True)
+    if asked.targets:
+        table = table[table["target"].isin(asked.targets.split(","))]
+    if asked.draws is not None:
+        scores = scores[scores["seed"] < asked.draws]
     seconds = scores.drop_duplicates(["method", "target", "seed"]).groupby("method")["seconds"].mean()
     print(f"{table['target'].nunique()} targets, {table['source'].nunique()} starts; {table['protocol'].iloc[0]}.\n")
     for reading in asked.readings.split(","):
@@ -258,7 +263,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     showing = verbs.add_parser("show", help="print the tables")
     showing.set_defaults(run=show)
     showing.add_argument("table", type=Path, help="what benchmarks/transfer.py wrote")
-    showing.add_argument("predicted", type=Path, help="what predict wrote")
+    showing.add_argument("predicted", nargs="+", type=Path, help="what predict, or transfer_limited.py, wrote")
+    showing.add_argument("--targets", help="only these, separated by commas")
+    showing.add_argument("--draws", type=int, help="only the scores of the first so many draws of a target")
     showing.add_argument("--readings", default="score,choice")
     showing.add_argument("--over", default="scratch", help="which start the mean gains are over (scratch)")
     return parser.parse_args(words)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import transfer_limited
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
 from benchmarks.transfer_tables import gains, matrix, overall, worth
 from benchmarks.transfer_tables import main as tables
@@ -15,8 +16,10 @@ from benchmarks.transfer_tables import main as tables
 from headstart.backbones import Backbone
 from headstart.errors import SettingError
 from headstart.evaluating.evaluation import Evaluation
+from headstart.kinds import save_module
 from headstart.records import Calibration
-from headstart.tasks import Example
+from headstart.tasks import Example, Task
+from headstart.tuning.tune import tune
 from small_hub import write_modules, write_task
 
 SMALL = ["--dtype", "float32", "--seeds", "2", "--shots", "3", "--steps", "2", "--dev", "4", "--rows", "6", "--json"]
@@ -141,6 +144,39 @@ def test_indicators_are_held_against_the_table(room: Path, tiny_llama: Path, cap
         assert f"| {ranker} | " in shown
     assert "| reviews | " in shown
     assert "| start | reviews | mean |" in shown
+
+
+def test_modules_of_three_kinds_and_their_early_states_are_held_against_the_table(
+    room: Path, tiny_llama: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(room, tiny_llama, [room / "hub"], capsys=capsys)
+    usual = transfer_limited.recipe_of
+    monkeypatch.setattr(
+        transfer_limited, "recipe_of", lambda kind: usual(kind).change(max_steps=4, eval_every=1, early_steps=2)
+    )
+    backbone, task = Backbone.load(tiny_llama, device="cpu", dtype="float32"), Task.load(room / "task")
+    for seed, name in enumerate(("ada", "bob", "cyd")):
+        for kind in transfer_limited.LEARNING_RATES:
+            made = tune(task, backbone, recipe=transfer_limited.recipe_of(kind), seed=seed, store=False)
+            save_module(made, room / "limited" / kind / name)
+    words = [str(room / "task"), "--limited", str(room / "limited"), "--backbone", str(tiny_llama)]
+    kept = ["--store", str(room / "store"), "-o", str(room / "limited.parquet")]
+    transfer_limited.main([*words, *kept, "--shots", "3", "--dev", "4", "--rows", "6"])
+    scores = pd.read_parquet(room / "limited.parquet").pivot(index="source", columns="method", values="value")
+    assert list(scores) == sorted(transfer_limited.METHODS)
+    of_kinds = scores[["tupate (short)", "tupate (short, ia3)", "tupate (short, prefix)"]]
+    np.testing.assert_allclose(scores["3e"], of_kinds.mean(axis=1), rtol=1e-5)  # Zhou et al., 2022, §4.3
+    assert scores["tupate (short)"].idxmax() == "ada", "tuned on these rows from the same random values"
+    assert (scores["early"] != scores["tupate (short)"]).all()
+    assert (np.ptp(scores["tupate (short), centred"]) > np.ptp(scores["tupate (short)"])).all()
+    both = [str(room / "predicted.parquet"), str(room / "limited.parquet")]
+    scores.stack().rename("value").reset_index().assign(
+        target="reviews", seed=1, seconds=1.0, method="other"
+    ).to_parquet(both[0])
+    tables(["show", str(room / "table.parquet"), *both, "--readings", "choice", "--draws", "1", "--targets", "reviews"])
+    shown = capsys.readouterr().out
+    assert "| 3e | " in shown
+    assert "| other | " not in shown, "it has no score of the first draw"
 
 
 def test_gains_are_over_scratch_and_means_over_seeds() -> None:
