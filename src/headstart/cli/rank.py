@@ -1,7 +1,7 @@
 """`headstart rank`."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,24 +67,34 @@ def rank(
     with listening(f"ranking for {data.name}") as listener:
         units = UnitCount(listener)
         ranking = call(engine=work.engine, progress=units)
-    frame = ranking.frame()
     if as_json:
-        refused = [vars(module) for module in ranking.refused]
-        print_json(
-            {
-                "task": data.name, "examples": ranking.scores.examples, "tokens": ranking.scores.tokens,
-                "reduction": reduction, "modules": frame.to_dict("records"),
-                "refused": refused, "reasons": ranking.scores.reasons, "units": units.to_json(),
-            }
-            | ({} if ranking.tokens is None else {"spent": vars(ranking.tokens) | {"share": ranking.tokens.share}})
-        )  # fmt: skip
+        print_json({"task": data.name, "reduction": reduction, **_facts(ranking), "units": units.to_json()})
         return
+    _show(ranking, task=data.name, reduction=reduction)
+    if ranking.reference is not None:
+        print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
+    print_gaps(ranking)
+    units.say()
+
+
+def _facts(ranking: "Ranking") -> dict[str, Any]:
+    """The ranking as JSON data."""
+    found, spent = ranking.scores, ranking.tokens
+    return {
+        "examples": found.examples, "tokens": found.tokens, "modules": ranking.frame().to_dict("records"),
+        "refused": [vars(module) for module in ranking.refused], "reasons": found.reasons,
+        **({} if spent is None else {"spent": vars(spent) | {"share": spent.share}}),
+    }  # fmt: skip
+
+
+def _show(ranking: "Ranking", *, task: str, reduction: str) -> None:
+    """Print the modules that were scored, and what it took where not all were."""
     from headstart.ranking.rounds import RETRIEVED_OUT
     from headstart.reports.console import print_table
 
-    found = ranking.scores
+    frame, found = ranking.frame(), ranking.scores
     title = (
-        f"{data.name}: {plural(len(frame), 'module')} on {plural(found.examples, 'dev row')}, {reduction} over "
+        f"{task}: {plural(len(frame), 'module')} on {plural(found.examples, 'dev row')}, {reduction} over "
         f"{plural(found.tokens, 'target token')}"
     )
     shown = frame.drop(columns=["task", "license"])
@@ -97,10 +107,6 @@ def rank(
             were, them = ("was", "it") if out == 1 else ("were", "them")
             print_line(f"{plural(out, 'other module')} {were} not retrieved, and not scored; --json names {them}.")
         print_line(spent_note(ranking))
-    if ranking.reference is not None:
-        print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
-    print_gaps(ranking)
-    units.say()
 
 
 def reference_note(card: "ModuleCard", *, through_head: bool) -> str:
