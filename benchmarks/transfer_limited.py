@@ -22,7 +22,7 @@ sys.path.append(str(ROOT))  # scripts, which are not part of the package
 from benchmarks.transfer import Protocol, write  # noqa: E402
 from headstart.backbones import Backbone  # noqa: E402
 from headstart.embeddings import embed, make_embedding  # noqa: E402
-from headstart.kinds import Module, load_module  # noqa: E402
+from headstart.kinds import Module, fresh_module, load_module  # noqa: E402
 from headstart.tasks import Task  # noqa: E402
 from headstart.tuning.recipes import RECIPES, Recipe  # noqa: E402
 from headstart.tuning.tune import tune  # noqa: E402
@@ -65,12 +65,14 @@ class Tuned:
     seconds: Mapping[str, float]
 
     @classmethod
-    def of(cls, draw: Task, backbone: Backbone, *, kinds: Sequence[str], seed: int, store: Path) -> "Tuned":
-        """The modules of a draw of a target."""
-        found = {
-            kind: tune(draw, backbone, recipe=recipe_of(kind), seed=seed, calibration="none", store=store)
-            for kind in kinds
-        }
+    def of(cls, draw: Task, backbone: Backbone, *, kinds: Sequence[str], seed: int, own: bool, store: Path) -> "Tuned":
+        """The modules of a draw of a target, begun as the sources were or, with `own`, from values of its own."""
+        found = {}
+        for kind in kinds:
+            recipe = recipe_of(kind)
+            # The sources began with seed 0, so that with seed 0 nothing has to be given.
+            start = None if own or seed == 0 else fresh_module(kind, backbone, recipe.shape, name=draw.name, seed=0)
+            found[kind] = tune(draw, backbone, recipe=recipe, start=start, seed=seed, calibration="none", store=store)
         return cls(
             {kind: each.module for kind, each in found.items()}, {kind: each.seconds for kind, each in found.items()}
         )
@@ -114,7 +116,7 @@ def main(words: Sequence[str] | None = None) -> None:
         task = Task.load(folder)
         for seed in range(asked.seeds):
             draw = Protocol(asked.shots, dev=asked.dev, rows=asked.rows).drawn(task, seed)
-            target = Tuned.of(draw, backbone, kinds=kinds, seed=seed, store=asked.store)
+            target = Tuned.of(draw, backbone, kinds=kinds, seed=seed, own=asked.own_start, store=asked.store)
             found += [similarities(target, sources, name).assign(target=task.name, seed=seed) for name in methods]
         write(asked.output, pd.concat(found, ignore_index=True))
         print(f"{task.name}: {len(sources)} sources, {len(methods)} methods", file=sys.stderr, flush=True)
@@ -130,6 +132,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="a Parquet file")
     parser.add_argument("--kinds", default=",".join(LEARNING_RATES), help="fewer leave 3e out")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--own-start", action="store_true", help="begin each draw from random values of its own")
     for name in ("shots", "dev", "rows"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Protocol(), name), help="as in transfer.py")
     parser.add_argument("--threads", type=int, default=2)

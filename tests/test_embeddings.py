@@ -221,7 +221,86 @@ def test_a_canonical_embedding_of_no_rank_is_refused() -> None:
         make_embedding("canonical:rank=0")
 
 
-@pytest.mark.parametrize(("name", "module"), [("canonical", bert_bitfit()), ("pooled", bert_lora())])
+# Gram matrices of updates
+
+
+def drawn_lora(seed: int, *, rank: int = 2, spans: np.ndarray | None = None) -> LoraModule:
+    """A module of 20 layers (40 → 64) with a random A; with `spans` (20, 64, rank), the columns of B lie in these."""
+    draw = np.random.default_rng(seed)
+    pairs = {}
+    for layer in range(20):
+        b = draw.normal(size=(64, rank)) if spans is None else spans[layer] @ draw.normal(size=(rank, rank))
+        pairs[f"layers.{layer}.q"] = Factors(torch.tensor(draw.normal(size=(rank, 40))), torch.tensor(b), 0.5)
+    return LoraModule.build(pairs, name=f"m{seed}", backbone=None)
+
+
+def gram_cosine(one: LoraModule, other: LoraModule) -> float:
+    """Σ ⟨G, G'⟩ over layers, by forming ΔWΔWᵀ, divided by the lengths."""
+
+    def product(a: LoraModule, b: LoraModule) -> float:
+        found = 0.0
+        for path in a.factors:
+            grams = []
+            for factors in (a.factors[path], b.factors[path]):
+                update = factors.scaling * (factors.b @ factors.a).double().numpy()
+                grams.append(update.T @ update if factors.embedding else update @ update.T)
+            found += float((grams[0] * grams[1]).sum())
+        return found
+
+    return product(one, other) / (product(one, one) * product(other, other)) ** 0.5
+
+
+def test_the_cosine_of_gram_vectors_estimates_that_of_the_gram_matrices() -> None:
+    one, noise = drawn_lora(0), drawn_lora(1)
+    factors = {path: f._replace(b=one.factors[path].b + 0.4 * f.b) for path, f in noise.factors.items()}
+    near = LoraModule.build(factors, name="near", backbone=None)
+    expected = [gram_cosine(one, other) for other in (near, drawn_lora(2), drawn_lora(3, rank=4))]
+    assert expected[0] > 0.6 > 0.1 > max(expected[1:])
+    for projections, near_enough in ((24, 0.1), (150, 0.03)):
+        spec = f"gram:projections={projections}"
+        others = [values(spec, other) for other in (near, drawn_lora(2), drawn_lora(3, rank=4))]
+        assert cosines([values(spec, one)], others)[0] == pytest.approx(expected, abs=near_enough)
+    assert len(values("gram", one)) == 20 * 24 * 23 / 2
+
+
+def test_gram_vectors_find_the_outputs_behind_other_random_inputs() -> None:
+    """As in tuning: A is random and stays, and what B spans depends on the task."""
+    task, another = (np.random.default_rng(number).normal(size=(20, 64, 2)) for number in (10, 11))
+    modules = [drawn_lora(0, spans=task), drawn_lora(1, spans=task), drawn_lora(2, spans=another)]
+    alike, unlike = cosines([values("gram", modules[0])], [values("gram", one) for one in modules[1:]])[0]
+    assert alike > 0.5 > 0.1 > unlike
+    by_tupate = cosines([values("tupate", modules[0])], [values("tupate", one) for one in modules[1:]])[0]
+    assert abs(by_tupate).max() < 0.2
+
+
+def test_gram_does_not_see_how_an_update_is_written() -> None:
+    module = bert_lora()
+    change = torch.tensor(np.random.default_rng(0).normal(size=(8, 8)))
+    rewritten = LoraModule.build(
+        {
+            path: f._replace(a=change @ f.a.double(), b=f.b.double() @ torch.linalg.inv(change), scaling=f.scaling)
+            for path, f in module.factors.items()
+        },
+        name="rewritten", backbone=None,
+    )  # fmt: skip
+    assert values("gram", rewritten) == pytest.approx(values("gram", module), rel=1e-5, abs=1e-9)
+
+
+def test_gram_of_an_embedding_layer_is_that_of_its_tokens() -> None:
+    pair = Factors(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[3.0], [4.0]]), 1.0)
+    of_tokens = values("gram", LoraModule.build({"layers.0.e": pair._replace(embedding=True)}, name="e", backbone=None))
+    turned = Factors(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0], [0.0], [2.0]]), 1.0)
+    assert of_tokens == pytest.approx(values("gram", LoraModule.build({"layers.0.e": turned}, name="t", backbone=None)))
+
+
+def test_gram_needs_two_projections() -> None:
+    with pytest.raises(SettingError, match="projections=1 makes no pair; give 2 or more"):
+        make_embedding("gram:projections=1")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("canonical", bert_bitfit()), ("pooled", bert_lora()), ("gram", bert_bitfit())]
+)
 def test_what_is_not_defined_says_so(name: str, module: Module) -> None:
     with pytest.raises(ModuleError, match=r"; use tupate$"):
         make_embedding(name).of(Subject(module))

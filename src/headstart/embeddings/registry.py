@@ -17,6 +17,7 @@ EMBEDDINGS: "Registry[type[Embedding]]" = Registry(
         "tupate": "headstart.embeddings.tupate:Tupate",
         "flat": "headstart.embeddings.flat:Flat",
         "canonical": "headstart.embeddings.canonical:Canonical",
+        "gram": "headstart.embeddings.gram:Gram",
         "early": "headstart.embeddings.early:Early",
         "late": "headstart.embeddings.late:Late",
         "3e": "headstart.embeddings.three_e:ThreeE",
