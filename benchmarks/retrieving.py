@@ -32,7 +32,7 @@ sys.path.extend([str(ROOT), str(ROOT / "demo")])  # scripts, which are not part 
 from benchmarks.racing import DRAWN, INDICATORS, LAYOUT, LISTS, Pool, options, prepared, scored  # noqa: E402
 
 KEPT = (50, 100, 250)
-EMBEDDINGS = ("tupate", "flat", "canonical")
+EMBEDDINGS = ("tupate", "flat", "canonical", "gram")
 """`pooled` averages over virtual tokens, which LoRA modules do not have."""
 RECIPE = RECIPES["quick"].change(
     max_input=LAYOUT.max_input, max_target=LAYOUT.max_target, max_dev=32, eval_every=24, patience=2
@@ -44,6 +44,8 @@ JOINED = {
     "arrow + canonical, centred": ("arrow", "canonical, centred"),
     "tupate, flat, canonical, all centred": ("tupate, centred", "flat, centred", "canonical, centred"),
     "arrow + spectral": ("arrow", "spectral"),
+    "tupate + gram": ("tupate", "gram"),
+    "arrow + gram": ("arrow", "gram"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import headstart as hs
 from headstart.backbones import Backbone
@@ -17,7 +18,7 @@ from headstart.errors import HubError, SettingError, TaskError
 from headstart.events import Event, UnitEvent
 from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE, VectorFile
-from headstart.kinds import load_module, save_module
+from headstart.kinds import fresh_module, load_module, save_module
 from headstart.ranking.nearest import Group, VectorIndex
 from headstart.ranking.search import ANY_RANK, search
 from headstart.ranking.wording import word_vectors
@@ -104,9 +105,11 @@ def hub(llama: Backbone, tmp_path: Path) -> Hub:
     return write_hub(tmp_path / "hub", llama)
 
 
-def test_like_a_module_of_the_hub(hub: Hub, tmp_path: Path) -> None:
-    found = hs.search(None, hub, like="ada", store=tmp_path / "store")
-    vectors = {name: embed(load_module(hub[name]), store=False).values for name in hub}
+@pytest.mark.parametrize("embedding", [None, "tupate"])
+def test_like_a_module_of_the_hub(hub: Hub, embedding: str | None, tmp_path: Path) -> None:
+    found = hs.search(None, hub, like="ada", embedding=embedding, store=tmp_path / "store")
+    assert found.method == (embedding or "gram"), "the default for LoRA"
+    vectors = {name: embed(load_module(hub[name]), found.method, store=False).values for name in hub}
     expected = {name: float(cosines([vectors["ada"]], [vectors[name]])[0, 0]) for name in hub if name != "ada"}
     rows = {row["module"]: row["similarity"] for row in found.rows()}
     assert rows == pytest.approx(expected, abs=1e-6)
@@ -120,8 +123,8 @@ def test_known_vectors_are_not_computed_again(hub: Hub, tmp_path: Path) -> None:
     heard: list[Event] = []
     assert search(None, hub, like="ada", store=tmp_path / "unused", progress=heard.append).rows() == first.rows()
     assert not [event for event in heard if isinstance(event, UnitEvent)]
-    assert set(VectorFile(hub.path).read("tupate", version=1)) == {hub[name].digest for name in hub}
-    assert VectorFile(hub.path).read("tupate", version=2) == {}
+    assert set(VectorFile(hub.path).read("gram", version=1)) == {hub[name].digest for name in hub}
+    assert VectorFile(hub.path).read("gram", version=2) == {}
     assert VectorFile(hub.path).read("flat", version=1) == {}
 
 
@@ -148,7 +151,7 @@ def test_vectors_of_modules_that_are_gone_are_forgotten(hub: Hub, llama: Backbon
     save_module(module(llama, "eve", seed=9), tmp_path / "eve")
     hub.add(tmp_path / "eve")
     search(None, hub, like="ada", store=False)
-    known = VectorFile(hub.path).read("tupate", version=1)
+    known = VectorFile(hub.path).read("gram", version=1)
     assert gone not in known
     assert hub["eve"].digest in known
 
@@ -164,7 +167,7 @@ def test_like_a_module_from_elsewhere(hub: Hub, llama: Backbone, tmp_path: Path)
 def test_a_task_is_tuned_for_its_query(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
     task = hs.Task.load(write_task(tmp_path / "reviews"))
     heard: list[Event] = []
-    found = search(task, hub, llama, recipe=RECIPE, store=tmp_path / "store", progress=heard.append)
+    found = search(task, hub, llama, embedding="tupate", recipe=RECIPE, store=tmp_path / "store", progress=heard.append)
     computed = [event.type for event in heard if isinstance(event, UnitEvent) and event.state == "computed"]
     assert sorted(computed) == ["embed"] * (len(hub) + 1) + ["tune"]
     assert len(found.rows()) == len(hub)
@@ -179,7 +182,7 @@ def test_centred_values_are_those_of_the_search(hub: Hub, llama: Backbone, tmp_p
     spec = "similarity:centre=true"
     ranking = hs.rank(task, hub, llama, indicators=[spec, "tupate"], **asked)
     values = dict(zip(ranking.scores.names, ranking.scores.values["similarity:centre=True"], strict=True))
-    found = search(task, hub, llama, centre=True, **asked)
+    found = search(task, hub, llama, embedding="tupate", centre=True, **asked)
     assert {row["module"]: row["similarity"] for row in found.rows()} == pytest.approx(values, abs=1e-5)
     some = hs.rank(task, hub.where(include=["ada", "bob"]), llama, indicators=spec, **asked)
     assert some.scores.values["similarity:centre=True"][0] != pytest.approx(values["ada"]), "among other modules"
@@ -188,10 +191,10 @@ def test_centred_values_are_those_of_the_search(hub: Hub, llama: Backbone, tmp_p
 def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path) -> None:
     save_module(module(llama, "fat", seed=8, rank=3), tmp_path / "fat")
     hub.add(tmp_path / "fat")
-    found = search(None, hub, like="ada", store=False)
+    found = search(None, hub, like="ada", embedding="tupate", store=False)
     (left,) = (one for one in found.left_out if one.name == "fat")
     assert left.reason.startswith("its embedding has ")
-    assert left.reason.endswith("; where only the ranks differ, search by canonical:rank=8")
+    assert left.reason.endswith("; where only the ranks differ, search by gram")
     assert "fat" in [row["module"] for row in search(None, hub, like="ada", embedding=ANY_RANK, store=False).rows()]
     assert [row["module"] for row in search(None, hub, like="ada", family="reviews", store=False).rows()] == ["bob"]
     assert [row["module"] for row in search(None, hub, like="ada", exclude=["b*", "f*"], limit=1, store=False).rows()]
@@ -219,7 +222,7 @@ def search_all(hub: Hub, **asked: Any) -> list[dict[str, Any]]:
 def test_other_kinds_and_backbones_are_left_out_even_where_vectors_are_as_long(hub: Hub) -> None:
     search_all(hub)
     kept = VectorFile(hub.path)
-    known = kept.read("tupate", version=1)
+    known = kept.read("gram", version=1)
     other = {"bob": {"kind": "prefix"}, "cyd": {"backbone": "another"}, "dan": {"backbone": ""}}
     kept.write(
         [replace(known[hub[name].digest], **facts) for name, facts in other.items()], version=1, keep=list(known)
@@ -289,7 +292,21 @@ def test_a_module_of_its_own_shape_alone_says_why_nothing_is_near(llama: Backbon
         hub.add(tmp_path / name)
     why = "with but itself: ada is left out, because its embedding has .*; choose another embedding, or add modules"
     with pytest.raises(HubError, match=why):
-        search(None, hub, like="odd", store=False)
+        search(None, hub, like="odd", embedding="tupate", store=False)
+    assert len(search(None, hub, like="odd", store=False).rows()) == 2, "gram compares all ranks"
+
+
+def test_modules_of_other_kinds_are_compared_by_their_parameters(llama: Backbone, tmp_path: Path) -> None:
+    hub = write_hub(tmp_path / "hub", llama)
+    for number, name in enumerate(("one", "two", "three")):
+        made = fresh_module("ia3", llama, {}, name=name, seed=0)
+        draw = torch.Generator().manual_seed(number)
+        values = {path: v + torch.randn(v.shape, generator=draw) for path, v in made.parameters().items()}
+        hs.save_module(made.with_parameters(values), tmp_path / name)
+        hub.add(tmp_path / name)
+    assert search(None, hub, like="one", store=False).method == "tupate"
+    assert search(None, hub, like=load_module(hub["one"]), store=False).method == "tupate"
+    assert search(None, hub, like="ada", store=False).method == "gram"
 
 
 def test_an_empty_hub(tmp_path: Path) -> None:

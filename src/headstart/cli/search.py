@@ -43,7 +43,9 @@ def search(
     text: Annotated[
         str | None, typer.Option("--text", help="In place of TASK: words, which are compared with those of the cards.")
     ] = None,
-    embedding: Annotated[str, typer.Option("--embedding", "-e", help="{embeddings}.")] = "tupate",
+    embedding: Annotated[
+        str | None, typer.Option("--embedding", "-e", help="{embeddings}; default: gram for LoRA, else tupate.")
+    ] = None,
     centre: Annotated[bool, typer.Option("--centre", help="Subtract the mean of the hub's vectors first.")] = False,
     family: Annotated[str | None, typer.Option("--family", help="Only modules of this family of tasks.")] = None,
     license_id: Annotated[str | None, typer.Option("--license", help="Only modules under this licence.")] = None,

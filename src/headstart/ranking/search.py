@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.ranking.hub_vectors import HubVectors
 from headstart.ranking.nearest import Group, VectorIndex
 from headstart.ranking.wording import word_vectors
-from headstart.records import Refused
+from headstart.records import ModuleCard, Refused
 from headstart.showing import html_table, line, plural
 from headstart.specs import Spec, make
 from headstart.units.forecast import DRY_RUN
@@ -40,7 +41,7 @@ INDEXES = ("exact", "lancedb")
 
 MORE = "add modules with `headstart hub add`, or ask for less by kind, family, license, include and exclude"
 
-ANY_RANK = "canonical:rank=8"
+ANY_RANK = "gram"
 """An embedding in which LoRA modules of different ranks have vectors of one length."""
 
 NOTHING = "none of the words stands on its card"
@@ -103,7 +104,7 @@ def search(
     *,
     like: ModuleLike | None = None,
     text: str | None = None,
-    embedding: str | Spec = "tupate",
+    embedding: str | Spec | None = None,
     centre: bool = False,
     limit: int = 20,
     near: float = NEAR,
@@ -133,7 +134,8 @@ def search(
         like: in place of a task, the name of a module in the hub, or any module.
         text: in place of a task, words, which are compared with those of the cards: names, tasks, families, labels,
             templates and notes.
-        embedding: by its spec, as `headstart list embeddings` names them.
+        embedding: by its spec, as `headstart list embeddings` names them; `None` is "gram" for LoRA, which begins with
+            random numbers that have nothing to do with the task, and "tupate" for other kinds.
         centre: whether the mean of the hub's vectors that can be compared with the query is subtracted first, so that
             what all have in common does not count; those of modules that are not looked at are part of it, too.
         limit: how many modules at most.
@@ -172,7 +174,7 @@ def search(
         return _by_words(text, opened, refs, problems, limit=limit, near=near)
     from headstart.embeddings.registry import EMBEDDINGS  # NumPy alone, as the embeddings of parameters are
 
-    method = make(EMBEDDINGS, embedding)
+    method = make(EMBEDDINGS, _usual(refs, like) if embedding is None else embedding)
     require_alone(method, otherwise="search by tupate")
     known = HubVectors(opened, method, store, engine, progress)
     asked = None if task is None else known.of_task(task, backbone, view, recipe=recipe, seed=seed)
@@ -207,6 +209,15 @@ def search(
     groups = tuple(Group(ranks[g.position], g.similarity, tuple(ranks[one] for one in g.like)) for g in nearest)
     words = f"{method.spec}, centred" if centre else str(method.spec)
     return SearchResult(said, words, groups, tuple(every[place] for place in others), left_out, near)
+
+
+def _usual(refs: Sequence[ModuleRef], like: ModuleLike | None) -> str:
+    """The embedding for the kind of the query: that of a given module, else the commonest of the modules."""
+    named = [ref for ref in refs if ref.name == like]
+    given = getattr(like, "card", None)
+    kinds = Counter(str(ref.facts()["kind"]) for ref in named or refs)
+    kind = given.kind if isinstance(given, ModuleCard) else kinds.most_common(1)[0][0] if kinds else ""
+    return "gram" if kind == "lora" else "tupate"
 
 
 def _nearest(
