@@ -1,8 +1,8 @@
 """Does an embedding find a task's module of another seed? `python benchmarks/other_seeds.py HUB OTHERS`.
 
 Both are folders of modules, one for each task by its name: those of `demo/hub` began from one seed, those of
-`benchmarks/seeds`, tuned on the same tasks, from another. Each of OTHERS is a query to HUB, which holds one module of its
-task.
+`benchmarks/seeds`, tuned on the same tasks, from another. Each of OTHERS is a query to HUB, which holds one module of
+its task.
 """
 
 import argparse
