@@ -29,8 +29,8 @@ class NarrowingOptions(Options):
         list[str] | None,
         typer.Option(
             "--retrieve-by",
-            help="Indicator that makes such a list; repeatable; default: tupate, for which a reference module is "
-            "tuned, or arrow, for a task without a train split.",
+            help="Indicator that makes such a list; repeatable; default: similarity:embedding=gram for LoRA, else "
+            "tupate, for which a reference module is tuned; or arrow, for a task without a train split.",
         ),
     ] = None
     join: Annotated[

@@ -19,8 +19,9 @@ from headstart.tasks import Example
 
 __all__ = ["Narrowed", "Spent", "narrow"]
 
-USUAL = "tupate"
-"""What modules are retrieved by if nothing is said: the steadiest of the lists that were measured (docs/racing.md)."""
+USUAL, OF_LORA = "tupate", "similarity:embedding=gram"
+"""What modules are retrieved by if nothing is said, the second where most are LoRA: the best of the lists that were
+measured (docs/racing.md)."""
 UNCOMPARED = "arrow"
 """What they are retrieved by where there can be no reference module: one pass of the bare backbone serves them all."""
 
@@ -91,7 +92,9 @@ def _retrieve(
     every, by = range(len(scorer.modules)), list(retrieval.by)
     if not by:
         tunable = bool(scorer.task.splits.get("train")) and any(not module.only_ranked for module in scorer.modules)
-        by = [USUAL if tunable or scorer.reference is not None else UNCOMPARED]
+        lora = sum(module.kind == "lora" for module in scorer.modules) > len(scorer.modules) / 2
+        compared = OF_LORA if lora else USUAL
+        by = [compared if tunable or scorer.reference is not None else UNCOMPARED]
     chosen = chosen_indicators(by)
     check_request(chosen, examples)
 

@@ -21,8 +21,9 @@ JOINS: tuple[Join, ...] = get_args(Join)
 class Retrieval:
     """Which modules take part: the first `keep` of a list, or of several lists joined.
 
-    `by`: specs of the indicators that make a list each; none: "tupate", for which a reference module is tuned if none
-    is given, or "arrow", one pass of the bare backbone, for a task without a train split. `join`: how ranks are joined.
+    `by`: specs of the indicators that make a list each; none: "similarity:embedding=gram", or "tupate" unless most
+    modules are LoRA, for which a reference module is tuned if none is given; or "arrow", one pass of the bare backbone,
+    for a task without a train split. `join`: how ranks are joined.
     """
 
     keep: int
