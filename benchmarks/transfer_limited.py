@@ -37,6 +37,7 @@ METHODS = {
     "tupate (short)": ("tupate", "lora"),
     "tupate (short, ia3)": ("tupate", "ia3"),
     "tupate (short, prefix)": ("tupate", "prefix"),
+    "gram (short)": ("gram", "lora"),
     "early": ("early", "lora"),
     "curve_gradient": ("curve_gradient", "lora"),
     "3e": ("3e", "lora"),
