@@ -7,7 +7,7 @@ from headstart.registry import Registry
 if TYPE_CHECKING:
     from headstart.embeddings.contract import Embedding
 
-__all__ = ["EMBEDDINGS"]
+__all__ = ["EMBEDDINGS", "usual_embedding"]
 
 EMBEDDINGS: "Registry[type[Embedding]]" = Registry(
     "embedding",
@@ -28,3 +28,11 @@ EMBEDDINGS: "Registry[type[Embedding]]" = Registry(
         "pooled": "headstart.embeddings.pooled:Pooled",
     },
 )
+
+
+def usual_embedding(kind: str) -> str:
+    """By what modules of a kind are compared if nothing is said.
+
+    That is "gram" for LoRA, which begins with random numbers that have nothing to do with the task, else "tupate".
+    """
+    return "gram" if kind == "lora" else "tupate"

@@ -13,6 +13,7 @@ from headstart.backbones import BackboneInput
 from headstart.comparing.agreement import agreement, right_alone
 from headstart.comparing.methods.contract import Pool
 from headstart.embeddings import EmbedUnit
+from headstart.embeddings.registry import usual_embedding
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.indicators import make_indicator
 from headstart.indicators.table import WHOLE, ScoreTable
@@ -57,7 +58,12 @@ class Explained:
             )
             for module in (() if backbone.is_encoder else best)
         }  # fmt: skip
-        return cls(best, importance, answering, {module.name: EmbedUnit(module) for module in modules[:mapped]})
+        return cls(
+            best,
+            importance,
+            answering,
+            {module.name: EmbedUnit(module, usual_embedding(module.kind)) for module in modules[:mapped]},
+        )
 
     def units(self) -> list[Unit]:
         """Everything that is to be run."""

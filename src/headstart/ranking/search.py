@@ -213,11 +213,13 @@ def search(
 
 def _usual(refs: Sequence[ModuleRef], like: ModuleLike | None) -> str:
     """The embedding for the kind of the query: that of a given module, else the commonest of the modules."""
+    from headstart.embeddings.registry import usual_embedding
+
     named = [ref for ref in refs if ref.name == like]
     given = getattr(like, "card", None)
     kinds = Counter(str(ref.facts()["kind"]) for ref in named or refs)
     kind = given.kind if isinstance(given, ModuleCard) else kinds.most_common(1)[0][0] if kinds else ""
-    return "gram" if kind == "lora" else "tupate"
+    return usual_embedding(kind)
 
 
 def _nearest(
