@@ -267,7 +267,7 @@ def test_compare(run: Run, here: dict[str, list[str]], tmp_path: Path) -> None:
     assert data["units"]["reused"] == {}
     # Every test rests on two more evaluations: a calibration is chosen on the dev and train rows of its own draw.
     drawn = found.starts.groupby(["digest", "seed"]).ngroups
-    evaluated = starts + 2 * drawn + 3 * 10 + 1  # and the bare backbone
+    evaluated = starts + 2 * drawn + 3 * 10 + 3  # and the bare backbone, calibrated as well
     assert data["units"]["computed"] == {"score": 16, "merge": blends, "tune": 10, "evaluate": evaluated}
     table = run(*command, "-o", tmp_path / "two", "--keep", "best")
     (kept,) = (tmp_path / "two" / "modules").iterdir()

@@ -128,6 +128,16 @@ def test_it_says_what_guessing_would_score(whole: Comparison, task: Task, llama:
     assert baselines.loc["majority", "score"] == 0.5
 
 
+def test_the_bare_backbone_is_calibrated_as_the_methods_are(task: Task, hub: Hub, llama: Backbone) -> None:
+    found = run(task, hub, llama, seeds=1, methods=["scratch"], calibration="batch")
+    scores = found.scores[(found.scores["stage"] == "zero-shot") & (found.scores["method"] == "scratch")]
+    backbone = found.baselines.set_index("name").loc["backbone"]
+    assert backbone["score"] == pytest.approx(scores["score"].item()), "a fresh module changes nothing"
+    plain = scores["uncalibrated"].item()
+    said = f"no module, nothing tuned; calibrated on the rows of the first draw, without {plain:.3f}"
+    assert backbone["note"] == said
+
+
 def test_tuned_modules_are_kept_where_asked(task: Task, hub: Hub, llama: Backbone, whole: Comparison) -> None:
     assert whole.modules == {}
     methods = ["scratch", "ensemble", "again=ensemble"]

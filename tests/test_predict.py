@@ -271,18 +271,21 @@ def test_another_file_is_evaluated_as_the_module_was_tuned(
     gold = rows.assign(team=["good", "bad"] * 10)
     gold.to_csv(tmp_path / "gold.csv", index=False)
     command = ["evaluate", mine, tmp_path / "gold.csv", *here["on"], "--store", tmp_path / "store"]
-    fifth = run(*command)
-    assert "is read as 'ada' was tuned: {ticket} → {team}" in " ".join(fifth.err.split())
+    whole = run(*command)
+    assert "is read as 'ada' was tuned: {ticket} → {team}" in " ".join(whole.err.split())
+    fifth = run(*command, "--split", "test")
     assert "gold, test: ACC " in fifth.out
     assert " on 4 rows" in fifth.out
     assert "The file's other 16 rows were not scored; --split all scores every row." in " ".join(fifth.out.split())
-    whole = run(*command, "--split", "all")
+    (tmp_path / "reviews.csv").write_bytes((tmp_path / "gold.csv").read_bytes())
+    own = run("evaluate", mine, tmp_path / "reviews.csv", *here["on"], "--store", tmp_path / "store")
+    assert "reviews, test: ACC " in own.out, "most of the table of the module's own task was tuned on"
     assert "gold, all: ACC " in whole.out
     assert " on 20 rows" in whole.out
     assert "not scored" not in whole.out
     other = run(*command, "--input", "number", "--target", "team", "--json")
     assert "is read as" not in other.err, "what the command line says goes first"
-    in_python = evaluate(mine, tmp_path / "gold.csv", llama, split="all", store=False)
+    in_python = evaluate(mine, tmp_path / "gold.csv", llama, store=False)
     assert sorted(in_python.frame()["input"]) == sorted(gold["ticket"]), "Python reads the file in the same way"
     rows.to_csv(tmp_path / "new.csv", index=False)
     ended = run("evaluate", mine, tmp_path / "new.csv", *here["on"])

@@ -118,7 +118,8 @@ def test_the_second_race_computes_nothing(task: Task, llama: Backbone, tmp_path:
     computed = {event.key for event in heard if isinstance(event, UnitEvent) and event.state == "computed"}
     assert len(computed) > 0
     notes = [event.text for event in heard if isinstance(event, Note)]
-    assert notes[0] == "round 1: 4 modules on rows 1 to 4 of 12"
+    assert notes[0].startswith("dan was tuned on a task called")
+    assert notes[1] == "round 1: 4 modules on rows 1 to 4 of 12"
     heard.clear()
     again = rank(task, hub, llama, recipe=RECIPE, race=FAST, store=tmp_path / "store", progress=heard.append)
     assert {event.state for event in heard if isinstance(event, UnitEvent)} == {"reused"}
@@ -150,6 +151,17 @@ def test_retrieving_more_than_there_are_takes_all_and_says_so(
     found = rank(task, modules, llama, recipe=RECIPE, retrieve=50, progress=heard.append)
     assert set(found.stage) == {"finalist"}
     assert "there are no more than 50 modules: all 12 take part" in [e.text for e in heard if isinstance(e, Note)]
+
+
+def test_a_module_of_the_very_task_is_told(task: Task, modules: list[Module], llama: Backbone) -> None:
+    heard: list[Event] = []
+    own = replace(modules[0], card=modules[0].card.model_copy(update={"task": task.name}))
+    rank(task, [own, *modules[1:3]], llama, indicators="loss", recipe=RECIPE, progress=heard.append)
+    (said,) = (event.text for event in heard if isinstance(event, Note) and "tuned on a task called" in event.text)
+    assert said == (
+        f"{own.name} was tuned on a task called 'reviews' too: if it is this one, the rows that score were seen; leave "
+        "such modules out"
+    )
 
 
 def test_lists_are_joined_by_ranks() -> None:

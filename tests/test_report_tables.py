@@ -161,8 +161,8 @@ class TestVerdict:
     def test_verdict_claims_only_what_is_shown(self) -> None:
         text = verdict(first_rows(scratch=40, average=52, ensemble=50))
         assert text.startswith(
-            "On rte (ACC, 3 seeds): Use this start: the average. The average, the method ahead, is 0.120 ACC above "
-            "scratch after tuning (95 % interval 0.0"
+            "On rte (ACC, 3 seeds): Better than training fresh: the average. The average, the method ahead, is 0.120 "
+            "ACC above scratch after tuning (95 % interval 0.0"
         )
         assert "Before tuning, the average beats scratch by 0.120 (95 % interval 0.0" in text
         few = verdict(first_rows(scratch=40, average=43, ensemble=42))

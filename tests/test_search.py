@@ -194,7 +194,7 @@ def test_filters_and_what_is_left_out(hub: Hub, llama: Backbone, tmp_path: Path)
     found = search(None, hub, like="ada", embedding="tupate", store=False)
     (left,) = (one for one in found.left_out if one.name == "fat")
     assert left.reason.startswith("its embedding has ")
-    assert left.reason.endswith("; where only the ranks differ, search by gram")
+    assert left.reason.endswith("; --embedding gram compares LoRA of any rank")
     assert "fat" in [row["module"] for row in search(None, hub, like="ada", embedding=ANY_RANK, store=False).rows()]
     assert [row["module"] for row in search(None, hub, like="ada", family="reviews", store=False).rows()] == ["bob"]
     assert [row["module"] for row in search(None, hub, like="ada", exclude=["b*", "f*"], limit=1, store=False).rows()]

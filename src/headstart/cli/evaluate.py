@@ -31,16 +31,17 @@ ModuleArgument = Annotated[str, typer.Argument(help="Folder of the module, or no
 class EvaluatedTask(TaskOptions):
     """The task that a module is scored on; a file that says nothing itself is read as the module was tuned."""
 
-    def load_for(self, card: "ModuleCard | None") -> "Task":
-        """The task, with a few-shot draw if requested."""
-        from headstart.evaluating.reading import settings_as_tuned
+    def load_for(self, card: "ModuleCard | None") -> "tuple[Task, str]":
+        """The task, with a few-shot draw if requested, and the split that is scored if none is named."""
+        from headstart.evaluating.reading import settings_as_tuned, usual_split
 
         known = {} if any((self.input, self.target, self.labels)) else settings_as_tuned(self.task, card)
         if known and card is not None:
             print_line(
                 f"{self.task} is read as '{card.name}' was tuned: {known['input']} → {known['target']}", error=True
             )
-        return self.drawn(self.read(self.task, known=known))
+        read = self.drawn(self.read(self.task, known=known))
+        return read, usual_split(read, card, known)
 
 
 @command
@@ -50,7 +51,13 @@ def evaluate(
     backbone: BackboneOptions,
     layout: LayoutOptions,
     work: WorkOptions,
-    split: Annotated[str, typer.Option(help="The rows to score on: test, dev, train or all.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="The rows to score on: test, dev, train or all; default: test, or all of another file than the module "
+            "was tuned on."
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +75,8 @@ def evaluate(
     if output is not None:
         refuse_existing(output)
     given = given_module(module)
-    data = task.load_for(given.card if given else None)
+    data, usual = task.load_for(given.card if given else None)
+    split = split or usual
     model = backbone.load(given)
     from headstart.evaluating.evaluate import evaluate as run
 

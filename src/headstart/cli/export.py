@@ -58,6 +58,11 @@ def export(
     if as_json:
         print_json({"folder": str(output), "backbone": place, "rounding": made.rounding})
         return
+    if loaded.card.calibration is not None and loaded.card.calibration.method != "none":
+        print_line(
+            "The calibration of its answers is not in the weights: what the merged model says is worse than what "
+            "`headstart predict` says.", error=True,
+        )  # fmt: skip
     print_line(
         f"Saved {output}: {place} with {loaded.name} merged into {len(made.tensors)} of its tensors; rounded by "
         f"{made.rounding:.2g} of the change's norm."

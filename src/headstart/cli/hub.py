@@ -220,6 +220,7 @@ def show(hub: HubArgument, name: NameArgument, as_json: AsJson = False) -> None:
         "donors": ", ".join(f"{donor['name']} {donor['weight']:.3f}" for donor in card["donors"]),
         "backbone": _identity(card["backbone"]),
         "head": found.head and found.head.words,
+        "calibration": found.calibration and found.calibration.method,
         "text_format": found.text_format and found.text_format.words,
     }
     rows = [{"field": key, "value": value} for key, value in facts.items() if value not in (None, "")]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from headstart.comparing.comparison import ENSEMBLE, SCRATCH, Comparison
@@ -35,6 +35,9 @@ SPOKEN = {
 """What sentences call the usual methods."""
 
 
+USE, DOUBTED = "Use this start", "Better than training fresh"
+"""How the sentence begins that names a start: the second where a random module may do as much."""
+
 TOLD = {"win": "beats", "loss": "is behind", "undecided": "is not told apart from"}
 """What is said of two methods, by outcome."""
 
@@ -50,6 +53,7 @@ class Decision:
         cost: what tuning took, and what the road to it read; "" where it is not known.
         sentence: all of it in plain English.
         remedy: what would decide it; "" where it is decided.
+        doubted: whether a start is better than scratch, but not shown to be better than a random module.
         needed: of that, the counts alone, as "3 more seeds or 400 more test rows"; "" where they are not known.
     """
 
@@ -62,6 +66,7 @@ class Decision:
     sentence: str
     remedy: str
     needed: str = ""
+    doubted: bool = False
 
 
 def spoken(method: str) -> str:
@@ -112,8 +117,9 @@ def decide(comparison: Comparison) -> Decision:
     if winners:
         doubts = _doubts(pairs, best, controls)
         others = [other for other in others if not (doubts and other in controls)]
-        parts = [f"Use this start: {spoken(best)}.", gain, *doubts, *_beside(pairs, best, others), *larger]
-        return _decision("use", row, parts, cost=cost)
+        opening = f"{DOUBTED if doubts else USE}: {spoken(best)}."
+        parts = [opening, gain, *doubts, *_beside(pairs, best, others), *larger]
+        return replace(_decision("use", row, parts, cost=cost), doubted=bool(doubts))
     fresh = "Train fresh: the hub has nothing for this task."
     if not usable:
         return _decision("fresh", row, [fresh, "Every start loses to the random module.", gain], cost=cost)

@@ -17,7 +17,7 @@ from headstart.comparing.examples import example_rows
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared
 from headstart.comparing.starting import Beginning, begin_all, same_start_notes, size_notes, starts_rows
-from headstart.comparing.trials import Trial, bare_baseline, bare_unit, plan_trials, rank_draws
+from headstart.comparing.trials import Trial, bare_baseline, bare_test, plan_trials, rank_draws
 from headstart.kinds import Module
 from headstart.ranking.rank import Ranking
 from headstart.records import Refused
@@ -109,8 +109,11 @@ class Run:
                 draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding,
                 calibration=asked.calibration,
             )  # fmt: skip
-        bare = bare_unit(asked.task, self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding)
-        found = run([*(unit for trial in trials for unit in trial.units()), *([bare] if bare else [])])
+        bare = bare_test(
+            asked.task, draws[0], self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding,
+            calibration=asked.calibration,
+        )  # fmt: skip
+        found = run([*(unit for trial in trials for unit in trial.units()), *(bare.units() if bare else [])])
         for trial in trials:
             self._add_trial(trial, found, ranked[trial.begun.seed].spent(trial.begun.compared, context), context)
         self.notes += dict.fromkeys(note for draw in draws for note in draw.notes if note not in asked.task.notes)
@@ -135,10 +138,13 @@ class Run:
         for name in dict.fromkeys(unit.type for unit in trial.units()):
             units = [unit for unit in trial.units() if unit.type == name]
             found[name] = (len(units) * len(asked.methods) * len(draws), units)
-        bare = bare_unit(asked.task, pool.backbone, recipe=asked.recipe, decoding=asked.decoding)
+        bare = bare_test(
+            asked.task, draws[0], pool.backbone, recipe=asked.recipe, decoding=asked.decoding,
+            calibration=asked.calibration,
+        )  # fmt: skip
         if bare is not None:
-            count, tests = found[bare.type]
-            found[bare.type] = (count + 1, tests)
+            count, tests = found[bare.unit.type]
+            found[bare.unit.type] = (count + len(bare.units()), tests)
         return found
 
     def _timed(self, run: Callable[..., Results], units: Sequence[Unit], **how: Any) -> Results:

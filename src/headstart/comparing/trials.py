@@ -27,7 +27,7 @@ from headstart.tuning.tune import Tuned, text_format_of
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Content, Context, PlannedOnly, Results, Unit
 
-__all__ = ["Ranked", "Tested", "Trial", "bare_baseline", "bare_unit", "plan_trials", "rank_draws"]
+__all__ = ["Ranked", "Tested", "Trial", "bare_baseline", "bare_test", "plan_trials", "rank_draws"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,10 @@ class Trial:
 
     def tuned(self, found: Results, *, place: str) -> tuple[Tuned, dict[str, Any]]:
         """How the tuning went, and the test after it; `place` is the backbone's."""
-        tuned = self.tuning.tuned(found.of(self.tuning)).made_for(self.after.choice.made(found), place)
+        choice = self.after.choice
+        tuned = self.tuning.tuned(found.of(self.tuning)).made_for(
+            choice.made(found), place, score=choice.dev_score(found)
+        )
         return tuned, self.after.found(found)
 
 
@@ -192,23 +195,32 @@ def plan_trials(
     return trials
 
 
-def bare_unit(task: Task, backbone: Backbone, *, recipe: Recipe, decoding: str) -> EvaluateUnit | None:
-    """The test of the backbone with nothing attached; `None` on an encoder, which only answers through a head."""
+def bare_test(
+    task: Task, draw: Task, backbone: Backbone, *, recipe: Recipe, decoding: str, calibration: str
+) -> Tested | None:
+    """The test of the backbone with nothing attached, calibrated as the methods are, on the rows of one draw.
+
+    `None` on an encoder, which only answers through a head.
+    """
     if backbone.is_encoder:
         return None
     rows = Content(task.test, task.fingerprint("test"))
     text_format = text_format_of(recipe)
     identity = BackboneInput.of(backbone, text_format)
-    return EvaluateUnit(identity, None, rows, task.card.metric, decoding, text_format, name="the bare backbone")
+    unit = EvaluateUnit(identity, None, rows, task.card.metric, decoding, text_format, name="the bare backbone")
+    return Tested(unit, CalibrationChoice.plan(unit, draw, backbone, method=calibration))
 
 
-def bare_baseline(unit: EvaluateUnit | None, found: Results) -> dict[str, Any]:
+def bare_baseline(bare: Tested | None, found: Results) -> dict[str, Any]:
     """The score of the backbone with nothing attached, as a row of baselines."""
-    if unit is None:
+    if bare is None:
         reason = "an encoder answers through a task head, which the bare backbone does not have"
         return {"name": "backbone", "score": math.nan, "note": reason}
-    score = unit.evaluation(found.of(unit)).score
+    plain = bare.unit.evaluation(found.of(bare.unit))
+    score = calibrate(plain, bare.choice.made(found)).score
     note = "no module, nothing tuned, no calibration"
+    if bare.choice.made(found).method != "none":
+        note = f"no module, nothing tuned; calibrated on the rows of the first draw, without {plain.score:.3f}"
     if math.isnan(score):
-        note = f"{unit.metric} is undefined for these predictions"
+        note = f"{bare.unit.metric} is undefined for these predictions"
     return {"name": "backbone", "score": score, "note": note}

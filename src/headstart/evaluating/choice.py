@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from headstart.backbones import Backbone
 from headstart.errors import SettingError, TaskError
 from headstart.evaluating.answering import decoding_for
-from headstart.evaluating.calibration import Calibration, check_calibration, fit_calibration
+from headstart.evaluating.calibration import Calibration, calibrate, check_calibration, fit_calibration
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.tasks import Task
 from headstart.units import Content, Results
@@ -55,6 +55,13 @@ class CalibrationChoice:
             return Calibration(method="length") if self.method == "length" else Calibration()
         first, *others = (unit.evaluation(found.of(unit)) for unit in self.units)
         return fit_calibration(first, *others, method=self.method)
+
+    def dev_score(self, found: Results) -> float | None:
+        """The score on the rows of dev that were read, with the calibration; `None` where there is none to tell of."""
+        made = self.made(found)
+        if not self.units or self.chosen_on != "dev" or made.method == "none":
+            return None
+        return calibrate(self.units[0].evaluation(found.of(self.units[0])), made).score
 
 
 def possible_calibration(method: str, task: Task, backbone: Backbone, *, decoding: str = "auto") -> str:

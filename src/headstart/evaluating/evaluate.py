@@ -8,7 +8,7 @@ from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import Calibration, calibrate, check_calibration
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.evaluation import Evaluation
-from headstart.evaluating.reading import settings_as_tuned
+from headstart.evaluating.reading import settings_as_tuned, usual_split
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener, Note
 from headstart.kinds import ModuleLike, as_module, backbone_for
@@ -32,7 +32,7 @@ def evaluate(
     task: TaskLike,
     backbone: BackboneLike | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     metric: str | None = None,
     decoding: str = "auto",
     calibration: str | None = None,
@@ -48,7 +48,8 @@ def evaluate(
         task: with the split to evaluate on, whose targets are known. The path of a file is read as the module's own
             task was, if the file has those columns and no settings beside it.
         backbone: the frozen model; `None` is the one that the module says it is for.
-        split: "test", "dev", "train", or "all" for every row.
+        split: "test", "dev", "train", or "all" for every row. `None` is "test", or "all" for the path of a file that is
+            read as the module's own task was and has another name: its rows are new ones.
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
             if every row lists some. On an encoder, the module answers through its task head.
@@ -75,7 +76,9 @@ def evaluate(
     check_calibration(calibration or "none")
     loaded = None if module is None else as_module(module).load()
     card = None if loaded is None else loaded.card
-    task = Task.load(task, **settings_as_tuned(task, card)) if isinstance(task, str | Path) else as_task(task)
+    known = settings_as_tuned(task, card) if isinstance(task, str | Path) else {}
+    task = Task.load(task, **known) if isinstance(task, str | Path) else as_task(task)
+    split = split or usual_split(task, card, known)
     backbone = backbone_for(loaded, backbone)
     check_decoding(decoding, backbone)
     measure = METRICS[metric or task.card.metric].name

@@ -8,13 +8,13 @@ from typing import Any
 
 from headstart.errors import SettingError, TaskError
 from headstart.records import ModuleCard, TaskCard, Template
-from headstart.tasks import Example
+from headstart.tasks import Example, Task
 from headstart.tasks.options import TextRow, options_of, require_whole
 from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.sources import Rows, locate, locate_rows
 from headstart.tasks.template import FieldTemplate
 
-__all__ = ["Reader", "rows_of", "settings_as_tuned"]
+__all__ = ["Reader", "rows_of", "settings_as_tuned", "usual_split"]
 
 CLASSIFYING = frozenset({"ACC", "Classification-F1", "Matthew-Correlation"})
 """Metrics of tasks with classes: a card that names one, but no labels, does not say what the answers are."""
@@ -117,3 +117,11 @@ def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, 
         )
     found = {"input": own.input, "target": own.target, "labels": card.labels or None, "metric": card.metric or None}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def usual_split(task: Task, card: ModuleCard | None, known: Mapping[str, Any]) -> str:
+    """The rows that are scored if nothing is said: all of a file that is not the table that the module was tuned on.
+
+    `known`: what `settings_as_tuned` returned for the file; empty for anything else, of which the test split is scored.
+    """
+    return "all" if known and card is not None and task.name != card.task else "test"

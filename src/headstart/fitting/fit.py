@@ -16,7 +16,7 @@ from headstart.comparing.methods.contract import Draw
 from headstart.comparing.starting import Beginning, begin_all
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.evaluation import Evaluation
-from headstart.events import Event, Listener, UnitEvent
+from headstart.events import Event, Listener, Note, UnitEvent
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.guard import Guard, pool_of
 from headstart.fitting.lacking import lacking
@@ -25,7 +25,7 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, rank
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, rank, tell_of_own
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text
@@ -117,6 +117,10 @@ def fit(
     few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
     guard = guarded(pool)
     refused += plain_modules(modules)[1]
+    if progress:
+        tell_of_own(modules, drawn, progress)
+        for one in refused:
+            progress(Note(f"left out {one.name}: {one.reason}"))
     asked = Asked(drawn, tuple(refused), base, chosen, name or task.name, license, test_rows, seed)
     with Store.opened(store) as kept:
         clock = _Clock(progress)
@@ -216,7 +220,9 @@ class _Fit:
         for unit in last.needed():
             if unit.key in found.failed:
                 found.or_raise()
-        tuned = last.tuning.tuned(found.of(last.tuning)).made_for(last.choice.made(found), self.backbone.place)
+        tuned = last.tuning.tuned(found.of(last.tuning)).made_for(
+            last.choice.made(found), self.backbone.place, score=last.choice.dev_score(found)
+        )
         tested = calibrate(last.test.evaluation(found.of(last.test)), last.choice.made(found))
         record = self.record(ranking, verdict, beginnings, tuned=tuned, tested=tested, last=last, found=found)
         return Fitted(tuned, ranking, verdict, record)

@@ -19,10 +19,13 @@ def lacking(ranking: Ranking, indicator: str | None, bare: float) -> str:
         return f"No module of the hub has a value of {indicator} for this task."
     best = ranking.scores.best(indicator)
     module, value = ranking.modules[best], values[best]
-    family = module.card.family or f"the task {module.card.task or module.name}"
-    said = (
-        f"The nearest that the hub has is {family}: its best module by {indicator}, {module.name}, has {_text(value)}"
+    nearest = module.card.family or (f"the task {module.card.task}" if module.card.task else "")
+    named = (
+        f"{nearest}: its best module by {indicator}, {module.name}, has"
+        if nearest
+        else (f"{module.name}, which has, by {indicator},")
     )
+    said = f"The nearest that the hub has is {named} {_text(value)}"
     if math.isnan(bare):
         return f"{said}."
     better = "no more than" if value <= bare else "beside"

@@ -20,6 +20,7 @@ from headstart.filenames import (
     OPENDELTA_CONFIG,
     OPENDELTA_WEIGHTS,
     WEIGHTS_FILE,
+    near_path,
 )
 from headstart.formats.containers.regular_file import regular_file
 from headstart.formats.containers.safetensors_file import StoredTensor, check_finite, read_safetensors, tensor_hash
@@ -107,7 +108,8 @@ def read_module(folder: Path, *, check_values: bool = True) -> StoredModule:
             supported; or configuration, tensors and card disagree. The message names the path, field or tensor.
     """
     if not folder.is_dir():
-        raise ModuleError(f"{folder} is not a folder; name the folder that holds {CONFIG_FILE}")
+        near = near_path(folder, folders=True)
+        raise ModuleError(f"{folder} is not a folder{near}; name the folder that holds {CONFIG_FILE}")
     kind, weights, config, tensors = _opened(folder)
     with about(weights):
         _require_floats(tensors)

@@ -173,6 +173,12 @@ def _refuse_shared(names: Mapping[str, Change], module: Module, backbone: Backbo
             )
 
 
+UNCALIBRATED = (
+    "Headstart compared this module's answers with a calibration, which weights cannot hold: likelihoods of this model "
+    "favour some labels, and its answers may be worse than those of `headstart predict`."
+)
+
+
 def _readme(module: Module, backbone: Backbone, merged: MergedWeights, *, folder: str) -> str:
     card, dtype = module.card, str(backbone.dtype).removeprefix("torch.")
     backbone_name, name = inert(backbone.name), inert(card.name)
@@ -182,6 +188,7 @@ def _readme(module: Module, backbone: Backbone, merged: MergedWeights, *, folder
     )
     layout = f"Prompts are {inert(card.text_format.words)}." if card.text_format else ""
     licence = f"The module's licence: {inert(card.license)}." if card.license else ""
+    chosen = "" if card.calibration is None or card.calibration.method == "none" else UNCALIBRATED
     code = "\n".join(["```python", *whole_model(card, seq2seq=backbone.seq2seq, folder=folder), "```"])
-    parts = [f"# {backbone_name} with {name}", made, layout, licence, "## Load it", code]
+    parts = [f"# {backbone_name} with {name}", made, layout, licence, chosen, "## Load it", code]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone
 from headstart.errors import HubError, ModuleError, SettingError
-from headstart.events import Listener, Progress
+from headstart.events import Listener, Note, Progress
 from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.indicators import INDICATORS, make_indicator
@@ -40,6 +40,7 @@ __all__ = [
     "reference_unit",
     "require_defined",
     "scoring_examples",
+    "tell_of_own",
 ]
 
 HubLike = Hub | str | Path | Iterable[ModuleLike]
@@ -139,6 +140,17 @@ def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
 def opened(hub: HubLike) -> Hub | Iterable[ModuleLike]:
     """The hub at a path; modules stay as they are. A mistyped path is so found before a backbone is loaded."""
     return Hub.open(hub) if isinstance(hub, str | Path) else hub
+
+
+def tell_of_own(modules: Sequence[AnyModule], task: Task, progress: Listener) -> None:
+    """A note on modules that were tuned on a task of this name: they may have seen the rows that they are scored on."""
+    own = [module.name for module in modules if module.card.task == task.name]
+    if not own:
+        return
+    names = ", ".join(own[:3]) + " …" * (len(own) > 3)
+    were = "was" if len(own) == 1 else "were"
+    said = f"{names} {were} tuned on a task called '{task.name}' too: if it is this one, the rows that score were seen"
+    progress(Note(f"{said}; leave such modules out"))
 
 
 def plain_modules(modules: Sequence[AnyModule]) -> tuple[list[AnyModule], list[Refused]]:
@@ -299,6 +311,8 @@ def rank(
     examples = scoring_examples(task, rows=rows, seed=seed)
     check_request(chosen, examples)
     modules, refused = load_modules(hub, backbone, progress=progress)
+    if progress:
+        tell_of_own(modules, task, progress)
     with Store.opened(store) as kept:
         scorer = Scorer(
             task, modules, backbone, recipe, text_format or recipe.text_format, seed, kept, engine, progress, compared

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.embeddings.contract import Embedding, require_alone
 from headstart.errors import HubError, SettingError, of_type
-from headstart.events import Listener
+from headstart.events import Listener, Note
 from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.ranking.hub_vectors import HubVectors
 from headstart.ranking.nearest import Group, VectorIndex
@@ -178,6 +178,9 @@ def search(
     require_alone(method, otherwise="search by tupate")
     known = HubVectors(opened, method, store, engine, progress)
     asked = None if task is None else known.of_task(task, backbone, view, recipe=recipe, seed=seed)
+    if asked is not None and progress:
+        steps = asked.tuning.recipe.max_steps
+        progress(Note(f"a module is tuned on {asked.name} first, for up to {steps} steps; a shorter recipe takes less"))
     # A mean, and a table on the disk, are those of the hub, whichever of its modules are looked at.
     whole = not method.ranks_alone and (centre or index != "exact")
     looked = Hub(opened.path).refs() if whole else refs
@@ -257,7 +260,7 @@ def _comparable(
         why = method.unlike((vector.kind, vector.backbone), (query.kind, query.backbone), whose="the query's")
         if not why and vector.dimension != query.dimension:
             why = f"its embedding has {vector.dimension:,} numbers, the query's {query.dimension:,}"
-            why += f"; where only the ranks differ, search by {ANY_RANK}" if vector.kind == "lora" else ""
+            why += f"; --embedding {ANY_RANK} compares LoRA of any rank" if vector.kind == "lora" else ""
         if why:
             unlike.append(Refused(ref.name, why))
         else:

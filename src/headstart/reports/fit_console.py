@@ -8,6 +8,7 @@ from rich.text import Text
 
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL, CONTROL_MEANS
+from headstart.comparing.decision import spoken as named
 from headstart.fitting.record import FitRecord
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
@@ -26,11 +27,18 @@ def print_fit(record: FitRecord, console: Console) -> None:
         console.print(Text(CONTROL_MEANS, style="dim"))
     ranking = record.frames["ranking"]
     shown = ranking.drop(columns=["task", "license", "why"], errors="ignore").head(_TOP)
-    print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}")
+    print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}{_weighed(record)}")
     for module, reason in record.frames["refused"][["module", "reason"]].itertuples(index=False):
         console.print(Text(f"left out {module}: {reason}"))
     rows = f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state")
     console.print(Text(f"The saved module: {record.task.metric} {fixed_text(record.score, 4)} on {rows}."))
+
+
+def _weighed(record: FitRecord) -> str:
+    """Of which start the weights are."""
+    if not record.leader or record.frames["ranking"]["weight"].isna().all():
+        return ""
+    return f"; weights in {named(record.leader)}{'' if record.choice == 'use' else ', which was not used'}"
 
 
 def fit_table(record: FitRecord) -> pd.DataFrame:

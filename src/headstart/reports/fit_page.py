@@ -1,7 +1,6 @@
 """What stands on the page of a fit, as plain values for the template: texts, and positions of marks in percent."""
 
 import math
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,11 +65,6 @@ def _facts(record: FitRecord) -> list[str]:
     return [shots, modules, str(record.settings["backbone"])]
 
 
-def _place(record: FitRecord) -> str:
-    """Where the backbone lay, as the command line takes it."""
-    return shlex.quote(str(record.settings.get("backbone_place", record.settings["backbone"])))
-
-
 def _answer(record: FitRecord) -> dict[str, Any]:
     """The verdict, the score of what was saved, and what to do now."""
     used = record.choice == "use"
@@ -90,7 +84,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
         "gain": gain,
         "score": fixed_text(record.score, 3),
         "rows": f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state"),
-        "use": f"headstart predict MODULE new-rows.csv --backbone {_place(record)}",
+        "use": "headstart predict MODULE new-rows.csv",
     }
 
 
@@ -174,7 +168,10 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
 def _curves(record: FitRecord) -> list[dict[str, Any]]:
     """Dev score and dev loss of the saved module, a small plot each."""
     table, found = record.frames["curve"], []
-    titles = {"dev_score": f"Dev {record.task.metric}, higher is better", "dev_loss": "Dev loss, lower is better"}
+    plain = "" if record.settings.get("calibration", "none") == "none" else " before calibration"
+    titles = {
+        "dev_score": f"Dev {record.task.metric}{plain}, higher is better", "dev_loss": "Dev loss, lower is better"
+    }  # fmt: skip
     for name, title in titles.items():
         own = table.dropna(subset=[name])
         if own.empty:

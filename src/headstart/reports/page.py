@@ -10,7 +10,7 @@ import pandas as pd
 from headstart.comparing.agreement import agreement, answers_by_method, right_alone
 from headstart.comparing.classes import class_scores
 from headstart.comparing.comparison import SCRATCH, STAGES, Comparison
-from headstart.comparing.decision import CONTROL, CONTROL_MEANS, Decision
+from headstart.comparing.decision import CONTROL, CONTROL_MEANS, DOUBTED, USE, Decision
 from headstart.comparing.decision import spoken as named
 from headstart.reports.axes import Axis, line_points, tick_values
 from headstart.reports.cells import (
@@ -47,7 +47,7 @@ FIRST_CLASSES = 20
 MOST_ALIKE = 8
 
 _HEADLINES: Mapping[str, str] = {
-    "use": "Use this start", "fresh": "Train fresh: the hub has nothing for this task", "undecided": "Cannot tell yet"
+    "use": USE, "fresh": "Train fresh: the hub has nothing for this task", "undecided": "Cannot tell yet"
 }  # fmt: skip
 _STAGES: Mapping[str, str] = {"tuned": "After tuning", "zero-shot": "Before tuning"}
 _OUTCOMES: Mapping[str, str] = {
@@ -111,13 +111,13 @@ def _facts(comparison: Comparison, metric: str) -> list[str]:
 
 
 def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
-    headline = _HEADLINES[decision.choice]
+    headline = DOUBTED if decision.doubted else _HEADLINES[decision.choice]
     used = decision.choice == "use"
     which = f": {spoken(decision.method)}" if used else f": {decision.needed} would" if decision.needed else ""
     opening = f"{headline}: {named(decision.method)}. " if used else f"{headline}. "
     number = partial(signed, decimals=3)
     return {
-        "choice": decision.choice,
+        "choice": "undecided" if decision.doubted else decision.choice,  # the colour
         "headline": headline,
         "which": which,
         "method": spoken(decision.method),
@@ -239,7 +239,9 @@ def _curves(comparison: Comparison, summary: pd.DataFrame, *, metric: str) -> di
     table = curve_table(comparison)
     arrival = {str(row["method"]): row["steps_to_scratch"] for row in summary.to_dict("records")}
     found: dict[str, Any] = {"plots": [], "first": FIRST_PANELS, "clipped": False}
-    for name, title in (("dev_score", f"Dev {metric}, higher is better"), ("dev_loss", "Dev loss, lower is better")):
+    plain = "" if comparison.settings.get("calibration", "none") == "none" else " before calibration"
+    titles = (("dev_score", f"Dev {metric}{plain}, higher is better"), ("dev_loss", "Dev loss, lower is better"))
+    for name, title in titles:
         known = table.dropna(subset=[name])
         if known.empty:
             continue

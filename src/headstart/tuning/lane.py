@@ -75,9 +75,13 @@ class Tuned:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def made_for(self, calibration: Calibration, place: str) -> "Tuned":
-        """The same, with how likelihoods of options are compared, and where the backbone is (`Backbone.place`)."""
-        card = self.module.card.model_copy(update={"calibration": calibration})
+    def made_for(self, calibration: Calibration, place: str, *, score: float | None = None) -> "Tuned":
+        """The same, with how likelihoods of options are compared, and where the backbone is (`Backbone.place`).
+
+        `score`: that on dev rows with the calibration, for the card, if it is known.
+        """
+        known = {} if score is None else {"score": score}
+        card = self.module.card.model_copy(update={"calibration": calibration, **known})
         return replace(self, module=based_on(replace(self.module, card=card), place))
 
     def __repr__(self) -> str:

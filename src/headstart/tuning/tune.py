@@ -91,4 +91,5 @@ def tune(
             [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), raising=False,
             listener=progress,
         ).or_raise()  # fmt: skip
-        return unit.tuned(results.of(unit)).made_for(choice.made(results), backbone.place)
+        tuned = unit.tuned(results.of(unit))
+        return tuned.made_for(choice.made(results), backbone.place, score=choice.dev_score(results))
