@@ -115,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found: list[pd.DataFrame] = []
     for folder in asked.tasks:
         task = Task.load(folder)
-        for seed in range(asked.seeds):
+        for seed in range(int(asked.own_start), asked.seeds):  # seed 0 is that of the sources
             draw = Protocol(asked.shots, dev=asked.dev, rows=asked.rows).drawn(task, seed)
             target = Tuned.of(draw, backbone, kinds=kinds, seed=seed, own=asked.own_start, store=asked.store)
             found += [similarities(target, sources, name).assign(target=task.name, seed=seed) for name in methods]

@@ -162,7 +162,7 @@ def show(asked: argparse.Namespace) -> None:
     table = pd.read_parquet(asked.table)
     scores = pd.concat([pd.read_parquet(path) for path in asked.predicted], ignore_index=True)
     if asked.targets:
-        table = table[table["target"].isin(asked.targets.split(","))]
+        table, scores = (each[each["target"].isin(asked.targets.split(","))] for each in (table, scores))
     if asked.draws is not None:
         scores = scores[scores["seed"] < asked.draws]
     seconds = scores.drop_duplicates(["method", "target", "seed"]).groupby("method")["seconds"].mean()

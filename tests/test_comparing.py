@@ -134,7 +134,7 @@ def test_the_bare_backbone_is_calibrated_as_the_methods_are(task: Task, hub: Hub
     backbone = found.baselines.set_index("name").loc["backbone"]
     assert backbone["score"] == pytest.approx(scores["score"].item()), "a fresh module changes nothing"
     plain = scores["uncalibrated"].item()
-    said = f"no module, nothing tuned; calibrated on the rows of the first draw, without {plain:.3f}"
+    said = f"no module, nothing tuned; calibrated (batch, from the rows of the first draw), without {plain:.3f}"
     assert backbone["note"] == said
 
 

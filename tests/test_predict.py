@@ -280,6 +280,11 @@ def test_another_file_is_evaluated_as_the_module_was_tuned(
     (tmp_path / "reviews.csv").write_bytes((tmp_path / "gold.csv").read_bytes())
     own = run("evaluate", mine, tmp_path / "reviews.csv", *here["on"], "--store", tmp_path / "store")
     assert "reviews, test: ACC " in own.out, "most of the table of the module's own task was tuned on"
+    usual = gold.rename(columns={"ticket": "input", "team": "output"})
+    usual.to_csv(tmp_path / "usual.csv", index=False)
+    said = run("evaluate", mine, tmp_path / "usual.csv", *here["on"], "--store", tmp_path / "store")
+    assert "usual, all: ACC " in said.out
+    assert "because the module was tuned on 'reviews'; if that is the same table" in " ".join(said.err.split())
     assert "gold, all: ACC " in whole.out
     assert " on 20 rows" in whole.out
     assert "not scored" not in whole.out

@@ -29,6 +29,11 @@ def test_a_folder_that_is_here_goes_before_an_id_of_the_model_hub(tmp_path: Path
     assert stated_backbone(["someone/llama", "llama", ""], whose="it") == "someone/llama"
 
 
+@pytest.mark.parametrize("odd", ["~nobody-of-this-name/llama", "x" * 5000, "a\0b", "/proc/1/root/llama"])
+def test_a_place_that_cannot_be_looked_at_is_none(odd: str) -> None:
+    assert stated_backbone([odd, "someone/llama"], whose="it") == "someone/llama"
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -55,7 +55,8 @@ def _speed(backbone: Backbone) -> float:
     if backbone not in _MEASURED:
         parameters = sum(parameter.numel() for parameter in backbone.model.parameters())
         rows = max(1, min(8, int(PROBE / (FORWARD * parameters * ROW))))
-        ids = torch.arange(rows * ROW, device=backbone.device).view(rows, ROW) % backbone.model.config.vocab_size
+        words = backbone.model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(rows * ROW, device=backbone.device).view(rows, ROW) % words
         given = {"input_ids": ids, **({"decoder_input_ids": ids} if backbone.seq2seq else {})}
         with torch.inference_mode():
             taken = min(_seconds(partial(backbone.model, **given), backbone.device) for _ in range(PASSES))
@@ -68,6 +69,8 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter() - began
 
 

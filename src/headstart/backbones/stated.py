@@ -25,7 +25,7 @@ def stated_backbone(names: Iterable[str], *, whose: str) -> str:
     `SettingError` if there is none, or more than one; `whose` begins the message: "the module 'paws'".
     """
     named = list(dict.fromkeys(name for name in names if name))
-    here = {str(Path(name).expanduser().resolve()) for name in named if Path(name).expanduser().exists()}
+    here = set(filter(None, map(_here, named)))
     found = sorted(here) or [name for name in named if _is_hub_id(name)]
     if len(found) == 1:
         return found[0]
@@ -42,6 +42,15 @@ def stated_in(folder: Path) -> list[str]:
     fields = ((CONFIG_FILE, "base_model_name_or_path"), (CONFIG_FILE, "model_name"), (CARD_FILE, "base_model"))
     read = {name: _read(folder / name) for name in (CONFIG_FILE, CARD_FILE)}
     return [str(read[name][key]) for name, key in fields if read[name].get(key)]
+
+
+def _here(name: str) -> str:
+    """The path of what exists here and may be looked at, "" for anything else."""
+    try:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if path.exists() else ""
+    except (OSError, RuntimeError, ValueError):  # no permission, a user who is not there, a name that cannot be one
+        return ""
 
 
 def _is_hub_id(name: str) -> bool:

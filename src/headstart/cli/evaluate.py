@@ -41,7 +41,7 @@ class EvaluatedTask(TaskOptions):
                 f"{self.task} is read as '{card.name}' was tuned: {known['input']} → {known['target']}", error=True
             )
         read = self.drawn(self.read(self.task, known=known))
-        return read, usual_split(read, card, known)
+        return read, usual_split(self.task, read, card)
 
 
 @command
@@ -76,6 +76,10 @@ def evaluate(
         refuse_existing(output)
     given = given_module(module)
     data, usual = task.load_for(given.card if given else None)
+    if split is None and usual == "all" and given is not None:
+        from headstart.evaluating.evaluate import WHOLE
+
+        print_line(WHOLE.format(source=task.task, own=given.card.task), error=True)
     split = split or usual
     model = backbone.load(given)
     from headstart.evaluating.evaluate import evaluate as run
@@ -95,7 +99,7 @@ def evaluate(
         return
     _print(found, data, split, lines)
     others = len(data.rows("all")) - len(data.rows(split))
-    if others and Path(task.task).is_file():
+    if others and Path(task.task).expanduser().is_file():
         print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
     if output is not None:
         print_line(f"Wrote {output}.")

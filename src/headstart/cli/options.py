@@ -353,7 +353,8 @@ def backbone_of(of: "Hub | Module | None") -> str:
     if of is None:
         raise SettingError("there is no module here that says which backbone it is for; name it with --backbone")
     if isinstance(of, Hub):
-        return stated_backbone((name for ref in of.refs() for name in stated_in(ref.path)), whose=str(of.path))
+        names = [name for ref in of.refs() for name in stated_in(ref.path)]
+        return stated_backbone(names, whose=f"the hub {of.path}" if len(of) else f"the hub {of.path}, which is empty,")
     return own_backbone(of)
 
 

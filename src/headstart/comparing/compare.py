@@ -19,7 +19,7 @@ from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, load_modules, opened, plain_modules, require_defined
+from headstart.ranking.rank import HubLike, load_modules, opened, plain_modules, require_defined, tell_of_own
 from headstart.records import Refused
 from headstart.showing import call_text
 from headstart.tasks import Task, TaskLike, as_task
@@ -112,6 +112,8 @@ def compare(
         raise SettingError(f"unknown keep '{keep}'; choose one of: {', '.join(filter(None, KEEPS))}")
     possible_calibration(calibration, draws[0], backbone, decoding=decoding)
     modules, refused = _pool_of(hub, backbone, progress=progress)
+    if progress:
+        tell_of_own(modules, task, progress)
     for method in compared:
         if method.blend is not None:
             require_fit(method.blend, modules, task.card)

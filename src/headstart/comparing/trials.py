@@ -217,10 +217,12 @@ def bare_baseline(bare: Tested | None, found: Results) -> dict[str, Any]:
         reason = "an encoder answers through a task head, which the bare backbone does not have"
         return {"name": "backbone", "score": math.nan, "note": reason}
     plain = bare.unit.evaluation(found.of(bare.unit))
-    score = calibrate(plain, bare.choice.made(found)).score
+    calibrated = calibrate(plain, bare.choice.made(found))
+    score, method = calibrated.score, calibrated.calibration.method
     note = "no module, nothing tuned, no calibration"
-    if bare.choice.made(found).method != "none":
-        note = f"no module, nothing tuned; calibrated on the rows of the first draw, without {plain.score:.3f}"
+    if method != "none":
+        how = f"{method}, from the rows of the first draw" if bare.choice.units else method
+        note = f"no module, nothing tuned; calibrated ({how}), without {plain.score:.3f}"
     if math.isnan(score):
         note = f"{bare.unit.metric} is undefined for these predictions"
     return {"name": "backbone", "score": score, "note": note}

@@ -21,6 +21,10 @@ ON_TRAIN = (
     "The task has no dev rows, so the calibration with the best score on train rows is taken. A module that was tuned "
     "on these answers them better than others; a dev split chooses better."
 )
+WHOLE = (
+    "All rows of {source} are scored, because the module was tuned on '{own}'; if that is the same table, score the "
+    'test split alone (split="test", --split test).'
+)
 ON_SCORED = (
     "The calibration was chosen on rows that are scored too, which flatters it; score the test split, or name one: "
     "none, length or batch."
@@ -49,7 +53,7 @@ def evaluate(
             task was, if the file has those columns and no settings beside it.
         backbone: the frozen model; `None` is the one that the module says it is for.
         split: "test", "dev", "train", or "all" for every row. `None` is "test", or "all" for the path of a file that is
-            read as the module's own task was and has another name: its rows are new ones.
+            not called as the module's own task: its rows are taken for new ones.
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
             if every row lists some. On an encoder, the module answers through its task head.
@@ -76,9 +80,12 @@ def evaluate(
     check_calibration(calibration or "none")
     loaded = None if module is None else as_module(module).load()
     card = None if loaded is None else loaded.card
-    known = settings_as_tuned(task, card) if isinstance(task, str | Path) else {}
-    task = Task.load(task, **known) if isinstance(task, str | Path) else as_task(task)
-    split = split or usual_split(task, card, known)
+    source = task
+    task = Task.load(task, **settings_as_tuned(task, card)) if isinstance(task, str | Path) else as_task(task)
+    if split is None:
+        split = usual_split(source, task, card)
+        if split == "all" and progress:
+            progress(Note(WHOLE.format(source=source, own=card.task if card else "")))
     backbone = backbone_for(loaded, backbone)
     check_decoding(decoding, backbone)
     measure = METRICS[metric or task.card.metric].name

@@ -100,7 +100,7 @@ def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, 
     settings beside it, or has no such columns, or the standard ones. Raises `TaskError` for a file with the columns of
     the input, but not of the answers.
     """
-    if card is None or card.template is None or not Path(source).is_file():
+    if card is None or card.template is None or not Path(source).expanduser().is_file():
         return {}
     located, own = locate(source), card.template
     if located.settings is not None:
@@ -115,13 +115,17 @@ def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, 
             "name another one with --target (target in Task.load), or answer rows whose answers are not known with "
             "`headstart predict`"
         )
-    found = {"input": own.input, "target": own.target, "labels": card.labels or None, "metric": card.metric or None}
+    found = {
+        "input": own.input, "target": own.target, "separator": own.separator, "labels": card.labels or None,
+        "metric": card.metric or None,
+    }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
 
-def usual_split(task: Task, card: ModuleCard | None, known: Mapping[str, Any]) -> str:
+def usual_split(source: object, task: Task, card: ModuleCard | None) -> str:
     """The rows that are scored if nothing is said: all of a file that is not the table that the module was tuned on.
 
-    `known`: what `settings_as_tuned` returned for the file; empty for anything else, of which the test split is scored.
+    That is told by the names: of a file called as the module's task, and of whatever is no file, it is the test split.
     """
-    return "all" if known and card is not None and task.name != card.task else "test"
+    file = isinstance(source, str | Path) and Path(source).expanduser().is_file()
+    return "all" if file and card is not None and card.task and task.name != card.task else "test"

@@ -25,7 +25,7 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, rank, tell_of_own
+from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text
@@ -118,7 +118,6 @@ def fit(
     guard = guarded(pool)
     refused += plain_modules(modules)[1]
     if progress:
-        tell_of_own(modules, drawn, progress)
         for one in refused:
             progress(Note(f"left out {one.name}: {one.reason}"))
     asked = Asked(drawn, tuple(refused), base, chosen, name or task.name, license, test_rows, seed)
@@ -145,11 +144,15 @@ class _Clock:
     """Hears what became of units, passes it on, and knows how long each took, in whichever run it was computed."""
 
     def __init__(self, listener: Listener | None) -> None:
-        self.listener, self.seconds = listener, dict[str, float]()
+        self.listener, self.seconds, self.told = listener, dict[str, float](), False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, UnitEvent) and event.state in ("computed", "reused"):
             self.seconds[event.key] = event.seconds or 0.0
+        own = isinstance(event, Note) and OWN in event.text
+        if own and self.told:
+            return  # every ranking of a fit would tell it again
+        self.told = self.told or own
         if self.listener is not None:
             self.listener(event)
 

@@ -119,6 +119,8 @@ def _cosines(
         if means
         else "its parameters are all zero"
     )
+    if not means and not np.any(wanted):
+        nothing = "the reference module changes nothing, because its best state on dev rows is the one it began with"
     values: list[float | str] = []
     for module in modules:
         unlike = embedding.unlike((module.kind, backbone_of(module.card)), query, whose="the reference module's")

@@ -73,6 +73,12 @@ class TaskQuery:
         tuning = reference_unit(task, run_on, like=modules, recipe=as_recipe(recipe), seed=seed)
         return cls(task.name, tuning, run_on)
 
+    @property
+    def kind(self) -> str:
+        """The kind of the reference module."""
+        start = self.tuning.start
+        return start.kind if isinstance(start, Module) else ""
+
     def unit(self, embedding: Embedding) -> Unit:
         """The last unit that it needs."""
         return self.tuning if embedding.needs & DIRECT else EmbedUnit(self.tuning, str(embedding.spec))

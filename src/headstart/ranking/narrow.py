@@ -13,15 +13,15 @@ from headstart.ranking.race import Race
 from headstart.ranking.retrieve import Retrieval, joined
 from headstart.ranking.rounds import FINALIST, RETRIEVED_OUT, Standing, race_rounds
 from headstart.ranking.scorer import Scorer, passes
-from headstart.ranking.scoring import needs_reference
+from headstart.ranking.scoring import commonest, needs_reference
 from headstart.showing import plural
 from headstart.tasks import Example
 
 __all__ = ["Narrowed", "Spent", "narrow"]
 
 USUAL, OF_LORA = "tupate", "similarity:embedding=gram"
-"""What modules are retrieved by if nothing is said, the second where most are LoRA: the best of the lists that were
-measured (docs/racing.md)."""
+"""What modules are retrieved by if nothing is said, the second where the reference module is LoRA: the best of the
+lists that were measured (docs/racing.md)."""
 UNCOMPARED = "arrow"
 """What they are retrieved by where there can be no reference module: one pass of the bare backbone serves them all."""
 
@@ -92,8 +92,9 @@ def _retrieve(
     every, by = range(len(scorer.modules)), list(retrieval.by)
     if not by:
         tunable = bool(scorer.task.splits.get("train")) and any(not module.only_ranked for module in scorer.modules)
-        lora = sum(module.kind == "lora" for module in scorer.modules) > len(scorer.modules) / 2
-        compared = OF_LORA if lora else USUAL
+        given = scorer.reference
+        shaping = given if isinstance(given, Module) else commonest(scorer.modules)
+        compared = OF_LORA if shaping is not None and shaping.kind == "lora" else USUAL
         by = [compared if tunable or scorer.reference is not None else UNCOMPARED]
     chosen = chosen_indicators(by)
     check_request(chosen, examples)

@@ -29,6 +29,7 @@ from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.units import AnyStore, Store
 
 __all__ = [
+    "OWN",
     "HubLike",
     "Ranking",
     "best_first",
@@ -142,6 +143,10 @@ def opened(hub: HubLike) -> Hub | Iterable[ModuleLike]:
     return Hub.open(hub) if isinstance(hub, str | Path) else hub
 
 
+OWN = "tuned on a task called"
+"""What the note on such modules says of them."""
+
+
 def tell_of_own(modules: Sequence[AnyModule], task: Task, progress: Listener) -> None:
     """A note on modules that were tuned on a task of this name: they may have seen the rows that they are scored on."""
     own = [module.name for module in modules if module.card.task == task.name]
@@ -149,7 +154,7 @@ def tell_of_own(modules: Sequence[AnyModule], task: Task, progress: Listener) ->
         return
     names = ", ".join(own[:3]) + " …" * (len(own) > 3)
     were = "was" if len(own) == 1 else "were"
-    said = f"{names} {were} tuned on a task called '{task.name}' too: if it is this one, the rows that score were seen"
+    said = f"{names} {were} {OWN} '{task.name}' too: if it is this one, the rows that score were seen"
     progress(Note(f"{said}; leave such modules out"))
 
 

@@ -17,7 +17,7 @@ from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Results, Unit
 
-__all__ = ["Scoring", "needs_reference", "reference_unit", "scoring_examples"]
+__all__ = ["Scoring", "commonest", "needs_reference", "reference_unit", "scoring_examples"]
 
 SCORING_ROWS = {"classification": 30, "other": 50}
 """How many examples of the dev split to score on (Lv et al., 2023, §3.1)."""
@@ -117,6 +117,15 @@ def scoring_examples(task: Task, *, rows: int | None = None, seed: int = 0) -> t
     return task.take("dev", usual if rows is None else rows, seed=seed).dev
 
 
+def commonest(modules: Sequence[AnyModule]) -> AnyModule | None:
+    """The first module of the shape that most have, of those that can be tuned; it shapes the reference module."""
+    shapes: dict[Hashable, list[AnyModule]] = {}
+    for module in modules:
+        if not module.only_ranked:
+            shapes.setdefault((module.kind, module.stack_key), []).append(module)
+    return max(shapes.values(), key=len)[0] if shapes else None
+
+
 def reference_unit(
     task: Task, backbone: Backbone, *, like: Sequence[AnyModule], recipe: Recipe, seed: int = 0
 ) -> TuneUnit:
@@ -125,13 +134,10 @@ def reference_unit(
     See Lv et al., 2023, §2.2. The module is evaluated every 50 steps and its best state is kept. A recipe with fewer
     than 200 steps keeps its own number.
     """
-    shapes: dict[Hashable, list[AnyModule]] = {}
-    for module in like:
-        if not module.only_ranked:
-            shapes.setdefault((module.kind, module.stack_key), []).append(module)
-    if not shapes:
+    shaping = commonest(like)
+    if shaping is None:
         raise ModuleError("no module here can shape the reference module; use indicators that need none")
-    start = max(shapes.values(), key=len)[0].load().with_head(None).untuned(backbone, seed=seed)
+    start = shaping.load().with_head(None).untuned(backbone, seed=seed)
     short = _short(recipe, min(200, recipe.max_steps), every=min(50, recipe.eval_every))
     identity = BackboneInput.of(backbone, recipe.text_format)
     return TuneUnit.of(task, identity, start=start, recipe=short, seed=seed, name="reference")

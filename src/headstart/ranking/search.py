@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.ranking.hub_vectors import HubVectors
 from headstart.ranking.nearest import Group, VectorIndex
 from headstart.ranking.wording import word_vectors
-from headstart.records import ModuleCard, Refused
+from headstart.records import Refused
 from headstart.showing import html_table, line, plural
 from headstart.specs import Spec, make
 from headstart.units.forecast import DRY_RUN
@@ -172,12 +171,16 @@ def search(
     problems = tuple(view.problems())
     if text is not None:
         return _by_words(text, opened, refs, problems, limit=limit, near=near)
-    from headstart.embeddings.registry import EMBEDDINGS  # NumPy alone, as the embeddings of parameters are
+    # NumPy alone, as the embeddings of parameters are.
+    from headstart.embeddings.registry import EMBEDDINGS, usual_embedding
 
-    method = make(EMBEDDINGS, _usual(refs, like) if embedding is None else embedding)
+    method = make(EMBEDDINGS, embedding or usual_embedding(_kind_of(opened, like)))
     require_alone(method, otherwise="search by tupate")
     known = HubVectors(opened, method, store, engine, progress)
     asked = None if task is None else known.of_task(task, backbone, view, recipe=recipe, seed=seed)
+    if asked is not None and embedding is None:
+        method = make(EMBEDDINGS, usual_embedding(asked.kind))
+        known = HubVectors(opened, method, store, engine, progress)
     if asked is not None and progress:
         steps = asked.tuning.recipe.max_steps
         progress(Note(f"a module is tuned on {asked.name} first, for up to {steps} steps; a shorter recipe takes less"))
@@ -214,15 +217,17 @@ def search(
     return SearchResult(said, words, groups, tuple(every[place] for place in others), left_out, near)
 
 
-def _usual(refs: Sequence[ModuleRef], like: ModuleLike | None) -> str:
-    """The embedding for the kind of the query: that of a given module, else the commonest of the modules."""
-    from headstart.embeddings.registry import usual_embedding
+def _kind_of(hub: Hub, like: ModuleLike | None) -> str:
+    """The kind of a module that is looked for, "" without one."""
+    if like is None:
+        return ""
+    if isinstance(like, str) and like in hub:
+        return str(hub[like].facts()["kind"])
+    if isinstance(like, str) and not Path(like).expanduser().exists():
+        hub[like]  # raises, with the names that are close
+    from headstart.kinds import as_module  # torch
 
-    named = [ref for ref in refs if ref.name == like]
-    given = getattr(like, "card", None)
-    kinds = Counter(str(ref.facts()["kind"]) for ref in named or refs)
-    kind = given.kind if isinstance(given, ModuleCard) else kinds.most_common(1)[0][0] if kinds else ""
-    return usual_embedding(kind)
+    return as_module(like, parameter="like").card.kind
 
 
 def _nearest(
