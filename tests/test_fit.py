@@ -99,6 +99,8 @@ def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> Non
     assert len(record.frames["agreement"]) == 16
     assert set(record.frames["donors"]["rows"]) == {24}
     assert set(record.frames["map"]["module"]) == {"ada", "bob", "cyd", "dan"}
+    assert record.settings["chance"] == 0.5
+    assert "A uniform guess among the options has ACC 0.500." in fit_page(record)
     page = explanations(record)
     assert (len(page["map"]["points"]), page["map"]["elsewhere"]) == (4, [])
     one = record.frames["map"].assign(x=lambda table: table["x"].where(table["module"] != "bob"))

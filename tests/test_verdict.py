@@ -72,7 +72,7 @@ def test_what_is_undecided_is_tuned_from_scratch_and_comes_with_the_examples_tha
     )
     assert found.choice == "abstain"
     assert found.sentence.startswith("Tune from scratch. No start is shown to be better: the gain of the ensemble")
-    assert found.remedy.startswith("These 40 examples show a gain of 0.")
+    assert found.remedy.startswith("With these 40 examples, a gain shows in 80 of 100 cases if it is 0.")
     by = found.contrasts.set_index(["method", "other", "measure"])
     needed = max(by.loc[("ensemble", other, "loss"), "rows_needed"] for other in ("scratch", "random"))
     assert f"about {needed:,.0f} examples in all would show" in found.remedy
@@ -148,7 +148,7 @@ def test_where_tunings_differ_more_folds_are_the_remedy() -> None:
     found = decide_start({"scratch": held(1.0, 1), "ensemble": unsteady}, ROWS, metric="ACC", folds=folds.tolist())
     assert found.contrasts["tunings"][0] > 0.5
     assert found.remedy.endswith(
-        "mostly because tunings differ: more folds (folds=, --folds) would help, more examples would not."
+        "mostly because tunings differ: more folds than 4 (--folds, folds= in Python) would help, more examples would not."
     )
 
 

@@ -70,7 +70,7 @@ def rank(
     if as_json:
         print_json({"task": data.name, "reduction": reduction, **_facts(ranking), "units": units.to_json()})
         return
-    _show(ranking, task=data.name, reduction=reduction)
+    _show(ranking, task=data.name, reduction=reduction, there=len(data.dev))
     if ranking.reference is not None:
         print_line(reference_note(ranking.reference.card, through_head=model.is_encoder))
     print_gaps(ranking)
@@ -87,14 +87,15 @@ def _facts(ranking: "Ranking") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _show(ranking: "Ranking", *, task: str, reduction: str) -> None:
-    """Print the modules that were scored, and what it took where not all were."""
+def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
+    """Print the modules that were scored, and what it took where not all were; `there`: all dev rows."""
     from headstart.ranking.rounds import RETRIEVED_OUT
     from headstart.reports.console import print_table
 
     frame, found = ranking.frame(), ranking.scores
     title = (
-        f"{task}: {plural(len(frame), 'module')} on {plural(found.examples, 'dev row')}, {reduction} over "
+        f"{task}: {plural(len(frame), 'module')} on {plural(found.examples, 'dev row')}"
+        f"{f' of {there:,} (--rows)' if there > found.examples else ''}, {reduction} over "
         f"{plural(found.tokens, 'target token')}"
     )
     shown = frame.drop(columns=["task", "license"])

@@ -30,6 +30,7 @@ from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text
 from headstart.tasks import TaskLike, as_task
+from headstart.tasks.baselines import chance
 from headstart.tasks.example import seeded_order
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
@@ -304,6 +305,7 @@ class _Fit:
             "modules": len(ranking.modules), "retrieved": len(guard.pool.modules),
             "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
             "indicator": next(iter(ranking.scores.values), ""), "bare": bare,
+            "chance": chance([*asked.task.train, *asked.task.dev], asked.task.card.metric)["score"],
             "starts": [method.label for method in guard.methods[2:]],
             "train_rows": len(asked.task.train), "dev_rows": len(asked.task.dev), "folds": len(guard.folds),
             "held_out": sum(len(fold.test) for fold in guard.folds), "loss_unit": unit,

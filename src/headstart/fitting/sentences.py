@@ -108,13 +108,15 @@ def remedy(grounds: Grounds) -> str:
     smallest = max((float(row["smallest"]) for row in unshown if not math.isnan(row["smallest"])), default=math.nan)
     if math.isnan(smallest):
         return f"{capitalized(str(unshown[0]['reason']))}."
-    shown = f"These {grounds.rows} examples show a gain of {_text(smallest)} {grounds.unit} in 80 of 100 cases"
+    enough = f"{_text(smallest)} {grounds.unit} or more"
+    shown = f"With these {grounds.rows} examples, a gain shows in 80 of 100 cases if it is {enough}"
     if any(float(row["difference"]) <= 0 for row in unshown):
-        return f"{shown}, so a larger one would probably have been seen; modules of nearer tasks are what would help."
+        return f"{shown}, so one like that would probably have been seen; modules of nearer tasks are what would help."
     needed = max(float(row["rows_needed"]) for row in unshown)
     if any(math.isnan(row["rows_needed"]) for row in unshown):
         if any(float(row["tunings"]) > 0.5 for row in unshown):
-            why = "mostly because tunings differ: more folds (folds=, --folds) would help, more examples would not."
+            more = f"more folds than {grounds.folds} (--folds, folds= in Python)"
+            why = f"mostly because tunings differ: {more} would help, more examples would not."
             return f"{shown}, {why}"
         return f"{shown}, and no number of examples up to 100,000 would show one as small as this."
     return f"{shown}; {_more(grounds, needed)} would show one like this, in as many cases."

@@ -94,6 +94,7 @@ def _guard(record: FitRecord) -> dict[str, Any]:
     shown = contrasts[(contrasts["measure"] == "loss") & (contrasts["other"] == SCRATCH)]
     ends = [*shown["low"], *shown["high"], 0.0]
     axis = Axis.around([*ends, -max(map(_size, ends))])
+    chance = record.settings.get("chance")  # a page of an older record does without
     methods = record.frames["methods"]
     decimals = min(common_decimals(methods["loss"]), 3)
     lines = []
@@ -119,6 +120,7 @@ def _guard(record: FitRecord) -> dict[str, Any]:
         "lines": lines, "ticks": tick_values(axis), "zero": axis.at(0.0), "folds": record.settings["folds"],
         "rows": "each example once" if held == every else f"{held:,} of the {every:,} once",
         "squares": record.settings.get("loss_unit", NATS) == SQUARES,
+        "chance": "" if chance is None or math.isnan(chance) else fixed_text(chance, 3),
     }  # fmt: skip
 
 
