@@ -67,17 +67,6 @@ def test_what_is_proposed_works(tmp_path: Path) -> None:
     assert note.endswith('. For open answers, write labels="none" (--labels none)')
 
 
-def test_columns_that_are_the_wrong_way_round_are_suspected(tmp_path: Path) -> None:
-    path = write(tmp_path / "tickets.csv", tickets())
-    (note,) = Task.load(path, input="label_name", target="ticket_text").notes
-    assert note == (
-        "There are only 4 distinct inputs (billing, delivery, login, …), and hardly an answer is given twice; if the "
-        "columns are the wrong way round, exchange input and target (--input, --target)"
-    )
-    opened = Task.load(path, input="ticket_text", target="ticket_id", labels="none")
-    assert opened.notes == (), "open answers to different inputs are what they should be"
-
-
 def test_a_mistyped_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
     path = write(tmp_path / "tickets.csv", tickets(20))
     with pytest.raises(TaskError, match=r"there is no column 'ticket_txt' in .*; write input=\"ticket_text\"$"):

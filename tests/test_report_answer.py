@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from comparison_example import make_comparison
 from fit_example import fit_record
 from headstart.comparing.comparison import Comparison
 from headstart.comparing.decision import Decision, decide
@@ -71,3 +72,11 @@ def test_a_command_is_shown_in_place_of_its_call() -> None:
 
 def test_an_old_record_has_neither() -> None:
     assert "<summary>Settings</summary>" in fit_page(in_python())
+
+
+def test_a_long_name_breaks_after_its_marks_only(tmp_path: Path) -> None:
+    comparison = make_comparison()
+    ranking = comparison.ranking.replace({"module": {"lora-mnli-r8": "a_b/<i>_c"}})
+    write_report(make_comparison(ranking=ranking), tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "a_<wbr>b/&lt;i&gt;_<wbr>c</th>" in page

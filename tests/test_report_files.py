@@ -125,14 +125,6 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert not tags & {"script", "u", "em", "img"}
 
 
-def test_a_long_name_breaks_after_its_marks_only(tmp_path: Path) -> None:
-    comparison = make_comparison()
-    ranking = comparison.ranking.replace({"module": {"lora-mnli-r8": "a_b/<i>_c"}})
-    write_report(make_comparison(ranking=ranking), tmp_path / "report")
-    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "a_<wbr>b/&lt;i&gt;_<wbr>c</th>" in page
-
-
 @pytest.mark.parametrize("name", ["=1+1", "@SUM(1)", "+1", "-1", "\t=1", "＝1"])
 def test_a_cell_that_a_spreadsheet_would_compute_is_defused(tmp_path: Path, name: str) -> None:
     comparison = make_comparison()

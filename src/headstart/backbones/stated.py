@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from headstart.errors import SettingError
 from headstart.filenames import CARD_FILE, CONFIG_FILE
 
-__all__ = ["stated_backbone", "stated_in"]
+__all__ = ["stated_backbone", "stated_in", "stated_names"]
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -39,9 +39,13 @@ def stated_backbone(names: Iterable[str], *, whose: str) -> str:
 
 def stated_in(folder: Path) -> list[str]:
     """What a module's folder calls its backbone: PEFT's or AdapterHub's configuration first, then the card."""
-    fields = ((CONFIG_FILE, "base_model_name_or_path"), (CONFIG_FILE, "model_name"), (CARD_FILE, "base_model"))
-    read = {name: _read(folder / name) for name in (CONFIG_FILE, CARD_FILE)}
-    return [str(read[name][key]) for name, key in fields if read[name].get(key)]
+    return stated_names(_read(folder / CONFIG_FILE), _read(folder / CARD_FILE).get("base_model"))
+
+
+def stated_names(config: Mapping[str, Any], base_model: object) -> list[str]:
+    """What a configuration, PEFT's or AdapterHub's, and then a card call the backbone."""
+    stated = (config.get("base_model_name_or_path"), config.get("model_name"), base_model)
+    return [str(name) for name in stated if name]
 
 
 def _here(name: str) -> str:

@@ -17,7 +17,7 @@ from headstart.comparing.examples import example_rows
 from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared
 from headstart.comparing.starting import Beginning, begin_all, same_start_notes, size_notes, starts_rows
-from headstart.comparing.trials import Trial, bare_baseline, bare_test, plan_trials, rank_draws
+from headstart.comparing.trials import Tested, Trial, bare_baseline, bare_test, plan_trials, rank_draws
 from headstart.kinds import Module
 from headstart.ranking.rank import Ranking
 from headstart.records import Refused
@@ -109,10 +109,7 @@ class Run:
                 draw.task, beginnings, self.pool, recipe=asked.recipe, decoding=asked.decoding,
                 calibration=asked.calibration,
             )  # fmt: skip
-        bare = bare_test(
-            asked.task, draws[0], self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding,
-            calibration=asked.calibration,
-        )  # fmt: skip
+        bare = self._bare(draws)
         found = run([*(unit for trial in trials for unit in trial.units()), *(bare.units() if bare else [])])
         for trial in trials:
             self._add_trial(trial, found, ranked[trial.begun.seed].spent(trial.begun.compared, context), context)
@@ -122,6 +119,14 @@ class Run:
             majority(asked.task, draws),
             bare_baseline(bare, found),
         ]
+
+    def _bare(self, draws: Sequence[Task]) -> Tested | None:
+        """The test of the backbone with nothing attached."""
+        asked = self.asked
+        return bare_test(
+            asked.task, draws[0], self.pool.backbone, recipe=asked.recipe, decoding=asked.decoding,
+            calibration=asked.calibration,
+        )  # fmt: skip
 
     def _later(self, draws: Sequence[Task], *, merges: bool) -> dict[str, tuple[int, Sequence[Unit]]]:
         """What follows the scores, or the merges: how many units of each type, and some that they are like.
@@ -138,10 +143,7 @@ class Run:
         for name in dict.fromkeys(unit.type for unit in trial.units()):
             units = [unit for unit in trial.units() if unit.type == name]
             found[name] = (len(units) * len(asked.methods) * len(draws), units)
-        bare = bare_test(
-            asked.task, draws[0], pool.backbone, recipe=asked.recipe, decoding=asked.decoding,
-            calibration=asked.calibration,
-        )  # fmt: skip
+        bare = self._bare(draws)
         if bare is not None:
             count, tests = found[bare.unit.type]
             found[bare.unit.type] = (count + len(bare.units()), tests)

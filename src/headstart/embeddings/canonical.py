@@ -13,10 +13,10 @@ from headstart.embeddings.tupate import require_finite, tuned_parameters
 from headstart.errors import ModuleError, SettingError
 
 if TYPE_CHECKING:
-    from headstart.kinds import LoraModule
+    from headstart.kinds import LoraModule, Module
     from headstart.kinds.lora import Factors
 
-__all__ = ["Canonical"]
+__all__ = ["Canonical", "plain_lora"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,18 @@ class Canonical(Embedding):
 
     def of(self, subject: Subject) -> Array:
         """Raises `ModuleError` for a module that is not plain LoRA."""
-        module = subject.module
-        if module.kind != "lora" or module.only_ranked:
-            remedy = "rank it by its predictions, such as by loss" if module.only_ranked else "use tupate"
-            raise ModuleError(f"'{module.name}' is no plain LoRA module, whose factors have one form; {remedy}")
-        require_finite(module)
-        plain = cast("LoraModule", module)
+        plain = plain_lora(subject.module, which="whose factors have one form")
         factors = {path: _rewritten(factors, self.rank) for path, factors in plain.factors.items()}
         return tuned_parameters(replace(plain, factors=factors))
+
+
+def plain_lora(module: Module, *, which: str) -> LoraModule:
+    """The module. Raises `ModuleError` for one that diverged, and, saying `which`, for another kind or a variant."""
+    if module.kind != "lora" or module.only_ranked:
+        remedy = "rank it by its predictions, such as by loss" if module.only_ranked else "use tupate"
+        raise ModuleError(f"'{module.name}' is no plain LoRA module, {which}; {remedy}")
+    require_finite(module)
+    return cast("LoraModule", module)
 
 
 def _rewritten(factors: Factors, rank: int | None) -> Factors:

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headstart.embeddings.arrays import Array
+from headstart.embeddings.canonical import plain_lora
 from headstart.embeddings.contract import Embedding, Subject
-from headstart.embeddings.tupate import require_finite
-from headstart.errors import ModuleError, SettingError
+from headstart.errors import SettingError
 
 if TYPE_CHECKING:
     from headstart.kinds import LoraModule
@@ -26,11 +26,11 @@ __all__ = ["Gram"]
 class Gram(Embedding):
     """The Gram matrix ΔWΔWᵀ of each layer's update, in random quadratic forms sᵀ(ΔWΔWᵀ)t.
 
-    LoRA begins with a random A and with B = 0. Tuning hardly turns A, so that ΔW = BA reads random directions of the
-    inputs for good, and two modules of one task that began from other random values have parameters as unlike as those
-    of two tasks. What B learns, the directions of the *outputs*, depends on the task. They are those of ΔWΔWᵀ, which
-    also does not depend on how ΔW is written as two factors, or on its rank. (Where a layer is an embedding, A begins
-    with zeros and B is random: there it is ΔWᵀΔW.)
+    LoRA begins with a random A and with B = 0. Tuning turns A little, so that ΔW = BA reads mostly random directions of
+    the inputs for good, and two modules of one task that began from other random values have parameters as unlike as
+    those of two tasks. What B learns, the directions of the *outputs*, depends on the task. They are those of ΔWΔWᵀ,
+    which also does not depend on how ΔW is written as two factors, or on its rank. (Where a layer is an embedding, A
+    begins with zeros and B is random: there it is ΔWᵀΔW.)
 
     The cosine of two vectors estimates Σ ⟨G, G'⟩ / √(Σ ⟨G, G⟩ · Σ ⟨G', G'⟩), summed over layers, where ⟨G, G'⟩ is
     ‖ΔWᵀΔW'‖² of a layer. There are p = `projections` vectors of random signs for each layer, the same for every module,
@@ -49,12 +49,8 @@ class Gram(Embedding):
 
     def of(self, subject: Subject) -> Array:
         """(layers · p(p − 1)/2,). Raises `ModuleError` for a module that is not plain LoRA."""
-        module = subject.module
-        if module.kind != "lora" or module.only_ranked:
-            remedy = "rank it by its predictions, such as by loss" if module.only_ranked else "use tupate"
-            raise ModuleError(f"'{module.name}' is no plain LoRA module, which begins with random numbers; {remedy}")
-        require_finite(module)
-        return np.concatenate(list(self._forms(cast("LoraModule", module))))
+        plain = plain_lora(subject.module, which="which begins with random numbers")
+        return np.concatenate(list(self._forms(plain)))
 
     def _forms(self, module: LoraModule) -> Iterator[Array]:
         """Of each layer by its path, sᵀGt for every two projections."""

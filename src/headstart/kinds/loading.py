@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from peft import PeftModel
 
 from headstart.backbones import Backbone, BackboneLike, as_backbone
-from headstart.backbones.stated import stated_backbone
+from headstart.backbones.stated import stated_backbone, stated_names
 from headstart.errors import ModuleError, SettingError, of_type
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Hub, ModuleRef
@@ -114,8 +114,7 @@ def own_backbone(module: Module) -> str:
 
     That is a folder or file that is here, or an id of the model hub. Raises `SettingError` if neither names one.
     """
-    stated = [module.config.get("base_model_name_or_path"), module.config.get("model_name"), module.card.base_model]
-    return stated_backbone((str(name) for name in stated if name), whose=f"the module '{module.name}'")
+    return stated_backbone(stated_names(module.config, module.card.base_model), whose=f"the module '{module.name}'")
 
 
 def backbone_for(module: Module | None, given: BackboneLike | None) -> Backbone:
