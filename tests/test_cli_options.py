@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from headstart.cli import progress
 from headstart.cli.options import Options, command
 from headstart.cli.progress import Status, listening
-from headstart.events import Note, Progress, Saved, UnitEvent
+from headstart.events import Note, Progress, Saved, Stage, UnitEvent
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,25 @@ def test_a_line_says_how_far_how_fast_and_how_long_still(clock: list[float]) -> 
     status.take(UnitEvent("evaluate", "cd", "evaluating seed 1, scratch", "started"))
     clock.append(224.0)
     assert status.line() == "evaluating seed 1, scratch and 1 more: 2 min so far"
+
+
+def test_a_line_says_which_stage_it_is_and_how_many_units_are_done(clock: list[float]) -> None:
+    status = Status("fitting to reviews")
+    status.take(Stage("ranking 3 modules", 1, 3))
+    assert status.line() == "[1 of 3] ranking 3 modules"
+    status.take(UnitEvent("score", "zz", "cosine of cy", "reused"))  # while the run is planned: not of what is left
+    status.take(UnitEvent("score", "ab", "cosine of ada", "started", left=2))
+    status.take(UnitEvent("score", "ab", "cosine of ada", "computed", 1.0, left=1))
+    assert status.line() == "[1 of 3, 1 of 2 units] cosine of ada"
+    status.take(UnitEvent("score", "cd", "cosine of bob", "failed", left=0))
+    status.take(Stage("guarding the starts on 4 folds", 2, 3))
+    assert status.line() == "[2 of 3] guarding the starts on 4 folds", "another stage counts anew"
+    for left in (20, 19):
+        status.take(UnitEvent("tune", f"k{left}", "tuning scratch on reviews, fold 1 of 4", "started", left=left))
+    status.take(Progress("tuning 20 modules", 30, 320))
+    assert status.line() == "[2 of 3, 1 of 20 units] tuning 20 modules: 30 of 320 (9%)"
+    status.take(UnitEvent("evaluate", "x", "evaluating scratch", "started", left=40))
+    assert status.place() == "2 of 3, 0 of 40 units", "another run of the same stage counts anew"
 
 
 def test_what_a_stopped_command_says_is_what_the_events_told(clock: list[float]) -> None:

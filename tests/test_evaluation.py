@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ import torch
 from headstart.backbones import Backbone, Encoded, TextFormat
 from headstart.errors import SettingError, TaskError
 from headstart.evaluating.evaluate_many import evaluate_attached, evaluate_many
+from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Event, Progress
 from headstart.indicators.engine import score
 from headstart.kinds import LoraModule
+from headstart.records import Calibration
 from headstart.tasks import Example
 from naive import BACKBONES, REVIEWS, Merged, assert_untouched, load, photograph, random_lora
 
@@ -164,3 +167,39 @@ def test_errors(llama: Backbone) -> None:
 def test_without_a_metric_it_says_which_there_are(llama: Backbone) -> None:
     with pytest.raises(SettingError, match=r"unknown metric 'None'; choose one of: ACC, "):
         evaluate_many([None], REVIEWS, llama, metric=None, text_format=STYLE)  # type: ignore[arg-type]
+
+
+def evaluation(scores: list[list[float]], *, targets: list[str], **changes: Any) -> Evaluation:
+    options = tuple(("no", "yes") for _ in scores)
+    rows = tuple(Example("?", (target,), ("no", "yes")) for target in targets)
+    fields = {"losses": tuple(9.0 for _ in scores), "options": options, "scores": tuple(map(tuple, scores)),
+              "lengths": tuple((1, 2) for _ in scores), "examples": rows}  # fmt: skip
+    return Evaluation("ACC", 0.5, 1.0, tuple("no" for _ in scores), "options", **(fields | changes))
+
+
+def test_the_loss_of_a_row_is_that_of_the_probability_that_predict_gives() -> None:
+    # ln 3 against 0: the right answer has 3 of 4 parts, so −ln 3/4; the wrong one −ln 1/4.
+    found = list(evaluation([[math.log(3), 0.0]] * 2, targets=["no", "yes"]).answer_losses)
+    assert found == pytest.approx([-math.log(0.75), -math.log(0.25)])
+
+
+def test_the_loss_of_a_row_is_calibrated() -> None:
+    offsets = Calibration(method="batch", offsets={"no": math.log(3), "yes": 0.0})
+    assert list(evaluation([[math.log(3), 0.0]], targets=["no"], calibration=offsets).answer_losses) == pytest.approx(
+        [math.log(2)]
+    )
+    length = Calibration(method="length")  # ln 3 / 1 against 2 ln 3 / 2
+    assert list(
+        evaluation([[math.log(3), 2 * math.log(3)]], targets=["no"], calibration=length).answer_losses
+    ) == pytest.approx([math.log(2)])
+
+
+def test_any_right_answer_counts_and_open_answers_have_the_loss_of_the_target() -> None:
+    both = Example("?", ("no", "yes"), ("no", "yes"))
+    found = evaluation([[1.0, 1.0]], targets=["no"], examples=(both,))
+    assert found.answer_loss == pytest.approx(0.0, abs=1e-12)
+    written = replace(found, scores=(), options=(), lengths=())
+    assert written.answer_losses == (9.0,)
+    assert math.isnan(replace(written, losses=()).answer_loss), "nothing is known of these rows"
+    other = Example("?", ("maybe",), ("no", "yes"))
+    assert evaluation([[1.0, 1.0]], targets=["no"], examples=(other,)).answer_losses == (9.0,)

@@ -68,7 +68,7 @@ def test_where_nothing_helps_a_module_tuned_from_scratch_is_saved_and_says_so(
     fitted: Fitted, task: Task, llama: Backbone, tmp_path: Path
 ) -> None:
     assert (fitted.verdict.choice, fitted.verdict.method) == ("abstain", "scratch")
-    assert fitted.record.sentence.startswith("Tune from scratch.")
+    assert fitted.record.sentence.startswith("The guard chose scratch.")
     assert fitted.record.lacks.startswith("The nearest that the hub has is ")
     assert "of the bare backbone" in fitted.record.lacks
     assert fitted.module.card.donors == ()

@@ -1,22 +1,20 @@
 """The guard: folds that keep rows apart, losses of rows, the rule, and the whole on a tiny backbone."""
 
-import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headstart.backbones import Backbone
 from headstart.errors import SettingError, TaskError
-from headstart.evaluating.evaluation import Evaluation
 from headstart.events import Event, UnitEvent
 from headstart.fitting.folds import folds_of
 from headstart.fitting.guard import guard
-from headstart.fitting.losses import row_losses
 from headstart.hub import Hub
 from headstart.kinds import fresh_module
-from headstart.records import Calibration, TaskCard
+from headstart.records import TaskCard
 from headstart.tasks import Example, Task
 from headstart.testing import tiny_backbone
 from headstart.units import Store, foresee
@@ -96,39 +94,6 @@ def test_too_few_rows_to_hold_some_out_are_refused() -> None:
         folds_of(shots(), count=1)
 
 
-def evaluation(scores: list[list[float]], *, targets: list[str], **changes: Any) -> Evaluation:
-    options = tuple(("no", "yes") for _ in scores)
-    rows = tuple(Example("?", (target,), ("no", "yes")) for target in targets)
-    fields = {"losses": tuple(9.0 for _ in scores), "options": options, "scores": tuple(map(tuple, scores)),
-              "lengths": tuple((1, 2) for _ in scores), "examples": rows}  # fmt: skip
-    return Evaluation("ACC", 0.5, 1.0, tuple("no" for _ in scores), "options", **(fields | changes))
-
-
-def test_the_loss_of_a_row_is_that_of_the_probability_that_predict_gives() -> None:
-    # ln 3 against 0: the right answer has 3 of 4 parts, so −ln 3/4; the wrong one −ln 1/4.
-    found = row_losses(evaluation([[math.log(3), 0.0]] * 2, targets=["no", "yes"]))
-    assert found == pytest.approx([-math.log(0.75), -math.log(0.25)])
-
-
-def test_the_loss_of_a_row_is_calibrated() -> None:
-    offsets = Calibration(method="batch", offsets={"no": math.log(3), "yes": 0.0})
-    assert row_losses(evaluation([[math.log(3), 0.0]], targets=["no"], calibration=offsets)) == pytest.approx(
-        [math.log(2)]
-    )
-    length = Calibration(method="length")  # ln 3 / 1 against 2 ln 3 / 2
-    assert row_losses(
-        evaluation([[math.log(3), 2 * math.log(3)]], targets=["no"], calibration=length)
-    ) == pytest.approx([math.log(2)])
-
-
-def test_any_right_answer_counts_and_open_answers_have_the_loss_of_the_target() -> None:
-    both = Example("?", ("no", "yes"), ("no", "yes"))
-    assert row_losses(evaluation([[1.0, 1.0]], targets=["no"], examples=(both,))) == pytest.approx([0.0], abs=1e-12)
-    assert row_losses(replace(evaluation([[1.0, 1.0]], targets=["no"]), scores=(), options=(), lengths=())) == [9.0]
-    other = Example("?", ("maybe",), ("no", "yes"))
-    assert row_losses(evaluation([[1.0, 1.0]], targets=["no"], examples=(other,))) == [9.0]
-
-
 @pytest.fixture(scope="module")
 def backbone(tiny_llama: Any) -> Backbone:
     return Backbone.load(tiny_llama, device="cpu", dtype="float32")
@@ -144,15 +109,18 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task.load(write_task(tmp_path_factory.mktemp("guard") / "reviews"))
 
 
-def test_every_fold_of_every_seed_has_fresh_modules_of_its_own(task: Task, hub: Hub, backbone: Backbone) -> None:
-    tunings: dict[int, list[str]] = {}
+def test_every_fold_of_every_seed_has_fresh_modules_of_its_own(
+    task: Task, hub: Hub, backbone: Backbone, tmp_path: Path
+) -> None:
     for seed in (0, 1):
-        heard: list[Event] = []
-        guard(task, hub, backbone, starts="average", folds=2, recipe=RECIPE, seed=seed, store=False,
-              progress=heard.append)  # fmt: skip
-        tunings[seed] = [each.label for each in heard if isinstance(each, UnitEvent) and each.type == "tune"]
-    for seed, labels in tunings.items():
-        assert {int(label.rpartition("seed ")[2]) for label in labels} == {2 * seed, 2 * seed + 1}
+        store = Store(tmp_path / f"seed{seed}")
+        guard(task, hub, backbone, starts="average", folds=2, recipe=RECIPE, seed=seed, store=store)
+        tunings = list(store.entries(type="tune"))
+        assert {entry.inputs["seed"] for entry in tunings} == {2 * seed, 2 * seed + 1}
+        assert {entry.label.partition(" on ")[2] for entry in tunings} == {
+            "reviews, fold 1 of 2",
+            "reviews, fold 2 of 2",
+        }, "what progress calls them"
 
 
 def test_the_guard_holds_every_row_out_and_a_second_run_computes_nothing(

@@ -248,7 +248,8 @@ class TestPlots:
         assert len(values(without)["curves"]["plots"]) == 1
 
     def test_a_curve_says_when_it_is_at_scratchs_best(self) -> None:
-        curves = {("scratch", 0): [0.4, 0.5], ("average", 0): [0.3, 0.5], ("ensemble", 0): [0.6, 0.7]}
+        scores = {"scratch": [0.4, 0.5, 0.5, 0.4], "average": [0.3, 0.5, 0.5, 0.5], "ensemble": [0.6, 0.7, 0.7, 0.7]}
+        curves = {(method, 0): points for method, points in scores.items()}
         plot = values(full(curves=curves_frame(curves)))["curves"]["plots"][0]
         assert {panel["method"]: panel["arrival"] for panel in plot["panels"]} == {
             "scratch": "", "average": "at scratch’s best from step 20",

@@ -136,20 +136,26 @@ class TestSummary:
         # The ensemble has 0.6 at step 20 (seed 0; equal counts) and 0.5 at step 0 (seed 1): median 10.
         # The average gets there in seed 0 only: its median lies beyond every step.
         curves = {
-            ("scratch", 0): [0.4, 0.5, 0.6],
-            ("scratch", 1): [0.3, 0.5, 0.4],
-            ("ensemble", 0): [0.5, 0.6, 0.7],
-            ("ensemble", 1): [0.5, NAN, 0.9],
-            ("average", 0): [0.5, 0.5, 0.6],
-            ("average", 1): [0.2, 0.2, 0.2],
-            ("best_single", 0): [0.1, 0.1, 0.1],
+            ("scratch", 0): [0.4, 0.5, 0.6, 0.5],
+            ("scratch", 1): [0.3, 0.5, 0.4, 0.4],
+            ("ensemble", 0): [0.5, 0.6, 0.7, 0.7],
+            ("ensemble", 1): [0.5, NAN, 0.9, 0.9],
+            ("average", 0): [0.5, 0.5, 0.6, 0.6],
+            ("average", 1): [0.2, 0.2, 0.2, 0.2],
+            ("best_single", 0): [0.1, 0.1, 0.1, 0.1],
         }
-        table_ = summary(make_comparison(curves=curves_frame(curves, steps=(0, 20, 40))))
+        table_ = summary(make_comparison(curves=curves_frame(curves, steps=(0, 20, 40, 60))))
         steps = table_.set_index("method")["steps_to_scratch"]
         assert steps.drop(["random", "average", "best_single"]).to_dict() == {"scratch": 30.0, "ensemble": 10.0}
         assert steps[["average", "best_single"]].isna().all()
         assert row_of(table_, method="average")["steps_to_scratch_reason"] == "1 of 2 seeds got there"
         assert row_of(table_, method="best_single")["steps_to_scratch_reason"] == "none of 1 seeds got there"
+
+    def test_no_step_is_named_where_scratch_was_tested_too_rarely(self) -> None:
+        curves = {("scratch", 0): [0.4, 0.5, 0.6], ("ensemble", 0): [0.5, 0.6, 0.7]}
+        row = row_of(summary(make_comparison(curves=curves_frame(curves, steps=(0, 8, 16)))), method="ensemble")
+        assert math.isnan(row["steps_to_scratch"])  # type: ignore[arg-type]
+        assert "scratch was tested fewer than 4 times" in str(row["steps_to_scratch_reason"])
 
     def test_without_curves_there_are_no_steps(self) -> None:
         row = row_of(summary(make_comparison(curves=curves_frame({}))), method="ensemble")
@@ -195,13 +201,13 @@ class TestVerdict:
         assert "The best single module begins from the very module of the ensemble." in text
 
     def test_steps_sentence(self) -> None:
-        curves = {("scratch", 0): [0.4, 0.5], ("ensemble", 0): [0.5, 0.6]}
+        curves = {("scratch", 0): [0.4, 0.5, 0.5, 0.5], ("ensemble", 0): [0.5, 0.6, 0.6, 0.6]}
         text = verdict(make_comparison(curves=curves_frame(curves)))
         assert text.endswith(
             "Scratch reaches its best dev score at step 20, the ensemble the same score before any tuning "
             "(medians over seeds)."
         )
-        never = {("scratch", 0): [0.4, 0.5], ("ensemble", 0): [0.1, 0.2]}
+        never = {("scratch", 0): [0.4, 0.5, 0.5, 0.5], ("ensemble", 0): [0.1, 0.2, 0.2, 0.2]}
         assert verdict(make_comparison(curves=curves_frame(never))).endswith(
             "of the ensemble, none of 1 seeds got there."
         )

@@ -188,6 +188,30 @@ def test_path_is_never_taken_for_an_id() -> None:
         Task.load(Path("owner/name"))
 
 
+def test_what_begins_with_a_folder_that_is_here_is_a_mistyped_path_before_it_is_an_id(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tasks" / "reviews").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    rows = [{"input": f"row {n}", "output": "ab"[n % 2]} for n in range(10)]
+
+    def load_dataset(path: str, config: str | None) -> datasets.Dataset:
+        asked.append(path)
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = (
+        r"nothing at tasks/revews \(did you mean tasks/reviews\?\); give a file or a folder, or, for the data set of"
+    )
+    with pytest.raises(TaskError, match=message + " that id on the Hugging Face Hub, hf://tasks/revews"):
+        Task.load("tasks/revews")
+    assert not asked, "the model hub is not asked"
+    assert Task.load("hf://tasks/revews").name == "revews"
+    assert Task.load("others/revews").name == "revews"
+    assert asked == ["tasks/revews", "others/revews"]
+
+
 def boolean_table(labels: list[int], *, text: str = "row") -> datasets.Dataset:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     rows = {"text": [f"{text} {number}" for number in range(len(labels))], "label": labels}

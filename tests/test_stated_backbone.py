@@ -8,17 +8,25 @@ import pytest
 
 from headstart.backbones import Backbone
 from headstart.backbones.stated import stated_backbone, stated_in
+from headstart.blending.ensemble import ensemble
+from headstart.comparing.compare import compare
 from headstart.errors import SettingError
 from headstart.evaluating.evaluate import evaluate
 from headstart.evaluating.predict import predict
-from headstart.kinds import load_module, own_backbone, save_module
+from headstart.fitting.guard import guard
+from headstart.hub import Hub
+from headstart.indicators.engine import score
+from headstart.kinds import LazyModule, LoraModule, load_module, own_backbone, save_module
+from headstart.kinds.exporting import merged_weights
 from headstart.kinds.saving import based_on
+from headstart.ranking.rank import rank
 from headstart.records import Template
 from headstart.tasks import Task
+from headstart.tuning.tune import tune
 from program import Run, assert_mistake
-from small_hub import module
+from small_hub import RECIPE, module
 
-pytest_plugins = ["cli_helper"]
+pytest_plugins = ["cli_helper", "small_road"]
 
 
 def test_a_folder_that_is_here_goes_before_an_id_of_the_model_hub(tmp_path: Path) -> None:
@@ -64,6 +72,41 @@ def mine(llama: Backbone, tiny_llama: Path, tmp_path: Path) -> Path:
     made = module(llama, "ada", seed=1, **card)
     save_module(based_on(made, str(tiny_llama)), tmp_path / "ada")
     return tmp_path / "ada"
+
+
+def test_modules_and_hubs_name_their_backbone(
+    mine: Path, llama: Backbone, task: Task, tiny_llama: Path, tmp_path: Path
+) -> None:
+    hub, here = Hub.create(tmp_path / "hub"), str(tiny_llama)
+    with pytest.raises(SettingError, match="hub, which is empty, does not say which backbone it is for"):
+        own_backbone(hub)
+    save_module(based_on(module(llama, "bob", seed=2), here), tmp_path / "bob")
+    for folder in (mine, tmp_path / "bob"):
+        hub.add(folder)
+    forms: list[Any] = [hub, [mine, tmp_path / "bob"], str(mine), hub["ada"], load_module(mine), iter([mine])]
+    forms += [[LazyModule(hub["ada"], hub["ada"].card, LoraModule, 0, llama.fingerprint)]]
+    assert [own_backbone(form) for form in forms] == [here] * len(forms)
+    save_module(based_on(module(llama, "cyd", seed=3), "someone/else"), tmp_path / "cyd")
+    with pytest.raises(SettingError, match="the list of modules names 2 backbones: a/one, someone/else; give"):
+        own_backbone([based_on(load_module(mine), "a/one"), tmp_path / "cyd"])
+
+
+def test_ranking_blending_tuning_and_searching_need_no_backbone(
+    mine: Path, llama: Backbone, tiny_llama: Path, task: Task
+) -> None:
+    scored = rank(task, [mine], store=False, indicators="loss")
+    given = rank(task, [mine], tiny_llama, store=False, indicators="loss")
+    assert scored.scores.values == given.scores.values
+    assert score([mine], task.dev, indicators="loss").values == given.scores.values
+    assert ensemble(task, iter([mine]), blend="uniform", store=False).module.name == "reviews-start"
+    assert tune(task, start=mine, recipe=RECIPE, store=False).module.card.base_model == llama.name
+    assert merged_weights(mine).tensors.keys() == merged_weights(mine, llama).tensors.keys()
+    found = guard(task, [mine], starts="average", folds=2, recipe=RECIPE, store=False)
+    assert found.folds == 2
+    compared = compare(task, [mine], methods=("scratch", "average"), seeds=1, shots=2, recipe=RECIPE, store=False)
+    assert compared.methods == ("scratch", "average")
+    with pytest.raises(SettingError, match="without a module, nothing says which backbone is meant; give backbone="):
+        tune(task, recipe=RECIPE, store=False)
 
 
 def test_a_module_is_used_on_its_own_backbone(

@@ -19,5 +19,22 @@ def test_columns_that_are_the_wrong_way_round_are_suspected() -> None:
         "There are only 4 distinct inputs (billing, delivery, login, …), and hardly an answer is given twice; if the "
         "columns are the wrong way round, exchange input and target (--input, --target)"
     )
-    opened = Task.from_rows(rows, input="text", target="id", labels="none")
+    opened = Task.from_rows(rows, input="id", target="text", labels="none")
     assert opened.notes == (), "open answers to different inputs are what they should be"
+
+
+def test_answers_that_look_like_ids_are_suspected() -> None:
+    rows = [
+        {"text": f"My {CLASSES[n % 4]} broke on day {n}", "id": f"T-{n}", "row": n, "share": n / 7, "day": f"day {n}"}
+        for n in range(40)
+    ]
+    (note,) = Task.from_rows(rows, input="text", target="id").notes
+    assert note == (
+        "No answer is given twice, and each is one word (T-0, T-1, …), like a column of ids; if another column holds "
+        "the answers, name it as target (--target)"
+    )
+    assert "one word (0, 1, …)" in Task.from_rows(rows, input="text", target="row").notes[0]
+    for target, more in (("share", {}), ("row", {"metric": "Pearson-Correlation"}), ("day", {})):
+        assert Task.from_rows(rows, input="text", target=target, **more).notes == (), target
+    assert Task.from_rows([*rows, rows[0]], input="text", target="id").notes == (), "one is given twice"
+    assert Task.from_rows(rows[:19], input="text", target="id").notes == (), "too few to say so"

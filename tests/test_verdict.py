@@ -34,7 +34,7 @@ def test_a_start_that_is_clearly_better_is_used_and_by_how_much_is_said() -> Non
     assert found.low < found.gain < found.high
     assert found.gain == pytest.approx(0.5, abs=0.1)
     assert found.remedy == ""
-    assert found.sentence.startswith("Use the ensemble. Tuned from it, the right answer costs 0.")
+    assert found.sentence.startswith("The guard chose the ensemble. Tuned from it, the right answer costs 0.")
     assert "(95 % interval 0." in found.sentence
     assert (
         "40 held-out examples, 4 folds); ACC is 0.900 against 0.500. It is better than a random module"
@@ -71,7 +71,9 @@ def test_what_is_undecided_is_tuned_from_scratch_and_comes_with_the_examples_tha
         {"scratch": held(1.0, 1), "random": held(1.0, 2), "ensemble": held(0.97, 3)}, ROWS, metric="ACC"
     )
     assert found.choice == "abstain"
-    assert found.sentence.startswith("Tune from scratch. No start is shown to be better: the gain of the ensemble")
+    assert found.sentence.startswith(
+        "The guard chose scratch. No start is shown to be better: the gain of the ensemble"
+    )
     assert found.remedy.startswith("With these 40 examples, a gain shows in 80 of 100 cases if it is 0.")
     by = found.contrasts.set_index(["method", "other", "measure"])
     needed = max(by.loc[("ensemble", other, "loss"), "rows_needed"] for other in ("scratch", "random"))
@@ -109,8 +111,8 @@ def test_a_lower_loss_with_a_worse_score_is_not_used_and_that_is_said() -> None:
     found = decide_start({"scratch": held(1.0, 1, right=0.9), "ensemble": held(0.5, 3, right=0.3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
     assert found.sentence.startswith(
-        "Tune from scratch. The ensemble is not used, although it has the lowest loss. Tuned from it, the right answer "
-        "costs 0."
+        "The guard chose scratch. The ensemble is not used, although it has the lowest loss. Tuned from it, the right "
+        "answer costs 0."
     )
     assert found.sentence.endswith("40 held-out examples), but ACC is lower: 0.300 against 0.900.")
     assert found.remedy.startswith("Tuned for longer, it may answer as many rightly")
@@ -168,7 +170,9 @@ def test_where_scratch_has_no_loss_nothing_is_said_of_gains() -> None:
     gone = Held(np.array([]), (), reason="its answers have no loss")
     found = decide_start({"scratch": gone, "random": held(1.0, 2), "ensemble": held(0.5, 3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
-    assert found.sentence.startswith("Tune from scratch. No start could be compared with it: its answers have no loss.")
+    assert found.sentence.startswith(
+        "The guard chose scratch. No start could be compared with it: its answers have no loss."
+    )
     assert found.remedy == "Correct what the reasons name, and fit again."
 
 

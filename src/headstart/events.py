@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Listener", "Note", "Progress", "Saved", "UnitEvent"]
+__all__ = ["Event", "Listener", "Note", "Progress", "Saved", "Stage", "UnitEvent"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a longer piece of work begins: the `number`th of `of`; `what` is for people."""
+
+    what: str
+    number: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the log: something that the user would want to know afterwards."""
 
@@ -26,13 +35,18 @@ class Note:
 
 @dataclass(frozen=True)
 class UnitEvent:
-    """What became of one unit of work: its type ("tune"), key, label for people, state and, once it ended, seconds."""
+    """What became of one unit of work: its type ("tune"), key, label for people, state and, once it ended, seconds.
+
+    `left`: how many units of the same run are still to be computed, this one included while it is; `None` while the run
+    is being planned.
+    """
 
     type: str
     key: str
     label: str
     state: Literal["started", "computed", "reused", "failed"]
     seconds: float | None = None
+    left: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class Saved:
     step: int
 
 
-Event = Progress | Note | UnitEvent | Saved
+Event = Progress | Stage | Note | UnitEvent | Saved
 
 Listener = Callable[[Event], None]
 """Called with every event, in the thread that does the work; it must not raise."""

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from headstart.architectures import architecture_of
-from headstart.backbones import loading
+from headstart.backbones import loading, locating
 from headstart.backbones.encoding import Encoded, Encoder, TextFormat
 from headstart.backbones.greedy import greedy_config, own_settings_hidden
 from headstart.backbones.hooks import HookPerThread
@@ -94,7 +94,7 @@ class Backbone:
         exact = torch.float32 if wanted == torch.float16 else wanted
         model, tokenizer = loading.load(source, dtype=exact, revision=revision)
         family = cls._family(model, str(source), remedy="load it with Backbone.load")
-        backbone = family(model, tokenizer, name=loading.name_of(source))
+        backbone = family(model, tokenizer, name=locating.name_of(source))
         if wanted != exact:
             backbone.fingerprint  # noqa: B018 - computed now, and kept
         model.to(chosen, wanted)
@@ -158,7 +158,7 @@ class Backbone:
 
         Its name, if it was given as an object that does not say where it comes from.
         """
-        return loading.place_of(self.source[0] if self.source else str(self.model.name_or_path or self.name))
+        return locating.place_of(self.source[0] if self.source else str(self.model.name_or_path or self.name))
 
     @property
     def device(self) -> torch.device:

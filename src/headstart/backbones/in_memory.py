@@ -10,7 +10,8 @@ from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headstart.backbones.loading import DTYPES, check_tokenizer, family_of, name_of
+from headstart.backbones.loading import DTYPES, check_tokenizer, family_of
+from headstart.backbones.locating import name_of
 from headstart.errors import BackboneError, of_type
 
 __all__ = ["Flags", "check_model", "model_name"]

@@ -1,17 +1,12 @@
-"""Finding a backbone, and choosing the device and dtype it computes in."""
+"""Loading a backbone, and choosing the device and dtype it computes in."""
 
 import contextlib
-import difflib
-import json
 import pickle
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,8 +24,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from headstart.backbones.locating import first_line, located
 from headstart.errors import BackboneError, SettingError, of_type
-from headstart.extras import missing, require
+from headstart.extras import missing
 
 __all__ = [
     "DTYPES",
@@ -40,8 +36,6 @@ __all__ = [
     "family_of",
     "is_encoder",
     "load",
-    "name_of",
-    "place_of",
     "quiet",
 ]
 
@@ -79,18 +73,6 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _cpu_computes_bfloat16() -> bool:
     abilities = torch.cpu.get_capabilities()
     return any(bool(abilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
-def name_of(source: str | Path) -> str:
-    """A backbone's name on cards: its hub id, or the last part of a local path, to reveal nothing else."""
-    path = Path(source).expanduser()
-    return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if path.exists() else str(source)
-
-
-def place_of(source: str | Path) -> str:
-    """Where other libraries find a backbone from any folder: the absolute path of what exists here, else the text."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else str(source)
 
 
 def is_encoder(config: Any) -> bool:
@@ -133,7 +115,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
         raise BackboneError(f"{of_type('source', source)}; {remedy}")
     try:
         with quiet():
-            location, extra = _located(source, revision)
+            location, extra = located(source, revision)
             model = _model(location, dtype, extra)
             return model, _tokenizer(location, model, extra)
     except (BackboneError, SettingError):
@@ -144,7 +126,7 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
             "can run code; ask its owner for model.safetensors"
         ) from error
     except Exception as error:  # a broken file can make a parser raise anything; the remedy is the same
-        said = _first_line(error)
+        said = first_line(error)
         if "custom code" in said:
             said = "it comes with code of its own, which Headstart never runs"
             remedy = "choose a model that transformers knows"
@@ -153,103 +135,6 @@ def load(source: str | Path, *, dtype: torch.dtype, revision: str | None = None)
         else:
             remedy = "check the name, the files and, for a hub id, the network"
         raise BackboneError(f"cannot load the backbone {source}: {said}; {remedy}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # For a bad field of a configuration, the first line names the field and the second says what is wrong.
-    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
-
-
-def _located(source: str | Path, revision: str | None) -> tuple[str, dict[str, str]]:
-    """Where transformers finds the backbone, and the further arguments that it needs."""
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise BackboneError(f"no GGUF file at {path}; give the path of an existing file")
-        require("gguf", for_what=f"reading {path}")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        _check_folder(path)
-        return str(path), {}
-    if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
-        raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
-    cached = isinstance(try_to_load_from_cache(str(source), "config.json", revision=revision), str)
-    if not cached and "/" not in str(source):
-        raise BackboneError(_unknown_name(str(source)))
-    if not cached:
-        _ask_for(str(source), revision)
-    return str(source), {"revision": revision} if revision else {}
-
-
-def _ask_for(name: str, revision: str | None) -> None:
-    """Raise `BackboneError` unless the Hugging Face Hub knows the model: one question, where loading asks six times."""
-    nowhere = f"no backbone at {name}: it is no folder here, and"
-    hint = "".join(f"did you mean {near}, or " for near in _like(name)[:1])
-    try:
-        HfApi().model_info(name, revision=revision, timeout=PATIENCE_SECONDS)
-    except OfflineModeIsEnabled as error:
-        raise BackboneError(f"{nowhere} HF_HUB_OFFLINE keeps it from being fetched; {hint}unset that") from error
-    except RepositoryNotFoundError as error:
-        raise BackboneError(
-            f"{nowhere} the Hugging Face Hub shows no such model; {hint}check the name, or log in with `hf auth login` "
-            "if the model is private"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise BackboneError(f"{name} has no revision '{revision}'; name a branch, tag or commit of it") from error
-    except (HfHubHTTPError, ValueError) as error:
-        raise BackboneError(
-            f"{nowhere} the Hugging Face Hub refused it: {_first_line(error)}; {hint}check the name"
-        ) from error
-    except Exception as error:  # whatever its network library raises
-        raise BackboneError(
-            f"{nowhere} the Hugging Face Hub cannot be reached ({_first_line(error)}); {hint}check the network"
-        ) from error
-
-
-PATIENCE_SECONDS = 10.0
-"""How long the Hugging Face Hub is waited for before it counts as out of reach."""
-
-MOST_FOLDERS = 200
-"""How many folders of models are searched for a name similar to a mistyped one."""
-
-
-def _unknown_name(source: str) -> str:
-    """The error for a name that is not a folder here and cannot be one on the Hugging Face Hub."""
-    near = " or ".join(str(folder) for folder in _like(source)[:3])
-    return (
-        f"no backbone at {source}: there is no such folder here, and a model on the Hugging Face Hub is called "
-        f"owner/name; {f'did you mean {near}?' if near else 'give an existing folder, a .gguf file or a hub id'}"
-    )
-
-
-def _like(source: str) -> list[Path]:
-    """Folders of models below this one whose names are like the last part of `source`, most alike first."""
-    name = source.rpartition("/")[2]
-    folders = {
-        found.parent.name: found.parent
-        for pattern in ("*/config.json", "*/*/config.json", "*/*/*/config.json")
-        for found in islice(Path().glob(pattern), MOST_FOLDERS)
-    }
-    near = difflib.get_close_matches(name, folders, n=3, cutoff=0.5)
-    return [folders[one] for one in [*near, *(other for other in folders if name in other and other not in near)]]
-
-
-def _check_folder(path: Path) -> None:
-    if (path / "adapter_config.json").exists():
-        raise BackboneError(f"{path} holds a PEFT module, not a backbone; give the model that it was tuned on")
-    if not (path / "config.json").exists():
-        raise BackboneError(f"{path} has no config.json; give a folder written by save_pretrained")
-    for file in path.iterdir():
-        # Reading a named pipe or a device may never end.
-        if not (file.is_file() or file.is_dir() or file.is_symlink()):
-            raise BackboneError(f"{file} is not a regular file; replace it with the file itself")
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        outside = next((part for part in parts if Path(part).name != part), None)
-        if outside is not None:
-            raise BackboneError(f"{index} names the file {outside}, which is not in its folder; copy the model again")
 
 
 def _model(location: str, dtype: torch.dtype, extra: dict[str, str]) -> PreTrainedModel:

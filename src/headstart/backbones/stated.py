@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -13,7 +13,10 @@ from huggingface_hub.errors import HFValidationError
 from headstart.errors import SettingError
 from headstart.filenames import CARD_FILE, CONFIG_FILE
 
-__all__ = ["stated_backbone", "stated_in", "stated_names"]
+if TYPE_CHECKING:
+    from headstart.hub import Hub
+
+__all__ = ["stated_backbone", "stated_by_hub", "stated_in", "stated_names"]
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -35,6 +38,12 @@ def stated_backbone(names: Iterable[str], *, whose: str) -> str:
     if named:
         raise SettingError(f"{whose} says that it is for '{named[0]}', which is no folder here; {remedy}")
     raise SettingError(f"{whose} does not say which backbone it is for; {remedy}")
+
+
+def stated_by_hub(hub: "Hub") -> str:
+    """The one backbone that all modules of a hub state; see `stated_backbone`. No tensor is read."""
+    whose = f"the hub {hub.path}" + ("" if len(hub) else ", which is empty,")
+    return stated_backbone((name for ref in hub.refs() for name in stated_in(ref.path)), whose=whose)
 
 
 def stated_in(folder: Path) -> list[str]:

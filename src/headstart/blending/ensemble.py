@@ -6,7 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from headstart.backbones import BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones import BackboneLike, backbone_loaders
 from headstart.blending import (
     RULES,
     SPACES,
@@ -25,7 +25,7 @@ from headstart.errors import SettingError
 from headstart.events import Listener
 from headstart.indicators import make_indicator
 from headstart.indicators.table import Scores, check_reduction
-from headstart.kinds import AnyModule, Module
+from headstart.kinds import AnyModule, Module, backbone_for
 from headstart.ranking.finalists import rank_finalists
 from headstart.ranking.race import Race
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, require_defined
@@ -50,7 +50,7 @@ __all__ = [
 def ensemble(
     task: TaskLike,
     hub: HubLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     blend: BlendLike = None,
     ranking: Ranking | None = None,
@@ -73,7 +73,7 @@ def ensemble(
     Args:
         task: with a dev split.
         hub: a hub, or a list of modules.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the modules name.
         blend: how, as a `Blend` or as its text ("softmax:indicator=loss,temperature=0.1"), or as a recipe file of
             modules and their weights ("blend.yaml"; see `read_recipe_file`); `None`: `Blend()`.
         ranking: a ranking made before, by the blend's indicator among others, instead of scoring again.
@@ -105,7 +105,7 @@ def ensemble(
     hub = opened(hub)
     if ranking is None:
         require_blendable(blend, hub, family=task.card.family)
-    backbone = as_backbone(backbone)
+    backbone = backbone_for(hub, backbone)
     scored = "scores" in RULES[blend.rule].needs
     if (retrieve is not None or race) and not (scored and ranking is None):
         why = "a ranking is given" if ranking is not None else f"rule '{blend.rule}' reads no scores"

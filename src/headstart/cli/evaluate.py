@@ -15,7 +15,7 @@ from headstart.showing import plural
 
 if TYPE_CHECKING:
     from headstart.evaluating.evaluation import Evaluation
-    from headstart.kinds import Module
+    from headstart.formats import StoredModule
     from headstart.records import ModuleCard
     from headstart.tasks import Task
 
@@ -106,13 +106,13 @@ def evaluate(
     units.say()
 
 
-def given_module(text: str) -> "Module | None":
-    """The module in the folder that an argument names, `None` for the bare backbone."""
+def given_module(text: str) -> "StoredModule | None":
+    """The module in the folder that an argument names, `None` for the bare backbone; torch is not needed yet."""
     if text == BARE:
         return None
-    from headstart.kinds import load_module
+    from headstart.formats import read_module
 
-    return load_module(text)
+    return read_module(Path(text).expanduser())
 
 
 def _baselines(task: "Task", split: str, metric: str) -> dict[str, float]:
@@ -131,7 +131,9 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
     classes = bool(found.classes)
     return {
         "task": task.name, "split": split, "rows": len(found.predictions), "metric": found.metric,
-        "score": found.score, "uncalibrated": found.uncalibrated_score, "loss": found.loss, "decoding": found.decoding,
+        "score": found.score, "uncalibrated": found.uncalibrated_score, "loss": found.loss,
+        "answer_loss": found.answer_loss,
+        "decoding": found.decoding,
         "calibration": found.calibration.model_dump(mode="json"),
         "classes": found.per_class().to_dict("records") if classes else [],
         "confusion": found.confusion().to_dict("index") if classes else {},
@@ -143,12 +145,10 @@ def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, f
     from headstart.tasks.head import REGRESSION
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
-    unit = (
-        "squared error a row" if task.card.metric in REGRESSION and found.decoding == "head" else "nats a target token"
-    )
+    unit = "squared error a row" if task.card.metric in REGRESSION and found.decoding == "head" else "nats a row"
     print_line(
         f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows, answers {how}; "
-        f"loss {found.loss:.4f} {unit}."
+        f"loss {found.answer_loss:.4f} {unit}."
     )
     if found.calibration.method != "none":
         print_line(f"Calibrated ({found.calibration.method}); without, {found.uncalibrated_score:.4f}.")

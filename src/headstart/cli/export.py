@@ -8,7 +8,6 @@ import typer
 from headstart.atomic import refuse_existing
 from headstart.cli.options import AsJson, DeviceOption, OutputOption, command, load_backbone
 from headstart.cli.output import print_json, print_line
-from headstart.errors import SettingError
 
 __all__ = ["export"]
 
@@ -35,24 +34,22 @@ def export(
     LoRA, IA3 and BitFit can be merged. The result is a model like any other, for transformers, vLLM and the like.
     """
     refuse_existing(output)
-    from headstart.backbones.loading import place_of
-    from headstart.kinds import load_module, save_module
+    from headstart.formats import read_module
+
+    stored = read_module(module.expanduser())  # before torch, so that a mistake is told at once
+    from headstart.backbones.locating import place_of
+    from headstart.kinds import load_module, own_backbone, save_module
     from headstart.kinds.exporting import save_merged
     from headstart.kinds.saving import based_on
 
-    loaded = load_module(module)
-    stated = loaded.config.get("base_model_name_or_path") or loaded.card.base_model
-    place = place_of(backbone or str(stated or ""))
-    if not place:
-        raise SettingError(f"{module} does not say which backbone it is for; name it with --backbone")
+    loaded = load_module(stored)
+    place = place_of(backbone or own_backbone(loaded))
     if not merged:
         save_module(based_on(loaded, place), output)
         if as_json:
             print_json({"folder": str(output), "backbone": place})
             return
         print_line(f"Saved {output}, a module for the backbone {place}.")
-        if "/" not in place:
-            print_line("PEFT will look for that name on a hub: give --backbone, the folder of the model.", error=True)
         return
     made = save_merged(loaded, output, load_backbone(place, device, dtype))
     if as_json:

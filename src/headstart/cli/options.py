@@ -22,7 +22,7 @@ from headstart.errors import SettingError
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
     from headstart.hub import Hub
-    from headstart.kinds import Module
+    from headstart.kinds import ModuleLike
     from headstart.records import TextFormat
     from headstart.tasks import Task
     from headstart.tuning.recipes import Recipe
@@ -249,7 +249,7 @@ class BackboneOptions(Options):
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
 
-    def load(self, of: "Hub | Module | None" = None) -> "Backbone":
+    def load(self, of: "Hub | ModuleLike | None" = None) -> "Backbone":
         """The backbone in memory; if none is named, the one that the module, or every module of the hub, is for."""
         return load_backbone(self.backbone or backbone_of(of), self.device, self.dtype)
 
@@ -344,22 +344,26 @@ class WorkOptions(Options):
         ENGINES[self.engine.partition("=")[0]]
 
 
-def backbone_of(of: "Hub | Module | None") -> str:
+def backbone_of(of: "Hub | ModuleLike | None") -> str:
     """Where the backbone is that a module, or all modules of a hub, are for. Raises `SettingError` if none is named."""
-    from headstart.backbones.stated import stated_backbone, stated_in
-    from headstart.hub import Hub
-    from headstart.kinds.loading import own_backbone
-
     if of is None:
         raise SettingError("there is no module here that says which backbone it is for; name it with --backbone")
+    from headstart.hub import Hub
+
     if isinstance(of, Hub):
-        names = [name for ref in of.refs() for name in stated_in(ref.path)]
-        return stated_backbone(names, whose=f"the hub {of.path}" if len(of) else f"the hub {of.path}, which is empty,")
+        from headstart.backbones.stated import stated_by_hub
+
+        return stated_by_hub(of)
+    from headstart.kinds.loading import own_backbone  # torch
+
     return own_backbone(of)
 
 
 def load_backbone(source: str, device: str, dtype: str) -> "Backbone":
-    """The backbone a command runs; this is where torch is first imported."""
+    """The backbone a command runs; this is where torch is first imported, after a look whether there is one."""
+    from headstart.backbones.locating import possible
+
+    possible(source)
     with listening(f"loading the backbone {source}"):
         from headstart.backbones import Backbone
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from headstart.cli.output import duration_text, error_console, print_line
-from headstart.events import Event, Listener, Note, Progress, Saved, UnitEvent
+from headstart.events import Event, Listener, Note, Progress, Saved, Stage, UnitEvent
 
 __all__ = ["LINE_SECONDS", "Status", "UnitCount", "listening"]
 
@@ -39,6 +39,8 @@ class Status:
     def __init__(self, what: str) -> None:
         self.what, self.done, self.note = what, 0, ""
         self.total: int | None = None
+        self.stage: Stage | None = None
+        self._left = self._planned = 0
         self._running: dict[str, str] = {}
         self._finished: set[str] = set()
         self._saved: dict[str, int] = {}
@@ -47,23 +49,40 @@ class Status:
     def take(self, event: Event) -> None:
         """Take an event."""
         match event:
+            case Stage():
+                self.stage, self._left, self._planned = event, 0, 0
+                self._begin(event.what, 0)
             case Progress():
                 self._begin(event.what, event.done)
                 self.done, self.total, self.note = event.done, event.total, event.note
             case UnitEvent(state="started"):
+                self._count(event.left)
                 self._running[event.key] = event.label
                 more = f" and {len(self._running) - 1} more" if len(self._running) > 1 else ""
                 self._begin(f"{event.label}{more}", 0)
             case UnitEvent():
                 self._running.pop(event.key, None)
+                self._count(event.left)
                 if event.state == "computed":
                     self._finished.add(event.key)
                     self._saved = {what: step for what, step in self._saved.items() if not event.label.endswith(what)}
             case Saved() if event.step:
                 self._saved[event.what] = event.step
 
+    def place(self) -> str:
+        """Which part of the whole this is, and how many of its units are done: "2 of 3, 12 of 40 units"; "" if none."""
+        said = [f"{self.stage.number} of {self.stage.of}"] if self.stage else []
+        if self._planned > 1:
+            said.append(f"{self._planned - self._left} of {self._planned} units")
+        return ", ".join(said)
+
     def line(self) -> str:
-        """Everything in one line: how far it is, how fast, and how long the rest takes if that is known."""
+        """Everything in one line: where it is, how far, how fast, and how long the rest takes if that is known."""
+        where = f"[{place}] " if (place := self.place()) else ""
+        return where + self._current()
+
+    def _current(self) -> str:
+        """What is being done now."""
         seconds = time.monotonic() - self._began
         if self.total is None:
             return self.what if seconds < 1 else f"{self.what}: {duration_text(seconds)} so far"
@@ -88,6 +107,13 @@ class Status:
         if not said:
             return "nothing was finished yet, so the same command starts over"
         return f"{'; '.join(said)}; the same command computes only the rest"
+
+    def _count(self, left: int | None) -> None:
+        """Know how many units of a run are left; the first of a run that were left are all of it."""
+        if left is None:
+            return
+        self._planned = left if left > self._left else self._planned
+        self._left = left
 
     def _begin(self, what: str, done: int) -> None:
         """Measure from here if this is new work."""
@@ -136,15 +162,20 @@ def _bar(screen: Console, status: Status) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    what, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
-    columns = (what, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+    place, what, note = (
+        TextColumn(text, markup=False) for text in ("{task.fields[place]}", "{task.description}", "{task.fields[note]}")
+    )
+    columns = (place, what, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
     with Bar(*columns, console=screen, transient=True) as bar:
-        row = bar.add_task(status.what, total=None, note="")
+        row = bar.add_task(status.what, total=None, note="", place="")
 
         def refresh() -> None:
             if bar.tasks[0].description != status.what:
                 bar.reset(row)
-            bar.update(row, description=status.what, completed=status.done, total=status.total, note=status.note)
+            bar.update(
+                row, description=status.what, completed=status.done, total=status.total, note=status.note,
+                place=status.place(),
+            )  # fmt: skip
 
         yield refresh
 

@@ -57,11 +57,13 @@ def tune(
     """Tune a module on TASK and save the best state as a PEFT folder. A killed run continues with the same command."""
     output = result.folder()
     chosen, data = recipe.load(start=start), task.load()
-    from headstart.kinds import load_module, save_module
+    from headstart.formats import read_module
+
+    begin = read_module(start.expanduser()) if start else None  # before torch, so that a mistake is told at once
+    model = backbone.load(begin)
+    from headstart.kinds import save_module
     from headstart.tuning.tune import tune as run
 
-    begin = load_module(start) if start else None
-    model = backbone.load(begin)
     call = partial(
         run, data, model, start=begin, recipe=chosen, seed=task.seed, name=name or output.name, license=license,
         calibration=calibration, tracker=tracker, store=work.store,

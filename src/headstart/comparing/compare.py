@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, backbone_loaders
 from headstart.blending import require_blendable
 from headstart.blending.ensemble import checked_blend, require_fit
 from headstart.blending.given import BlendLike, as_blend
@@ -18,7 +18,7 @@ from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
-from headstart.kinds import AnyModule
+from headstart.kinds import AnyModule, backbone_for
 from headstart.ranking.rank import HubLike, load_modules, opened, plain_modules, require_defined, tell_of_own
 from headstart.records import Refused
 from headstart.showing import call_text
@@ -36,7 +36,7 @@ KEEPS = (None, "best", "all")
 def compare(
     task: TaskLike,
     hub: HubLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     methods: str | Sequence[str] = DEFAULT_METHODS,
     seeds: int = 3,
@@ -61,7 +61,7 @@ def compare(
     Args:
         task: with train and test splits (and a dev split, or enough training rows to draw one from).
         hub: a hub, or a list of modules.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the modules name.
         methods: what is compared, each as "[LABEL=]NAME[:field=value,…]": a name in
             `headstart.comparing.methods.METHODS` or a merge rule, with the `Blend` fields that differ from `blend`
             ("mine=softmax:indicator=loss,temperature=0.1").
@@ -105,7 +105,7 @@ def compare(
     for method in parsed:
         if method.blend is not None:
             require_blendable(method.blend, hub, family=task.card.family)
-    backbone = as_backbone(backbone)
+    backbone = backbone_for(hub, backbone)
     compared = _checked(task, backbone, parsed, seeds=seeds, decoding=decoding)
     draws = [task.few_shot(k=shots, seed=seed) for seed in range(seeds)]
     if keep not in KEEPS:
@@ -121,7 +121,7 @@ def compare(
     compared = tuple(at_equal_rank(method, rank_of_all) for method in compared)
     pool = Pool(tuple(modules), backbone, rank_of_all)
     asked = Asked(task, compared, base, shown, recipe, decoding, calibration, seeds, keep)
-    run = Run(asked, pool, merging=here(engine))
+    run = Run(asked, pool, merging=here(engine), listener=progress)
     with Store.opened(store) as kept:
         loaders = backbone_loaders(backbone)
         run.all(

@@ -18,9 +18,11 @@ from headstart.comparing.methods.contract import Draw, Pool
 from headstart.comparing.methods.parse import Compared
 from headstart.comparing.starting import Beginning, begin_all, same_start_notes, size_notes, starts_rows
 from headstart.comparing.trials import Tested, Trial, bare_baseline, bare_test, plan_trials, rank_draws
+from headstart.events import Listener, Stage
 from headstart.kinds import Module
 from headstart.ranking.rank import Ranking
 from headstart.records import Refused
+from headstart.showing import plural
 from headstart.tasks import Task
 from headstart.tasks.baselines import chance, majority
 from headstart.tasks.few_shot import USUAL_SHOTS
@@ -34,6 +36,9 @@ TEST_NOTE = (
     "The test split was used for the reported scores only; states were chosen on the dev draw. The intervals say how "
     "much other rows than these {rows} would change and, from 6 seeds on, other seeds (draws, fresh modules, orders)."
 )
+
+STAGES = 3
+"""The ranking, the starts, and the tunings with their tests."""
 
 UNTUNED_HEAD = "a fresh task head answers at random until it is tuned"
 
@@ -74,8 +79,8 @@ class Asked:
 class Run:
     """One comparison as it grows, seed by seed: `all` computes and records it, `result` is the record."""
 
-    def __init__(self, asked: Asked, pool: Pool, *, merging: str) -> None:
-        self.asked, self.pool, self.merging = asked, pool, merging
+    def __init__(self, asked: Asked, pool: Pool, *, merging: str, listener: Listener | None) -> None:
+        self.asked, self.pool, self.merging, self.listener = asked, pool, merging, listener
         names = ("missing", "starts", "scores", "curves", "answers", "baselines")
         self.frames: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.rankings: list[pd.DataFrame] = []
@@ -91,6 +96,8 @@ class Run:
         `context` says what was read.
         """
         asked, run = self.asked, partial(self._timed, run)
+        draws_text, methods_text = plural(len(draws), "draw"), plural(len(asked.methods), "method")
+        self._stage(f"ranking {plural(len(self.pool.modules), 'module')} on {draws_text}", 1)
         try:
             ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
         except PlannedOnly as dry:
@@ -98,6 +105,7 @@ class Run:
         drawn = [
             Draw(draw, seed, self.pool, own.ranking) for seed, (draw, own) in enumerate(zip(draws, ranked, strict=True))
         ]
+        self._stage(f"making the starts of {methods_text}", 2)
         try:
             begun = begin_all(drawn, asked.methods, run=partial(run, engine=self.merging))
         except PlannedOnly as dry:
@@ -110,6 +118,7 @@ class Run:
                 calibration=asked.calibration,
             )  # fmt: skip
         bare = self._bare(draws)
+        self._stage(f"tuning and testing {methods_text} on {draws_text}", 3)
         found = run([*(unit for trial in trials for unit in trial.units()), *(bare.units() if bare else [])])
         for trial in trials:
             self._add_trial(trial, found, ranked[trial.begun.seed].spent(trial.begun.compared, context), context)
@@ -119,6 +128,10 @@ class Run:
             majority(asked.task, draws),
             bare_baseline(bare, found),
         ]
+
+    def _stage(self, what: str, number: int) -> None:
+        if self.listener is not None:
+            self.listener(Stage(what, number, STAGES))
 
     def _bare(self, draws: Sequence[Task]) -> Tested | None:
         """The test of the backbone with nothing attached."""

@@ -168,11 +168,19 @@ class Trial:
 
 
 def plan_trials(
-    draw: Task, beginnings: Sequence[Beginning], pool: Pool, *, recipe: Recipe, decoding: str, calibration: str
+    draw: Task,
+    beginnings: Sequence[Beginning],
+    pool: Pool,
+    *,
+    recipe: Recipe,
+    decoding: str,
+    calibration: str,
+    part: str = "",
 ) -> list[Trial]:
     """The trials of one draw. Equal starts give equal units, which are tuned once.
 
-    Every test chooses its own calibration, before tuning and after it, on the draw.
+    Every test chooses its own calibration, before tuning and after it, on the draw. `part`: what progress calls the
+    draw; "" is its seed.
     """
     backbone = pool.backbone
     rows = Content(draw.test, draw.fingerprint("test"))
@@ -185,10 +193,12 @@ def plan_trials(
 
     trials = []
     for begun in beginnings:
-        name = f"seed {begun.seed}, {begun.label}"
+        name = f"{begun.label}, {part or f'seed {begun.seed}'}"
         own = recipe if backbone.encoder.whole else recipe.laid_out_as(begun.module.card.text_format)
         identity = BackboneInput.of(backbone, text_format_of(own))
-        tuning = TuneUnit.of(draw, identity, start=begun.module, recipe=own, seed=begun.seed, name=begun.label)
+        tuning = TuneUnit.of(
+            draw, identity, start=begun.module, recipe=own, seed=begun.seed, name=begun.label, part=part
+        )
         headless = backbone.is_encoder and begun.module.head is None
         before = None if headless else test(begun.module, own, f"{name}, untuned")
         trials.append(Trial(begun, before, tuning, test(tuning, own, f"{name}, tuned")))

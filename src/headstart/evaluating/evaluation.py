@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from headstart.errors import TaskError
@@ -87,6 +87,31 @@ class Evaluation:
     def uncalibrated_score(self) -> float:
         """The score without calibration."""
         return _score(self.metric, self.uncalibrated, self.examples, loss=self.loss, scores=self.scores)
+
+    @cached_property
+    def answer_losses(self) -> tuple[float, ...]:
+        """−ln p of the right answer to every row, in nats; where several answers are right, of any of them.
+
+        p is the probability that `predict` would give: among the options, as they are calibrated, so that it says
+        nothing of how likely the options' format is. Where answers are open or no option is right, it is the loss of
+        the target over its tokens; for a regression, the squared error.
+        """
+        return tuple(map(self._answer_loss, range(len(self.losses))))
+
+    @property
+    def answer_loss(self) -> float:
+        """The mean of `answer_losses`: the loss by which `fit` chooses a start."""
+        losses = self.answer_losses
+        return math.fsum(losses) / len(losses) if losses and _finite(losses) else math.nan
+
+    def _answer_loss(self, row: int) -> float:
+        options = self.options[row] if self.scores else ()
+        right = [place for place, option in enumerate(options) if option in self.examples[row].outputs]
+        if not right:
+            return self.losses[row]
+        lengths = self.lengths[row] if self.lengths else ()
+        shares = log_softmax(self.calibration.adjusted(self.scores[row], options, lengths))
+        return math.nan if math.isnan(shares.sum()) else -float(logsumexp(shares[right]))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

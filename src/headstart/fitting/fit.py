@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, backbone_loaders
 from headstart.blending.ensemble import blend_note, checked_blend
 from headstart.blending.given import BlendLike, as_blend
 from headstart.comparing.methods.contract import Draw
 from headstart.comparing.starting import Beginning, begin_all
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.evaluation import Evaluation
-from headstart.events import Event, Listener, Note, UnitEvent
+from headstart.events import Event, Listener, Note, Stage, UnitEvent
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.guard import Guard, pool_of
 from headstart.fitting.lacking import lacking
@@ -24,11 +24,11 @@ from headstart.fitting.large import LargeHub
 from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
-from headstart.kinds import AnyModule
+from headstart.kinds import AnyModule, backbone_for
 from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
-from headstart.showing import call_text
+from headstart.showing import call_text, plural
 from headstart.tasks import TaskLike, as_task
 from headstart.tasks.baselines import chance
 from headstart.tasks.example import seeded_order
@@ -39,6 +39,9 @@ from headstart.units import run as run_units
 
 __all__ = ["fit"]
 
+STAGES = 3
+"""Ranking, the guard, and the last tuning with what explains it."""
+
 Run = Callable[..., Results]
 Later = Mapping[str, tuple[int, Sequence[Unit]]]
 
@@ -46,7 +49,7 @@ Later = Mapping[str, tuple[int, Sequence[Unit]]]
 def fit(
     task: TaskLike,
     hub: HubLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     starts: str | Sequence[str] = DEFAULTS.starts,
     blend: BlendLike = DEFAULTS.blend,
@@ -81,7 +84,7 @@ def fit(
     Args:
         task: with train and dev splits; a test split, if there is one, gives the score that is reported.
         hub: a hub, or a list of modules.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the modules name.
         starts: what may be used, as methods of `compare`.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
         shots: draw so many rows per class (four times as many without classes) from train and dev; `None` takes all.
@@ -106,10 +109,11 @@ def fit(
         StoreError: the store cannot be written.
     """
     call = call_text(fit, locals())
-    task, chosen, backbone = as_task(task), as_recipe(recipe), as_backbone(backbone)
+    task, chosen, hub = as_task(task), as_recipe(recipe), opened(hub)
+    backbone = backbone_for(hub, backbone)
     drawn = task if shots is None else task.few_shot(k=shots, seed=seed)
     base = checked_blend(as_blend(blend), task.card)
-    modules, refused = load_modules(opened(hub), backbone, progress=progress)
+    modules, refused = load_modules(hub, backbone, progress=progress)
     guarded = partial(
         Guard.of, drawn, starts=starts, blend=base, folds=folds, held_out=held_out, recipe=chosen,
         decoding=decoding, calibration=calibration, seed=seed,
@@ -157,6 +161,10 @@ class _Clock:
         if self.listener is not None:
             self.listener(event)
 
+    def stage(self, what: str, number: int) -> None:
+        """Tell that a stage begins."""
+        self(Stage(what, number, STAGES))
+
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
@@ -178,6 +186,7 @@ class _Fit:
 
     def fitted(self, rankings: Mapping[str, Ranking]) -> Fitted:
         """All stages but the first. Raises `PlannedOnly` with what follows, where nothing is computed."""
+        self.clock.stage(f"guarding the starts on {plural(len(self.guard.folds), 'fold')}", 2)
         try:
             verdict = self.guard.verdict(
                 self.run, merging=self.merging, ranker=None if self.large is None else self.ranker
@@ -191,6 +200,7 @@ class _Fit:
         wanted = {reduction: specs for reduction, specs in self.guard.indicators().items() if specs}
         if not wanted:
             wanted = {self.asked.blend.reduction: (self.asked.blend.indicator,)}
+        self.clock.stage(f"ranking {plural(len(self.guard.pool.modules), 'module')}", 1)
         try:
             return {
                 reduction: replace(ranked(indicators=specs, reduction=reduction), refused=self.asked.refused)
@@ -201,6 +211,7 @@ class _Fit:
 
     def finished(self, rankings: Mapping[str, Ranking], verdict: Verdict) -> Fitted:
         """The chosen start is tuned on all rows; the start that leads is made, for its weights."""
+        self.clock.stage(f"tuning the module from {verdict.method}", 3)
         labels = {verdict.method, verdict.leader}
         methods = [method for method in self.guard.methods if method.label in labels]
         first = next(iter(rankings.values()))

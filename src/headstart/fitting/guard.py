@@ -26,11 +26,10 @@ from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.folds import folds_of
-from headstart.fitting.losses import row_losses
 from headstart.fitting.sentences import NATS, SQUARES
 from headstart.fitting.verdict import Held, Verdict, decide_start
-from headstart.kinds import AnyModule
-from headstart.ranking.rank import HubLike, Ranking, load_modules, plain_modules, require_defined
+from headstart.kinds import AnyModule, backbone_for
+from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.head import head_of
 from headstart.tuning.recipes import Recipe, as_recipe
@@ -44,7 +43,7 @@ __all__ = ["Guard", "guard", "pool_of"]
 def guard(
     task: TaskLike,
     hub: HubLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     starts: str | Sequence[str] = DEFAULTS.starts,
     blend: BlendLike = DEFAULTS.blend,
@@ -69,7 +68,7 @@ def guard(
     Args:
         task: with train and dev splits, such as a few-shot draw.
         hub: a hub, or a list of modules.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the modules name.
         starts: what may be used, as methods of `compare`.
         blend: how "ensemble" is made; the other blending methods take their indicator and space from it.
         folds: into how many parts the rows are cut.
@@ -86,7 +85,8 @@ def guard(
         HubError, MergeError, SettingError, TaskError: see `compare` and `folds_of`.
         StoreError: the store cannot be written.
     """
-    task, chosen, backbone = as_task(task), as_recipe(recipe), as_backbone(backbone)
+    task, chosen, hub = as_task(task), as_recipe(recipe), opened(hub)
+    backbone = backbone_for(hub, backbone)
     modules, _ = load_modules(hub, backbone, progress=progress)
     base = checked_blend(as_blend(blend), task.card)
     made = Guard.of(
@@ -183,7 +183,10 @@ class Guard:
             begun = begin_all(draws, self.methods, run=partial(run, engine=merging))
         except PlannedOnly as dry:
             raise dry.followed_by(self.later(merges=False)) from None
-        trials = [self._trials(draw.task, beginnings) for draw, beginnings in zip(draws, begun, strict=True)]
+        trials = [
+            self._trials(draw.task, beginnings, part=f"fold {number} of {len(self.folds)}")
+            for number, (draw, beginnings) in enumerate(zip(draws, begun, strict=True), 1)
+        ]
         found = run([unit for fold in trials for trial in fold for unit in _units(trial)])
         answers = {
             method.label: _held([fold[place] for fold in trials], found) for place, method in enumerate(self.methods)
@@ -221,10 +224,11 @@ class Guard:
             found[name] = (len(units) * len(self.methods) * len(self.folds), units)
         return found
 
-    def _trials(self, fold: Task, beginnings: Sequence[Beginning]) -> list[Trial]:
+    def _trials(self, fold: Task, beginnings: Sequence[Beginning], *, part: str = "") -> list[Trial]:
         return plan_trials(
-            fold, beginnings, self.pool, recipe=self.recipe, decoding=self.decoding, calibration=self.calibration
-        )
+            fold, beginnings, self.pool, recipe=self.recipe, decoding=self.decoding, calibration=self.calibration,
+            part=part,
+        )  # fmt: skip
 
 
 def _units(trial: Trial) -> list[Unit]:
@@ -240,7 +244,7 @@ def _held(trials: Sequence[Trial], found: Results) -> Held:
     for trial in trials:
         plain = trial.after.unit.evaluation(found.of(trial.after.unit))
         answered = calibrate(plain, trial.after.choice.made(found))
-        losses += row_losses(answered)
+        losses += answered.answer_losses
         predictions += answered.predictions
         tuned.append(trial.tuning.tuned(found.of(trial.tuning)))
     if not all(map(math.isfinite, losses)):

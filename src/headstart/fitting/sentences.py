@@ -57,7 +57,7 @@ class Grounds:
 
 def sentence(grounds: Grounds) -> str:
     """The decision, the start's gain over scratch, its score, and how it stands to the random module."""
-    told, opening = grounds.told, "Use " + spoken(grounds.told) if grounds.used else "Tune from scratch"
+    told, opening = grounds.told, f"The guard chose {spoken(grounds.told if grounds.used else SCRATCH)}"
     if not told:
         return f"{opening}. No start has a loss on the held-out rows."
     against = grounds.against(SCRATCH)

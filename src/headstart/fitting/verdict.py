@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What one method answered to the held-out rows: `losses` of every row (see `row_losses`), and `predictions`.
+    """What one method answered to the held-out rows: `predictions`, and `losses` (`Evaluation.answer_losses`).
 
     `steps`: the step of the best state, `seconds`: the time of tuning, each a mean over folds. `reason`: why there is
     no answer; then the others are empty or NaN.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from headstart.backbones import Backbone, BackboneLike, Encoded, Head, TextFormat, as_backbone
+from headstart.backbones import Backbone, BackboneLike, Encoded, Head, TextFormat
 from headstart.errors import SettingError, TaskError, of_type
 from headstart.events import Listener
 from headstart.hub import Hub
@@ -28,7 +28,7 @@ from headstart.indicators.passes import Workload
 from headstart.indicators.rows import RowWriter
 from headstart.indicators.run import Answers, Run
 from headstart.indicators.table import Scores, ScoreTable, check_reduction, require_distinct
-from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules
+from headstart.kinds import AnyModule, Module, ModuleLike, as_module, as_modules, backbone_for
 from headstart.tasks import Example
 
 __all__ = ["ANSWERS", "FAMILIES", "NO_DISTRIBUTION", "check_request", "chosen_indicators", "score", "score_table"]
@@ -47,7 +47,7 @@ ANSWERS = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.HIDDEN_STATES})
 def score_table(
     modules: Iterable[ModuleLike] | ModuleLike | Hub,
     examples: Sequence[Example],
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reference: ModuleLike | None = None,
@@ -63,7 +63,7 @@ def score_table(
         modules: modules that fit the backbone (see `Module.check`), of any shapes, with distinct names. Modules on the
             disk are read one stack at a time; one that cannot be read has no value, and the reason says why.
         examples: labelled examples of the new task; the first acceptable target is the gold one.
-        backbone: the frozen model.
+        backbone: the frozen model; `None` is the one that the modules name.
         indicators: specs, as in `make_indicator`, or a single one as text.
         reference: a module tuned on the new task, for indicators that need one.
         trials: by a module's name and the number of steps, what tuning made of it, for indicators that tune every
@@ -87,7 +87,8 @@ def score_table(
         if Need.TUNING in indicator.needs and trials is None:
             raise SettingError(f"'{indicator.name}' tunes every module on the task; use rank, or give trials=")
     compared = None if reference is None else as_module(reference, parameter="reference").load()
-    modules, backbone = as_modules(modules), as_backbone(backbone)
+    modules = as_modules(modules)
+    backbone = backbone_for(modules, backbone)
     require_distinct([module.name for module in modules])
     head = _shared_head(chosen, backbone, compared)
     text_format = text_format or TextFormat()
@@ -111,7 +112,7 @@ def score_table(
 def score(
     modules: Iterable[ModuleLike] | ModuleLike | Hub,
     examples: Sequence[Example],
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     indicators: str | Sequence[str | Spec | Indicator] = ("cosine",),
     reduction: str = "mean",

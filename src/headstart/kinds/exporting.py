@@ -19,7 +19,7 @@ from headstart.hub.snippet import whole_model
 from headstart.kinds.bitfit import BitFitModule
 from headstart.kinds.contract import Module
 from headstart.kinds.ia3 import IA3Module
-from headstart.kinds.loading import ModuleLike, as_module
+from headstart.kinds.loading import ModuleLike, as_module, own_backbone
 from headstart.kinds.lora import LoraModule
 from headstart.showing import line, plural
 
@@ -42,20 +42,22 @@ class MergedWeights:
         return line(type(self).__name__, plural(len(self.tensors), "tensor"), rounded)
 
 
-def merged_weights(module: ModuleLike, backbone: BackboneLike) -> MergedWeights:
+def merged_weights(module: ModuleLike, backbone: BackboneLike | None = None) -> MergedWeights:
     """The weights of the backbone with the module merged into them: LoRA, IA3 and BitFit.
 
-    `module` may be a folder or a result that holds one, such as that of `tune`. A backbone that is given by its path is
-    loaded in float32 on the CPU, because bfloat16 rounds much of a merge away.
+    `module` may be a folder or a result that holds one, such as that of `tune`. A backbone that is given by its path,
+    or is the one that the module names (`None`), is loaded in float32 on the CPU, because bfloat16 rounds much of a
+    merge away.
 
     Raises `ModuleError` for any other kind, for a module with a task head, for one that does not fit the backbone, and
     for a weight that two layers share, since a merge would change both.
     """
-    return _merged(as_module(module).load(), _exact(backbone))
+    read = as_module(module).load()
+    return _merged(read, _exact(read, backbone))
 
 
-def _exact(given: BackboneLike) -> Backbone:
-    return as_backbone(given, device="cpu", dtype="float32")
+def _exact(module: Module, given: BackboneLike | None) -> Backbone:
+    return as_backbone(own_backbone(module) if given is None else given, device="cpu", dtype="float32")
 
 
 def _merged(module: Module, backbone: Backbone) -> MergedWeights:
@@ -72,7 +74,7 @@ def _merged(module: Module, backbone: Backbone) -> MergedWeights:
     return MergedWeights(tensors, math.sqrt(off / moved) if moved else 0.0)
 
 
-def save_merged(module: ModuleLike, folder: str | Path, backbone: BackboneLike) -> MergedWeights:
+def save_merged(module: ModuleLike, folder: str | Path, backbone: BackboneLike | None = None) -> MergedWeights:
     """Write the backbone with the module merged into it, with tokenizer and generation settings, and a README.
 
     transformers, vLLM and others load the folder like any other model. Nothing of the backbone in memory changes.
@@ -84,7 +86,8 @@ def save_merged(module: ModuleLike, folder: str | Path, backbone: BackboneLike) 
     """
     folder = Path(folder)
     refuse_existing(folder)
-    module, backbone = as_module(module).load(), _exact(backbone)
+    module = as_module(module).load()
+    backbone = _exact(module, backbone)
     merged = _merged(module, backbone)
     page = _readme(module, backbone, merged, folder=folder.name)
     with staged_folder(folder) as staging:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from peft import PeftModel
 
 from headstart.backbones import Backbone, BackboneLike, as_backbone
-from headstart.backbones.stated import stated_backbone, stated_names
+from headstart.backbones.stated import stated_backbone, stated_by_hub, stated_in, stated_names
 from headstart.errors import ModuleError, SettingError, of_type
 from headstart.formats import StoredModule, read_module
 from headstart.hub import Hub, ModuleRef
@@ -109,18 +109,35 @@ def as_module(given: ModuleLike, *, parameter: str = "module") -> AnyModule:
     )
 
 
-def own_backbone(module: Module) -> str:
-    """Where the backbone is that a module's configuration, or else its card, says it is for.
+def own_backbone(of: Hub | ModuleLike | Iterable[ModuleLike]) -> str:
+    """Where the one backbone is that the configurations, or else the cards, of these modules say they are for.
 
-    That is a folder or file that is here, or an id of the model hub. Raises `SettingError` if neither names one.
+    That is a folder or file that is here, or an id of the model hub. Raises `SettingError` if they name none, or more
+    than one, and whatever `as_module` raises.
     """
-    return stated_backbone(stated_names(module.config, module.card.base_model), whose=f"the module '{module.name}'")
+    if isinstance(of, Hub):
+        return stated_by_hub(of)
+    if isinstance(of, Iterable) and not isinstance(of, str):
+        return stated_backbone((name for module in of for name in _stated(module)), whose="the list of modules")
+    whose = f"the module '{of.card.name}'" if isinstance(of, Module | LazyModule | StoredModule) else "the module"
+    return stated_backbone(_stated(of), whose=whose)
 
 
-def backbone_for(module: Module | None, given: BackboneLike | None) -> Backbone:
-    """The backbone that a caller gave to run this module on, or, for `None`, the module's own (`own_backbone`)."""
-    if given is None and module is not None:
-        return as_backbone(own_backbone(module))
+def _stated(of: ModuleLike) -> list[str]:
+    """What a module calls its backbone; of one on the disk, no tensor is read."""
+    source = of.source if isinstance(of, LazyModule) else of
+    if isinstance(source, ModuleRef):
+        return stated_in(source.path)
+    if isinstance(source, str | Path):
+        return stated_in(Path(source).expanduser())
+    module = as_module(of).load()
+    return stated_names(module.config, module.card.base_model)
+
+
+def backbone_for(of: Hub | ModuleLike | Iterable[ModuleLike] | None, given: BackboneLike | None) -> Backbone:
+    """The backbone that a caller gave to run these modules on, or, for `None`, their own (`own_backbone`)."""
+    if given is None and of is not None:
+        return as_backbone(own_backbone(of))
     if given is None:
         raise SettingError("without a module, nothing says which backbone is meant; give backbone=")
     return as_backbone(given)

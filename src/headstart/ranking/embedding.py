@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headstart.backbones import Backbone, BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones import Backbone, BackboneLike, backbone_loaders
 from headstart.embeddings import Embedding, EmbedUnit, Subject, make_embedding
 from headstart.embeddings.unit import DIRECT, vector_of
 from headstart.errors import HeadstartError, ModuleError
 from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef
-from headstart.kinds import Module, load_module
+from headstart.kinds import Module, backbone_for, load_module
 from headstart.ranking.rank import load_modules, reference_unit
 from headstart.records import ModuleCard, Refused
 from headstart.tasks import Task
@@ -60,7 +60,7 @@ class TaskQuery:
     def of(
         cls,
         task: Task,
-        backbone: BackboneLike,
+        backbone: BackboneLike | None,
         hub: Hub,
         *,
         recipe: Recipe | str,
@@ -68,7 +68,7 @@ class TaskQuery:
         progress: Listener | None,
     ) -> TaskQuery:
         """That of a task; the module has the hub's commonest shape."""
-        run_on = as_backbone(backbone)
+        run_on = backbone_for(hub, backbone)
         modules, _ = load_modules(hub, run_on, progress=progress)
         tuning = reference_unit(task, run_on, like=modules, recipe=as_recipe(recipe), seed=seed)
         return cls(task.name, tuning, run_on)

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.embeddings.arrays import Array
 from headstart.embeddings.contract import Embedding, Need
-from headstart.errors import ModuleError, SettingError
+from headstart.errors import ModuleError
 from headstart.events import Listener
 from headstart.hub import Hub, ModuleRef
 from headstart.hub.vectors import VectorFile
@@ -80,10 +80,6 @@ class HubVectors:
         self, task: TaskLike, backbone: BackboneLike | None, view: Hub, *, recipe: Recipe | str, seed: int
     ) -> TaskQuery:
         """What gives the vector of a task: its own module, tuned as the commonest shape in `view`."""
-        if backbone is None:
-            raise SettingError(
-                "a task's own module is tuned on a backbone; give backbone=, or look for modules like= one of the hub"
-            ).with_options({"backbone=": "--backbone", "like=": "--like"})
         from headstart.tasks import as_task
 
         read = as_task(task)  # before the backbone, which takes long to load

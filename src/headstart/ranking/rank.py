@@ -15,7 +15,7 @@ from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.indicators import INDICATORS, make_indicator
 from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
 from headstart.indicators.table import Scores, check_reduction
-from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, load_module
+from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, backbone_for, load_module
 from headstart.ranking.narrow import Spent, narrow
 from headstart.ranking.race import Race, as_race
 from headstart.ranking.retrieve import Retrieval, as_retrieval
@@ -138,9 +138,11 @@ def fits(backbone: BackboneLike) -> Callable[[StoredModule], None]:
     return lambda stored: load_module(stored).check(loaded)
 
 
-def opened(hub: HubLike) -> Hub | Iterable[ModuleLike]:
-    """The hub at a path; modules stay as they are. A mistyped path is so found before a backbone is loaded."""
-    return Hub.open(hub) if isinstance(hub, str | Path) else hub
+def opened(hub: HubLike) -> Hub | Sequence[ModuleLike]:
+    """The hub at a path, or the modules as a list. A mistyped path is so found before a backbone is loaded."""
+    if isinstance(hub, Hub):
+        return hub
+    return [*hub] if isinstance(hub, Iterable) and not isinstance(hub, str) else as_hub(hub)
 
 
 OWN = "tuned on a task called"
@@ -247,7 +249,7 @@ def _given(modules: list[AnyModule], backbone: Backbone) -> list[AnyModule]:
 def rank(
     task: TaskLike,
     hub: HubLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     indicators: str | Sequence[str] = ("cosine",),
     reduction: str = "mean",
@@ -273,7 +275,7 @@ def rank(
             hub, backbone or module is taken, its path will do: it is then read as `Task.load`, `Hub.open`,
             `Backbone.load` or `load_module` reads it.
         hub: a hub, or a list of modules.
-        backbone: the frozen model.
+        backbone: the frozen model; here and wherever a hub or a module is given, `None` is the one that these name.
         indicators: specs: a name in `INDICATORS`, with parameters where it has some ("grand:block=3"); or a
             single one as text.
         reduction: "mean" or "sum" over target tokens.
@@ -291,7 +293,7 @@ def rank(
     Raises:
         HubError: no module fits.
         ModuleError: a module that was loaded before does not fit.
-        SettingError: an unknown name.
+        SettingError: an unknown name, or no backbone is given and the modules name none that is here, or several.
         TaskError: the dev split is missing or empty.
 
     Examples:
@@ -311,7 +313,7 @@ def rank(
     if racing is not None:
         require_rows(chosen)
     hub = opened(hub)
-    backbone = as_backbone(backbone)
+    backbone = backbone_for(hub, backbone)
     require_defined([str(indicator.spec) for indicator in chosen], task, backbone)
     examples = scoring_examples(task, rows=rows, seed=seed)
     check_request(chosen, examples)

@@ -129,7 +129,7 @@ def search(
         task: its own module, tuned for at most 200 steps on its train split, gives the query; this needs the backbone.
             It is the reference module that `rank` compares with, and shared through the store.
         hub: a hub, or the path of one.
-        backbone: the frozen model.
+        backbone: the frozen model, on which the task's module is tuned; `None` is the one that the hub's modules name.
         like: in place of a task, the name of a module in the hub, or any module.
         text: in place of a task, words, which are compared with those of the cards: names, tasks, families, labels,
             templates and notes.

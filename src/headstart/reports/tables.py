@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+ENOUGH_TESTS = 4
+"""How many states of a tuning have to be tested on the dev rows, the untuned one among them, to speak of a step."""
+
+
 def chosen_indicator(comparison: Comparison) -> str | None:
     """The indicator that set the weights, or `None` if the ranking has no column for it."""
     name = comparison.settings.get("indicator")
@@ -41,7 +45,8 @@ def summary(comparison: Comparison) -> pd.DataFrame:
     seeds on, over seeds), `_seeds`, and `_reason` (why something is missing). `steps_to_scratch` is the first step at
     which the method's dev score is at least the best that scratch reaches on that seed: the median over seeds, where a
     seed that never gets there counts as later than any step. `steps_to_scratch_seeds` is how many seeds get there, of
-    `curve_seeds`.
+    `curve_seeds`. Where scratch was tested fewer than `ENOUGH_TESTS` times on the dev rows, no step is named: nobody
+    looked in between.
     """
     arrival = _arrival_steps(comparison)
     means, gains = mean_scores(comparison), effects(comparison)
@@ -177,22 +182,30 @@ def _estimated(name: str, table: pd.DataFrame, method: str, stage: str) -> dict[
 
 
 def _arrival_steps(comparison: Comparison) -> pd.DataFrame:
-    """Per (method, seed): the first step at which dev_score ≥ scratch's best of that seed; infinite if never."""
+    """Per (method, seed): the first step at which dev_score ≥ scratch's best of that seed; infinite if never.
+
+    NaN on seeds on which scratch was tested too rarely.
+    """
     curves = comparison.curves.astype({"dev_score": "float64"}).dropna(subset=["dev_score"])
-    goals = curves[curves["method"] == SCRATCH].groupby("seed")["dev_score"].max().to_dict()
+    of_scratch = curves[curves["method"] == SCRATCH].groupby("seed")["dev_score"]
+    goals, tests = of_scratch.max().to_dict(), of_scratch.size().to_dict()
     rows = []
     for (method, seed), own in curves.groupby(["method", "seed"]):
         if seed in goals:
             there = own.loc[own["dev_score"] >= goals[seed], "step"]
-            rows.append({"method": method, "seed": seed, "step": float(there.min()) if len(there) else math.inf})
+            first = float(there.min()) if len(there) else math.inf
+            rows.append({"method": method, "seed": seed, "step": first if tests[seed] >= ENOUGH_TESTS else math.nan})
     return pd.DataFrame(rows, columns=["method", "seed", "step"])
 
 
 def _steps_columns(arrival: pd.DataFrame) -> dict[str, Any]:
+    seen, arrival = len(arrival), arrival.dropna(subset=["step"])
     reached = int((arrival["step"] < math.inf).sum())
     median = float(arrival["step"].median()) if len(arrival) else math.nan
     reason = ""
-    if not len(arrival):
+    if seen and not len(arrival):
+        reason = f"scratch was tested fewer than {ENOUGH_TESTS} times while it was tuned, too rarely to name a step"
+    elif not len(arrival):
         reason = "no learning curve on a seed for which scratch has one"
     elif median == math.inf:
         median, reason = math.nan, f"{reached or 'none'} of {len(arrival)} seeds got there"

@@ -11,6 +11,7 @@ from headstart.tasks.classes import alike, found_labels
 from headstart.tasks.columns import describe
 from headstart.tasks.example import Example
 from headstart.tasks.fitting import check_columns
+from headstart.tasks.head import REGRESSION
 from headstart.tasks.metrics import METRICS
 from headstart.tasks.options import OPTIONS, TextRow, options_of, require_whole
 from headstart.tasks.pairs import InputTemplate
@@ -23,6 +24,9 @@ __all__ = ["Loaded", "load_task"]
 
 SAMPLE = 1000
 """How many rows are looked at to say which columns there are."""
+
+FEWEST_IDS = 20
+"""From how many rows on answers that look like ids are suspected to be ids."""
 
 CLASS_METRICS = ("ACC", "Classification-F1", "Matthew-Correlation")
 """Metrics that do not keep few distinct targets from being taken for labels."""
@@ -133,8 +137,8 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
     chosen = card.options or _fitting_source(tables, card)
     labels = found_labels(row.outputs for row in _all(tables)) if _may_infer(settled, chosen) else None
     if labels is None:
-        swapped = _swapped(tables) if chosen == "none" else ()
-        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, swapped
+        doubted = (_swapped(tables) or _numbered(tables, card)) if chosen == "none" else ()
+        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, doubted
     metric = card.metric if "metric" in settled.stated else METRICS["ACC"].name
     note = (
         f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
@@ -158,6 +162,21 @@ def _swapped(tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[str, ...]:
     note = (
         f"There are only {len(classes)} distinct inputs ({few}), and hardly an answer is given twice; if the columns "
         "are the wrong way round, exchange input and target (--input, --target)"
+    )
+    return (note,)
+
+
+def _numbered(tables: Mapping[str | None, Sequence[TextRow]], card: TaskCard) -> tuple[str, ...]:
+    """A note if the answers look like a column of ids: one word each, and none twice."""
+    rows = list(_all(tables))
+    words = {row.outputs[0] for row in rows if len(row.outputs) == 1 and len(row.outputs[0].split()) == 1}
+    decimals = any(row.number is not None and not row.number.is_integer() for row in rows)
+    if len(rows) < FEWEST_IDS or len(words) < len(rows) or decimals or card.metric in REGRESSION:
+        return ()
+    seen = ", ".join(row.outputs[0] for row in rows[:2])
+    note = (
+        f"No answer is given twice, and each is one word ({seen}, …), like a column of ids; if another column holds "
+        "the answers, name it as target (--target)"
     )
     return (note,)
 

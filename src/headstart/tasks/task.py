@@ -75,7 +75,8 @@ class Task:
                 (`tickets.task.json` for `tickets.csv`); a folder with `train`, `dev` (or `validation`) and `test` files
                 of these formats and optionally a `task.json`, where a `train` file alone is split like a single file; a
                 folder written by `datasets.save_to_disk`; or, if there is no such path, a Hugging Face id,
-                "owner/name" or "owner/name:config". A split whose labels are hidden (all -1) is left out.
+                "owner/name" or "owner/name:config", with "hf://" before it where a folder "owner" is here. A split
+                whose labels are hidden (all -1) is left out.
             name: the task's name; default: `task.json`'s, else from the source.
             metric: a name in `METRICS`; default "ACC" for a task with labels, else "EM".
             labels: the classes, as target texts; every target must be one of them. "none": there are none. Default:

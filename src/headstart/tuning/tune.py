@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from headstart.backbones import BackboneInput, BackboneLike, as_backbone, backbone_loaders
+from headstart.backbones import BackboneInput, BackboneLike, backbone_loaders
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener
-from headstart.kinds import ModuleLike, as_module
+from headstart.kinds import ModuleLike, as_module, backbone_for
 from headstart.tasks import TaskLike, as_task
 from headstart.tuning.lane import CurvePoint, Lane, Tuned
 from headstart.tuning.lanes import tune_lanes
@@ -20,7 +20,7 @@ __all__ = ["CurvePoint", "Lane", "Tuned", "text_format_of", "tune", "tune_lanes"
 
 def tune(
     task: TaskLike,
-    backbone: BackboneLike,
+    backbone: BackboneLike | None = None,
     *,
     start: ModuleLike | None = None,
     recipe: Recipe | str = "few-shot",
@@ -41,7 +41,8 @@ def tune(
 
     Args:
         task: with train and dev splits.
-        backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32.
+        backbone: stays frozen; it may compute in bfloat16, the module's parameters are float32. `None` is the one that
+            the start names.
         start: where to begin, such as what `ensemble` returns or a module's folder; `None` is a fresh module of the
             recipe's kind and shape. On an encoder, its task head is kept if it was tuned on this very task; otherwise
             a fresh head is tuned with it.
@@ -73,7 +74,7 @@ def tune(
     """
     task, chosen = as_task(task), as_recipe(recipe)
     begin = None if start is None else as_module(start, parameter="start").load()
-    backbone = as_backbone(backbone)
+    backbone = backbone_for(begin, backbone)
     if begin is not None and not backbone.encoder.whole:
         chosen = chosen.laid_out_as(begin.card.text_format)
     layout = text_format_of(chosen)

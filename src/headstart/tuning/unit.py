@@ -31,11 +31,11 @@ class TuneUnit(Unit):
 
     `start`: a module, a unit that makes one, or `None` for a fresh one. `own_head`: whether the start's task head was
     tuned on this very task, and is kept. `checkpoint`: a file to continue from, in place of the one in the working
-    folder. Made by `of`.
+    folder. `part`: of what larger work it is a part, for people: "fold 2"; "" is its seed. Made by `of`.
     """
 
     type: ClassVar[str] = "tune"
-    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license", "tracker", "checkpoint"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"recipe", "name", "license", "tracker", "checkpoint", "part"})
     together: ClassVar[int] = 64
 
     backbone: BackboneInput
@@ -49,6 +49,7 @@ class TuneUnit(Unit):
     license: str
     tracker: str | None = None
     checkpoint: Path | None = None
+    part: str = ""
 
     @classmethod
     def of(
@@ -63,6 +64,7 @@ class TuneUnit(Unit):
         license: str = "",  # noqa: A002 - the field's own word, as on model cards
         tracker: str | None = None,
         checkpoint: Path | None = None,
+        part: str = "",
     ) -> "TuneUnit":
         """The unit that tunes on `task`; its other splits, and dev rows beyond `max_dev`, are left out."""
         dev = task.dev[: recipe.max_dev] if recipe.max_dev else task.dev
@@ -70,7 +72,9 @@ class TuneUnit(Unit):
         rows = Content(read, digest_of([read.fingerprint("train"), read.fingerprint("dev")]))
         own = _has_card(start) and start.card.head is not None and start.card.task == task.name
         settings = {name: value for name, value in recipe.canonical(fresh=start is None).items() if name != "max_dev"}
-        return cls(backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker, checkpoint)
+        return cls(
+            backbone, rows, start, settings, seed, own, recipe, name or task.name, license, tracker, checkpoint, part
+        )
 
     @property
     def label(self) -> str:
@@ -79,7 +83,7 @@ class TuneUnit(Unit):
 
     @property
     def _title(self) -> str:
-        return f"{self.name} on {self.rows.value.name}, seed {self.seed}"
+        return f"{self.name} on {self.rows.value.name}, {self.part or f'seed {self.seed}'}"
 
     @property
     def versions(self) -> dict[str, int]:

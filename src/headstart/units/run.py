@@ -143,6 +143,7 @@ class _Run:
         self.tried: Counter[str] = Counter()
         self.pause = SHORTEST
         self.waited = False
+        self.planned = False
 
     def work_off(self, engine: Engine, leases: Leases) -> None:
         """Compute what is missing."""
@@ -199,6 +200,7 @@ class _Run:
                 self.dependents.setdefault(key, []).append(unit.key)
             if not needed:
                 self._queue(unit)
+        self.planned = True
 
     def _reuse(self, unit: Unit) -> bool:
         result = self.store.get(unit, listener=self.listener)
@@ -210,8 +212,8 @@ class _Run:
     def _know(self, unit: Unit, result: Result, how: str) -> None:
         self.found[unit.key] = result
         self.tally[how][unit.type] += 1
-        self._tell(unit, "computed" if how == "computed" else "reused", result.seconds)
         self.missing.pop(unit.key, None)
+        self._tell(unit, "computed" if how == "computed" else "reused", result.seconds)
         for key in self.dependents.pop(unit.key, ()):
             self.unmet[key] -= 1
             if not self.unmet[key] and key in self.missing:
@@ -299,17 +301,18 @@ class _Run:
         failed = _labelled(unit, error, times=max(self.tried[unit.key], 1))
         failed.__cause__ = error
         self.failed[unit.key] = failed
-        self._tell(unit, "failed")
         del self.missing[unit.key]
         waiting = self.dependents.pop(unit.key, [])
         while waiting:  # the units that need it cannot be computed either
             key = waiting.pop()
             self.missing.pop(key, None)
             waiting += self.dependents.pop(key, [])
+        self._tell(unit, "failed")
 
     def _tell(self, unit: Unit, state: str, seconds: float | None = None) -> None:
         if self.listener:
-            self.listener(UnitEvent(unit.type, unit.key, unit.label, state, seconds))  # type: ignore[arg-type]
+            left = len(self.missing) if self.planned else None
+            self.listener(UnitEvent(unit.type, unit.key, unit.label, state, seconds, left))  # type: ignore[arg-type]
 
 
 def _labelled(unit: Unit, error: Exception, *, times: int) -> HeadstartError:

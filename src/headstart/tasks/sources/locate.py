@@ -30,6 +30,9 @@ SPLIT_NAMES: Mapping[str, str] = {"train": "train", "dev": "dev", "validation": 
 """The names a split may have in the data, and the one it has in a task."""
 
 _GZIPPED = ("jsonl", "csv", "tsv")
+REMOTE = "hf://"
+"""What an id may begin with, so that it is none of a path."""
+
 SETTINGS_FILE = "task.json"
 """The name of a folder's settings; those of a file `tickets.csv` are in `tickets.task.json`."""
 
@@ -69,14 +72,15 @@ def _locate(source: str | Path, path: Path) -> Located:
             raise TaskError(f"{path} has no format that is known; save it as one that is, named {_known_names()}")
         _require_regular(path)
         return Located(stem, str(source), {None: SOURCES[format_](path)}, _settings(path))
-    text = str(source)
-    if isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None:
+    surely, text = str(source).startswith(REMOTE), str(source).removeprefix(REMOTE)
+    an_id = isinstance(source, str) and datasets_id.is_id(text) and _stem_and_format(path)[1] is None
+    if an_id and (surely or not path.parent.is_dir()):
         name = text.partition("/")[2].replace(":", "-")
         return Located(name, text, known_splits(datasets_id.read_id(text), source=text))
-    raise TaskError(
-        f"there is nothing at {source}{near_path(path)}; give a file, a folder, or a data set's id as owner/name or "
-        "owner/name:config"
-    )
+    remedy = "give a file, a folder, or a data set's id as owner/name or owner/name:config"
+    if an_id:  # "tasks/reviews" beside a folder "tasks" is a mistyped path, more likely than an id of that owner
+        remedy = f"give a file or a folder, or, for the data set of that id on the Hugging Face Hub, {REMOTE}{text}"
+    raise TaskError(f"there is nothing at {source}{near_path(path)}; {remedy}")
 
 
 def _folder(path: Path) -> Located:
