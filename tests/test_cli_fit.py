@@ -72,8 +72,11 @@ def test_a_variant_that_takes_no_part_is_named(
     alone = classmethod(lambda cls, card: "a LoRA variant" if card.name == names[0] else None)
     monkeypatch.setattr(LoraModule, "ranked_alone", alone)
     words = ["fit", *here["task"], *here["hub"], *here["on"], *QUICK, "--folds", "2", "--start", "average"]
-    made = run(*words, "--store", str(tmp_path / "store"), "-o", tmp_path / "module")
     reason = "a LoRA variant, which can be ranked but not merged or tuned"
+    assert run(*words, "--dry-run").err.count(f"left out {names[0]}: {reason}\n") == 1
+    dry = run(*words, "--dry-run", "--json").data
+    assert dry["left_out"] == [{"module": names[0], "reason": reason}]
+    made = run(*words, "--store", str(tmp_path / "store"), "-o", tmp_path / "module")
     assert f"left out {names[0]}: {reason}" in " ".join(made.out.split())
     record = FitRecord.from_json((tmp_path / "module" / "fit.json").read_text(encoding="utf-8"))
     assert record.frames["refused"].to_dict("records") == [{"module": names[0], "reason": reason}]

@@ -106,6 +106,8 @@ def test_the_record_holds_what_the_page_shows(fitted: Fitted, task: Task) -> Non
     one = record.frames["map"].assign(x=lambda table: table["x"].where(table["module"] != "bob"))
     page = explanations(replace(record, frames={**record.frames, "map": one}))
     assert (len(page["map"]["points"]), page["map"]["elsewhere"]) == (3, ["bob"])
+    sides = {(point["dx"], point["dy"], point["anchor"]) for point in page["map"]["points"]}
+    assert all(anchor in ("start", "end", "middle") for *_, anchor in sides)
     assert len(record.frames["answers"]) == 10
     assert {row.input for row in task.test} >= set(record.frames["answers"]["input"])
     assert (record.rows, record.split) == (12, "test")

@@ -1,6 +1,7 @@
 import io
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from headstart.comparing.comparison import DEFAULT_METHODS, FRAMES, Comparison
 from headstart.errors import CardError
 from headstart.reports.cells import DASH, Footnotes, cell_text, fixed_text, number_text, summary_cells
 from headstart.reports.console import frame_columns, print_summary, print_table
+from headstart.reports.explaining import place_numbers
 from headstart.reports.intervals import ONE_SEED, SAME, estimate
 from headstart.reports.tables import (
     curve_table,
@@ -370,3 +372,17 @@ class TestConsole:
         console = Console(file=io.StringIO(), width=160)
         print_summary(make_comparison(**empty), console)
         assert "ensemble was not run" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_numbers_on_a_map_keep_clear_of_each_other_and_of_other_points() -> None:
+    def point(x: float, y: float, number: int | str) -> dict[str, Any]:
+        return {"x": x, "y": y, "r": 6.0, "number": number}
+
+    points = [point(50, 50, 1), point(54, 50, 2), point(98, 20, 3), point(46, 50, 4), point(50, 50, "")]
+    place_numbers(points)
+    assert [each.get("anchor") for each in points] == ["middle", "start", "end", "end", None]
+    assert (points[1]["dx"], points[0]["dy"] < 0) == (9.0, True), "the first is above, as both sides are taken"
+    assert "dx" not in points[4], "a module of little weight has no number"
+    crowd = [point(50, 50, number) for number in range(1, 9)]
+    place_numbers(crowd)
+    assert all("anchor" in each for each in crowd), "where nothing is free, they overlap"

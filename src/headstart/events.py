@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Listener", "Note", "Progress", "Saved", "Stage", "UnitEvent"]
+__all__ = ["Event", "LeftOut", "Listener", "Note", "Progress", "Saved", "Stage", "UnitEvent"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A module of the hub takes no part, for this reason; results say so too, once there are any."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class UnitEvent:
     """What became of one unit of work: its type ("tune"), key, label for people, state and, once it ended, seconds.
 
@@ -57,7 +65,7 @@ class Saved:
     step: int
 
 
-Event = Progress | Stage | Note | UnitEvent | Saved
+Event = Progress | Stage | Note | LeftOut | UnitEvent | Saved
 
 Listener = Callable[[Event], None]
 """Called with every event, in the thread that does the work; it must not raise."""

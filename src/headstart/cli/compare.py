@@ -1,6 +1,7 @@
 """`headstart compare`."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headstart.cli.ensemble import BlendOptions
+from headstart.cli.following import following
 from headstart.cli.forecast import show_forecast
 from headstart.cli.options import (
     AsJson,
@@ -25,6 +27,7 @@ from headstart.cli.progress import UnitCount, listening
 from headstart.indicators.registry import require_named
 
 if TYPE_CHECKING:
+    from headstart.comparing.decision import Decision
     from headstart.tasks import Task
 
 __all__ = ["compare"]
@@ -50,6 +53,7 @@ class ComparedTask(TaskOptions):
 
 @command
 def compare(
+    context: typer.Context,
     task: ComparedTask,
     hub: HubOptions,
     backbone: BackboneOptions,
@@ -107,18 +111,36 @@ def compare(
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
         comparison = call(engine=work.engine, progress=units)
-    comparison = replace(comparison, settings=comparison.settings | {"command": command_line()})
+    decision = decide(comparison)
+    told = {"command": command_line(), "next": next_command(context, decision)}
+    comparison = replace(comparison, settings=comparison.settings | told)
     write_report(comparison, output)
     if as_json:
         print_json(
             {
-                "report": str(output / "report.html"), "decision": asdict(decide(comparison)),
+                "report": str(output / "report.html"), "decision": asdict(decision),
                 "comparison": json.loads(comparison.to_json()), "units": units.to_json(),
             }
         )  # fmt: skip
         return
     print_summary(comparison, console())
+    if told["next"]:
+        print_line(f"What to do now: {told['next']}")
     print_line(f"Report: {output / 'report.html'}")
     if comparison.modules:
         print_line(f"Modules: {', '.join(str(output / 'modules' / name) for name in comparison.modules)}")
     units.say()
+
+
+def next_command(context: typer.Context, decision: "Decision") -> str:
+    """The command to type next: to use the start on all rows, to tune a fresh module, or to know more; "" if none."""
+    if decision.choice == "use":
+        return following(context, "fit", "--start", decision.method, "-o", "my-module", without={"--shots", "--output"})
+    if decision.choice == "fresh":
+        return following(context, "tune", "-o", "my-module", without={"--shots", "--output"})
+    for option, needed in (("--seeds", decision.seeds_needed), ("--test-rows", decision.rows_needed)):
+        if not math.isnan(needed):
+            return following(
+                context, "compare", option, f"{needed:.0f}", "-o", "my-report", without={option, "--output"}
+            )
+    return ""

@@ -24,6 +24,8 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": True, **forecast.to_json()})
         return
+    for each in forecast.left_out:
+        print_line(f"left out {each.name}: {each.reason}", error=True)
     if not forecast.expected:
         print_line("Nothing would be computed: no unit of work is needed.")
         return

@@ -19,7 +19,15 @@ from headstart.evaluating.choice import possible_calibration
 from headstart.events import Listener
 from headstart.indicators.engine import chosen_indicators
 from headstart.kinds import AnyModule, backbone_for
-from headstart.ranking.rank import HubLike, load_modules, opened, plain_modules, require_defined, tell_of_own
+from headstart.ranking.rank import (
+    HubLike,
+    load_modules,
+    opened,
+    plain_modules,
+    require_defined,
+    tell_left_out,
+    tell_of_own,
+)
 from headstart.records import Refused
 from headstart.showing import call_text
 from headstart.tasks import Task, TaskLike, as_task
@@ -155,4 +163,5 @@ def _pool_of(hub: HubLike, backbone: Backbone, *, progress: Listener | None) -> 
     """The modules that can be merged and tuned, and those that cannot, each with the reason."""
     modules, refused = load_modules(hub, backbone, progress=progress)
     plain, variants = plain_modules(modules)
+    tell_left_out(variants, progress)
     return plain, [*refused, *variants]

@@ -55,6 +55,7 @@ class Decision:
         remedy: what would decide it; "" where it is decided.
         doubted: whether a start is better than scratch, but not shown to be better than a random module.
         needed: of that, the counts alone, as "3 more seeds or 400 more test rows"; "" where they are not known.
+        seeds_needed, rows_needed: how many it would take in all, NaN where that is decided or not known.
     """
 
     choice: Choice
@@ -67,6 +68,8 @@ class Decision:
     remedy: str
     needed: str = ""
     doubted: bool = False
+    seeds_needed: float = math.nan
+    rows_needed: float = math.nan
 
 
 def spoken(method: str) -> str:
@@ -127,7 +130,8 @@ def decide(comparison: Comparison) -> Decision:
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)
     parts = ["Cannot tell yet.", gain, *_beside(pairs, best, others), *larger]
-    return _decision("undecided", row, parts, cost=cost, remedy=_remedy(row), needed=_needed(row))
+    found = _decision("undecided", row, parts, cost=cost, remedy=_remedy(row), needed=_needed(row))
+    return replace(found, seeds_needed=float(row["seeds_needed"]), rows_needed=float(row["rows_needed"]))
 
 
 def _made_by(comparison: Comparison, name: str) -> tuple[str, ...]:

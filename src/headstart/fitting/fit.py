@@ -25,7 +25,7 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule, backbone_for
-from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank
+from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank, tell_left_out
 from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text, plural
@@ -121,7 +121,9 @@ def fit(
     pool = pool_of(modules, base, backbone=backbone)
     few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
     guard = guarded(pool)
-    refused += plain_modules(modules)[1]
+    variants = plain_modules(modules)[1]
+    tell_left_out(variants, progress)
+    refused += variants
     if progress:
         for one in refused:
             progress(Note(f"left out {one.name}: {one.reason}"))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from headstart.backbones import Backbone, BackboneLike, TextFormat, as_backbone
 from headstart.errors import HubError, ModuleError, SettingError
-from headstart.events import Listener, Note, Progress
+from headstart.events import LeftOut, Listener, Note, Progress
 from headstart.formats import StoredModule
 from headstart.hub import Hub, ModuleRef, as_hub
 from headstart.indicators import INDICATORS, make_indicator
@@ -160,6 +160,13 @@ def tell_of_own(modules: Sequence[AnyModule], task: Task, progress: Listener) ->
     progress(Note(f"{said}; leave such modules out"))
 
 
+def tell_left_out(refused: Iterable[Refused], progress: Listener | None) -> None:
+    """An event for each module that takes no part, for those who hear no result, as in a dry run."""
+    for each in refused if progress else ():
+        assert progress is not None
+        progress(LeftOut(each.name, each.reason))
+
+
 def plain_modules(modules: Sequence[AnyModule]) -> tuple[list[AnyModule], list[Refused]]:
     """The modules that can be merged and tuned, and the variants that can only be ranked, each with the reason.
 
@@ -203,6 +210,7 @@ def load_modules(
             refused.append(Refused(ref.name, str(error)))
         if progress:
             progress(Progress("reading modules", done + 1, len(refs)))
+    tell_left_out(refused, progress)
     if not modules:
         why = (
             f"the first of {len(refused)} refused: {refused[0].reason}"

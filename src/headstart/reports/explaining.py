@@ -10,11 +10,17 @@ from headstart.reports.axes import Axis
 from headstart.reports.cells import short_family
 from headstart.showing import cut
 
-__all__ = ["agreement_values", "alone_values", "explanations"]
+__all__ = ["agreement_values", "alone_values", "explanations", "place_numbers"]
 
 _SUBLAYERS: Mapping[str, str] = {
     "attention": "Attention", "cross_attention": "Cross-attention", "feed_forward": "Feed-forward", "": "Elsewhere",
 }  # fmt: skip
+MAP = 3.4
+"""Pixels to a percent of the narrowest map, that of a phone."""
+
+TALL = 6.0
+"""Half the height of a number on a map, in pixels."""
+
 LABELLED = 40
 """How many points of a map have a number; on larger maps, those with the largest weights."""
 
@@ -87,11 +93,44 @@ def _map(table: pd.DataFrame) -> dict[str, Any]:
             "x": axis.at(row["x"]), "y": 100 - axis.at(row["y"]), "r": round(4 + 7 * (row["weight"] / most) ** 0.5, 2),
             "number": number if number <= LABELLED else "", "module": str(row["module"]),
             "family": short_family(str(row["family"] or "")), "weighs": row["weight"] > 0.005,
-            "left": axis.at(row["x"]) > 85,
         }
         for number, row in enumerate(table.to_dict("records"), start=1)
     ]  # fmt: skip
+    place_numbers(points)
     return {"points": points, "more": max(0, len(points) - LABELLED), "elsewhere": elsewhere}
+
+
+def place_numbers(points: list[dict[str, Any]]) -> None:
+    """Give every number a place beside its point (`dx`, `dy` in pixels, `anchor`) that is still free, if there is one.
+
+    Sizes are those on the narrowest map; on a wider one, everything is further apart.
+    """
+    taken = [(point["x"], point["y"], point["r"] / MAP, point["r"] / MAP) for point in points]
+    for place, point in enumerate(points):
+        if not point["number"]:
+            continue
+        wide, away = 4.0 * len(str(point["number"])) + 1, point["r"] + 3
+        sides = [(1, 0, "start"), (-1, 0, "end"), (0, -1, "middle"), (0, 1, "middle")]
+        others = [box for number, box in enumerate(taken) if number != place]
+        found = []
+        for right, down, anchor in sides:
+            x = point["x"] + right * (away + wide) / MAP
+            y = point["y"] + down * (away + TALL) / MAP
+            box = (x, y, wide / MAP, TALL / MAP)
+            inside = box[2] <= x <= 100 - box[2] and box[3] <= y <= 100 - box[3]
+            clashes = sum(_overlap(box, other) for other in others) + (not inside)
+            found.append((clashes, {"dx": right * away, "dy": down * (away + TALL) + 5, "anchor": anchor}, box))
+        _, where, box = min(found, key=lambda each: each[0])
+        point |= where
+        taken.append(box)
+
+
+Box = tuple[float, float, float, float]
+"""Middle and half of the size, in percent of the map."""
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return abs(one[0] - other[0]) < one[2] + other[2] and abs(one[1] - other[1]) < one[3] + other[3]
 
 
 def alone_values(table: pd.DataFrame) -> list[dict[str, Any]]:

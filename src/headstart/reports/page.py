@@ -125,17 +125,16 @@ def _decision(comparison: Comparison, decision: Decision) -> dict[str, Any]:
         "interval": "" if math.isnan(decision.low) else f"{number(decision.low)} to {number(decision.high)}",
         "cost": capitalized(decision.cost) + "." * bool(decision.cost),
         "sentence": decision.sentence.removeprefix(opening),
-        "remedy": decision.remedy or _next(comparison, decision),
+        "remedy": decision.remedy or ("" if "next" in comparison.settings else _next(decision)),
+        "next": comparison.settings.get("next", ""),
     }
 
 
-def _next(comparison: Comparison, decision: Decision) -> str:
-    """What to do where the decision names nothing that is missing."""
+def _next(decision: Decision) -> str:
+    """What to do where the decision names nothing that is missing, and no command is known."""
     if decision.choice == "fresh":
-        return "Tune a fresh module with headstart tune, or add modules of nearer tasks to the hub."
-    rule = comparison.settings.get("blends", {}).get(decision.method, {}).get("rule", "softmax")
-    how = "" if rule == "softmax" else f" --rule {rule}"
-    return f"Make it with headstart ensemble{how}, then tune it with headstart tune --start on all the rows you have."
+        return "Tune a fresh module (tune), or add modules of nearer tasks to the hub."
+    return f"Make it and tune it on all the rows you have: fit(task, hub, starts={decision.method!r})."
 
 
 def _scores(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headstart.errors import HeadstartError
-from headstart.events import Event, UnitEvent
+from headstart.events import Event, LeftOut, UnitEvent
 from headstart.units.engines.contract import Loaders, WorkerContext
 from headstart.units.store import Store
 from headstart.units.unit import Load, Unit
@@ -51,9 +51,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would compute, by type of unit."""
+    """What a run would compute, by type of unit; `left_out`: modules that would take no part, with the reasons."""
 
     expected: tuple[Expected, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -102,6 +103,7 @@ class Forecast:
                 for each in self.expected
             ],
             "tokens": self.tokens, "minutes": [low / 60, high / 60], "basis": self.basis,
+            "left_out": [{"module": each.name, "reason": each.reason} for each in self.left_out],
         }  # fmt: skip
 
 
@@ -133,20 +135,23 @@ def foresee(call: Callable[..., Any]) -> Forecast:
     """What `call` would compute. It is called with `engine` and `progress`, which it passes on to the library.
 
     >>> foresee(lambda engine, progress: None)
-    Forecast(expected=())
+    Forecast(expected=(), left_out=())
     """
     seen: dict[str, str] = {}
+    left_out: dict[LeftOut, None] = {}
 
     def listen(event: Event) -> None:
         if isinstance(event, UnitEvent) and event.state == "reused":
             seen[event.key] = event.type
+        elif isinstance(event, LeftOut):
+            left_out[event] = None
 
     found = Forecast()
     try:
         call(engine=DRY_RUN, progress=listen)
     except PlannedOnly as planned:
         found = planned.forecast
-    return found.with_stored(Counter(seen.values()))
+    return replace(found.with_stored(Counter(seen.values())), left_out=tuple(left_out))
 
 
 def forecast_of(missing: Iterable[Unit], store: Store, loaders: Loaders) -> PlannedOnly:
