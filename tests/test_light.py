@@ -114,3 +114,37 @@ def test_a_hub_is_listed_from_its_catalogue_alone(tmp_path: Path, arguments: lis
     Hub.create(tmp_path / "hub").add(write_module(tmp_path / "made"))
     loaded = loaded_after(program("hub", "list", str(tmp_path / "hub"), *arguments))
     assert [name for name in (*HEAVY, *LOOKING) if name in loaded] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "no-module", "TASK"], "no-module is not a folder"),
+        (["evaluate", "MODULE", "no-task"], "there is nothing at no-task"),
+        (["predict", "no-module", "TASK/train.jsonl"], "no-module is not a folder"),
+        (["export", "no-module", "-o", "out"], "no-module is not a folder"),
+        (["tune", "TASK", "--start", "no-module", "-o", "out"], "no-module is not a folder"),
+        (["tune", "TASK", "-b", "no-backbone", "-o", "out"], "no backbone at no-backbone"),
+        (
+            ["fit", "TASK", "--hub", "HUB", "-o", "out"],
+            "does not say which backbone it is for; give the frozen model with --backbone",
+        ),
+        (["fit", "TASK", "--hub", "HUB", "-b", "no/such/place", "-o", "out"], "no backbone at no/such/place"),
+    ],
+)
+def test_a_mistyped_path_is_told_before_torch_is_loaded(words: list[str], message: str, tmp_path: Path) -> None:
+    write_module(tmp_path / "made" / "ada")
+    Hub.create(tmp_path / "hub").add(tmp_path / "made" / "ada")
+    (tmp_path / "task").mkdir()
+    rows = "".join(f'{{"input": "row {n}", "output": "{"yn"[n % 2]}"}}\n' for n in range(20))
+    for split in ("train", "dev", "test"):
+        (tmp_path / "task" / f"{split}.jsonl").write_text(rows.replace("row", split))
+    places = {"TASK": tmp_path / "task", "HUB": tmp_path / "hub", "MODULE": tmp_path / "hub" / "ada"}
+    typed = [str(places.get(word.partition("/")[0], word)) + word[4:] * word.startswith("TASK/") for word in words]
+    statement = (
+        "import contextlib, io\nfrom headstart import cli\n"
+        f"sys.argv = ['headstart', *{typed!r}]\nheard = io.StringIO()\n"
+        "with contextlib.redirect_stderr(heard), contextlib.suppress(SystemExit):\n    cli.main()\n"
+        f"assert {message!r} in ' '.join(heard.getvalue().split()), heard.getvalue()"
+    )
+    assert not {"torch", "transformers", "peft"} & loaded_after(statement)

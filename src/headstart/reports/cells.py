@@ -125,15 +125,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 def summary_cells(summary: pd.DataFrame, notes: Footnotes) -> pd.DataFrame:
     """The columns of a summary as texts for readers; reasons become marks and go to `notes`."""
     decimals = common_decimals([*summary["zero_shot"], *summary["tuned"]])
-    rows = []
+    stepped, rows = bool(summary["steps_to_scratch"].notna().any()), []
     for row in summary.to_dict("records"):
         cells = {"Method": str(row["method"])}
         for name, title in _ESTIMATES:
             text = interval_text(row[name], row[f"{name}_interval"], decimals=decimals)
             cells[title] = text + notes.mark(row[f"{name}_reason"])
-        steps = row["steps_to_scratch"]
-        text = DASH if math.isnan(steps) else f"{steps:g}"
-        cells["Steps to scratch"] = text + notes.mark(row["steps_to_scratch_reason"])
+        if stepped:  # else every cell would say the same
+            steps = row["steps_to_scratch"]
+            text = DASH if math.isnan(steps) else f"{steps:g}"
+            cells["Steps to scratch"] = text + notes.mark(row["steps_to_scratch_reason"])
         cells["Seeds"] = _seeds(row["zero_shot_seeds"], row["tuned_seeds"])
         rows.append(cells)
     return pd.DataFrame(rows)
