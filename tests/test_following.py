@@ -21,7 +21,7 @@ WORDS = ["my tickets.csv", "--input", "text", "--labels", "a,b", "--hub", "hub",
 def after_compare(decision: Decision, *words: str) -> list[str]:
     reference, line = COMMANDS["compare"]
     with Deferred("compare", reference=reference, line=line).load().make_context("compare", [*words]) as context:
-        return shlex.split(next_command(context, decision))
+        return shlex.split(next_command(context, decision, rows=1000))
 
 
 def test_a_start_is_fitted_on_all_rows() -> None:
@@ -49,7 +49,9 @@ def test_an_open_question_is_asked_again_with_what_would_decide(seeds: float, ro
     assert sum(word == more[0] for word in words) == 1, "an option is not given twice"
 
 
-def test_where_nothing_would_decide_there_is_no_command() -> None:
+def test_where_nothing_would_decide_or_rows_are_too_few_there_is_no_command() -> None:
+    many = replace(USE, choice="undecided", rows_needed=1001.0)
+    assert after_compare(many, "reviews", "--hub", "hub") == [], "the task has 1,000 test rows"
     assert after_compare(replace(USE, choice="undecided"), "reviews", "--hub", "hub") == []
 
 

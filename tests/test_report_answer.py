@@ -51,6 +51,17 @@ def test_the_headline_and_the_title_are_one(tmp_path: Path) -> None:
     assert f"<title>Cannot tell yet: {needed} would (questions)</title>" in page
 
 
+def test_more_rows_than_there_are_are_not_promised(tmp_path: Path) -> None:
+    undecided = one_seed()
+    few = replace(undecided, settings={**undecided.settings, "test_rows_there": 210, "next": "headstart fit rows.csv"})
+    found = decide(few)
+    assert found.needed == f"{decide(undecided).needed} (the task has 210 in all)"
+    assert f"{found.needed} would show a difference" in found.remedy
+    page = page_of(few, tmp_path)
+    assert "What to type now: <code><span>headstart</span> <span>fit</span> <span>rows.csv</span> </code>" in page
+    assert "test_rows_there" not in page, "it is no setting"
+
+
 def assert_shows_the_call(page: str, what: str) -> None:
     shown = CALL.replace('"', "&#34;")
     assert f"<pre><code>{shown}</code></pre>" in page

@@ -45,9 +45,8 @@ class ComparedTask(TaskOptions):
     ] = 0
     test_rows: Annotated[int | None, typer.Option(help="Test on at most this many rows of the test split.")] = None
 
-    def load(self) -> "Task":
+    def cut(self, task: "Task") -> "Task":
         """The task with its test split cut to size."""
-        task = self.whole()
         return task if self.test_rows is None else task.take("test", self.test_rows, seed=self.seed)
 
 
@@ -90,7 +89,8 @@ def compare(
     A killed comparison continues with the same command: what is finished is kept in the store.
     """
     output = result.folder()
-    chosen, opened, data = recipe.load(), hub.open(), task.load()
+    chosen, opened, whole = recipe.load(), hub.open(), task.whole()
+    data = task.cut(whole)
     blended = blend.load()
     require_named(also or ())  # before the backbone, which takes long to load
     model = backbone.load(opened)
@@ -111,9 +111,11 @@ def compare(
     with listening(f"comparing on {data.name}") as listener:
         units = UnitCount(listener)
         comparison = call(engine=work.engine, progress=units)
-    decision = decide(comparison)
-    told = {"command": command_line(), "next": next_command(context, decision)}
+    told = {"command": command_line(), "test_rows_there": len(whole.test)}
     comparison = replace(comparison, settings=comparison.settings | told)
+    decision = decide(comparison)
+    after = next_command(context, decision, rows=len(whole.test))
+    comparison = replace(comparison, settings=comparison.settings | {"next": after})
     write_report(comparison, output)
     if as_json:
         print_json(
@@ -124,22 +126,26 @@ def compare(
         )  # fmt: skip
         return
     print_summary(comparison, console())
-    if told["next"]:
-        print_line(f"What to do now: {told['next']}")
+    if after:
+        print_line(f"What to type now: {after}")
     print_line(f"Report: {output / 'report.html'}")
     if comparison.modules:
         print_line(f"Modules: {', '.join(str(output / 'modules' / name) for name in comparison.modules)}")
     units.say()
 
 
-def next_command(context: typer.Context, decision: "Decision") -> str:
-    """The command to type next: to use the start on all rows, to tune a fresh module, or to know more; "" if none."""
+def next_command(context: typer.Context, decision: "Decision", *, rows: int) -> str:
+    """The command to type next: to use the start on all rows, to tune a fresh module, or to know more; "" if none.
+
+    `rows`: how many test rows there are.
+    """
     if decision.choice == "use":
         return following(context, "fit", "--start", decision.method, "-o", "my-module", without={"--shots", "--output"})
     if decision.choice == "fresh":
         return following(context, "tune", "-o", "my-module", without={"--shots", "--output"})
-    for option, needed in (("--seeds", decision.seeds_needed), ("--test-rows", decision.rows_needed)):
-        if not math.isnan(needed):
+    possible = {"--seeds": decision.seeds_needed, "--test-rows": decision.rows_needed}
+    for option, needed in possible.items():
+        if not math.isnan(needed) and (option == "--seeds" or needed <= rows):
             return following(
                 context, "compare", option, f"{needed:.0f}", "-o", "my-report", without={option, "--output"}
             )

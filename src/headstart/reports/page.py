@@ -371,7 +371,7 @@ def _start_cells(starts: pd.DataFrame) -> pd.DataFrame:
 def _shown_settings(comparison: Comparison) -> pd.DataFrame:
     """The settings with all their digits; the rank is that of the starts, not that of the recipe, which they ignore."""
     table = settings_table(comparison)
-    table = table[~table["setting"].isin(["command", "call"])]
+    table = table[~table["setting"].isin(["command", "call", "next", "test_rows_there"])]
     ranks = sorted({f"{rank:.0f}" for rank in comparison.starts["rank"].dropna()})
     if ranks:
         table = table[~table["setting"].astype(str).str.startswith(("recipe.shape", "recipe.rank", "recipe.alpha"))]
