@@ -55,8 +55,8 @@ def test_more_rows_than_there_are_are_not_promised(tmp_path: Path) -> None:
     undecided = one_seed()
     few = replace(undecided, settings={**undecided.settings, "test_rows_there": 210, "next": "headstart fit rows.csv"})
     found = decide(few)
-    assert found.needed == f"{decide(undecided).needed} (the task has 210 in all)"
-    assert f"{found.needed} would show a difference" in found.remedy
+    assert decide(undecided).remedy.endswith("in 80 of 100 studies.")
+    assert found.remedy == f"{decide(undecided).remedy} The task has 210 test rows in all: add some."
     page = page_of(few, tmp_path)
     assert "What to type now: <code><span>headstart</span> <span>fit</span> <span>rows.csv</span> </code>" in page
     assert "test_rows_there" not in page, "it is no setting"

@@ -130,9 +130,8 @@ def decide(comparison: Comparison) -> Decision:
         small = f"No method gains as much as {SMALL:g} {main_metric(comparison)} over scratch."
         return _decision("fresh", row, [fresh, small, gain], cost=cost)
     parts = ["Cannot tell yet.", gain, *_beside(pairs, best, others), *larger]
-    there = comparison.settings.get("test_rows_there", math.inf)
-    remedy, needed = _remedy(row, there), _needed(row, there)
-    found = _decision("undecided", row, parts, cost=cost, remedy=remedy, needed=needed)
+    remedy = _remedy(row, comparison.settings.get("test_rows_there", math.inf))
+    found = _decision("undecided", row, parts, cost=cost, remedy=remedy, needed=_needed(row))
     return replace(found, seeds_needed=float(row["seeds_needed"]), rows_needed=float(row["rows_needed"]))
 
 
@@ -238,25 +237,23 @@ def _outcome(pairs: Pairs, method: str, other: str) -> str:
 
 
 def _remedy(row: Row, there: float) -> str:
-    """What would show a difference like the one seen."""
+    """What would show a difference like the one seen; `there`: how many test rows the task has."""
     if math.isnan(row["low"]):
         return f"{capitalized(str(row['reason']))}."
-    needed = _needed(row, there)
+    needed = _needed(row)
     if not needed:
         return "Neither 100 seeds nor 100,000 test rows would show a difference as small as the one seen."
-    return f"{capitalized(needed)} would show a difference like this one, in 80 of 100 studies."
+    few = f" The task has {there:,} test rows in all: add some." if row["rows_needed"] > there else ""
+    return f"{capitalized(needed)} would show a difference like this one, in 80 of 100 studies.{few}"
 
 
-def _needed(row: Row, there: float) -> str:
-    """How many more seeds or rows would show it; "" if neither is known. `there`: how many test rows the task has."""
-    said = {
-        what: plural(int(row[f"{what}_needed"] - row[what]), f"more {noun}")
+def _needed(row: Row) -> str:
+    """How many more seeds or rows would show it; "" if neither is known."""
+    return " or ".join(
+        plural(int(row[f"{what}_needed"] - row[what]), f"more {noun}")
         for what, noun in (("seeds", "seed"), ("rows", "test row"))
         if not math.isnan(row[f"{what}_needed"])
-    }
-    if row["rows_needed"] > there:
-        said["rows"] += f" (the task has {there:,} in all)"
-    return " or ".join(said.values())
+    )
 
 
 def _cost(comparison: Comparison, method: str) -> str:
