@@ -49,7 +49,7 @@ def main() -> None:
     command("hub", "add", hub, *folders)
     command("hub", "list", hub)
     shared: list[str | Path] = ["--hub", hub, "--backbone", backbone]
-    few = ("--start", "ensemble", "--folds", "3", "--test-rows", "100")
+    few = ("--start", "ensemble", "--test-rows", "100")
     command("fit", task, *shared, *RECIPE, *few, "-o", out / "module")
     rows = out / "new-rows.jsonl"
     rows.write_text("".join(json.dumps({"input": text}) + "\n" for text in NEW), encoding="utf-8")
