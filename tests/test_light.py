@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from handmade import write_module
+from headstart.backbones.locating import possible
+from headstart.errors import BackboneError
 from headstart.hub import Hub
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "pandas")
@@ -148,3 +150,14 @@ def test_a_mistyped_path_is_told_before_torch_is_loaded(words: list[str], messag
         f"assert {message!r} in ' '.join(heard.getvalue().split()), heard.getvalue()"
     )
     assert not {"torch", "transformers", "peft"} & loaded_after(statement)
+
+
+def test_a_mistyped_backbone_in_a_folder_that_is_here_is_no_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError, match=r"no backbone at models/lama \(did you mean models/llama\?\); give"):
+        possible("models/lama")
+    assert possible("models/llama") == "models/llama"
+    assert possible("owner/lama") is None, "the Hugging Face Hub is to be asked"

@@ -64,7 +64,7 @@ def test_what_is_proposed_works(tmp_path: Path) -> None:
     assert note.startswith(
         "4 distinct targets are taken for labels: billing, delivery, login, refund; the metric is ACC"
     )
-    assert note.endswith('. For open answers, write labels="none" (--labels none)')
+    assert note.endswith('. If answers are free text, write labels="none" (--labels none)')
 
 
 def test_a_mistyped_column_is_answered_with_the_nearest(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 
 from headstart.errors import BackboneError
 from headstart.extras import require
+from headstart.filenames import near_path
 
 __all__ = ["first_line", "located", "name_of", "place_of", "possible"]
 
@@ -43,6 +44,8 @@ def possible(source: str | Path, revision: str | None = None) -> str | None:
         raise BackboneError(f"no backbone at {source}; give an existing folder, a .gguf file or a hub id")
     if isinstance(try_to_load_from_cache(str(source), "config.json", revision=revision), str):
         return str(source)
+    if path.parent != Path() and (near := near_path(path)):  # "models/lama" beside "models/llama", not an owner's model
+        raise BackboneError(f"no backbone at {source}{near}; give an existing folder, a .gguf file or another hub id")
     if "/" not in str(source):
         raise BackboneError(_unknown_name(str(source)))
     return None

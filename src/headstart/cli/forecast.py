@@ -15,6 +15,18 @@ DryRunOption = Annotated[
 ]
 
 
+UNITS = {
+    "score": "one indicator of one module on the task's examples",
+    "merge": "one blend of modules",
+    "tune": "one tuning",
+    "evaluate": "one module's answers to some rows",
+    "embed": "one module's vector, for a search or a map",
+    "weigh": "weights of a blend, on held-out rows",
+    "learn": "weights of a blend, by gradient",
+}
+"""What the types of units are, for people."""
+
+
 def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     """Print what `call`, which takes `engine` and `progress`, would compute."""
     # Here: commands that only look at a hub do not plan any work.
@@ -40,6 +52,9 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
         for each in forecast.expected
     ]
     print_rows(rows, tuple(rows[0]), whole=tuple(rows[0]))
+    kinds = dict.fromkeys(each.type for each in forecast.expected)
+    told = [f"{name}: {UNITS[name]}" for name in kinds if name in UNITS]
+    print_line(f"Units of work: {'; '.join(told)}.")
     if any(each.later for each in forecast.expected):
         print_line("“Not known yet”: what these units begin from is computed first, so they could not be looked up.")
     time = _range(forecast.seconds)

@@ -23,10 +23,11 @@ from headstart.cli.progress import listening
 from headstart.errors import HubError, SettingError
 from headstart.hub.catalogue import CATALOGUE_FILE
 from headstart.hub.folder import is_module, modules_in
+from headstart.showing import plural
 
 if TYPE_CHECKING:
     from headstart.hub import Hub
-    from headstart.hub.admission import Stated
+    from headstart.hub.admission import Admission, Stated
     from headstart.hub.query import Asked
 
 __all__ = ["app"]
@@ -83,16 +84,26 @@ def add(
 
         check = fits(model)
     with listening("adding modules", kept="what was added stays, and the same command adds the rest") as listener:
-        admissions = Hub.create(hub).add_all(
-            sources, name=stated.name, check=check, progress=listener, **stated.stated()
-        )
+        opened = Hub.create(hub)
+        admissions = opened.add_all(sources, name=stated.name, check=check, progress=listener, **stated.stated())
     rows = [{"module": a.name, "result": a.result, "reason": a.reason, "folder": str(a.path)} for a in admissions]
+    refused = sum(row["result"] == "refused" for row in rows)
     if as_json:
         print_json(rows)
     else:
+        for row, admission in zip(rows, admissions, strict=True):
+            row["reason"] = row["reason"] or _only_ranked(admission)
         print_rows(rows, ("module", "result", "reason"), whole=("module", "result"))
-    if any(row["result"] == "refused" for row in rows):
+        left = f"; {plural(refused, 'folder')} refused" if refused else ""
+        print_line(f"{hub} has {plural(len(opened), 'module')}{left}.")
+    if refused:
         raise typer.Exit(1)
+
+
+def _only_ranked(admission: "Admission") -> str | None:
+    """What cannot be done with a variant that was taken in."""
+    variant = admission.card.variant if admission.card else ""
+    return f"{variant}: it can be ranked, but not merged or tuned" if variant else None
 
 
 def _refuse_swapped(hub: Path, sources: Sequence[str]) -> None:

@@ -294,7 +294,8 @@ class RecipeOptions(LayoutOptions):
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change one setting of the recipe or of its kind, as name=value; repeatable.",
+            help="Change one setting of the recipe or of its kind, as name=value; repeatable. Such as max_steps=16, "
+            "batch_size=8, lr=0.001, max_input=128, kind=lora, rank=8; an unknown name lists them all.",
         ),
     ] = None
 

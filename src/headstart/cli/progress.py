@@ -40,7 +40,7 @@ class Status:
         self.what, self.done, self.note = what, 0, ""
         self.total: int | None = None
         self.stage: Stage | None = None
-        self._left = self._planned = 0
+        self._left = self._done = 0
         self._running: dict[str, str] = {}
         self._finished: set[str] = set()
         self._saved: dict[str, int] = {}
@@ -50,7 +50,7 @@ class Status:
         """Take an event."""
         match event:
             case Stage():
-                self.stage, self._left, self._planned = event, 0, 0
+                self.stage, self._left, self._done = event, 0, 0
                 self._begin(event.what, 0)
             case Progress():
                 self._begin(event.what, event.done)
@@ -70,10 +70,13 @@ class Status:
                 self._saved[event.what] = event.step
 
     def place(self) -> str:
-        """Which part of the whole this is, and how many of its units are done: "2 of 3, 12 of 40 units"; "" if none."""
-        said = [f"{self.stage.number} of {self.stage.of}"] if self.stage else []
-        if self._planned > 1:
-            said.append(f"{self._planned - self._left} of {self._planned} units")
+        """Which stage this is, and how many units of it are done: "stage 2 of 3, 12 of 40 units done"; "" if none.
+
+        One run of units of a stage may follow another, so that more are to be done than was known before.
+        """
+        said = [f"stage {self.stage.number} of {self.stage.of}"] if self.stage else []
+        if (known := self._done + self._left) > 1:
+            said.append(f"{self._done} of {known} units done")
         return ", ".join(said)
 
     def line(self) -> str:
@@ -109,10 +112,10 @@ class Status:
         return f"{'; '.join(said)}; the same command computes only the rest"
 
     def _count(self, left: int | None) -> None:
-        """Know how many units of a run are left; the first of a run that were left are all of it."""
+        """Know how many units of a run are left; where there are more than before, another run has begun."""
         if left is None:
             return
-        self._planned = left if left > self._left else self._planned
+        self._done += max(0, self._left - left)
         self._left = left
 
     def _begin(self, what: str, done: int) -> None:

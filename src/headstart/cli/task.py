@@ -72,7 +72,8 @@ def task(
         return
     _print(found, words_of(data.card, data.splits))
     if model is not None:
-        print_line(f"\nInputs are cut as recipe {recipe.recipe} does it{_other_recipe(recipe.recipe)}.")
+        cut = "Inputs are cut" if found.lengths["cut"].any() else "No input is cut: inputs are read"
+        print_line(f"\n{cut} as recipe {recipe.recipe} does it{_other_recipe(recipe.recipe)}.")
     if written is not None:
         print_line(f"Saved {written}: {options.task} needs no options now.")
 

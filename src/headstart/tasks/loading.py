@@ -142,7 +142,7 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
     metric = card.metric if "metric" in settled.stated else METRICS["ACC"].name
     note = (
         f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
-        'For open answers, write labels="none" (--labels none)'
+        'If answers are free text, write labels="none" (--labels none)'
     )
     doubts = tuple(
         f"The labels {', '.join(map(repr, same))} differ only in how they are written; if they are one class, "
