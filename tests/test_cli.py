@@ -39,7 +39,8 @@ def test_the_hub_commands_print_tables(run: Run, room: Path, tmp_path: Path) -> 
     added = run("hub", "add", hub, *(room / "made" / name for name in NAMES[:2]))
     assert (added.code, added.out.count("accepted")) == (0, 2)
     head, _, ada, bob = [line.split() for line in run("hub", "list", hub).out.splitlines() if line.strip()]
-    assert head == ["name", "kind", "rank", "parameters", "family", "metric", "score"]
+    assert head == ["name", "kind", "rank", "parameters", "family"], "what no card says has no column"
+    assert added.out.endswith(f"{hub} has 2 modules.\n")
     # 2 layers, each with q_proj (32→32) and v_proj (32→16) at rank 2: 2·(2·(32 + 32) + 2·(32 + 16)).
     assert (ada, bob) == (["ada", "lora", "2", "448", "reviews"], ["bob", "lora", "2", "448", "reviews"])
     shown = run("hub", "show", hub, "ada").out
@@ -330,7 +331,7 @@ def test_a_narrow_terminal_loses_no_column(run: Run, room: Path, monkeypatch: py
         monkeypatch.setenv("COLUMNS", str(width))
         shown = run("hub", "list", room / "hub").out
         assert all(len(line) <= width for line in shown.splitlines())
-        for column in ("name", "kind", "rank", "parameters", "family", "metric", "score", *NAMES):
+        for column in ("name", "kind", "rank", "parameters", "family", *NAMES):
             assert column in shown
 
 

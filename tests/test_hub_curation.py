@@ -2,18 +2,23 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handmade import write_module
+from headstart.backbones import Backbone
+from headstart.cli.hub import _only_ranked
 from headstart.errors import HubError, ModuleError, OutputError, SettingError
 from headstart.hub import Hub
+from headstart.hub.admission import Admission
 from headstart.hub.model_card import readme
 from headstart.hub.snippet import snippet
 from headstart.kinds import load_module, save_module
 from program import Run
+from small_hub import module
 
 pytest_plugins = ["cli_helper"]
 
@@ -341,3 +346,21 @@ def test_the_arguments_in_the_wrong_order(run: Run, hub: Hub, loras: Path, tmp_p
         assert done.code == 2
         assert said in " ".join(done.err.split())
         assert not (loras / ".catalogue.sqlite").exists()
+
+
+def test_a_hub_says_what_it_knows_of_its_modules(run: Run, llama: Backbone, tmp_path: Path) -> None:
+    save_module(module(llama, "ada", seed=1, task="rte", family="", metric="ACC", score=0.5), tmp_path / "ada")
+    dora = module(llama, "bob", seed=2, task="", family="")
+    hub = Hub.create(tmp_path / "hub")
+    hub.add(tmp_path / "ada")
+    listed = run("hub", "list", hub.path)
+    assert listed.out.split()[:7] == ["name", "kind", "rank", "parameters", "task", "metric", "score"]
+    assert listed.err == ""
+    hub.edit("ada", task="")
+    assert (
+        "No card says what its module was tuned on. If you know it: headstart hub edit HUB"
+        in run("hub", "list", hub.path).err
+    )
+    admission = Admission(tmp_path / "bob", "bob", dora.card.model_copy(update={"variant": "DoRA"}), None, new=True)
+    assert _only_ranked(admission) == "DoRA: it can be ranked, but not merged or tuned"
+    assert _only_ranked(replace(admission, card=dora.card)) is None

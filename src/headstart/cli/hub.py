@@ -211,9 +211,18 @@ def _print_cards(cards: Sequence[dict[str, Any]]) -> None:
         | {"family": card["family"].rsplit("/", 1)[-1].strip()}
         for card in cards
     ]
-    variant = ("variant",) if any(card["variant"] for card in cards) else ()
-    columns = ("name", "kind", *variant, "rank", "parameters", "family", "metric", "score")
-    print_rows(rows, columns, whole=("kind", "rank", "parameters", "score"))
+    shown = ("name", "kind", "variant", "rank", "parameters", "task", "family", "metric", "score")
+    known = [column for column in shown if any(row[column] not in (None, "") for row in rows)]
+    if all(row["task"] in ("", row["name"]) for row in rows) and "task" in known:
+        known.remove("task")  # the names say it
+    print_rows(rows, known, whole=("kind", "rank", "parameters", "score"))
+    if any(row["variant"] for row in rows):
+        print_line("Variants can be ranked, but not merged or tuned.", error=True)
+    if not any(row["task"] or row["family"] for row in rows):
+        print_line(
+            "No card says what its module was tuned on. If you know it: headstart hub edit HUB MODULE --task TASK "
+            "--family FAMILY --license LICENCE", error=True,
+        )  # fmt: skip
 
 
 @app.command()
