@@ -203,3 +203,21 @@ def test_any_right_answer_counts_and_open_answers_have_the_loss_of_the_target() 
     assert math.isnan(replace(written, losses=()).answer_loss), "nothing is known of these rows"
     other = Example("?", ("maybe",), ("no", "yes"))
     assert evaluation([[1.0, 1.0]], targets=["no"], examples=(other,)).answer_losses == (9.0,)
+
+
+def test_the_interval_of_a_score_is_over_rows_and_over_groups() -> None:
+    def of(right: list[bool], groups: list[str] | None = None) -> tuple[float, float]:
+        made = evaluation([[1.0, 0.0]] * len(right), targets=["no" if yes else "yes" for yes in right])
+        names = groups or [""] * len(right)
+        rows = tuple(replace(row, group=name or None) for row, name in zip(made.examples, names, strict=True))
+        return replace(made, score=sum(right) / len(right), examples=rows).interval
+
+    low, high = of([True] * 30 + [False] * 10)
+    # √(0.75 · 0.25 / 39) is the error of a share of 40 rows, and Student's t of 39 degrees of freedom 2.02
+    assert (low, high) == pytest.approx((0.75 - 2.02 * 0.0693, 0.75 + 2.02 * 0.0693), abs=0.01)
+    wider = of([True] * 30 + [False] * 10, [f"g{row // 5}" for row in range(40)])
+    assert wider[0] < low
+    assert wider[1] == pytest.approx(1.0), "rows of one group are alike, and a share ends at 1"
+    least, most = of([True] * 40)
+    assert (least < 1.0, most) == (True, 1.0), "40 rows that agree are no proof that all would"
+    assert all(math.isnan(end) for end in of([True])), "one row says nothing of others"

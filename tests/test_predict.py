@@ -249,7 +249,8 @@ def test_evaluate_on_the_command_line(
     assert data["baselines"]["chance"] == data["baselines"]["majority"] == 0.5
     assert list(pd.read_csv(tmp_path / "rows.csv")["prediction"]) == list(expected.predictions)
     table = run(*command, "--calibration", "none")
-    assert f"reviews, test: ACC {expected.uncalibrated_score:.4f} on 12 rows, answers chosen among options" in table.out
+    assert f"reviews, test: ACC {expected.uncalibrated_score:.4f} on 12 rows (95 % interval over rows 0." in table.out
+    assert "), answers chosen among options; loss " in table.out
     assert "For comparison: chance 0.5000, majority 0.5000." in table.out
     assert "target / prediction" in table.out
     assert "Reused 1 evaluate unit from the store" in table.err

@@ -127,12 +127,19 @@ def _baselines(task: "Task", split: str, metric: str) -> dict[str, float]:
     return {line["name"]: line["score"] for line in found if not math.isnan(line["score"])}
 
 
+CALIBRATIONS = {
+    "length": "an option's log-likelihood is divided by its number of tokens",
+    "batch": "what an option gets whatever the input says is taken off, without looking at labels",
+}
+"""What is done to likelihoods of options before they are compared."""
+
+
 def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
     classes = bool(found.classes)
     return {
         "task": task.name, "split": split, "rows": len(found.predictions), "metric": found.metric,
         "score": found.score, "uncalibrated": found.uncalibrated_score, "loss": found.loss,
-        "answer_loss": found.answer_loss,
+        "interval": list(found.interval), "answer_loss": found.answer_loss,
         "decoding": found.decoding,
         "calibration": found.calibration.model_dump(mode="json"),
         "classes": found.per_class().to_dict("records") if classes else [],
@@ -146,12 +153,17 @@ def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, f
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
     unit = "squared error a row" if task.card.metric in REGRESSION and found.decoding == "head" else "nats a row"
+    low, high = found.interval
+    known = "" if math.isnan(low) else f" (95 % interval over rows {low:.3f} to {high:.3f})"
     print_line(
-        f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows, answers {how}; "
-        f"loss {found.answer_loss:.4f} {unit}."
+        f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows{known}, answers "
+        f"{how}; loss {found.answer_loss:.4f} {unit}."
     )
     if found.calibration.method != "none":
-        print_line(f"Calibrated ({found.calibration.method}); without, {found.uncalibrated_score:.4f}.")
+        print_line(
+            f"Calibrated ({found.calibration.method}: {CALIBRATIONS[found.calibration.method]}); without calibration, "
+            f"{found.metric} {found.uncalibrated_score:.4f}."
+        )
     if baselines:
         print_line("For comparison: " + ", ".join(f"{name} {score:.4f}" for name, score in baselines.items()) + ".")
     if found.classes:

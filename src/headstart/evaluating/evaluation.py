@@ -14,6 +14,8 @@ from headstart.errors import TaskError
 from headstart.evaluating.answering import Answers
 from headstart.records import Calibration
 from headstart.showing import html_table, line, plural
+from headstart.statistics.differences import difference
+from headstart.statistics.resampling import group_numbers, resampled, resampled_lists
 from headstart.tasks import METRICS, Example
 
 __all__ = ["Evaluation"]
@@ -103,6 +105,31 @@ class Evaluation:
         """The mean of `answer_losses`: the loss by which `fit` chooses a start."""
         losses = self.answer_losses
         return math.fsum(losses) / len(losses) if losses and _finite(losses) else math.nan
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the score over other rows like these, rows of one group together; NaN if not known.
+
+        By the bootstrap of `headstart.statistics`, which a comparison uses for its means; a score over these very
+        predictions, so it says nothing of other tunings.
+        """
+        if len(self.examples) != len(self.predictions) or not math.isfinite(self.score):
+            return math.nan, math.nan
+        measure, references = METRICS[self.metric], [row.outputs for row in self.examples]
+        groups = group_numbers([row.group or "" for row in self.examples])
+        if measure.parts is not None and measure.whole is not None:
+            drawn = resampled([measure.parts(self.predictions, references)], measure.whole, groups)
+        else:
+            drawn = resampled_lists([lambda rows: self._rescored(rows, references)], groups)
+        found = difference(
+            np.array([self.score]), drawn, groups=int(groups.max()) + 1, rows=len(groups), counted=measure.counted
+        )
+        low, high = found.interval()
+        least, most = (math.inf if end is None else end for end in (measure.least, measure.most))
+        return (low if math.isinf(least) else max(low, least)), min(high, most)
+
+    def _rescored(self, rows: Sequence[int], references: Sequence[Sequence[str]]) -> float:
+        return METRICS[self.metric].compute([self.predictions[row] for row in rows], [references[row] for row in rows])
 
     def _answer_loss(self, row: int) -> float:
         options = self.options[row] if self.scores else ()

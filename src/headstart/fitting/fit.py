@@ -303,14 +303,14 @@ class _Fit:
             notes += self.large.notes(tuple(ranking.scores.values), len(scoring_examples(asked.task, seed=asked.seed)))
         if leader is not None and leader.start is not None:
             notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
+        settings = self.settings(ranking, tuned=tuned, tested=tested, bare=bare, unit=verdict.unit)
         return FitRecord(
-            asked.task.card, self.settings(ranking, tuned=tuned, bare=bare, unit=verdict.unit), verdict.choice,
-            verdict.method, verdict.leader, verdict.sentence, verdict.remedy, lacks, tested.score,
-            len(tested.predictions), asked.split,
+            asked.task.card, settings, verdict.choice, verdict.method, verdict.leader, verdict.sentence, verdict.remedy,
+            lacks, tested.score, len(tested.predictions), asked.split,
             frames, tuple(notes),
         )  # fmt: skip
 
-    def settings(self, ranking: Ranking, *, tuned: Tuned, bare: float, unit: str) -> dict[str, Any]:
+    def settings(self, ranking: Ranking, *, tuned: Tuned, tested: Evaluation, bare: float, unit: str) -> dict[str, Any]:
         """Everything needed to repeat the fit."""
         asked, backbone, guard = self.asked, self.backbone, self.guard
         return {
@@ -326,6 +326,8 @@ class _Fit:
             "calibration": guard.calibration, "best_step": tuned.best.step, "dev_score": tuned.best.dev_score,
             "dev_loss": tuned.best.dev_loss, "device": str(backbone.device),
             "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
+            "score_low": tested.interval[0], "score_high": tested.interval[1],
+            "chosen_calibration": tested.calibration.method,
             "seconds": round(math.fsum(self.clock.seconds.values()), 1),
         }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """What one run of `fit` found: everything that its page shows, without the modules themselves."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -88,6 +89,12 @@ class FitRecord:
         begun = "from scratch" if self.method == SCRATCH else f"from {spoken(self.method)}"
         score = f"{self.split} {self.task.metric} {self.score:.4g} on {plural(self.rows, 'row')}"
         return f"{self.choice}: tuned {begun}", score
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `score` over other rows (`Evaluation.interval`); NaN if it is not known."""
+        low, high = (self.settings.get(name) for name in ("score_low", "score_high"))
+        return (low, high) if isinstance(low, float) and isinstance(high, float) else (math.nan, math.nan)
 
     def contrast(self, method: str, other: str, *, measure: str = "loss") -> dict[Any, Any] | None:
         """The line of `contrasts` that compares two methods, or `None` if there is none."""

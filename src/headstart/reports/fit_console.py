@@ -10,6 +10,7 @@ from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL, CONTROL_MEANS
 from headstart.comparing.decision import spoken as named
 from headstart.fitting.record import FitRecord
+from headstart.fitting.sentences import NATS
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
 
@@ -23,15 +24,41 @@ def print_fit(record: FitRecord, console: Console) -> None:
     said = " ".join(filter(None, [record.sentence, record.remedy, record.lacks]))
     console.print(Text(f"On {record.task.name}: {said}"))
     print_table(fit_table(record), console, title="On held-out examples")
+    console.print(Text(_guard_means(record), style="dim"))
     if CONTROL in set(record.frames["methods"]["method"]):
         console.print(Text(CONTROL_MEANS, style="dim"))
     ranking = record.frames["ranking"]
     shown = ranking.drop(columns=["task", "license", "why"], errors="ignore").head(_TOP)
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}{_weighed(record)}")
+    bare = record.settings.get("bare", math.nan)
+    if (indicator := record.settings.get("indicator")) and not math.isnan(bare):
+        said = f"{indicator}: higher is better; the bare backbone has {number_text(bare, digits=3)}."
+        console.print(Text(said, style="dim"))
     for module, reason in record.frames["refused"][["module", "reason"]].itertuples(index=False):
         console.print(Text(f"left out {module}: {reason}"))
     rows = f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state")
-    console.print(Text(f"The saved module: {record.task.metric} {fixed_text(record.score, 4)} on {rows}."))
+    score = f"{record.task.metric} {fixed_text(record.score, 4)}"
+    console.print(Text(f"The saved module: {score} on {rows}{_known(record)}."))
+
+
+def _guard_means(record: FitRecord) -> str:
+    """What the guard did, and what its losses are."""
+    steps = record.settings.get("recipe", {}).get("max_steps")
+    tuned = f"for up to {steps} steps " if steps else ""
+    loss = "the squared error of a row"
+    if record.settings.get("loss_unit") == NATS:
+        labels = record.task.labels
+        guess = f" (a guess among {len(labels)} classes costs {math.log(len(labels)):.3f})" if labels else ""
+        loss = f"−ln of the probability given to the right answer, in nats{guess}"
+    return f"The guard tuned each method {tuned}on a part of the examples, and each answered the rest; loss: {loss}."
+
+
+def _known(record: FitRecord) -> str:
+    """How surely the saved module's score is known, and how its answers are calibrated."""
+    low, high = record.score_interval
+    known = "" if math.isnan(low) else f" (95 % interval over rows {low:.3f} to {high:.3f})"
+    method = record.settings.get("chosen_calibration", "none")
+    return known + (f", calibrated by {method}" if method != "none" else "")
 
 
 def _weighed(record: FitRecord) -> str:

@@ -67,7 +67,7 @@ def _facts(record: FitRecord) -> list[str]:
 
 def _answer(record: FitRecord) -> dict[str, Any]:
     """The verdict, the score of what was saved, and what to do now."""
-    used = record.choice == "use"
+    used, (low, high) = record.choice == "use", record.score_interval
     row = record.contrast(record.leader, SCRATCH)
     gain = {} if row is None or math.isnan(row["difference"]) else {
         "text": f"{signed(row['difference'], decimals=3)} {record.settings.get('loss_unit', NATS)}",
@@ -83,6 +83,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
         "lacks": record.lacks,
         "gain": gain,
         "score": fixed_text(record.score, 3),
+        "interval": "" if math.isnan(low) else f"{low:.3f} to {high:.3f}",
         "rows": f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state"),
         "use": "headstart predict MODULE new-rows.csv",
     }
