@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from headstart.backbones import Backbone
 from headstart.backbones.stated import stated_backbone, stated_in
 from headstart.blending.ensemble import ensemble
 from headstart.comparing.compare import compare
-from headstart.errors import SettingError
+from headstart.errors import SettingError, TaskError
 from headstart.evaluating.evaluate import evaluate
 from headstart.evaluating.predict import predict
 from headstart.fitting.guard import guard
@@ -107,6 +108,25 @@ def test_ranking_blending_tuning_and_searching_need_no_backbone(
     assert compared.methods == ("scratch", "average")
     with pytest.raises(SettingError, match="without a module, nothing says which backbone is meant; give backbone="):
         tune(task, recipe=RECIPE, store=False)
+
+
+def test_rows_in_memory_are_evaluated_as_the_module_was_tuned(llama: Backbone, tmp_path: Path) -> None:
+    template = Template(input="{text}", target="{mood}")
+    card = {"template": template, "labels": ("negative", "positive"), "options": "labels", "metric": "ACC"}
+    made = module(llama, "ada", seed=1, task="own", **card)
+    save_module(made, tmp_path / "ada")
+    rows = [{"text": f"the film is {word}", "mood": mood} for word, mood in
+            (("warm", "positive"), ("dull", "negative"), ("good", "positive"))] * 4  # fmt: skip
+    frame = pd.DataFrame(rows)
+    found = evaluate(tmp_path / "ada", frame, llama, store=False)
+    assert len(found.predictions) == 12, "rows in memory are new ones: all are scored"
+    assert found.predictions == evaluate(tmp_path / "ada", rows, llama, store=False).predictions
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert evaluate(tmp_path / "ada", tmp_path / "rows.csv", llama, store=False).answer_loss == found.answer_loss
+    with pytest.raises(TaskError, match="the table has no column 'mood', which held the answers when 'ada' was tuned"):
+        evaluate(tmp_path / "ada", frame[["text"]], llama, store=False)
+    with pytest.raises(TaskError, match="give a list of dicts"):
+        evaluate(tmp_path / "ada", 3, llama, store=False)
 
 
 def test_a_module_is_used_on_its_own_backbone(

@@ -8,11 +8,11 @@ from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import Calibration, calibrate, check_calibration
 from headstart.evaluating.choice import CalibrationChoice
 from headstart.evaluating.evaluation import Evaluation
-from headstart.evaluating.reading import settings_as_tuned, usual_split
+from headstart.evaluating.reading import task_as_tuned, usual_split
 from headstart.evaluating.unit import EvaluateUnit
 from headstart.events import Listener, Note
 from headstart.kinds import ModuleLike, as_module, backbone_for
-from headstart.tasks import METRICS, Task, TaskLike, as_task
+from headstart.tasks import METRICS, TaskLike
 from headstart.units import AnyStore, Content, Store, run
 
 __all__ = ["evaluate"]
@@ -33,7 +33,7 @@ ON_SCORED = (
 
 def evaluate(
     module: ModuleLike | None,
-    task: TaskLike,
+    task: TaskLike | object,
     backbone: BackboneLike | None = None,
     *,
     split: str | None = None,
@@ -49,11 +49,12 @@ def evaluate(
 
     Args:
         module: a module, a result that holds one, its folder, or `None` for the bare backbone.
-        task: with the split to evaluate on, whose targets are known. The path of a file is read as the module's own
-            task was, if the file has those columns and no settings beside it.
+        task: with the split to evaluate on, whose targets are known. The path of a file, or rows in memory (a pandas
+            DataFrame, a list of dicts and whatever else `Task.from_rows` takes), are read as the module's own task was,
+            if they have those columns and no settings beside them.
         backbone: the frozen model; `None` is the one that the module says it is for.
-        split: "test", "dev", "train", or "all" for every row. `None` is "test", or "all" for the path of a file that is
-            not called as the module's own task: its rows are taken for new ones.
+        split: "test", "dev", "train", or "all" for every row. `None` is "test", or "all" for rows in memory and for the
+            path of a file that is not called as the module's own task: these are taken for new ones.
         metric: a name in `METRICS`; `None` is the task's.
         decoding: "options" takes the likeliest of each row's options, "generate" decodes greedily, "auto" is "options"
             if every row lists some. On an encoder, the module answers through its task head.
@@ -80,11 +81,10 @@ def evaluate(
     check_calibration(calibration or "none")
     loaded = None if module is None else as_module(module).load()
     card = None if loaded is None else loaded.card
-    source = task
-    task = Task.load(task, **settings_as_tuned(task, card)) if isinstance(task, str | Path) else as_task(task)
+    source, task = task, task_as_tuned(task, card)
     if split is None:
         split = usual_split(source, task, card)
-        if split == "all" and progress:
+        if split == "all" and progress and isinstance(source, str | Path):
             progress(Note(WHOLE.format(source=source, own=card.task if card else "")))
     backbone = backbone_for(loaded, backbone)
     check_decoding(decoding, backbone)

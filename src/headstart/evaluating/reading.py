@@ -14,7 +14,7 @@ from headstart.tasks.pairs import InputTemplate
 from headstart.tasks.sources import Rows, locate, locate_rows
 from headstart.tasks.template import FieldTemplate
 
-__all__ = ["Reader", "rows_of", "settings_as_tuned", "usual_split"]
+__all__ = ["Reader", "rows_of", "settings_as_tuned", "task_as_tuned", "usual_split"]
 
 CLASSIFYING = frozenset({"ACC", "Classification-F1", "Matthew-Correlation"})
 """Metrics of tasks with classes: a card that names one, but no labels, does not say what the answers are."""
@@ -93,25 +93,38 @@ LOOKED_AT = 64
 """In how many rows of a file its columns are looked for."""
 
 
-def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, Any]:
-    """The arguments with which `Task.load` reads a file as the task that the module with this card was tuned on.
+def task_as_tuned(given: object, card: ModuleCard | None) -> Task:
+    """The task that a caller gave; a file, or rows in memory, are read as the module with this card was tuned.
 
-    They are empty where the card does not say how that was, and where the source speaks for itself: it is no file, has
-    settings beside it, or has no such columns, or the standard ones. Raises `TaskError` for a file with the columns of
-    the input, but not of the answers.
+    Raises `TaskError` for anything else, and whatever `Task.load` and `Task.from_rows` raise.
     """
-    if card is None or card.template is None or not Path(source).expanduser().is_file():
+    if isinstance(given, Task):
+        return given
+    settings = settings_as_tuned(given, card)
+    return Task.load(given, **settings) if isinstance(given, str | Path) else Task.from_rows(given, **settings)
+
+
+def settings_as_tuned(source: object, card: ModuleCard | None) -> dict[str, Any]:
+    """The arguments with which a file, or rows in memory, are read as the task that the module was tuned on.
+
+    They are empty where the card does not say how that was, and where the source speaks for itself: it is a folder or
+    an id, has settings beside it, or has no such columns, or the standard ones. Raises `TaskError` for a table with the
+    columns of the input, but not of the answers.
+    """
+    stored = isinstance(source, str | Path)
+    if card is None or card.template is None or (stored and not Path(str(source)).expanduser().is_file()):
         return {}
-    located, own = locate(source), card.template
-    if located.settings is not None:
+    located, own = locate(source) if isinstance(source, str | Path) else locate_rows(source), card.template
+    if located.settings is not None or None not in located.tables:
         return {}
     there = {name for _, row in islice(located.tables[None], LOOKED_AT) for name in row}
     read, known = (set(FieldTemplate.parse(text).columns) for text in (own.input, own.target))
     if {"input", "output"} <= there or not read <= there:
         return {}
     if not known <= there:
+        table = source if stored else "the table"
         raise TaskError(
-            f"{source} has no column '{min(known - there)}', which held the answers when '{card.name}' was tuned; "
+            f"{table} has no column '{min(known - there)}', which held the answers when '{card.name}' was tuned; "
             "name another one with --target (target in Task.load), or answer rows whose answers are not known with "
             "`headstart predict`"
         )
@@ -123,9 +136,13 @@ def settings_as_tuned(source: str | Path, card: ModuleCard | None) -> dict[str, 
 
 
 def usual_split(source: object, task: Task, card: ModuleCard | None) -> str:
-    """The rows that are scored if nothing is said: all of a file that is not the table that the module was tuned on.
+    """The rows that are scored if nothing is said: all of a table that is not the one that the module was tuned on.
 
-    That is told by the names: of a file called as the module's task, and of whatever is no file, it is the test split.
+    That is told by the names: of a file called as the module's task, of a folder and of a `Task`, it is the test split.
+    Rows in memory have no name, and all of them are scored.
     """
-    file = isinstance(source, str | Path) and Path(source).expanduser().is_file()
-    return "all" if file and card is not None and card.task and task.name != card.task else "test"
+    if card is None or not card.task or isinstance(source, Task):
+        return "test"
+    if not isinstance(source, str | Path):
+        return "all"
+    return "all" if Path(source).expanduser().is_file() and task.name != card.task else "test"
