@@ -10,6 +10,7 @@ from headstart.backbones import Backbone
 from headstart.errors import ModuleError, SettingError, TaskError
 from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.kinds import LoraModule, load_module, save_module
+from headstart.tuning.lane import CurvePoint, Tuned
 from headstart.tuning.order import RowOrder
 from headstart.tuning.tune import text_format_of, tune
 from naive import (
@@ -128,3 +129,17 @@ def test_a_reset_module_is_nobodys(llama: Backbone, tmp_path: Path) -> None:
     again = start.reset(seed=0)
     assert (again.card.tensor_hash, again.card.task, again.card.score) == ("", "", None)
     assert (again.card.rank, again.card.targets) == (start.card.rank, start.card.targets)
+
+
+def test_longer_tuning_is_advised_where_the_last_state_is_the_best(llama: Backbone) -> None:
+    def point(step: int, score: float) -> CurvePoint:
+        return CurvePoint(step, train_loss=1.0, dev_loss=1.0 - score, dev_score=score)
+
+    curve = (point(0, 0.2), point(8, 0.5), point(16, 0.6))
+    made = random_lora(llama, seed=1)
+    assert Tuned(made, curve, curve[2], 1.0).advice == (
+        "The best state is the last one that was tested (step 16), so that tuning for longer may do better, from "
+        "whatever start: --set max_steps=32, or recipe.change(max_steps=32) in Python."
+    )
+    assert Tuned(made, curve, curve[1], 1.0).advice == ""
+    assert Tuned(made, curve[:1], curve[0], 1.0).advice == "", "nothing was tuned"

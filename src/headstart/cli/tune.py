@@ -86,7 +86,7 @@ def tune(
 
     frame = pd.DataFrame([vars(point) for point in tuned.curve])
     print_table(frame, console(), title=f"Tuning on {data.name}")
-    for note in tuned.notes:
+    for note in (*tuned.notes, *filter(None, [tuned.advice])):
         print_line(note)
     print_line(
         f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} (loss {tuned.best.dev_loss:.4f}) "

@@ -298,7 +298,7 @@ class _Fit:
             (bare,) = next(iter(last.bare.table(found).reduce(asked.blend.reduction).values.values()))
         lacks = "" if verdict.choice == "use" else lacking(ranking, shown, bare)
         leader = beginnings.get(verdict.leader)
-        notes = [*asked.task.notes, *tuned.notes]
+        notes = [*asked.task.notes, *tuned.notes, *filter(None, [tuned.advice])]
         if self.large is not None:
             notes += self.large.notes(tuple(ranking.scores.values), len(scoring_examples(asked.task, seed=asked.seed)))
         if leader is not None and leader.start is not None:

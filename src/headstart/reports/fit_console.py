@@ -13,6 +13,7 @@ from headstart.fitting.record import FitRecord
 from headstart.fitting.sentences import NATS
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
+from headstart.tuning.lane import LAST_BEST
 
 __all__ = ["fit_table", "print_fit"]
 
@@ -39,6 +40,9 @@ def print_fit(record: FitRecord, console: Console) -> None:
     rows = f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state")
     score = f"{record.task.metric} {fixed_text(record.score, 4)}"
     console.print(Text(f"The saved module: {score} on {rows}{_known(record)}."))
+    for note in record.notes:
+        if note.startswith(LAST_BEST):
+            console.print(Text(note))
 
 
 def _guard_means(record: FitRecord) -> str:

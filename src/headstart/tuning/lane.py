@@ -12,7 +12,7 @@ from headstart.showing import html_table, line
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 
-__all__ = ["CurvePoint", "Lane", "Tuned"]
+__all__ = ["LAST_BEST", "CurvePoint", "Lane", "Tuned"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class CurvePoint:
     dev_score: float
 
 
+LAST_BEST = "The best state is the last one that was tested"
+"""How the advice begins to tune for longer."""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A tuned module, the best of the run by dev score (ties: lower dev loss), and how it went.
@@ -83,6 +87,16 @@ class Tuned:
         known = {} if score is None else {"score": score}
         card = self.module.card.model_copy(update={"calibration": calibration, **known})
         return replace(self, module=based_on(replace(self.module, card=card), place))
+
+    @property
+    def advice(self) -> str:
+        """What to try where the best state is the last one that was tested; "" where it is not."""
+        if len(self.curve) < 2 or self.best.step < self.curve[-1].step:
+            return ""
+        return (
+            f"{LAST_BEST} (step {self.best.step}), so that tuning for longer may do better, from whatever start: "
+            f"--set max_steps={2 * self.best.step}, or recipe.change(max_steps={2 * self.best.step}) in Python."
+        )
 
     def __repr__(self) -> str:
         return line(type(self).__name__, *self._words)
