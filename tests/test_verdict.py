@@ -111,8 +111,8 @@ def test_a_lower_loss_with_a_worse_score_is_not_used_and_that_is_said() -> None:
     found = decide_start({"scratch": held(1.0, 1, right=0.9), "ensemble": held(0.5, 3, right=0.3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
     assert found.sentence.startswith(
-        "The guard chose scratch. The ensemble is not used, although it has the lowest loss. Tuned from it, the right "
-        "answer costs 0."
+        "The guard chose scratch. The ensemble is not used, although it is the best start by its loss. Tuned from it, "
+        "the right answer costs 0."
     )
     assert found.sentence.endswith("40 held-out examples), but ACC is lower: 0.300 against 0.900.")
     assert found.remedy.startswith("Tuned for longer, it may answer as many rightly")

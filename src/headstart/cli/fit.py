@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
+SHORTER = (
+    "To make it shorter: fewer steps (--set max_steps=16), shorter inputs (--set max_input=128), fewer starts (--start "
+    "ensemble) or folds (--folds 3). What is found then holds for so many steps, and less is shown with fewer folds."
+)
+"""What a dry run advises."""
+
+
 @dataclass(frozen=True)
 class FittedTask(TaskOptions):
     """The task that a module is fitted to."""
@@ -113,6 +120,8 @@ def fit(
     )  # fmt: skip
     if result.dry_run:
         show_forecast(call, as_json=as_json)
+        if not as_json:
+            print_line(SHORTER)
         return
     with listening(f"fitting to {data.name}") as listener:
         units = UnitCount(listener)

@@ -149,8 +149,10 @@ class Evaluation:
         return tuple(dict.fromkeys(listed[0]))
 
     def frame(self) -> pd.DataFrame:
-        """One line per row: input, target, prediction, whether it is right, and the loss of the target in nats.
+        """One line per row: input, target, prediction, whether it is right, and two losses in nats.
 
+        `answer_loss` is that of the right answer among the options, as calibrated (see `answer_losses`); `loss` is that
+        of the target's text, summed over its tokens.
         `probability` is that of the prediction among the options, as calibrated; NaN where answers are open.
         """
         found = [self._probability(row) for row in range(len(self.predictions))]
@@ -162,6 +164,7 @@ class Evaluation:
                 "prediction": self.predictions,
                 "right": [own in row.outputs for own, row in zip(self.predictions, self.examples, strict=True)],
                 "probability": found,
+                "answer_loss": self.answer_losses,
                 "loss": self.losses,
             }
         )

@@ -76,11 +76,11 @@ def sentence(grounds: Grounds) -> str:
         said = f"Tuned from it, {cost} than tuned from scratch {interval}"
         shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""
         if not grounds.used:
-            said = f"{capitalized(spoken(told))} is not used, although it has the lowest loss. {said}"
+            said = f"{capitalized(spoken(told))} is not used, although it is the best start by its loss. {said}"
             shown = f", but {grounds.metric} is lower: {scores[0]} against {scores[1]}"
     else:
         said = (
-            f"No start is shown to be better: the gain of {spoken(told)}, which has the lowest loss, over scratch is "
+            f"No start is shown to be better: the gain of {spoken(told)}, the best start by its loss, over scratch is "
             f"{size} {grounds.unit} {interval}"
         )
         shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""

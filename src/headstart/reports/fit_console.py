@@ -33,7 +33,11 @@ def print_fit(record: FitRecord, console: Console) -> None:
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}{_weighed(record)}")
     bare = record.settings.get("bare", math.nan)
     if (indicator := record.settings.get("indicator")) and not math.isnan(bare):
-        said = f"{indicator}: higher is better; the bare backbone has {number_text(bare, digits=3)}."
+        meaning = "; 1 is sure and right on every token of the answers, the end of the answer included"
+        said = (
+            f"{indicator}: higher is better{meaning * (indicator == 'cosine')}; the bare backbone has "
+            f"{number_text(bare, digits=3)}."
+        )
         console.print(Text(said, style="dim"))
     for module, reason in record.frames["refused"][["module", "reason"]].itertuples(index=False):
         console.print(Text(f"left out {module}: {reason}"))
