@@ -92,14 +92,15 @@ def test_a_line_says_which_stage_it_is_and_how_many_units_are_done(clock: list[f
     status.take(UnitEvent("score", "zz", "cosine of cy", "reused"))  # while the run is planned: not of what is left
     status.take(UnitEvent("score", "ab", "cosine of ada", "started", left=2))
     status.take(UnitEvent("score", "ab", "cosine of ada", "computed", 1.0, left=1))
-    assert status.line() == "[stage 1 of 3, 1 of 2 units done] cosine of ada"
+    assert status.line() == "[stage 1 of 3 (ranking 3 modules), 1 of 2 units done] cosine of ada"
     status.take(UnitEvent("score", "cd", "cosine of bob", "failed", left=0))
     status.take(Stage("guarding the starts on 4 folds", 2, 3))
     assert status.line() == "[stage 2 of 3] guarding the starts on 4 folds", "another stage counts anew"
     for left in (20, 19):
         status.take(UnitEvent("tune", f"k{left}", "tuning scratch on reviews, fold 1 of 4", "started", left=left))
     status.take(Progress("tuning 20 modules", 30, 320))
-    assert status.line() == "[stage 2 of 3, 1 of 20 units done] tuning 20 modules: 30 of 320 (9%)"
+    place = "stage 2 of 3 (guarding the starts on 4 folds), 1 of 20 units done"
+    assert status.line() == f"[{place}] tuning 20 modules: 30 of 320 (9%)"
     status.take(UnitEvent("tune", "k0", "tuning scratch", "computed", 3.0, left=0))
     status.take(UnitEvent("evaluate", "x", "evaluating scratch", "started", left=40))
     assert status.place() == "stage 2 of 3, 20 of 60 units done", "another run of the same stage adds its units"

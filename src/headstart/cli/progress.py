@@ -69,19 +69,21 @@ class Status:
             case Saved() if event.step:
                 self._saved[event.what] = event.step
 
-    def place(self) -> str:
+    def place(self, *, named: bool = False) -> str:
         """Which stage this is, and how many units of it are done: "stage 2 of 3, 12 of 40 units done"; "" if none.
 
-        One run of units of a stage may follow another, so that more are to be done than was known before.
+        One run of units of a stage may follow another, so that more are to be done than was known before. `named`:
+        with what the stage is, unless that is shown anyway.
         """
-        said = [f"stage {self.stage.number} of {self.stage.of}"] if self.stage else []
+        what = f" ({self.stage.what})" if self.stage and named and self.stage.what != self.what else ""
+        said = [f"stage {self.stage.number} of {self.stage.of}{what}"] if self.stage else []
         if (known := self._done + self._left) > 1:
             said.append(f"{self._done} of {known} units done")
         return ", ".join(said)
 
     def line(self) -> str:
         """Everything in one line: where it is, how far, how fast, and how long the rest takes if that is known."""
-        where = f"[{place}] " if (place := self.place()) else ""
+        where = f"[{place}] " if (place := self.place(named=True)) else ""
         return where + self._current()
 
     def _current(self) -> str:

@@ -161,7 +161,7 @@ class _Report:
             return
         total = sum(lane.recipe.max_steps for lane in self.lanes)
         loss = _mean([run.losses[-1] if run.losses else run.curve[-1].train_loss for run in here.values()])
-        note = f"loss {_number(loss)}"
+        note = f"training loss {_number(loss)}"
         if len(self.lanes) == 1:
             (run,) = here.values()
             note += f", best dev {_number(run.best.dev_score if run.best else math.nan)}"
