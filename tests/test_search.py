@@ -18,7 +18,6 @@ from headstart.events import Event, UnitEvent
 from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE, VectorFile
 from headstart.kinds import load_module, save_module
-from headstart.kinds.saving import based_on
 from headstart.ranking.nearest import Group, VectorIndex
 from headstart.ranking.search import ANY_RANK, search
 from headstart.ranking.wording import word_vectors
@@ -306,19 +305,6 @@ def test_a_task_is_read_before_vectors_are_computed(hub: Hub, llama: Backbone, t
     with pytest.raises(TaskError, match="there are no columns 'input' and 'output'"):
         search(tmp_path / "rows.csv", hub, llama, store=tmp_path / "store")
     assert not (hub.path / VECTORS_FILE).exists()
-
-
-def test_a_task_needs_a_backbone_that_the_hub_names_or_the_caller_gives(
-    hub: Hub, tiny_llama: Path, tmp_path: Path
-) -> None:
-    task = write_task(tmp_path / "reviews")
-    named = search(task, hub, recipe=RECIPE, store=False)
-    assert named.rows() == search(task, hub, tiny_llama, recipe=RECIPE, store=False).rows()
-    elsewhere = Hub.create(tmp_path / "elsewhere")
-    save_module(based_on(hub["ada"].load(), "gone/away/llama"), tmp_path / "ada")
-    elsewhere.add(tmp_path / "ada")
-    with pytest.raises(SettingError, match="says that it is for 'gone/away/llama', which is no folder here; give"):
-        search(task, elsewhere, store=False)
 
 
 # The command

@@ -21,11 +21,12 @@ from headstart.kinds import LazyModule, LoraModule, load_module, own_backbone, s
 from headstart.kinds.exporting import merged_weights
 from headstart.kinds.saving import based_on
 from headstart.ranking.rank import rank
+from headstart.ranking.search import search
 from headstart.records import Template
 from headstart.tasks import Task
 from headstart.tuning.tune import tune
 from program import Run, assert_mistake
-from small_hub import RECIPE, module
+from small_hub import RECIPE, module, write_task
 
 pytest_plugins = ["cli_helper", "small_road"]
 
@@ -156,3 +157,16 @@ def test_a_hub_is_used_on_the_backbone_that_its_modules_name(
     command: list[Any] = ["rank", *here["task"], "--hub", hub, "--store", tmp_path / "store", "--json"]
     assert {line["module"] for line in run(*command).data["modules"]} == {"ada", "bob"}
     assert_mistake(run(*command, "--include", "bob"), "which is no folder here; give the frozen model with --backbone")
+
+
+def test_a_search_for_a_task_needs_a_backbone_that_the_hub_names_or_the_caller_gives(
+    hub: Hub, tiny_llama: Path, tmp_path: Path
+) -> None:
+    task = write_task(tmp_path / "reviews")
+    named = search(task, hub, recipe=RECIPE, store=False)
+    assert named.rows() == search(task, hub, tiny_llama, recipe=RECIPE, store=False).rows()
+    elsewhere = Hub.create(tmp_path / "elsewhere")
+    save_module(based_on(hub["ada"].load(), "gone/away/llama"), tmp_path / "ada")
+    elsewhere.add(tmp_path / "ada")
+    with pytest.raises(SettingError, match="says that it is for 'gone/away/llama', which is no folder here; give"):
+        search(task, elsewhere, store=False)

@@ -162,9 +162,9 @@ def tell_of_own(modules: Sequence[AnyModule], task: Task, progress: Listener) ->
 
 def tell_left_out(refused: Iterable[Refused], progress: Listener | None) -> None:
     """An event for each module that takes no part, for those who hear no result, as in a dry run."""
-    for each in refused if progress else ():
-        assert progress is not None
-        progress(LeftOut(each.name, each.reason))
+    if progress is not None:
+        for each in refused:
+            progress(LeftOut(each.name, each.reason))
 
 
 def plain_modules(modules: Sequence[AnyModule]) -> tuple[list[AnyModule], list[Refused]]:
