@@ -4,7 +4,7 @@ import headstart as hs
 
 backbone = hs.Backbone.load(".cache/backbones/smollm2-135m")
 task = hs.Task.load(".cache/tasks/sst2").few_shot(k=16, seed=0)
-fitted = hs.fit(task, "demo/out/hub", backbone, test_rows=400)
+fitted = hs.fit(task, "demo/out/hub", backbone, test_rows=400, progress=hs.ProgressPrinter())
 print(fitted.verdict.sentence)
 
 print(fitted.ranking.frame()[["module", "cosine"]].head(3))

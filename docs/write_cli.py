@@ -29,6 +29,7 @@ JSON with `--json`; progress and notes go to standard error.
 | 1 | done, and something was found wrong: a module that `hub add` refused, a problem that `hub check` saw |
 | 2 | a mistake that you can correct; the message says how, and no result was written |
 | 130 | stopped with Ctrl-C |
+| 143 | stopped with SIGTERM, which `kill` and schedulers send |
 
 Results appear whole or not at all, and never over something that exists. What takes long is kept in the
 [store](store.md): a command that was killed continues where it was when it is given again, and what was computed

@@ -1,6 +1,7 @@
 """How groups of options become the options of a command, and how running work shows."""
 
 import inspect
+import io
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from headstart.cli import progress
 from headstart.cli.options import Options, command
-from headstart.cli.progress import Status, listening
+from headstart.cli.progress import listening
 from headstart.events import Note, Progress, Saved, Stage, UnitEvent
+from headstart.progress import ProgressPrinter, Status
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def test_two_groups_with_one_option_are_a_mistake_of_ours() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that `Status` sees; tests set the last."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
     return now
 
 
@@ -101,6 +103,8 @@ def test_a_line_says_which_stage_it_is_and_how_many_units_are_done(clock: list[f
     status.take(Progress("tuning 20 modules", 30, 320))
     place = "stage 2 of 3 (guarding the starts on 4 folds), 1 of 20 units done"
     assert status.line() == f"[{place}] tuning 20 modules: 30 of 320 (9%)"
+    clock.append(clock[-1] + 200)
+    assert status.line().startswith(f"[{place}, 3 min in all so far] tuning 20 modules: 30 of 320 (9%)")
     status.take(UnitEvent("tune", "k0", "tuning scratch", "computed", 3.0, left=0))
     status.take(UnitEvent("evaluate", "x", "evaluating scratch", "started", left=40))
     assert status.place() == "stage 2 of 3, 20 of 60 units done", "another run of the same stage adds its units"
@@ -139,6 +143,25 @@ def test_off_a_terminal_lines_go_on_while_one_step_takes_long(
     assert len(lines) >= 2
     assert all(line.startswith("scoring: 3 of 40 (8%)") for line in lines)
     assert said.out == ""
+
+
+def test_in_python_notes_and_a_line_now_and_then_are_printed(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = ProgressPrinter()
+    listener(Note("dan was left out"))
+    listener(Progress("scoring", 0, 40))
+    clock.append(clock[-1] + 9.9)
+    listener(Progress("scoring", 3, 40))
+    assert capsys.readouterr().err == "dan was left out\n", "no line before ten seconds are over"
+    clock.append(clock[-1] + 0.1)
+    listener(Progress("scoring", 4, 40))
+    assert capsys.readouterr().err == "scoring: 4 of 40 (10%), 0.4 a second, about 2 min left\n"
+    held = io.StringIO()
+    listener = ProgressPrinter(seconds=0.0, file=held)
+    listener(Progress("tuning", 0, 8))
+    assert held.getvalue() == "tuning: 0 of 8 (0%)\n"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_shows_a_bar_that_says_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Ctrl-C in the middle of a command: what is kept, and what the same command does then."""
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,26 @@ def test_ctrl_c_while_saving(
         press_ctrl_c(patch, atomic.os, "fsync", at=2)
         assert_stopped(run(*command_line("ensemble", here, tmp_path / "out")), "")
     assert list(tmp_path.iterdir()) == []
+    assert_whole("ensemble", tmp_path / "out", run, here)
+
+
+def test_a_request_to_end_is_as_ctrl_c(
+    run: Run, here: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Backbone.target_logits
+
+    def call(*args: Any, **settings: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **settings)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "target_logits", call)
+        ended = run(*command_line("ensemble", here, tmp_path / "out"))
+    assert ended.code == 128 + signal.SIGTERM
+    assert ended.err.strip().splitlines()[-1] == "stopped; nothing was half-written"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
     assert_whole("ensemble", tmp_path / "out", run, here)
 
 

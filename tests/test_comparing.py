@@ -53,7 +53,7 @@ class Stop:
         self.what, self.done = what, done
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Progress) and event.what == self.what and event.done >= self.done:
+        if isinstance(event, Progress) and event.what.startswith(self.what) and event.done >= self.done:
             raise KeyboardInterrupt
 
 

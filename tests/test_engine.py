@@ -191,10 +191,11 @@ def test_a_better_trained_module_scores_higher_on_its_own_task(llama: Backbone) 
 def test_progress_counts_every_example_of_every_module_once(llama: Backbone, modules: list[LoraModule]) -> None:
     seen: list[Event] = []
     score(modules, REVIEWS, llama, indicators=["loss"], budget=60, progress=seen.append)
+    what = f"scoring {len(modules)} modules × {len(REVIEWS)} examples"
     counts = [event.done for event in seen if isinstance(event, Progress)]
     assert len(counts) == len(seen) > 4
     assert counts == sorted(set(counts))
-    assert seen[-1] == Progress("scoring", len(modules) * len(REVIEWS), len(modules) * len(REVIEWS))
+    assert seen[-1] == Progress(what, len(modules) * len(REVIEWS), len(modules) * len(REVIEWS))
 
 
 def test_weights_alone_need_no_forward_pass(

@@ -132,6 +132,10 @@ def test_a_hub_is_listed_from_its_catalogue_alone(tmp_path: Path, arguments: lis
             "does not say which backbone it is for; give the frozen model with --backbone",
         ),
         (["fit", "TASK", "--hub", "HUB", "-b", "no/such/place", "-o", "out"], "no backbone at no/such/place"),
+        (
+            ["fit", "TASK", "--hub", "HUB", "-b", "MODULE", "-o", "out", "--start", "ensembl"],
+            "unknown method 'ensembl'; did you mean 'ensemble'?",
+        ),
     ],
 )
 def test_a_mistyped_path_is_told_before_torch_is_loaded(words: list[str], message: str, tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_progress_names_each_phase(hub: Hub, task: Task, llama: Backbone) -> Non
     rank(task, hub, llama, indicators=("kl",), recipe=RECIPE, progress=seen.append)
     steps = [event for event in seen if isinstance(event, Progress)]
     phases = dict.fromkeys(event.what for event in steps)
-    assert list(phases) == ["reading modules", "tuning reference on reviews, seed 0", "scoring"]
+    assert list(phases) == ["reading modules", "tuning reference on reviews, seed 0", "scoring 4 modules × 12 examples"]
     assert all(event.done <= (event.total or 0) for event in steps)
     assert [(event.done, event.total) for event in steps if event.what == "reading modules"][-1] == (4, 4)
 

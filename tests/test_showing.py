@@ -101,7 +101,7 @@ REPRS = {
     "recipe": r"^Recipe\('quick'; lora; lr 0\.001; at most 2 steps of 4 rows\)$",
     "card": r"^ModuleCard\(ada, lora of rank 2, 448 parameters\)$",
     "task card": r"^TaskCard\(reviews; ACC; 2 labels\)$",
-    "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+; 12 rows, options\)$",
+    "evaluation": r"^Evaluation\(ACC [\d.]+; loss [\d.]+ nats a row; 12 test rows, options\)$",
 }
 
 
@@ -183,7 +183,7 @@ def test_a_notebook_shows_how_well_each_class_is_recognized(shown: dict[str, Any
     rows = [Example("a", (target,), ("bad", "good")) for target in ("bad", "bad", "bad", "good")]
     found = Evaluation("ACC", 0.5, 0.7, ("bad", "good", "(odd)", "good"), "options", examples=tuple(rows))
     table = found._repr_html_()
-    assert table.startswith("<p>ACC 0.5000; loss 0.7; 4 rows, options</p>")
+    assert table.startswith("<p>ACC 0.5000; 4 rows, options</p>")
     # Of the three rows of "bad", one was answered "bad", one "good" and one neither: recall 1/3, precision 1.
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", table)
     assert cells[:10] == ["class", "precision", "recall", "F1", "support", "bad", "1", "0.3333", "0.5", "3"]
@@ -192,7 +192,7 @@ def test_a_notebook_shows_how_well_each_class_is_recognized(shown: dict[str, Any
     ]  # fmt: skip
     opened = Evaluation("EM", 1.0, 0.7, ("<b>",), "generate", losses=(0.7,), examples=(Example("a", ("<b>",)),))
     assert "<td>&lt;b&gt;</td>" in opened._repr_html_()
-    assert replace(opened, examples=())._repr_html_() == "<p>EM 1.0000; loss 0.7; 1 row, generate</p>"
+    assert replace(opened, examples=())._repr_html_() == "<p>EM 1.0000; loss 0.7000 nats a row; 1 row, generate</p>"
 
 
 def test_a_notebook_shows_a_curve_donors_and_what_is_understood_of_a_task(shown: dict[str, Any]) -> None:

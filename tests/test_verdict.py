@@ -36,10 +36,8 @@ def test_a_start_that_is_clearly_better_is_used_and_by_how_much_is_said() -> Non
     assert found.remedy == ""
     assert found.sentence.startswith("The guard chose the ensemble. Tuned from it, the right answer costs 0.")
     assert "(95 % interval 0." in found.sentence
-    assert (
-        "40 held-out examples, 4 folds); ACC is 0.900 against 0.500. It is better than a random module"
-        in found.sentence
-    )
+    assert "40 held-out examples, 4 folds); ACC is 0.900 against 0.500 (+0.400; 0.240 to 0.560). " in found.sentence
+    assert "It is better than a random module" in found.sentence
     by = found.contrasts.set_index(["method", "other", "measure"])
     assert by.loc[("ensemble", "scratch", "loss"), "outcome"] == "win"
     assert by.loc[("ensemble", "scratch", "loss"), "adjusted"] <= ALPHA
@@ -84,7 +82,7 @@ def test_a_start_that_is_worse_says_that_nearer_tasks_would_help() -> None:
     found = decide_start({"scratch": held(0.5, 1), "ensemble": held(1.0, 3)}, ROWS, metric="ACC")
     assert found.choice == "abstain"
     assert "over scratch is −0.4" in found.sentence
-    assert found.remedy.endswith("modules of nearer tasks are what would help.")
+    assert found.remedy.endswith("would probably have been seen. Modules of nearer tasks may give one.")
 
 
 def test_the_verdict_does_not_depend_on_the_unit_of_a_squared_error() -> None:
@@ -114,7 +112,8 @@ def test_a_lower_loss_with_a_worse_score_is_not_used_and_that_is_said() -> None:
         "The guard chose scratch. The ensemble is not used, although it is the best start by its loss. Tuned from it, "
         "the right answer costs 0."
     )
-    assert found.sentence.endswith("40 held-out examples), but ACC is lower: 0.300 against 0.900.")
+    lower = "40 held-out examples), but ACC is lower: 0.300 against 0.900 (−0.600; −0.760 to −0.440)."
+    assert found.sentence.endswith(lower)
     assert found.remedy.startswith("Tuned for longer, it may answer as many rightly")
 
 

@@ -18,6 +18,7 @@ from .indicators import INDICATORS
 from .indicators.engine import score
 from .kinds import KINDS, Module, load_module, save_module
 from .kinds.exporting import save_merged
+from .progress import ProgressPrinter
 from .ranking.rank import Ranking, fits, rank
 from .ranking.search import SearchResult, search
 from .records import TextFormat
@@ -47,6 +48,7 @@ __all__ = [
     "Merged",
     "Module",
     "ModuleRef",
+    "ProgressPrinter",
     "Ranking",
     "Recipe",
     "SearchResult",

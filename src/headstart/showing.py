@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["LONGEST", "call_text", "capitalized", "cut", "html_table", "line", "plural"]
+__all__ = ["LONGEST", "call_text", "capitalized", "cut", "duration_text", "html_table", "line", "plural"]
 
 LONGEST = 200
 """The most characters of a `repr`."""
@@ -53,6 +53,20 @@ def _typed(value: object) -> str:
         items = [_typed(item) for item in value]
         return f"[{', '.join(items)}]" if all(items) else ""
     return repr(value) if value is None or isinstance(value, bool | int | float) else ""
+
+
+def duration_text(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration_text(8.2), duration_text(100), duration_text(4000)
+    ('8 s', '2 min', '1 h 7 min')
+    """
+    if 0 < seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def capitalized(text: str) -> str:

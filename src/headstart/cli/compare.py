@@ -92,6 +92,9 @@ def compare(
     chosen, opened, whole = recipe.load(), hub.open(), task.whole()
     data = task.cut(whole)
     blended = blend.load()
+    from headstart.comparing.methods.naming import require_methods
+
+    require_methods(method or ())
     require_named(also or ())  # before the backbone, which takes long to load
     model = backbone.load(opened)
     from headstart.comparing.compare import compare as run

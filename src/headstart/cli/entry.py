@@ -2,9 +2,13 @@
 
 import errno
 import os
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from types import FrameType
+from typing import NoReturn
 
 __all__ = ["STOPPED", "main"]
 
@@ -14,9 +18,17 @@ STOPPED = 130
 SAID = "stopped; nothing was half-written"
 """What is true of every command; one that keeps something says so itself (`headstart.cli.progress`)."""
 
+_TOLD: list[int] = []
+"""The signal that a system's or a scheduler's request to end came with, if one came."""
+
 
 def main() -> None:
-    """Run the program; a user's mistake prints one paragraph and exits with 2, Ctrl-C with 130."""
+    """Run the program; a user's mistake prints one paragraph and exits with 2, Ctrl-C with 130, SIGTERM with 143."""
+    with _ends_when_told():
+        _main()
+
+
+def _main() -> None:
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
@@ -33,7 +45,7 @@ def main() -> None:
         if isinstance(end, SystemExit) and end.code != STOPPED:
             raise
         _say(SAID)
-        sys.exit(STOPPED)
+        sys.exit(128 + _TOLD.pop() if _TOLD else STOPPED)
     except OSError as error:
         # The reader of a pipe is gone, or the disk that output was sent to is full.
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
@@ -43,6 +55,25 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _say(f"error: cannot print the result: {error}; free some space, or send the output elsewhere")
         sys.exit(2)
+
+
+@contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """Let SIGTERM, which `kill` and schedulers send, end the program as Ctrl-C does."""
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        _TOLD[:] = [number]
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread may ask for signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:

@@ -149,15 +149,13 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
 
 def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float]) -> None:
     from headstart.reports.console import print_table
-    from headstart.tasks.head import REGRESSION
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
-    unit = "squared error a row" if task.card.metric in REGRESSION and found.decoding == "head" else "nats a row"
     low, high = found.interval
     known = "" if math.isnan(low) else f" (95 % interval over rows {low:.3f} to {high:.3f})"
     print_line(
         f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows{known}, answers "
-        f"{how}; loss {found.answer_loss:.4f} {unit}."
+        f"{how}; loss {found.answer_loss:.4f} {found.loss_unit}."
     )
     if found.calibration.method != "none":
         print_line(

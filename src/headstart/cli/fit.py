@@ -102,10 +102,14 @@ def fit(
     """Make a tuned module for TASK, begun from a hub's modules if that is shown to help, else from scratch.
 
     The modules are ranked and blended, a guard holds examples out to find whether a start is better than scratch and
-    than a random module, and the chosen one is tuned on all examples. The folder holds the module, and a page that says
-    what was found (report.html). A second run only reads what the first one left in the store.
+    than a random module, and the chosen one is tuned on all rows of train, its state chosen on those of dev. The folder
+    holds the module, and a page that says what was found (report.html). A second run only reads what the first one left
+    in the store.
     """
+    from headstart.comparing.methods.naming import require_methods
+
     output = result.folder()
+    require_methods(start or ())  # before the backbone, which takes long to load
     chosen, opened, data = recipe.load(), hub.open(), task.load()
     blended = _blend_of(blend)
     model = backbone.load(opened)

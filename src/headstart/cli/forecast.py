@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headstart.cli.output import duration_text, print_json, print_line, print_rows
-from headstart.showing import capitalized
+from headstart.cli.output import print_json, print_line, print_rows
+from headstart.showing import capitalized, duration_text
 
 __all__ = ["DryRunOption", "show_forecast"]
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from headstart.reports.fitting import UNLIMITED, Column, print_columns
 from headstart.reports.terminal import Terminal, printable
 
-__all__ = ["command_line", "console", "duration_text", "error_console", "print_json", "print_line", "print_rows"]
+__all__ = ["command_line", "console", "error_console", "print_json", "print_line", "print_rows"]
 
 NUMBERS = frozenset({"rank", "parameters", "score"})
 """Columns of `print_rows` that are aligned on the right."""
@@ -64,20 +64,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, who
 def command_line() -> str:
     """The command that is running, as it would be typed again."""
     return shlex.join(["headstart", *sys.argv[1:]])
-
-
-def duration_text(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration_text(8.2), duration_text(100), duration_text(4000)
-    ('8 s', '2 min', '1 h 7 min')
-    """
-    if 0 < seconds < 1:
-        return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _finite(data: Any) -> Any:

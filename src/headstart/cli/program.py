@@ -49,7 +49,7 @@ def run() -> None:
     # pydantic, which parses options and cards, would look for its own plug-ins in every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        app()
+        app(prog_name="headstart")
     except HeadstartError as error:
         error_console().print(Text.assemble(("error: ", "bold red"), error.on_command_line), soft_wrap=True)
         sys.exit(2)

@@ -88,9 +88,13 @@ def tune(
     print_table(frame, console(), title=f"Tuning on {data.name}")
     for note in (*tuned.notes, *filter(None, [tuned.advice])):
         print_line(note)
+    made = saved.card.calibration
+    calibrated = ""
+    if made and made.method != "none" and saved.card.score is not None:
+        calibrated = f", {saved.card.score:.4f} with the calibration it was saved with ({made.method})"
     print_line(
-        f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} (loss {tuned.best.dev_loss:.4f}) "
-        f"at step {tuned.best.step}, {tuned.seconds:.0f} s on {model.device} in "
+        f"Saved {output}: dev {data.card.metric} {tuned.best.dev_score:.4f} at step {tuned.best.step}{calibrated}; "
+        f"dev loss {tuned.best.dev_loss:.4f}; {tuned.seconds:.0f} s on {model.device} in "
         f"{str(model.dtype).removeprefix('torch.')}."
     )
     units.say()

@@ -1,5 +1,6 @@
 """Evaluating one module on one split of a task, through the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from headstart.backbones import BackboneInput, BackboneLike, TextFormat, backbone_loaders
@@ -74,7 +75,7 @@ def evaluate(
     Examples:
         >>> found = hs.evaluate("my-hub/ada", task, backbone)
         >>> found
-        Evaluation(ACC ...; loss ...; 6 rows, options)
+        Evaluation(ACC ...; loss ... nats a row; 6 test rows, options)
         >>> list(found.per_class().columns)
         ['class', 'precision', 'recall', 'F1', 'support']
     """
@@ -108,4 +109,5 @@ def evaluate(
             [unit, *choice.units], store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=progress
         )
     chosen = ((card and card.calibration) or Calibration()) if calibration is None else choice.made(found)
-    return calibrate(unit.evaluation(found.of(unit)), chosen)
+    answered = calibrate(unit.evaluation(found.of(unit)), chosen)
+    return replace(answered, split="" if split == "all" else split)

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from headstart.errors import TaskError
 from headstart.evaluating.answering import Answers
+from headstart.evaluating.loss_unit import loss_unit
 from headstart.records import Calibration
 from headstart.showing import html_table, line, plural
 from headstart.statistics.differences import difference
@@ -35,6 +36,7 @@ class Evaluation:
     By row: `losses` in nats, summed over the target's tokens; `options`, the answers to choose from, with `scores`,
     their log-likelihoods in nats without calibration, and `lengths` in tokens. The last three are empty where answers
     are open. `calibration` is what `predictions` and `score` were made with, `uncalibrated` the predictions without.
+    `split`: which rows of a task these are, "" if all, or if they are of none.
     """
 
     metric: str
@@ -50,12 +52,13 @@ class Evaluation:
     examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
     calibration: Calibration = field(default_factory=Calibration)
     uncalibrated: tuple[str, ...] = field(default=(), repr=False)
+    split: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         return line(type(self).__name__, *self._words)
 
     def _repr_html_(self) -> str:
-        title = "; ".join(self._words)
+        title = "; ".join(filter(None, self._words))
         if len(self.examples) != len(self.predictions):
             return f"<p>{title}</p>"
         if not self.classes:
@@ -66,8 +69,9 @@ class Evaluation:
     @property
     def _words(self) -> tuple[str, str, str]:
         how = self.decoding if self.calibration.method == "none" else f"{self.decoding}, {self.calibration.method}"
-        rows = f"{plural(len(self.predictions), 'row')}, {how}"
-        return f"{self.metric} {self.score:.4f}", f"loss {self.loss:.4g}", rows
+        rows = f"{plural(len(self.predictions), f'{self.split} row'.strip())}, {how}"
+        loss = "" if math.isnan(self.answer_loss) else f"loss {self.answer_loss:.4f} {self.loss_unit}"
+        return f"{self.metric} {self.score:.4f}", loss, rows
 
     @classmethod
     def of(cls, answers: Answers, examples: Sequence[Example], *, metric: str, decoding: str) -> "Evaluation":
@@ -105,6 +109,11 @@ class Evaluation:
         """The mean of `answer_losses`: the loss by which `fit` chooses a start."""
         losses = self.answer_losses
         return math.fsum(losses) / len(losses) if losses and _finite(losses) else math.nan
+
+    @property
+    def loss_unit(self) -> str:
+        """What `answer_loss` is measured in: "nats a row", or for a regression "of squared error a row"."""
+        return loss_unit(self.metric, self.decoding)
 
     @cached_property
     def interval(self) -> tuple[float, float]:

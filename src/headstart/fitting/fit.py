@@ -72,7 +72,7 @@ def fit(
 
     The hub's modules are ranked on the dev rows and blended into starts; the guard holds rows out and finds whether any
     of these is better than scratch and than a random module (see `guard`); then the chosen one is tuned on all rows of
-    train and dev. The test split decides nothing.
+    train, and its state and calibration are chosen on those of dev. The test split decides nothing.
 
     >>> fitted = hs.fit(task, "my-hub", backbone, recipe=short, folds=2, held_out=3)
     >>> fitted
@@ -212,7 +212,7 @@ class _Fit:
             raise dry.followed_by(_together(self.scores_later(), self.guard.later(merges=True), self.later())) from None
 
     def finished(self, rankings: Mapping[str, Ranking], verdict: Verdict) -> Fitted:
-        """The chosen start is tuned on all rows; the start that leads is made, for its weights."""
+        """The chosen start is tuned on all rows of train; the start that leads is made, for its weights."""
         self.clock.stage(f"tuning the module from {verdict.method}", 3)
         labels = {verdict.method, verdict.leader}
         methods = [method for method in self.guard.methods if method.label in labels]

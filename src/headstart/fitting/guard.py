@@ -23,10 +23,10 @@ from headstart.errors import SettingError
 from headstart.evaluating.answering import check_decoding
 from headstart.evaluating.calibration import calibrate
 from headstart.evaluating.choice import possible_calibration
+from headstart.evaluating.loss_unit import NATS, SQUARES
 from headstart.events import Listener
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.folds import folds_of
-from headstart.fitting.sentences import NATS, SQUARES
 from headstart.fitting.verdict import Held, Verdict, decide_start
 from headstart.kinds import AnyModule, backbone_for
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, require_defined

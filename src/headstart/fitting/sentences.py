@@ -7,12 +7,10 @@ from typing import Any
 
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL, spoken
+from headstart.evaluating.loss_unit import NATS, SQUARES
 from headstart.showing import capitalized
 
-__all__ = ["NATS", "SQUARES", "Grounds", "remedy", "sentence"]
-
-NATS, SQUARES = "nats a row", "of squared error a row"
-"""What losses are measured in: those of answers, and those of a regression."""
+__all__ = ["Grounds", "remedy", "sentence"]
 
 MENDING = "Correct what the reasons name, and fit again."
 
@@ -74,17 +72,26 @@ def sentence(grounds: Grounds) -> str:
         if grounds.unit == SQUARES:
             cost = f"the squared error is {size} a row less"
         said = f"Tuned from it, {cost} than tuned from scratch {interval}"
-        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""
+        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}{_difference(grounds)}" if known else ""
         if not grounds.used:
             said = f"{capitalized(spoken(told))} is not used, although it is the best start by its loss. {said}"
-            shown = f", but {grounds.metric} is lower: {scores[0]} against {scores[1]}"
+            shown = f", but {grounds.metric} is lower: {scores[0]} against {scores[1]}{_difference(grounds)}"
     else:
         said = (
             f"No start is shown to be better: the gain of {spoken(told)}, the best start by its loss, over scratch is "
             f"{size} {grounds.unit} {interval}"
         )
-        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}" if known else ""
+        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}{_difference(grounds)}" if known else ""
     return f"{opening}. {said}{shown}. {_control(grounds)}".strip()
+
+
+def _difference(grounds: Grounds) -> str:
+    """The difference of the two scores with its interval, where that is known."""
+    row = grounds.contrasts.get((grounds.told, SCRATCH, grounds.metric), {})
+    size, low, high = (float(row.get(name, math.nan)) for name in ("difference", "low", "high"))
+    if any(map(math.isnan, (size, low, high))):
+        return ""
+    return f" ({_text(size, signed=True)}; {_text(low)} to {_text(high)})"
 
 
 def _control(grounds: Grounds) -> str:
@@ -111,7 +118,7 @@ def remedy(grounds: Grounds) -> str:
     enough = f"{_text(smallest)} {grounds.unit} or more"
     shown = f"With these {grounds.rows} examples, a gain shows in 80 of 100 cases if it is {enough}"
     if any(float(row["difference"]) <= 0 for row in unshown):
-        return f"{shown}, so one like that would probably have been seen; modules of nearer tasks are what would help."
+        return f"{shown}, so one like that would probably have been seen. Modules of nearer tasks may give one."
     needed = max(float(row["rows_needed"]) for row in unshown)
     if any(math.isnan(row["rows_needed"]) for row in unshown):
         if any(float(row["tunings"]) > 0.5 for row in unshown):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL
 from headstart.errors import SettingError
-from headstart.fitting.sentences import NATS, Grounds, remedy, sentence
+from headstart.evaluating.loss_unit import NATS
+from headstart.fitting.sentences import Grounds, remedy, sentence
 from headstart.showing import line, plural
 from headstart.statistics.differences import Difference, difference
 from headstart.statistics.folds import over_folds, tunings_share

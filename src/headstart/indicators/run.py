@@ -31,6 +31,7 @@ from headstart.indicators.states import Site
 from headstart.indicators.table import NO_ANSWER, WHOLE
 from headstart.kinds import AnyModule, Module, stacks
 from headstart.kinds.updates import Update
+from headstart.showing import plural
 
 __all__ = ["Answers", "Run"]
 
@@ -84,12 +85,13 @@ class Run:
         others = self._others()
         read = sum(len(sweep.positions) for sweep in sweeps if sweep.reads) + len(self.work.items) * bool(projecting)
         total, done = len(self.modules) * (read + len(others.work.items if others else ())), 0
+        what = f"scoring {plural(len(self.modules), 'module')} × {plural(len(self.work.items), 'example')}"
 
         def report(more: int) -> None:
             nonlocal done
             done += more
             if progress is not None and more:
-                progress(Progress("scoring", min(done, total), total))  # what did not fit is counted again
+                progress(Progress(what, min(done, total), total))  # what did not fit is counted again
 
         for one in self.extra:
             self.kept[one] = torch.full((len(self.modules), len(self.work.items)), torch.nan, dtype=torch.float64)

@@ -9,8 +9,8 @@ from rich.text import Text
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL, CONTROL_MEANS
 from headstart.comparing.decision import spoken as named
+from headstart.evaluating.loss_unit import NATS
 from headstart.fitting.record import FitRecord
-from headstart.fitting.sentences import NATS
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
 from headstart.tuning.lane import LAST_BEST

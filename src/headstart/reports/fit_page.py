@@ -9,8 +9,8 @@ import pandas as pd
 from headstart.comparing.comparison import SCRATCH
 from headstart.comparing.decision import CONTROL
 from headstart.comparing.decision import spoken as named
+from headstart.evaluating.loss_unit import NATS, SQUARES
 from headstart.fitting.record import FIT_FRAMES, FitRecord
-from headstart.fitting.sentences import NATS, SQUARES
 from headstart.reports.axes import Axis, line_points, tick_values
 from headstart.reports.cells import (
     DASH,
@@ -120,7 +120,7 @@ def _guard(record: FitRecord) -> dict[str, Any]:
     return {
         "lines": lines, "ticks": tick_values(axis), "zero": axis.at(0.0), "folds": record.settings["folds"],
         "rows": "each example once" if held == every else f"{held:,} of the {every:,} once",
-        "squares": record.settings.get("loss_unit", NATS) == SQUARES,
+        "squares": _squares(record),
         "chance": "" if chance is None or math.isnan(chance) else fixed_text(chance, 3),
     }  # fmt: skip
 
@@ -168,13 +168,20 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _squares(record: FitRecord) -> bool:
+    """Whether losses are squared errors."""
+    return bool(record.settings.get("loss_unit", NATS) == SQUARES)
+
+
 def _curves(record: FitRecord) -> list[dict[str, Any]]:
     """Dev score and dev loss of the saved module, a small plot each."""
     table, found = record.frames["curve"], []
     plain = "" if record.settings.get("calibration", "none") == "none" else " before calibration"
+    unit = "" if _squares(record) else " in nats a token"
     titles = {
-        "dev_score": f"Dev {record.task.metric}{plain}, higher is better", "dev_loss": "Dev loss, lower is better"
-    }  # fmt: skip
+        "dev_score": f"Dev {record.task.metric}{plain}, higher is better",
+        "dev_loss": f"Dev loss{unit}, lower is better",
+    }
     for name, title in titles.items():
         own = table.dropna(subset=[name])
         if own.empty:

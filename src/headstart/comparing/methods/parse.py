@@ -1,15 +1,14 @@
 """Methods as users type them: `scratch`, `best_single:indicator=loss`, `mine=softmax:temperature=0.1`."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from headstart.blending import RULES, Blend
 from headstart.blending.blend import fields_of
 from headstart.comparing.methods import METHODS
 from headstart.comparing.methods.contract import Method
-from headstart.errors import SettingError, of_type
+from headstart.comparing.methods.naming import method_parts
+from headstart.errors import SettingError
 
 __all__ = ["Compared", "parse_methods"]
 
@@ -45,28 +44,13 @@ def parse_methods(texts: str | Sequence[str], base: Blend) -> tuple[Compared, ..
 
 
 def _parse(text: str, base: Blend) -> Compared:
-    if not isinstance(text, str):
-        raise SettingError(f"{of_type('a method', text)}; give its text, such as 'softmax:temperature=0.1'")
-    head, _, rest = text.partition(":")
-    label, separator, name = (part.strip() for part in head.rpartition("="))
-    if separator and not label:
-        raise SettingError(f"method '{text}' has an empty label; write LABEL=NAME, or NAME alone")
-    if re.search(r"[^\w.\- ]", label):
-        raise SettingError(
-            f"method {text!r} has the label {label!r}; write a label of letters, digits, '_', '-', '.' and spaces"
-        )
+    label, name, rest = method_parts(text)
     changes = dict(fields_of(rest, source=text))
     if name in METHODS:
         method = METHODS[name]
-    elif name in RULES:
+    else:
         method = METHODS["ensemble"]
         if "rule" in changes:
             raise SettingError(f"method '{text}' names two rules; keep one of them")
         changes["rule"] = name
-    else:
-        near = get_close_matches(name, [*METHODS, *RULES], n=1)
-        hint = f"did you mean '{near[0]}'? The methods are" if near else "choose one of"
-        raise SettingError(
-            f"unknown method '{name}'; {hint}: {', '.join(METHODS)}; or a merge rule: {', '.join(RULES)}"
-        )
-    return Compared(label or name, method, method.blend(base, changes))
+    return Compared(label, method, method.blend(base, changes))
