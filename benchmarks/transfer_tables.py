@@ -141,6 +141,17 @@ def gains(table: pd.DataFrame, *, reading: str, calibration: str, step: int | No
     return over.groupby(level="target", sort=False).mean().dropna(how="all")
 
 
+def joined(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The mean over several methods of a module's rank by each, 1 the best, as the scores of one more method.
+
+    Ranks, because the values of different methods have no unit in common.
+    """
+    means = scores[scores["method"].isin(methods)].groupby(["method", "target", "source"], sort=False)["value"].mean()
+    ranks = means.groupby(level=["method", "target"], sort=False).rank(pct=True)
+    mean = ranks.groupby(level=["target", "source"], sort=False).mean().rename("value").reset_index()
+    return mean.assign(method=" + ".join(methods), seed=0, seconds=math.nan)
+
+
 def evaluated(table: pd.DataFrame, scores: pd.DataFrame, *, reading: str, calibration: str) -> RankingEvaluation:
     """Every indicator against the gains of the tuned modules, and what a module gives before any tuning as another."""
     whole = gains(table, reading=reading, calibration=calibration)
@@ -165,6 +176,7 @@ def show(asked: argparse.Namespace) -> None:
         table, scores = (each[each["target"].isin(asked.targets.split(","))] for each in (table, scores))
     if asked.draws is not None:
         scores = scores[scores["seed"] < asked.draws]
+    scores = pd.concat([scores, *(joined(scores, each.split("+")) for each in asked.join)], ignore_index=True)
     seconds = scores.drop_duplicates(["method", "target", "seed"]).groupby("method")["seconds"].mean()
     print(f"{table['target'].nunique()} targets, {table['source'].nunique()} starts; {table['protocol'].iloc[0]}.\n")
     for reading in asked.readings.split(","):
@@ -264,6 +276,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     showing.set_defaults(run=show)
     showing.add_argument("table", type=Path, help="what benchmarks/transfer.py wrote")
     showing.add_argument("predicted", nargs="+", type=Path, help="what predict, or transfer_limited.py, wrote")
+    showing.add_argument("--join", nargs="*", default=[], help="methods whose ranks are averaged, as loss+logme")
     showing.add_argument("--targets", help="only these, separated by commas")
     showing.add_argument("--draws", type=int, help="only the scores of the first so many draws of a target")
     showing.add_argument("--readings", default="score,choice")

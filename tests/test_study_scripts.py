@@ -2,17 +2,22 @@
 
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from benchmarks.abstaining import main as abstaining
 from benchmarks.abstaining import noise
+from benchmarks.answer_indicators import AnswerCosine, AnswerLoss, AnswerProbability, OptionLoss, OptionProbability
+from benchmarks.answer_indicators import main as answer_indicators
 from benchmarks.big_bench import main as big_bench
 
 from headstart.backbones import Backbone
+from headstart.indicators.contract import TokenStatistics
 from headstart.kinds import load_module
 from headstart.tasks import Task
 from small_hub import write_modules, write_task
@@ -92,3 +97,36 @@ def test_noise_is_as_large_as_the_module(tmp_path: Path, tiny_llama: Path) -> No
     )
     assert not any(value.any() and value.equal(own[name]) for name, value in made.items())
     assert all(value.equal(made[name]) for name, value in noise(module, 0).parameters().items())
+
+
+def test_the_end_of_an_answer_counts_nothing() -> None:
+    p = torch.tensor([[[0.6, 0.2, 0.2], [0.1, 0.1, 0.8]]])
+    tokens = TokenStatistics(p.log(), torch.tensor([0, 2]))
+    for indicator, first in ((AnswerCosine, 0.6 / 0.44**0.5), (AnswerLoss, math.log(0.6)), (AnswerProbability, 0.6)):
+        assert indicator(end=2).per_token(tokens).tolist() == [[pytest.approx(first, rel=1e-5), 0.0]]
+        assert indicator(end=1).per_token(tokens)[0, 1] != 0.0
+
+
+def test_options_are_weighed_against_each_other() -> None:
+    likelihoods, right = torch.tensor([[1.0, 2.0, 0.5]]).log(), torch.tensor([True, False, True])
+    assert OptionProbability().per_example(likelihoods, right).tolist() == [pytest.approx(1.5 / 3.5)]
+    assert OptionLoss().per_example(likelihoods, right).tolist() == [pytest.approx(math.log(1.5 / 3.5))]
+
+
+def test_every_module_has_a_score_of_the_answer_for_every_draw(tmp_path: Path, tiny_llama: Path) -> None:
+    write_modules(tmp_path / "hub", Backbone.load(tiny_llama, device="cpu", dtype="float32"))
+    write_task(tmp_path / "task")
+    output = tmp_path / "predicted.parquet"
+    answer_indicators(
+        [
+            str(tmp_path / "task"), "--hub", str(tmp_path / "hub"), "--backbone", str(tiny_llama), "-o", str(output),
+            "--store", str(tmp_path / "store"), "--seeds", "2", "--shots", "4", "--dtype", "float32", "--threads", "1",
+        ]
+    )  # fmt: skip
+    wide = pd.read_parquet(output).pivot(index=["seed", "source"], columns="method", values="value")
+    assert set(wide) == {"loss", "cosine", *(one.name for one in (AnswerCosine, AnswerLoss, AnswerProbability)),
+                         "option_loss", "option_probability"}  # fmt: skip
+    assert len(wide) == 2 * 3
+    assert (wide["answer_cosine"] < wide["cosine"]).all()
+    assert (wide["answer_loss"] > wide["loss"]).all()
+    assert wide["option_loss"].le(0).all()

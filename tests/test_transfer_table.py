@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from benchmarks import transfer_limited
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
-from benchmarks.transfer_tables import gains, matrix, overall, worth
+from benchmarks.transfer_tables import gains, joined, matrix, overall, worth
 from benchmarks.transfer_tables import main as tables
 
 from headstart.backbones import Backbone
@@ -136,11 +136,21 @@ def test_indicators_are_held_against_the_table(room: Path, tiny_llama: Path, cap
     assert scores[scores["method"] == "taskemb"]["value"].between(0, 1).all()
     assert set(scores["source"]) == {"ada", "bob", "cyd"}
     assert scores["seconds"].gt(0).all()
-    tables(["show", str(room / "table.parquet"), str(room / "predicted.parquet"), "--readings", "choice"])
+    tables(
+        [
+            "show",
+            str(room / "table.parquet"),
+            str(room / "predicted.parquet"),
+            "--readings",
+            "choice",
+            "--join",
+            "loss+tupate",
+        ]
+    )
     shown = capsys.readouterr().out
     assert shown.startswith("1 targets, ")
     assert " starts; 3 shots, 2 steps of 8" in shown
-    for ranker in ("loss", "tupate", "untuned test (oracle)", "random", "popularity"):
+    for ranker in ("loss", "tupate", "loss + tupate", "untuned test (oracle)", "random", "popularity"):
         assert f"| {ranker} | " in shown
     assert "| reviews | " in shown
     assert "| start | reviews | mean |" in shown
@@ -177,6 +187,19 @@ def test_modules_of_three_kinds_and_their_early_states_are_held_against_the_tabl
     shown = capsys.readouterr().out
     assert "| 3e | " in shown
     assert "| other | " not in shown, "it has no score of the first draw"
+
+
+def test_joined_methods_rank_by_the_mean_of_their_ranks() -> None:
+    values = {("loss", 0): [-3.0, -1.0, -2.0], ("loss", 1): [-3.0, -1.0, -3.5], ("gram", 0): [0.1, 0.3, 0.2]}
+    rows = [
+        {"method": method, "target": "x", "seed": seed, "source": source, "value": value, "seconds": 1.0}
+        for (method, seed), own in values.items()
+        for source, value in zip(("ada", "bob", "cyd"), own, strict=True)
+    ]
+    found = joined(pd.DataFrame(rows), ["loss", "gram"])
+    # loss: means −3, −1 and −2.75, ranks 1, 3 and 2 of 3; gram: ranks 1, 3 and 2 of 3
+    assert found.set_index("source")["value"].to_dict() == pytest.approx({"ada": 1 / 3, "bob": 1.0, "cyd": 2 / 3})
+    assert set(found["method"]) == {"loss + gram"}
 
 
 def test_gains_are_over_scratch_and_means_over_seeds() -> None:
