@@ -20,6 +20,7 @@ def test_fit_saves_a_module_with_its_page_and_a_second_run_reads_the_store(
     words = ["fit", *shared, *QUICK, "--folds", "2", "--store", str(tmp_path / "store")]
     dry = run(*words, "-o", tmp_path / "module", "--dry-run")
     assert "This was a dry run: nothing was computed or written." in dry.out
+    assert dry.out.strip().endswith("To make it shorter: fewer starts (--start ensemble).")
     assert not (tmp_path / "module").exists()
     made = run(*words, "-o", tmp_path / "module", "--license", "mit", "--json")
     assert made.data["fit"]["choice"] in ("use", "abstain")

@@ -94,20 +94,20 @@ def test_a_line_says_which_stage_it_is_and_how_many_units_are_done(clock: list[f
     status.take(UnitEvent("score", "zz", "cosine of cy", "reused"))  # while the run is planned: not of what is left
     status.take(UnitEvent("score", "ab", "cosine of ada", "started", left=2))
     status.take(UnitEvent("score", "ab", "cosine of ada", "computed", 1.0, left=1))
-    assert status.line() == "[stage 1 of 3 (ranking 3 modules), 1 of 2 units done] cosine of ada"
+    assert status.line() == "[stage 1 of 3 (ranking 3 modules), 1 of at least 2 units done] cosine of ada"
     status.take(UnitEvent("score", "cd", "cosine of bob", "failed", left=0))
     status.take(Stage("guarding the starts on 4 folds", 2, 3))
     assert status.line() == "[stage 2 of 3] guarding the starts on 4 folds", "another stage counts anew"
     for left in (20, 19):
         status.take(UnitEvent("tune", f"k{left}", "tuning scratch on reviews, fold 1 of 4", "started", left=left))
     status.take(Progress("tuning 20 modules", 30, 320))
-    place = "stage 2 of 3 (guarding the starts on 4 folds), 1 of 20 units done"
+    place = "stage 2 of 3 (guarding the starts on 4 folds), 1 of at least 20 units done"
     assert status.line() == f"[{place}] tuning 20 modules: 30 of 320 (9%)"
     clock.append(clock[-1] + 200)
-    assert status.line().startswith(f"[{place}, 3 min in all so far] tuning 20 modules: 30 of 320 (9%)")
+    assert status.line().startswith(f"[{place}, 3 min 20 s in all so far] tuning 20 modules: 30 of 320 (9%)")
     status.take(UnitEvent("tune", "k0", "tuning scratch", "computed", 3.0, left=0))
     status.take(UnitEvent("evaluate", "x", "evaluating scratch", "started", left=40))
-    assert status.place() == "stage 2 of 3, 20 of 60 units done", "another run of the same stage adds its units"
+    assert status.place() == "stage 2 of 3, 20 of at least 60 units done", "another run adds its units"
 
 
 def test_what_a_stopped_command_says_is_what_the_events_told(clock: list[float]) -> None:
@@ -135,13 +135,14 @@ def test_off_a_terminal_lines_go_on_while_one_step_takes_long(
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
     with listening("ranking") as listener:
         listener(Note("dan was left out"))
+        listener(Stage("ranking 3 modules", 1, 3))
         listener(Progress("scoring", 3, 40))
         time.sleep(0.3)
     said = capsys.readouterr()
-    first, *lines = said.err.splitlines()
-    assert first == "dan was left out"
+    first, second, *lines = said.err.splitlines()
+    assert (first, second) == ("dan was left out", "[stage 1 of 3] ranking 3 modules")
     assert len(lines) >= 2
-    assert all(line.startswith("scoring: 3 of 40 (8%)") for line in lines)
+    assert all(line.startswith("[stage 1 of 3 (ranking 3 modules)] scoring: 3 of 40 (8%)") for line in lines)
     assert said.out == ""
 
 
@@ -158,6 +159,8 @@ def test_in_python_notes_and_a_line_now_and_then_are_printed(
     listener(Progress("scoring", 4, 40))
     assert capsys.readouterr().err == "scoring: 4 of 40 (10%), 0.4 a second, about 2 min left\n"
     held = io.StringIO()
+    listener(Stage("ranking 3 modules", 1, 3))
+    assert capsys.readouterr().err == "[stage 1 of 3] ranking 3 modules\n", "at once"
     listener = ProgressPrinter(seconds=0.0, file=held)
     listener(Progress("tuning", 0, 8))
     assert held.getvalue() == "tuning: 0 of 8 (0%)\n"

@@ -11,12 +11,15 @@ from benchmarks.guarding import study
 from headstart.errors import SettingError
 from headstart.fitting.sentences import SQUARES
 from headstart.fitting.verdict import ALPHA, Held, decide_start
+from headstart.statistics.holm import holm
 from headstart.tasks import Example
 
 
-def held(level: float, seed: int = 0, *, rows: int = 40, right: float = 0.5, **changes: Any) -> Held:
+def held(
+    level: float, seed: int = 0, *, rows: int = 40, right: float = 0.5, noise: float = 0.2, **changes: Any
+) -> Held:
     """Losses that vary from row to row around a level, and answers of which a share is right."""
-    values = level + np.random.default_rng(seed).normal(0, 0.2, rows)
+    values = level + np.random.default_rng(seed).normal(0, noise, rows)
     answers = tuple("yes" if row < right * rows else "no" for row in range(rows))
     return Held(values, answers, **changes)
 
@@ -124,9 +127,41 @@ def test_among_many_starts_more_examples_are_needed() -> None:
     among = decide_start({**better, **many}, ROWS, metric="ACC")
     assert (alone.choice, among.choice, among.leader) == ("use", "abstain", "ensemble")
     row = among.contrasts.set_index(["method", "other", "measure"]).loc[("ensemble", "scratch", "loss")]
-    assert (row["outcome"], row["adjusted"] > ALPHA) == ("win", True), "it would pass by itself"
+    assert row["p"] <= ALPHA < row["adjusted"], "it would pass by itself"
+    assert row["outcome"] == "undecided", "what a table says is what was decided by"
     assert row["rows_needed"] > len(ROWS)
     assert f"about {row['rows_needed']:,.0f} examples in all would show one like this" in among.remedy
+
+
+def test_better_than_scratch_and_not_than_a_random_module_is_said() -> None:
+    answers = {"scratch": held(1.0, 1), "random": held(0.62, 2, noise=0.8), "ensemble": held(0.55, 3)}
+    found = decide_start(answers, ROWS, metric="ACC")
+    by = found.contrasts.set_index(["method", "other", "measure"])["outcome"]
+    assert (by["ensemble", "scratch", "loss"], by["ensemble", "random", "loss"]) == ("win", "undecided")
+    assert (found.choice, found.leader) == ("abstain", "ensemble")
+    assert (
+        "The ensemble, the best start by its loss, is better than scratch: the right answer costs 0." in found.sentence
+    )
+    assert "It is not told apart from a random module of the same size (+0." in found.sentence
+    assert found.sentence.endswith("What it gains may be no merit of the hub's modules.")
+    assert "a gain over a random module shows in 80 of 100 cases if it is 0." in found.remedy
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_start_is_used_where_both_of_its_lines_are_wins_and_only_there(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    names = ("scratch", "random", "average", "best_single", "ensemble")
+    answers = {name: held(1.0 - 0.2 * drawn.random(), seed + place, noise=0.4) for place, name in enumerate(names)}
+    found = decide_start(answers, ROWS, metric="ACC")
+    lines = found.contrasts[found.contrasts["measure"] == "loss"]
+    wins = lines.assign(won=lines["outcome"] == "win").groupby("method")["won"].all()
+    passed = lines.groupby("method")["adjusted"].max() <= ALPHA
+    assert wins.to_dict() == passed.to_dict()
+    assert (found.choice == "use") == bool(wins.any()), "no score is lower here"
+    worst = lines.groupby("method")["p"].max()
+    corrected = dict(zip(worst.index, holm(worst.tolist()), strict=True))
+    assert lines.groupby("method")["adjusted"].max().to_dict() == pytest.approx(corrected)
+    assert lines.loc[lines["outcome"] == "win", "rows_needed"].isna().all()
 
 
 def test_a_remedy_can_be_carried_out() -> None:

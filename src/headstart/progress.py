@@ -54,17 +54,17 @@ class Status:
                 self._saved[event.what] = event.step
 
     def place(self, *, named: bool = False) -> str:
-        """Which stage this is, and how many units of it are done: "stage 2 of 3, 12 of 40 units done"; "" if none.
+        """Which stage this is, and how many units of it are done: "stage 2 of 3, 12 of at least 40 units done"; or "".
 
-        One run of units of a stage may follow another, so that more are to be done than was known before. `named`:
-        with what the stage is, unless that is shown anyway, and how long all stages have taken by now.
+        At least, because another run of units of the stage may follow. `named`: with what the stage is, unless that is
+        shown anyway, and how long all stages have taken by now.
         """
         what = f" ({self.stage.what})" if self.stage and named and self.stage.what != self.what else ""
         said = [f"stage {self.stage.number} of {self.stage.of}{what}"] if self.stage else []
         if (known := self._done + self._left) > 1:
-            said.append(f"{self._done} of {known} units done")
+            said.append(f"{self._done} of {'' if self.stage is None else 'at least '}{known} units done")
         if named and self.stage and (seconds := time.monotonic() - self._first) >= LONG:
-            said.append(f"{duration_text(seconds)} in all so far")
+            said.append(f"{int(seconds) // 60} min {int(seconds) % 60} s in all so far")
         return ", ".join(said)
 
     def line(self) -> str:
@@ -114,7 +114,7 @@ class Status:
 
 
 class ProgressPrinter:
-    """A listener that prints every note, and a line of progress now and then: what `progress=` takes in Python.
+    """A listener that prints notes, stages, and a line of progress now and then: what `progress=` takes in Python.
 
     One is for one call. Lines come with events, so that a long step may be silent for longer.
 
@@ -135,7 +135,7 @@ class ProgressPrinter:
             self._print(event.text)
             return
         self._status.take(event)
-        if time.monotonic() - self._said >= self._seconds:
+        if isinstance(event, Stage) or time.monotonic() - self._said >= self._seconds:
             self._said = time.monotonic()
             self._print(self._status.line())
 

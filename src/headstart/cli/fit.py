@@ -23,6 +23,7 @@ from headstart.cli.options import (
 from headstart.cli.output import command_line, console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 from headstart.fitting.defaults import DEFAULTS
+from headstart.showing import capitalized
 
 if TYPE_CHECKING:
     from headstart.blending import Blend
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
-SHORTER = (
-    "To make it shorter: fewer steps (--set max_steps=16), shorter inputs (--set max_input=128), fewer starts (--start "
-    "ensemble) or folds (--folds 3). What is found then holds for so many steps, and less is shown with fewer folds."
-)
-"""What a dry run advises."""
+STEPS, INPUT, FOLDS = 16, 128, 3
+"""What a dry run advises to come down to, in steps, in tokens of an input, and in folds."""
+
+READ = 1000
+"""Of so many rows a dry run looks for the longest input."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,27 @@ class FitRecipe(RecipeOptions):
     """How every method is tuned: quickly, because the guard tunes several on every fold."""
 
     recipe: Annotated[str, typer.Option(help="Named recipe: {recipes}.")] = DEFAULTS.recipe
+
+
+def shorter(steps: int, longest: int, *, starts: int, folds: int) -> str:
+    """What makes a fit of so many steps, starts and folds shorter, whose longest input has so many tokens; "" if none.
+
+    >>> shorter(48, 36, starts=3, folds=5)
+    'To make it shorter: fewer steps (--set max_steps=16), fewer starts (--start ensemble), fewer folds (--folds 3). \
+What is found then holds for so many steps; fewer folds show less.'
+    """
+    ways = {
+        f"fewer steps (--set max_steps={STEPS})": steps > STEPS,
+        f"shorter inputs (--set max_input={INPUT}; the longest has {longest} tokens)": longest > INPUT,
+        "fewer starts (--start ensemble)": starts > 1,
+        f"fewer folds (--folds {FOLDS})": folds > FOLDS,
+    }
+    told = ", ".join(way for way, helps in ways.items() if helps)
+    costs = ["What is found then holds for so many steps"] * (steps > STEPS) + ["fewer folds show less"] * (
+        folds > FOLDS
+    )
+    cost = f" {capitalized('; '.join(costs))}." if costs else ""
+    return f"To make it shorter: {told}.{cost}" if told else ""
 
 
 def _blend_of(options: BlendOptions) -> "Blend":
@@ -125,7 +147,10 @@ def fit(
     if result.dry_run:
         show_forecast(call, as_json=as_json)
         if not as_json:
-            print_line(SHORTER)
+            rows = [row for each in ("train", "dev") for row in data.splits.get(each, ())][:READ]
+            longest = max(len(model.tokenizer(f"{row.input} {row.pair or ''}")["input_ids"]) for row in rows)
+            longest = min(longest, chosen.max_input)
+            print_line(shorter(chosen.max_steps, longest, starts=len(start or DEFAULTS.starts), folds=folds))
         return
     with listening(f"fitting to {data.name}") as listener:
         units = UnitCount(listener)

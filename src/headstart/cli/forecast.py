@@ -43,7 +43,7 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
         return
     rows = [
         {
-            "unit": each.type,
+            "unit": f"{each.type}, later" if each.later else each.type,
             "to compute": f"{'up to ' if each.later else ''}{each.compute:,}",
             "in the store": "not known yet" if each.later else f"{each.stored:,}",
             "tokens": f"{each.tokens:,}",
@@ -56,7 +56,7 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     told = [f"{name}: {UNITS[name]}" for name in kinds if name in UNITS]
     print_line(f"Units of work: {'; '.join(told)}.")
     if any(each.later for each in forecast.expected):
-        print_line("“Not known yet”: what these units begin from is computed first, so they could not be looked up.")
+        print_line("Later: what these units begin from is computed first, so they could not be looked up in the store.")
     time = _range(forecast.seconds)
     about = capitalized(time) if time.startswith("under") else f"About {time}"
     print_line(f"{about} in one process ({forecast.basis}).")

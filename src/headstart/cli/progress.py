@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from headstart.cli.output import error_console, print_line
-from headstart.events import Event, Listener, Note, UnitEvent
+from headstart.events import Event, Listener, Note, Stage, UnitEvent
 from headstart.progress import LINE_SECONDS, Status
 
 __all__ = ["UnitCount", "listening"]
@@ -41,6 +41,8 @@ def _shown(status: Status) -> Iterator[Listener]:
             else:
                 status.take(event)
                 refresh()
+                if isinstance(event, Stage) and not screen.is_terminal:
+                    print_line(status.line(), error=True)
 
         yield show
 

@@ -24,8 +24,7 @@ class Grounds:
 
     `told`: the start that is spoken of, "" if none has a loss; `shown`: whether its losses are shown to be lower than
     those of scratch and of the random module, after the correction; `used`: whether it is used. `scores`: its own and
-    that of scratch by `metric`. `level`: what the p of each loss surely has to reach. `rows` were answered of
-    `available`, and at most `most` may be; `unit`: of losses.
+    that of scratch by `metric`. `rows` were answered of `available`, and at most `most` may be; `unit`: of losses.
     """
 
     contrasts: Contrasts
@@ -34,7 +33,6 @@ class Grounds:
     used: bool
     metric: str
     scores: tuple[float, float]
-    level: float
     rows: int
     folds: int
     available: int
@@ -50,7 +48,7 @@ class Grounds:
     def unshown(self) -> list[Mapping[Any, Any]]:
         """The lines of losses that are not shown to be lower."""
         rivals = [row for row in map(self.against, (SCRATCH, CONTROL)) if row is not None]
-        return [] if self.shown else [row for row in rivals if not float(row["p"]) <= self.level]
+        return [row for row in rivals if row["outcome"] != "win"]
 
 
 def sentence(grounds: Grounds) -> str:
@@ -66,23 +64,26 @@ def sentence(grounds: Grounds) -> str:
     held = f"{grounds.rows} held-out examples" + (f", {grounds.folds} folds" if grounds.folds > 1 else "")
     interval = f"(95 % interval {low} to {high}; {held})"
     scores = [_text(score) for score in grounds.scores]
-    known = not any(map(math.isnan, grounds.scores))
+    cost = f"the right answer costs {size} {NATS} less"
+    if grounds.unit == SQUARES:
+        cost = f"the squared error is {size} a row less"
+    against_scores = f"{scores[0]} against {scores[1]}{_difference(grounds)}"
+    shown = "" if any(map(math.isnan, grounds.scores)) else f"; {grounds.metric} is {against_scores}"
+    doubt = ""
     if grounds.shown:
-        cost = f"the right answer costs {size} {NATS} less"
-        if grounds.unit == SQUARES:
-            cost = f"the squared error is {size} a row less"
         said = f"Tuned from it, {cost} than tuned from scratch {interval}"
-        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}{_difference(grounds)}" if known else ""
         if not grounds.used:
             said = f"{capitalized(spoken(told))} is not used, although it is the best start by its loss. {said}"
-            shown = f", but {grounds.metric} is lower: {scores[0]} against {scores[1]}{_difference(grounds)}"
+            shown = f", but {grounds.metric} is lower: {against_scores}"
+    elif against["outcome"] == "win":
+        said = f"{capitalized(spoken(told))}, the best start by its loss, is better than scratch: {cost} {interval}"
+        doubt = "What it gains may be no merit of the hub's modules."
     else:
         said = (
             f"No start is shown to be better: the gain of {spoken(told)}, the best start by its loss, over scratch is "
             f"{size} {grounds.unit} {interval}"
         )
-        shown = f"; {grounds.metric} is {scores[0]} against {scores[1]}{_difference(grounds)}" if known else ""
-    return f"{opening}. {said}{shown}. {_control(grounds)}".strip()
+    return " ".join(filter(None, [f"{opening}.", f"{said}{shown}.", _control(grounds), doubt]))
 
 
 def _difference(grounds: Grounds) -> str:
@@ -100,7 +101,9 @@ def _control(grounds: Grounds) -> str:
     if row is None:
         return ""
     said = {"win": "better than", "loss": "worse than", "undecided": "not told apart from"}[str(row["outcome"])]
-    return f"It is {said} a random module of the same size ({_text(float(row['difference']), signed=True)})."
+    size, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+    interval = f"{_text(size, signed=True)}; {_text(low)} to {_text(high)}"
+    return f"It is {said} a random module of the same size ({interval})."
 
 
 def remedy(grounds: Grounds) -> str:
@@ -115,8 +118,9 @@ def remedy(grounds: Grounds) -> str:
     smallest = max((float(row["smallest"]) for row in unshown if not math.isnan(row["smallest"])), default=math.nan)
     if math.isnan(smallest):
         return f"{capitalized(str(unshown[0]['reason']))}."
+    over = " over a random module" if {row["other"] for row in unshown} == {CONTROL} else ""
     enough = f"{_text(smallest)} {grounds.unit} or more"
-    shown = f"With these {grounds.rows} examples, a gain shows in 80 of 100 cases if it is {enough}"
+    shown = f"With these {grounds.rows} examples, a gain{over} shows in 80 of 100 cases if it is {enough}"
     if any(float(row["difference"]) <= 0 for row in unshown):
         return f"{shown}, so one like that would probably have been seen. Modules of nearer tasks may give one."
     needed = max(float(row["rows_needed"]) for row in unshown)

@@ -70,10 +70,10 @@ class Verdict:
             and the reason if it has none.
         contrasts: every start against scratch and against the random module, by "loss" and by the metric: the
             `difference` in the start's favour with its 95 % interval, `p` (one-sided, of the loss only), `adjusted`
-            after Holm's correction, the `outcome` ("win", "loss" or "undecided") before it, the `smallest` gain that so
-            many rows show in 80 of 100 cases among so many starts, and how many rows would show this gain as often
-            (`rows_needed`; NaN if not up to 100,000). `tunings`: the share of the error's variance that other tunings
-            would have, which more rows do not lessen.
+            after Holm's correction, the `outcome` ("win", of the loss after the correction, "loss", before it, or
+            "undecided"), the `smallest` gain that so many rows show in 80 of 100 cases among so many starts, and how
+            many rows would show this gain as often (`rows_needed`; NaN for a win, and if not up to 100,000). `tunings`:
+            the share of the error's variance that other tunings would have, which more rows do not lessen.
         sentence: all of it in plain English.
         remedy: what would help; "" where a start is used.
     """
@@ -138,10 +138,7 @@ def decide_start(
     drawn = _Drawn(answers, examples, metric, [0] * len(examples) if folds is None else folds, level=level)
     rivals = [name for name in (SCRATCH, CONTROL) if name in answers]
     rows = [drawn.row(start, rival, "loss") for start in starts for rival in rivals]
-    worst = [max((row["p"] for row in rows if row["method"] == start), key=_nan_last) for start in starts]
-    adjusted = dict(zip(starts, holm(worst), strict=True))
-    for row in rows:
-        row["adjusted"] = adjusted[row["method"]]
+    adjusted = _adjust(rows, starts)
     rows += [drawn.row(start, rival, metric) for start in starts for rival in rivals]
     contrasts = pd.DataFrame(rows, columns=list(CONTRASTS))
     by = {(row["method"], row["other"], row["measure"]): row for row in contrasts.to_dict("records")}
@@ -152,13 +149,33 @@ def decide_start(
     scores = (drawn.value(told, metric), drawn.value(SCRATCH, metric))
     shown = bool(told) and adjusted[told] <= ALPHA
     grounds = Grounds(
-        by, told, shown, used, metric, scores, level, len(examples), drawn.folds,
+        by, told, shown, used, metric, scores, len(examples), drawn.folds,
         len(examples) if available is None else available, most, unit,
     )  # fmt: skip
     return Verdict(
         "use" if used else "abstain", told if used else SCRATCH, told, gain, low, high, len(examples), drawn.folds,
         metric, _table(drawn), contrasts, sentence(grounds), remedy(grounds), unit,
     )  # fmt: skip
+
+
+def _adjust(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> dict[str, float]:
+    """Correct the p of every line of the loss, and so its outcome; by start, the corrected p of its worse line.
+
+    Holm's correction is for the number of starts, each with the larger of its two p. The other one is corrected as
+    that is, so that a start is shown to be better where both of its lines are wins, and only there.
+    """
+    of = {start: [row for row in rows if row["method"] == start] for start in starts}
+    worst = {start: max((row["p"] for row in own), key=_nan_last) for start, own in of.items()}
+    adjusted = dict(zip(starts, holm(list(worst.values())), strict=True))
+    order = sorted((start for start in starts if not math.isnan(worst[start])), key=worst.__getitem__)
+    before = dict(zip(order, [0.0, *(adjusted[start] for start in order)], strict=False))
+    for start, own in of.items():
+        times = len(order) - order.index(start) if start in order else len(starts)
+        for row in own:
+            row["adjusted"] = max(before.get(start, 0.0), min(1.0, times * row["p"]))
+            if row["adjusted"] <= ALPHA:
+                row |= {"outcome": "win", "rows_needed": math.nan}
+    return adjusted
 
 
 def _told(
@@ -250,10 +267,12 @@ class _Drawn:
         unit = self.units[measure]
         low, high = (unit * bound for bound in found.interval())
         better = _one_sided(found)
-        needed = math.nan if better <= self.level or found.mean <= 0 else found.groups_needed(2 * self.level)
+        # Of a loss, a win is one after the correction for several starts, which is made once all are known.
+        won = better <= ALPHA and measure != "loss"
+        needed = math.nan if won or found.mean <= 0 else found.groups_needed(2 * self.level)
         return told | {
             "difference": unit * found.mean, "low": low, "high": high, "p": better if measure == "loss" else math.nan,
-            "outcome": "win" if better <= ALPHA else "loss" if better >= 1 - ALPHA else "undecided",
+            "outcome": "win" if won else "loss" if better >= 1 - ALPHA else "undecided",
             "smallest": unit * found.smallest(2 * self.level), "reason": found.reason, "tunings": tunings_share(found),
             "rows_needed": needed if math.isnan(needed) else math.ceil(needed * len(self.groups) / found.groups),
         }  # fmt: skip

@@ -11,6 +11,7 @@ from headstart.comparing.decision import CONTROL, CONTROL_MEANS
 from headstart.comparing.decision import spoken as named
 from headstart.evaluating.loss_unit import NATS
 from headstart.fitting.record import FitRecord
+from headstart.fitting.verdict import ALPHA
 from headstart.reports.cells import DASH, fixed_text, number_text
 from headstart.reports.console import print_table
 from headstart.tuning.lane import LAST_BEST
@@ -58,7 +59,12 @@ def _guard_means(record: FitRecord) -> str:
         labels = record.task.labels
         guess = f" (a guess among {len(labels)} classes costs {math.log(len(labels)):.3f})" if labels else ""
         loss = f"−ln of the probability given to the right answer, in nats{guess}"
-    return f"The guard tuned each method {tuned}on a part of the examples, and each answered the rest; loss: {loss}."
+    starts = len(set(record.frames["methods"]["method"]) - {SCRATCH, CONTROL})
+    together = f" for all {starts} starts together (Holm)" if starts > 1 else ""
+    return (
+        f"The guard tuned each method {tuned}on a part of the examples, and each answered the rest; loss: {loss}. "
+        f"A win is one at a one-sided level of {ALPHA}{together}."
+    )
 
 
 def _known(record: FitRecord) -> str:

@@ -65,6 +65,13 @@ def _facts(record: FitRecord) -> list[str]:
     return [shots, modules, str(record.settings["backbone"])]
 
 
+def _none(row: Mapping[str, Any] | None) -> str:
+    """Why no start is used, in a few words; `row`: the best one against scratch."""
+    if row is not None and row["outcome"] == "win":
+        return "no start is shown to beat a random module, or to answer as many rightly"
+    return "no start is shown to help"
+
+
 def _answer(record: FitRecord) -> dict[str, Any]:
     """The verdict, the score of what was saved, and what to do now."""
     used, (low, high) = record.choice == "use", record.score_interval
@@ -77,7 +84,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
     return {
         "choice": "use" if used else "fresh",
         "headline": "Tuned from a start" if used else "Tuned from scratch",
-        "which": spoken(record.method) if used else "no start is shown to help",
+        "which": spoken(record.method) if used else _none(row),
         "sentence": record.sentence,
         "remedy": record.remedy,
         "lacks": record.lacks,

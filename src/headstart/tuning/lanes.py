@@ -160,11 +160,11 @@ class _Report:
         if self._progress is None:
             return
         total = sum(lane.recipe.max_steps for lane in self.lanes)
-        loss = _mean([run.losses[-1] if run.losses else run.curve[-1].train_loss for run in here.values()])
-        note = f"training loss {_number(loss)}"
+        note = ""  # losses of modules that are tuned by turns have no mean that would fall
         if len(self.lanes) == 1:
             (run,) = here.values()
-            note += f", best dev {_number(run.best.dev_score if run.best else math.nan)}"
+            loss = run.losses[-1] if run.losses else run.curve[-1].train_loss
+            note = f"training loss {_number(loss)}, best dev {_number(run.best.dev_score if run.best else math.nan)}"
             what = f"tuning {self.lanes[0].title}"
         else:
             what = f"tuning {len(self.lanes)} modules"
@@ -180,10 +180,6 @@ class _Report:
         if self.failures:
             said = "; ".join(f"{self.lanes[index].title}: {error}" for index, error in sorted(self.failures.items()))
             raise LanesError(f"{len(self.failures)} of {len(self.lanes)} tunings failed: {said}", self.failures)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def _number(value: float) -> str:
