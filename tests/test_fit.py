@@ -69,7 +69,7 @@ def test_where_nothing_helps_a_module_tuned_from_scratch_is_saved_and_says_so(
 ) -> None:
     assert (fitted.verdict.choice, fitted.verdict.method) == ("abstain", "scratch")
     assert fitted.record.sentence.startswith("The guard chose scratch.")
-    assert fitted.record.lacks.startswith("The nearest that the hub has is ")
+    assert fitted.record.lacks.startswith("By cosine, the nearest that the hub has is ")
     assert "of the bare backbone" in fitted.record.lacks
     assert fitted.module.card.donors == ()
     assert len(fitted.tuned.curve) >= 2
@@ -233,9 +233,10 @@ def test_what_a_hub_lacks_names_the_best_module_and_its_family(task: Task, hub: 
     ranking = rank(task, hub, llama, store=False)
     best = ranking.frame().iloc[0]
     found = lacking(ranking, "cosine", 0.9)
-    assert f"its best module by cosine, {best['module']}, has " in found
+    family = f" ({best['family']})" if best["family"] else ""
+    assert found.startswith(f"By cosine, the nearest that the hub has is {best['module']}{family} with ")
     assert found.endswith(" no more than the 0.9 of the bare backbone.")
-    assert lacking(ranking, "cosine", math.nan).endswith(f"has {best['cosine']:.3g}.")
+    assert lacking(ranking, "cosine", math.nan).endswith(f" with {best['cosine']:.3g}.")
     assert lacking(ranking, None, math.nan).startswith("The modules were not scored; name an indicator")
 
 
@@ -312,7 +313,7 @@ def test_a_start_s_own_indicator_is_the_one_that_is_shown(task: Task, hub: Hub, 
     found = run(task, hub, llama, store, starts=["best_single:indicator=loss"])
     assert found.record.settings["indicator"] == "loss"
     assert math.isfinite(found.record.settings["bare"])
-    assert "by loss" in found.record.lacks
+    assert found.record.lacks.startswith("By loss, ")
     both = run(task, hub, llama, store, starts=["best_single:indicator=loss", "ensemble"])
     assert both.record.settings["indicator"] == "cosine"
     assert list(both.ranking.scores.values) == ["cosine", "loss"]

@@ -1,5 +1,6 @@
 """What running work is doing, as its events tell it, in one line; and a listener that prints such lines."""
 
+import math
 import sys
 import time
 from typing import TextIO
@@ -127,7 +128,7 @@ class ProgressPrinter:
 
     def __init__(self, *, seconds: float = LINE_SECONDS, file: TextIO | None = None) -> None:
         self._seconds, self._file = seconds, file
-        self._status, self._said = Status("working"), time.monotonic()
+        self._status, self._said = Status("working"), -math.inf
 
     def __call__(self, event: Event) -> None:
         """Take an event."""

@@ -97,10 +97,8 @@ def evaluate(
     if as_json:
         print_json(_facts(found, data, split) | {"baselines": lines, "units": units.to_json()})
         return
-    _print(found, data, split, lines)
-    others = len(data.rows("all")) - len(data.rows(split))
-    if others and Path(task.task).expanduser().is_file():
-        print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
+    others = len(data.rows("all")) - len(data.rows(split)) if Path(task.task).expanduser().is_file() else 0
+    _print(found, data, split, lines, others=others)
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()
@@ -147,7 +145,7 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float]) -> None:
+def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float], *, others: int) -> None:
     from headstart.reports.console import print_table
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
@@ -157,6 +155,8 @@ def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, f
         f"{task.name}, {split}: {found.metric} {found.score:.4f} on {len(found.predictions)} rows{known}, answers "
         f"{how}; loss {found.answer_loss:.4f} {found.loss_unit}."
     )
+    if others:
+        print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
     if found.calibration.method != "none":
         print_line(
             f"Calibrated ({found.calibration.method}: {CALIBRATIONS[found.calibration.method]}); without calibration, "

@@ -14,7 +14,7 @@ from headstart.cli.output import print_json, print_line, print_rows
 from headstart.records import Record
 from headstart.registry import Declared, Registry
 
-__all__ = ["FAMILIES", "described", "list_families", "names_of_family"]
+__all__ = ["FAMILIES", "described", "legend", "list_families", "names_of_family"]
 
 FAMILIES: Registry[Registry[Any]] = Registry(
     "family",
@@ -75,6 +75,12 @@ def list_families(
         print_line(f"broken: {member.problem}", error=True)
     if broken:
         raise typer.Exit(1)
+
+
+def legend(family: str, names: Sequence[str]) -> list[str]:
+    """A line for each of these members of a family: its name, and what it is in a sentence, if it says so."""
+    rows = {member.name: _row(member) for member in FAMILIES[family].declared() if member.name in names}
+    return [f"{name}: {rows[name]['what it is']}." for name in names if name in rows and rows[name]["what it is"]]
 
 
 def described(reference: str) -> str:

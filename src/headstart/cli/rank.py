@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headstart.cli.families import legend
 from headstart.cli.forecast import DryRunOption, show_forecast
 from headstart.cli.narrowing import NarrowingOptions, spent_note
 from headstart.cli.options import (
@@ -20,6 +21,7 @@ from headstart.cli.output import console, print_json, print_line
 from headstart.cli.progress import UnitCount, listening
 from headstart.indicators.registry import require_named
 from headstart.showing import plural
+from headstart.specs import Spec
 
 if TYPE_CHECKING:
     from headstart.ranking.rank import Ranking
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["ReductionOption", "print_gaps", "rank"]
 
 ReductionOption = Annotated[str, typer.Option(help="Over the target tokens: mean or sum.")]
+
+
+EXPLAINED = 4
+"""A table of so many indicators at most says what each of them is."""
 
 
 @command
@@ -102,6 +108,14 @@ def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
     if ranking.tokens is not None:
         shown = shown[shown["stage"] != RETRIEVED_OUT]
     print_table(shown, console(), title=title)
+    names = [*dict.fromkeys(Spec.parse(each).name for each in found.values)]
+    if len(names) <= EXPLAINED:
+        for line in legend("indicators", names):
+            print_line(line)
+    print_line(
+        f"Higher is better; sorted by {next(iter(found.values))}."
+        + " What each is: headstart list indicators." * (len(names) > EXPLAINED)
+    )
     if ranking.tokens is not None:
         out = len(frame) - len(shown)
         if out:

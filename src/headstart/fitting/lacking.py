@@ -19,13 +19,10 @@ def lacking(ranking: Ranking, indicator: str | None, bare: float) -> str:
         return f"No module of the hub has a value of {indicator} for this task."
     best = ranking.scores.best(indicator)
     module, value = ranking.modules[best], values[best]
-    nearest = module.card.family or (f"the task {module.card.task}" if module.card.task else "")
-    named = (
-        f"{nearest}: its best module by {indicator}, {module.name}, has"
-        if nearest
-        else (f"{module.name}, which has, by {indicator},")
+    of = module.card.family or (f"the task {module.card.task}" if module.card.task else "")
+    said = (
+        f"By {indicator}, the nearest that the hub has is {module.name}{f' ({of})' if of else ''} with {_text(value)}"
     )
-    said = f"The nearest that the hub has is {named} {_text(value)}"
     if math.isnan(bare):
         return f"{said}."
     better = "no more than" if value <= bare else "beside"

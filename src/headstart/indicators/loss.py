@@ -8,7 +8,7 @@ __all__ = ["Loss"]
 
 
 class Loss(TokenIndicator):
-    """log p of the gold token: the negative cross-entropy, without any update of the module.
+    """log p of the gold token, in nats: the negative cross-entropy, without any update of the module.
 
     For a regression on an encoder, the negative squared error.
     """

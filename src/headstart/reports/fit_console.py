@@ -34,7 +34,10 @@ def print_fit(record: FitRecord, console: Console) -> None:
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}{_weighed(record)}")
     bare = record.settings.get("bare", math.nan)
     if (indicator := record.settings.get("indicator")) and not math.isnan(bare):
-        meaning = "; 1 is sure and right on every token of the answers, the end of the answer included"
+        meaning = (
+            "; 1 is sure and right on every token of the answers and on where they end, which alone is 0.5 of answers "
+            "of one token"
+        )
         said = (
             f"{indicator}: higher is better{meaning * (indicator == 'cosine')}; the bare backbone has "
             f"{number_text(bare, digits=3)}."

@@ -138,7 +138,8 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
     labels = found_labels(row.outputs for row in _all(tables)) if _may_infer(settled, chosen) else None
     if labels is None:
         doubted = (_swapped(tables) or _numbered(tables, card)) if chosen == "none" else ()
-        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, doubted
+        notes = (*_ids_read(tables), *doubted)
+        return card.model_copy(update={"options": None if chosen == "none" else chosen}), chosen, notes
     metric = card.metric if "metric" in settled.stated else METRICS["ACC"].name
     note = (
         f"{len(labels)} distinct targets are taken for labels: {', '.join(labels)}; the metric is {metric}. "
@@ -149,7 +150,8 @@ def _answers(settled: Settled, tables: Mapping[str | None, Sequence[TextRow]]) -
         "write them alike in the data"
         for same in alike(labels)
     )
-    return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", (note, *doubts)
+    notes = (*_ids_read(tables), note, *doubts)
+    return card.model_copy(update={"labels": labels, "options": "labels", "metric": metric}), "labels", notes
 
 
 def _swapped(tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[str, ...]:
@@ -177,6 +179,23 @@ def _numbered(tables: Mapping[str | None, Sequence[TextRow]], card: TaskCard) ->
     note = (
         f"No answer is given twice, and each is one word ({seen}, …), like a column of ids; if another column holds "
         "the answers, name it as target (--target)"
+    )
+    return (note,)
+
+
+def _ids_read(tables: Mapping[str | None, Sequence[TextRow]]) -> tuple[str, ...]:
+    """A note if the inputs look like a column of ids: one word each, with a digit, and none twice."""
+    seen = set[str]()
+    for row in _all(tables):
+        if row.input in seen or len(row.input.split()) != 1 or not any(map(str.isdigit, row.input)):
+            return ()
+        seen.add(row.input)
+    if len(seen) < FEWEST_IDS:
+        return ()
+    first = ", ".join([row.input for row, _ in zip(_all(tables), range(2), strict=False)])
+    note = (
+        f"Every input is one word with a digit, and none is given twice ({first}, …), like a column of ids; if another "
+        "column holds the text, name it as input (--input)"
     )
     return (note,)
 
