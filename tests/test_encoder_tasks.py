@@ -16,7 +16,7 @@ from headstart.evaluating.evaluate_many import evaluate_many
 from headstart.kinds import LoraModule, load_module, save_module, stack_of
 from headstart.records import HeadCard, TaskCard
 from headstart.tasks import Example, Task, head_of
-from headstart.tuning.run import CUT_OFF, OTHER_HEAD, UNMOVED
+from headstart.tuning.run import BY_LOSS, CUT_OFF, OTHER_HEAD, UNMOVED, UNTUNED
 from headstart.tuning.tune import tune
 from naive import assert_close, assert_untouched, photograph
 from test_tuning import PowerCut, assert_same_run, kill_at
@@ -284,7 +284,14 @@ def test_a_run_says_what_its_caller_may_not_expect(bert: EncoderBackbone) -> Non
     task = a_task("classification")
     tuned = tune(task, bert, recipe=still.change(select="score"))
     assert tuned.best.step == 0
-    assert tuned.notes == (UNMOVED,)
+    assert tuned.notes == (UNTUNED.format(by="score", steps=8, other=BY_LOSS),)
+    by_loss = still.change(select="loss")
+    assert tune(task, bert, start=tuned.module, recipe=by_loss).notes == (UNMOVED,)
+    assert (
+        tune(task, bert, recipe=by_loss)
+        .notes[-1]
+        .endswith("(--set max_steps=8, recipe.change(max_steps=8) in Python).")
+    )
     other = replace(task, card=task.card.model_copy(update={"labels": tuple(reversed(task.card.labels or ()))}))
     assert OTHER_HEAD in tune(other, bert, start=tuned.module, recipe=still).notes
     assert OTHER_HEAD not in tune(task, bert, start=tuned.module, recipe=still).notes

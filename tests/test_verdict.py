@@ -184,8 +184,8 @@ def test_where_tunings_differ_more_folds_are_the_remedy() -> None:
     found = decide_start({"scratch": held(1.0, 1), "ensemble": unsteady}, ROWS, metric="ACC", folds=folds.tolist())
     assert found.contrasts["tunings"][0] > 0.5
     assert found.remedy.endswith(
-        "mostly because tunings differ: more folds than 4 (--folds, folds= in Python) would help, more examples would "
-        "not."
+        "mostly because tunings differ: more folds (--folds 8, folds=8 in Python, in about twice the time) would help, "
+        "more examples would not."
     )
 
 

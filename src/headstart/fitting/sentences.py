@@ -126,7 +126,8 @@ def remedy(grounds: Grounds) -> str:
     needed = max(float(row["rows_needed"]) for row in unshown)
     if any(math.isnan(row["rows_needed"]) for row in unshown):
         if any(float(row["tunings"]) > 0.5 for row in unshown):
-            more = f"more folds than {grounds.folds} (--folds, folds= in Python)"
+            folds = 2 * grounds.folds
+            more = f"more folds (--folds {folds}, folds={folds} in Python, in about twice the time)"
             why = f"mostly because tunings differ: {more} would help, more examples would not."
             return f"{shown}, {why}"
         return f"{shown}, and no number of examples up to 100,000 would show one as small as this."

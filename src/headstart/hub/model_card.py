@@ -30,7 +30,9 @@ def readme(card: ModuleCard, *, loading: Sequence[str] = ()) -> str:
         "Task": card.task,
         "Family": card.family,
         "Training rows": card.train_rows,
-        f"Dev {card.metric}": None if card.score is None else f"{card.score:.4f}",
+        f"Dev {card.metric}{', calibrated' if _calibrated(card) else ''}": None
+        if card.score is None
+        else f"{card.score:.4f}",
         "Rank": card.rank,
         "Parameters": f"{card.parameters:,}",
         "Backbone": card.base_model,

@@ -65,11 +65,14 @@ def _facts(record: FitRecord) -> list[str]:
     return [shots, modules, str(record.settings["backbone"])]
 
 
-def _none(row: Mapping[str, Any] | None) -> str:
-    """Why no start is used, in a few words; `row`: the best one against scratch."""
-    if row is not None and row["outcome"] == "win":
-        return "no start is shown to beat a random module, or to answer as many rightly"
-    return "no start is shown to help"
+def _none(record: FitRecord) -> str:
+    """Why no start is used, in a few words."""
+    scratch, control = (record.contrast(record.leader, other) for other in (SCRATCH, CONTROL))
+    if scratch is None or scratch["outcome"] != "win":
+        return "no start is shown to help"
+    if control is not None and control["outcome"] != "win":
+        return "no start is shown to help more than a random module does"
+    return "the best start by its loss answers fewer rightly"
 
 
 def _answer(record: FitRecord) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _answer(record: FitRecord) -> dict[str, Any]:
     return {
         "choice": "use" if used else "fresh",
         "headline": "Tuned from a start" if used else "Tuned from scratch",
-        "which": spoken(record.method) if used else _none(row),
+        "which": spoken(record.method) if used else _none(record),
         "sentence": record.sentence,
         "remedy": record.remedy,
         "lacks": record.lacks,

@@ -36,6 +36,11 @@ OTHER_HEAD = "The start's task head is for another task or other labels, so a fr
 CUT_OFF = "{count} of {rows} training rows were left out: their answers lie beyond the {most} tokens of max_input."
 NO_EARLY = "It ended before step {step}, so no early state was kept."
 UNMOVED = "No later state was better on the dev rows, so what is kept is the start itself, as it was."
+UNTUNED = (
+    "No later state was better on the dev rows by {by}, so what is kept is a fresh module, as if nothing had been "
+    "tuned; tune for longer (--set max_steps={steps}, recipe.change(max_steps={steps}) in Python){other}."
+)
+BY_LOSS = ", or choose the state by its loss (select=loss)"
 
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints if evaluations are further apart."""
@@ -186,11 +191,19 @@ class Run:
                 f"best at step {self.best.step} of {self.step}.",
             }
         )  # fmt: skip
-        unmoved = [UNMOVED] if self.best.step == 0 else []
+        unmoved = [] if self.best.step else [self._unmoved()]
         if self.early_step is not None and not self.early_values:
             unmoved.append(NO_EARLY.format(step=self.early_step))
         tuned = replace(module, card=card, history=self._history())
         return Tuned(tuned, tuple(self.curve), self.best, self.seconds, (*self.notes, *unmoved))
+
+    def _unmoved(self) -> str:
+        """What is said where the best state is that before the first step."""
+        if self.lane.start is not None:
+            return UNMOVED
+        by_loss = self.recipe.select == "loss"
+        by, other = ("loss", "") if by_loss else ("score", BY_LOSS)
+        return UNTUNED.format(by=by, steps=2 * self.recipe.max_steps, other=other)
 
     def _module(self, values: dict[str, Tensor]) -> Module:
         """The module whose parameters are in these blocks."""
