@@ -134,6 +134,7 @@ def test_classes_are_counted() -> None:
     )
     pd.testing.assert_frame_equal(found.confusion(), expected, check_dtype=False)
     whole = found.frame()
+    assert list(whole["where"]) == [row.where for row in found.examples]
     assert list(whole["right"]) == [True, False, True, True]
     assert list(whole["probability"]) == pytest.approx([1 / 3] * 4)
 

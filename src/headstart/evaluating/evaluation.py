@@ -158,7 +158,7 @@ class Evaluation:
         return tuple(dict.fromkeys(listed[0]))
 
     def frame(self) -> pd.DataFrame:
-        """One line per row: input, target, prediction, whether it is right, and two losses in nats.
+        """One line per row: where it was read, input, target, prediction, whether it is right, and two losses in nats.
 
         `answer_loss` is that of the right answer among the options, as calibrated (see `answer_losses`); `loss` is that
         of the target's text, summed over its tokens.
@@ -168,6 +168,7 @@ class Evaluation:
         return pd.DataFrame(
             {
                 "row": range(len(self.predictions)),
+                "where": [row.where for row in self.examples],
                 "input": [row.input for row in self.examples],
                 "target": [row.target for row in self.examples],
                 "prediction": self.predictions,

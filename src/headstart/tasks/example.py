@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 __all__ = ["Example", "Text", "TextPair", "seeded_order"]
@@ -51,18 +51,21 @@ class Example:
         group: what the row belongs to with others, such as its author or document; `None` for a row of its own. Rows of
             one group are never in different splits and are resampled together. No score of a row depends on it, so
             neither `to_json` nor the key of a unit counts it.
+        where: where the row was read, for people: "tickets.csv, line 2"; "" if it was read nowhere. Rows that differ in
+            it alone are equal.
 
     >>> Example("Is water wet?", ("yes",), ("no", "yes")).target
     'yes'
     """
 
-    uncounted: ClassVar[frozenset[str]] = frozenset({"group"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"group", "where"})
 
     input: str
     outputs: tuple[str, ...]
     options: tuple[str, ...] | None = None
     pair: tuple[int, int] | None = None
     group: str | None = None
+    where: str = field(default="", compare=False, repr=False)
 
     @property
     def text(self) -> Text:

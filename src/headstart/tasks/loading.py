@@ -55,7 +55,8 @@ def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
     card, chosen, notes = _answers(settled, tables)
     examples = {
         split: tuple(
-            Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair, row.group) for row in rows
+            Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair, row.group, row.where)
+            for row in rows
         )
         for split, rows in tables.items()
     }
