@@ -101,9 +101,9 @@ def _control(grounds: Grounds) -> str:
     if row is None:
         return ""
     said = {"win": "better than", "loss": "worse than", "undecided": "not told apart from"}[str(row["outcome"])]
-    size, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-    interval = f"{_text(size, signed=True)}; {_text(low)} to {_text(high)}"
-    return f"It is {said} a random module of the same size ({interval})."
+    size, p = _text(float(row["difference"]), signed=True), float(row["adjusted"])
+    tested = "" if math.isnan(p) else "; p < 0.01" if p < 0.01 else f"; p = {p:.2f}"
+    return f"It is {said} a random module of the same size ({size}{tested})."
 
 
 def remedy(grounds: Grounds) -> str:
