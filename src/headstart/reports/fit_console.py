@@ -12,7 +12,7 @@ from headstart.comparing.decision import spoken as named
 from headstart.evaluating.loss_unit import NATS
 from headstart.fitting.record import FitRecord
 from headstart.fitting.verdict import ALPHA
-from headstart.reports.cells import DASH, fixed_text, number_text
+from headstart.reports.cells import DASH, MEANS, fixed_text, number_text
 from headstart.reports.console import print_table
 from headstart.tuning.lane import LAST_BEST
 
@@ -34,14 +34,8 @@ def print_fit(record: FitRecord, console: Console) -> None:
     print_table(shown, console, title=f"Modules, best {len(shown)} of {len(ranking)}{_weighed(record)}")
     bare = record.settings.get("bare", math.nan)
     if (indicator := record.settings.get("indicator")) and not math.isnan(bare):
-        meaning = (
-            "; 1 is sure and right on every token of the answers and on where they end, which alone is 0.5 of answers "
-            "of one token"
-        )
-        said = (
-            f"{indicator}: higher is better{meaning * (indicator == 'cosine')}; the bare backbone has "
-            f"{number_text(bare, digits=3)}."
-        )
+        meaning = f"; {MEANS[indicator]}" if indicator in MEANS else ""
+        said = f"{indicator}: higher is better{meaning}; the bare backbone has {number_text(bare, digits=3)}."
         console.print(Text(said, style="dim"))
     for module, reason in record.frames["refused"][["module", "reason"]].itertuples(index=False):
         console.print(Text(f"left out {module}: {reason}"))

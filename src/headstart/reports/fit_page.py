@@ -11,9 +11,11 @@ from headstart.comparing.decision import CONTROL
 from headstart.comparing.decision import spoken as named
 from headstart.evaluating.loss_unit import NATS, SQUARES
 from headstart.fitting.record import FIT_FRAMES, FitRecord
+from headstart.fitting.verdict import ALPHA
 from headstart.reports.axes import Axis, line_points, tick_values
 from headstart.reports.cells import (
     DASH,
+    MEANS,
     cell_text,
     common_decimals,
     fixed_text,
@@ -130,7 +132,7 @@ def _guard(record: FitRecord) -> dict[str, Any]:
     return {
         "lines": lines, "ticks": tick_values(axis), "zero": axis.at(0.0), "folds": record.settings["folds"],
         "rows": "each example once" if held == every else f"{held:,} of the {every:,} once",
-        "squares": _squares(record),
+        "squares": _squares(record), "level": ALPHA,
         "chance": "" if chance is None or math.isnan(chance) else fixed_text(chance, 3),
     }  # fmt: skip
 
@@ -174,6 +176,7 @@ def _ranking(record: FitRecord) -> dict[str, Any]:
         "rows": rows, "columns": columns, "numbers": len(measured), "first": FIRST_MODULES, "modules": len(table),
         "subject": named(record.leader) if record.leader else "no start", "used": record.choice == "use",
         "indicator": record.settings.get("indicator", ""),
+        "means": MEANS.get(record.settings.get("indicator", ""), ""),
         "bare": "" if bare is None or math.isnan(bare) else number_text(bare),
     }  # fmt: skip
 
