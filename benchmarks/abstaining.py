@@ -65,6 +65,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--store", type=Path, required=True, help="where results of units are kept")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a Parquet file")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them, to go on where a table ended")
     parser.add_argument("--shots", type=int, default=usual.shots, help="rows per class of train and of dev")
     parser.add_argument("--steps", type=int, default=usual.steps, help="updates of 8 rows")
     parser.add_argument("--dtype", default="bfloat16")
@@ -85,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if NOISE in hubs:
         hubs[NOISE] = [noise(module, seed) for seed, module in enumerate(hubs[NOISE])]
     rows: list[dict[str, Any]] = []
-    for seed in range(asked.seeds):
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for folder in asked.tasks:
             task = Task.load(folder)
             for name, modules in hubs.items():
