@@ -62,7 +62,7 @@ def shorter(steps: int, longest: int, *, starts: int, folds: int) -> str:
 
     >>> shorter(48, 36, starts=3, folds=5)
     'To make it shorter: fewer steps (--set max_steps=16), fewer starts (--start ensemble), fewer folds (--folds 3). \
-What is found then holds for so many steps; fewer folds show less.'
+What is found then holds for so many steps, fewer folds show less.'
     """
     ways = {
         f"fewer steps (--set max_steps={STEPS})": steps > STEPS,
@@ -70,12 +70,9 @@ What is found then holds for so many steps; fewer folds show less.'
         "fewer starts (--start ensemble)": starts > 1,
         f"fewer folds (--folds {FOLDS})": folds > FOLDS,
     }
-    told = ", ".join(way for way, helps in ways.items() if helps)
-    costs = ["What is found then holds for so many steps"] * (steps > STEPS) + ["fewer folds show less"] * (
-        folds > FOLDS
-    )
-    cost = f" {capitalized('; '.join(costs))}." if costs else ""
-    return f"To make it shorter: {told}.{cost}" if told else ""
+    prices = {"what is found then holds for so many steps": steps > STEPS, "fewer folds show less": folds > FOLDS}
+    told, cost = (", ".join(way for way, helps in each.items() if helps) for each in (ways, prices))
+    return f"To make it shorter: {told}.{f' {capitalized(cost)}.' if cost else ''}" if told else ""
 
 
 def _blend_of(options: BlendOptions) -> "Blend":
@@ -148,7 +145,7 @@ def fit(
         show_forecast(call, as_json=as_json)
         if not as_json:
             rows = [row for each in ("train", "dev") for row in data.splits.get(each, ())][:READ]
-            longest = max(len(model.tokenizer(f"{row.input} {row.pair or ''}")["input_ids"]) for row in rows)
+            longest = max((len(model.tokenizer(row.input)["input_ids"]) for row in rows), default=0)
             longest = min(longest, chosen.max_input)
             print_line(shorter(chosen.max_steps, longest, starts=len(start or DEFAULTS.starts), folds=folds))
         return

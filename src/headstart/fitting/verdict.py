@@ -172,7 +172,9 @@ def _adjust(rows: Sequence[dict[str, Any]], starts: Sequence[str]) -> dict[str, 
     for start, own in of.items():
         times = len(order) - order.index(start) if start in order else len(starts)
         for row in own:
-            row["adjusted"] = max(before.get(start, 0.0), min(1.0, times * row["p"]))
+            row["adjusted"] = math.nan
+            if not math.isnan(row["p"]):
+                row["adjusted"] = max(before.get(start, 0.0), min(1.0, times * row["p"]))
             if row["adjusted"] <= ALPHA:
                 row |= {"outcome": "win", "rows_needed": math.nan}
     return adjusted
