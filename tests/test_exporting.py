@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from encoders import encoder
 from headstart.backbones import Backbone
 from headstart.errors import ModuleError
+from headstart.evaluating.evaluate import evaluate
 from headstart.hub.remote import _files
 from headstart.kinds import LoraModule, LoraSettings, Module, fresh_module, load_module, save_module
 from headstart.kinds.exporting import merged_weights, save_merged
 from headstart.kinds.saving import based_on
-from headstart.records import TextFormat
+from headstart.records import Calibration, TextFormat
 from headstart.tasks import Task
 from headstart.tuning.tune import tune
 from naive import assert_untouched, encoded, photograph, plain_logits
@@ -147,6 +148,35 @@ def test_the_code_in_the_readme_runs(
     with contextlib.redirect_stdout(printed):
         exec(code_of(tmp_path / "mine"), {})
     assert printed.getvalue()
+
+
+@pytest.mark.parametrize("method", ["none", "length", "batch"])
+@pytest.mark.parametrize("kind", ["lora", "prompt"])
+def test_the_code_in_the_readme_chooses_as_predict_does(
+    kind: str, method: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.load(tiny_llama, device="cpu", dtype="float32")
+    labels = ("warm", "dull and slow", "not told")
+    offsets = dict(zip(labels, (-40.0, -90.0, -60.0), strict=True)) if method == "batch" else {}
+    made = moved(fresh_module(kind, backbone, {"length": 2} if kind == "prompt" else {"rank": 2}, name="mine", seed=1))
+    card = made.card.model_copy(
+        update={
+            "text_format": TextFormat(), "labels": labels, "options": "labels", "metric": "ACC",
+            "calibration": Calibration(method=method, offsets=offsets),
+        }
+    )  # fmt: skip
+    module = replace(made, card=card)
+    save_module(module, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    printed, names = io.StringIO(), dict[str, Any]()
+    with contextlib.redirect_stdout(printed):
+        exec(code_of(tmp_path / "mine"), names)
+    task = Task.from_rows([{"input": "Your text", "output": "warm"}] * 4, labels=list(labels))
+    found = evaluate(module, task, backbone, split="all", store=False)
+    wanted = card.calibration.adjusted(found.scores[0], found.options[0], found.lengths[0])
+    likelihoods = [names["likelihood"](label) for label in found.options[0]]
+    assert likelihoods == pytest.approx(wanted, abs=1e-3)
+    assert printed.getvalue().strip() == found.predictions[0]
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("tiny_llama", "\nAnswer:"), ("tiny_t5", "")])

@@ -57,8 +57,8 @@ def export(
         return
     if loaded.card.calibration is not None and loaded.card.calibration.method != "none":
         print_line(
-            "The calibration of its answers is not in the weights: what the merged model says is worse than what "
-            "`headstart predict` says.", error=True,
+            "The calibration of its answers is not in the weights: what the merged model writes is worse than what "
+            "`headstart predict` says. The code in its README.md chooses among few labels as that does.", error=True,
         )  # fmt: skip
     print_line(
         f"Saved {output}: {place} with {loaded.name} merged into {len(made.tensors)} of its tensors; rounded by "
