@@ -98,7 +98,7 @@ def evaluate(
         print_json(_facts(found, data, split) | {"baselines": lines, "units": units.to_json()})
         return
     others = len(data.rows("all")) - len(data.rows(split)) if Path(task.task).expanduser().is_file() else 0
-    _print(found, data, split, lines, others=others)
+    _print(found, data, split, lines, others=others, bare=given is None and calibration is None)
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()
@@ -145,7 +145,9 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, float], *, others: int) -> None:
+def _print(
+    found: "Evaluation", task: "Task", split: str, baselines: dict[str, float], *, others: int, bare: bool
+) -> None:
     from headstart.reports.console import print_table
 
     how = {"options": "chosen among options", "generate": "written", "head": "given by a task head"}[found.decoding]
@@ -157,6 +159,8 @@ def _print(found: "Evaluation", task: "Task", split: str, baselines: dict[str, f
     )
     if others:
         print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
+    if bare and found.decoding == "options":
+        print_line("Likelihoods are compared as they are; --calibration auto calibrates them, as tuned modules are.")
     if found.calibration.method != "none":
         print_line(
             f"Calibrated ({found.calibration.method}: {CALIBRATIONS[found.calibration.method]}); without calibration, "

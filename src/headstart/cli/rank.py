@@ -96,6 +96,7 @@ def _facts(ranking: "Ranking") -> dict[str, Any]:
 def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
     """Print the modules that were scored, and what it took where not all were; `there`: all dev rows."""
     from headstart.ranking.rounds import RETRIEVED_OUT
+    from headstart.reports.cells import MEANS
     from headstart.reports.console import print_table
 
     frame, found = ranking.frame(), ranking.scores
@@ -112,8 +113,15 @@ def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
     if len(names) <= EXPLAINED:
         for line in legend("indicators", names):
             print_line(line)
+        for name in names:
+            if name in MEANS:
+                print_line(f"In {name}, {MEANS[name]}.")
     print_line(
-        f"Higher is better; sorted by {next(iter(found.values))}."
+        (
+            "Higher is better."
+            if ranking.tokens is not None
+            else f"Higher is better; sorted by {next(iter(found.values))}."
+        )
         + " What each is: headstart list indicators." * (len(names) > EXPLAINED)
     )
     if ranking.tokens is not None:

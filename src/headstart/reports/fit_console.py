@@ -57,7 +57,11 @@ def _guard_means(record: FitRecord) -> str:
         guess = f" (a guess among {len(labels)} classes costs {math.log(len(labels)):.3f})" if labels else ""
         loss = f"−ln of the probability given to the right answer, in nats{guess}"
     starts = len(set(record.frames["methods"]["method"]) - {SCRATCH, CONTROL})
-    together = f", corrected for {starts} starts (Holm)" if starts > 1 else ""
+    together = (
+        f", corrected for {starts} starts (Holm); of several that may be used, the lowest loss decides"
+        if starts > 1
+        else ""
+    )
     return (
         f"The guard tuned each method {tuned}on a part of the examples, and each answered the rest; loss: {loss}. "
         f"A win has p ≤ {ALPHA}, one-sided{together}."

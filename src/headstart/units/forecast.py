@@ -76,7 +76,7 @@ class Forecast:
         if assumed:
             device, done = assumed[0].device, assumed[0].speed / 1e9
             slow, fast = (f"{speed / 1e9:,.0f}" for speed in _speeds(device))
-            speed = f"a short pass on {device} did {done:,.0f} billion operations a second"
+            speed = f"a short pass on {device} did {done:,.0f} billion operations a second just now"
             wide = f"{slow} to {fast} billion operations a second are assumed on {device}"
             types = ", ".join(dict.fromkeys(each.type for each in assumed))
             said.append(f"nothing measured yet for {types}: {speed if done else wide}")
