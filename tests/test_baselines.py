@@ -57,6 +57,13 @@ def test_a_constant_answer_correlates_with_nothing() -> None:
     assert found["note"] == "Pearson-Correlation is undefined for such answers"
 
 
+def test_without_a_frequent_answer_there_is_no_majority() -> None:
+    whole = task(rows("T-1", "T-2", "T-3", options=None), rows("T-1", options=None), metric="EM")
+    found = majority(whole, [whole])
+    assert math.isnan(found["score"])
+    assert found["note"] == "no answer of the training rows is given twice"
+
+
 def test_inputs_are_cut() -> None:
     (found,) = example_rows([Example("x" * 500, ("yes", "ja"))])
     assert found == {"row": 0, "input": "x" * 400, "target": "yes", "references": '["yes", "ja"]', "group": ""}

@@ -19,6 +19,7 @@ LAYERS = (
     "specs",
     "vectors",
     "events",
+    "progress",
     "units",
     "statistics",
     "architectures",

@@ -45,10 +45,10 @@ def majority(task: Task, draws: Sequence[Task]) -> dict[str, Any]:
     if not drawn:
         return _baseline("majority", math.nan, "there are no training rows")
     answer = max(drawn, key=lambda target: (drawn[target], all_rows[target]))
-    if max(drawn[answer], all_rows[answer]) < 2:
-        return _baseline("majority", math.nan, "no answer of the training rows is given twice")
     measure = METRICS[task.card.metric]
     score = measure.compute([answer] * len(task.test), [row.outputs for row in task.test])
+    if not math.isnan(score) and max(drawn[answer], all_rows[answer]) < 2:
+        return _baseline("majority", math.nan, "no answer of the training rows is given twice")
     said = f"always {answer!r}, the most frequent answer of the training rows"
     return _baseline("majority", score, _undefined(measure, score) or said)
 
