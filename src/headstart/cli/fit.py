@@ -142,8 +142,8 @@ def fit(
         retrieve=retrieve, test_rows=test_rows, seed=task.seed, store=work.store,
     )  # fmt: skip
     if result.dry_run:
-        show_forecast(call, as_json=as_json)
-        if not as_json:
+        forecast = show_forecast(call, as_json=as_json)
+        if not as_json and any(each.compute for each in forecast.expected):
             rows = [row for each in ("train", "dev") for row in data.splits.get(each, ())][:READ]
             longest = max((len(model.tokenizer(row.input)["input_ids"]) for row in rows), default=0)
             longest = min(longest, chosen.max_input)

@@ -1,12 +1,15 @@
 """`--dry-run`: what a command would compute, and about how long it would take."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headstart.cli.output import print_json, print_line, print_rows
 from headstart.showing import capitalized, duration_text
+
+if TYPE_CHECKING:
+    from headstart.units import Forecast
 
 __all__ = ["DryRunOption", "show_forecast"]
 
@@ -27,20 +30,20 @@ UNITS = {
 """What the types of units are, for people."""
 
 
-def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
-    """Print what `call`, which takes `engine` and `progress`, would compute."""
+def show_forecast(call: Callable[..., Any], *, as_json: bool) -> "Forecast":
+    """Print what `call`, which takes `engine` and `progress`, would compute, and return it."""
     # Here: commands that only look at a hub do not plan any work.
     from headstart.units import foresee
 
     forecast = foresee(call)
     if as_json:
         print_json({"dry_run": True, **forecast.to_json()})
-        return
+        return forecast
     for each in forecast.left_out:
         print_line(f"left out {each.name}: {each.reason}", error=True)
     if not forecast.expected:
         print_line("Nothing would be computed: no unit of work is needed.")
-        return
+        return forecast
     rows = [
         {
             "unit": f"{each.type}, later" if each.later else each.type,
@@ -61,6 +64,7 @@ def show_forecast(call: Callable[..., Any], *, as_json: bool) -> None:
     about = capitalized(time) if time.startswith("under") else f"About {time}"
     print_line(f"{about} in one process ({forecast.basis}).")
     print_line("This was a dry run: nothing was computed or written.")
+    return forecast
 
 
 def _range(seconds: tuple[float, float]) -> str:

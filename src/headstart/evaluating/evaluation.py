@@ -160,6 +160,9 @@ class Evaluation:
     def frame(self) -> pd.DataFrame:
         """One line per row: where it was read, input, target, prediction, whether it is right, and two losses in nats.
 
+        Rows stand in the order of their splits, train, dev and test, which is not that of a table that was cut into
+        these: `where` says which row it is there, counted from 1 (of a CSV, the line; the header is the first).
+
         `answer_loss` is that of the right answer among the options, as calibrated (see `answer_losses`); `loss` is that
         of the target's text, summed over its tokens.
         `probability` is that of the prediction among the options, as calibrated; NaN where answers are open.

@@ -103,7 +103,7 @@ def _control(grounds: Grounds) -> str:
     said = {"win": "better than", "loss": "worse than", "undecided": "not told apart from"}[str(row["outcome"])]
     size, p = _text(float(row["difference"]), signed=True), float(row["adjusted"])
     tested = "" if math.isnan(p) else "; p < 0.01" if p < 0.01 else f"; p = {p:.2f}"
-    return f"It is {said} a random module of the same size ({size}{tested})."
+    return f"It is {said} a random module of the same size ({size} {grounds.unit}{tested})."
 
 
 def remedy(grounds: Grounds) -> str:
