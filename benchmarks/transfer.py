@@ -188,9 +188,8 @@ def measure(
     scored = [each.blend.indicator for each in methods if each.blend is not None and each.needs_scores]
     methods += [Compared(module.name, Given(module), None) for module in others] if alone else []
     tasks = [protocol.drawn(task, seed) for seed in range(seeds)]
-    ranked = rank_draws(
-        tasks, pool, indicators={"mean": tuple(dict.fromkeys(scored))}, recipe=protocol.recipe, run=running
-    )
+    indicators = {"mean": tuple(dict.fromkeys(scored))}
+    ranked = rank_draws(tasks, [pool] * seeds, indicators=indicators, recipe=protocol.recipe, run=running)
     draws = [Draw(drawn, seed, pool, own.ranking) for seed, (drawn, own) in enumerate(zip(tasks, ranked, strict=True))]
     begun = begin_all(draws, methods, run=running)
     trials = [

@@ -109,7 +109,10 @@ def fit(
     license: Annotated[str, typer.Option(help="Licence of the tuned module, for its card.")] = "",  # noqa: A002
     retrieve: Annotated[
         int | None,
-        typer.Option(help="Of a larger hub, retrieve this many modules; default: all take part, and race."),
+        typer.Option(
+            help="Of a larger hub, retrieve this many modules by a short tuning; "
+            f"default: {DEFAULTS.retrieved} of more than {DEFAULTS.all_raced:,}, else all."
+        ),
     ] = None,
     test_rows: Annotated[
         int, typer.Option(help="Answer at most this many rows of the test split.")

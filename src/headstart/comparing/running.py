@@ -99,7 +99,8 @@ class Run:
         draws_text, methods_text = plural(len(draws), "draw"), plural(len(asked.methods), "method")
         self._stage(f"ranking {plural(len(self.pool.modules), 'module')} on {draws_text}", 1)
         try:
-            ranked = rank_draws(draws, self.pool, indicators=asked.indicators(), recipe=asked.recipe, run=run)
+            pools = [self.pool] * len(draws)
+            ranked = rank_draws(draws, pools, indicators=asked.indicators(), recipe=asked.recipe, run=run)
         except PlannedOnly as dry:
             raise dry.followed_by(self._later(draws, merges=True)) from None
         drawn = [

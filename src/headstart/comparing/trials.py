@@ -52,7 +52,7 @@ class Ranked:
 
 def rank_draws(
     draws: Sequence[Task],
-    pool: Pool,
+    pools: Sequence[Pool],
     *,
     indicators: Mapping[str, Sequence[str]],
     recipe: Recipe,
@@ -60,16 +60,16 @@ def rank_draws(
     ranker: Callable[..., Ranking] | None = None,
     first: int = 0,
 ) -> list[Ranked]:
-    """The pool's rankings of every draw; all are one graph, so that reference modules are tuned as lanes.
+    """The rankings of every draw's pool; all are one graph, so that reference modules are tuned as lanes.
 
     `indicators`: the specs to compute, by reduction. `run` runs units. `ranker`: ranks one draw after the other
     instead, such as by a race, whose rounds depend on each other; it takes what `rank` takes, and what its scores took
     is not known to `Ranked.spent`. `first`: the seed of the first draw, of which the others follow.
     """
     if ranker is not None:
-        return _one_by_one(draws, pool, indicators=indicators, ranker=partial(ranker, recipe=recipe), first=first)
+        return _one_by_one(draws, pools, indicators=indicators, ranker=partial(ranker, recipe=recipe), first=first)
     planned: list[dict[str, Scoring]] = []
-    for seed, draw in enumerate(draws, first):
+    for seed, (draw, pool) in enumerate(zip(draws, pools, strict=True), first):
         planned.append({})
         for reduction, specs in indicators.items():
             if specs:
@@ -81,7 +81,7 @@ def rank_draws(
     units: list[Unit] = [unit for draw in planned for scoring in draw.values() for unit in scoring.all_units()]
     found = run(units, raising=False)
     ranked = []
-    for scorings in planned:
+    for pool, scorings in zip(pools, planned, strict=True):
         rankings = {
             reduction: Ranking(pool.modules, scorings[reduction].table(found).reduce(reduction), (), None)
             if reduction in scorings
@@ -94,7 +94,7 @@ def rank_draws(
 
 def _one_by_one(
     draws: Sequence[Task],
-    pool: Pool,
+    pools: Sequence[Pool],
     *,
     indicators: Mapping[str, Sequence[str]],
     ranker: Callable[..., Ranking],
@@ -102,8 +102,9 @@ def _one_by_one(
 ) -> list[Ranked]:
     """The rankings of every draw, each made by `ranker`."""
     ranked = []
-    later = sum(map(len, indicators.values())) * len(pool.modules)
-    for seed, draw in enumerate(draws, first):
+    specs = sum(map(len, indicators.values()))
+    for place, (draw, pool) in enumerate(zip(draws, pools, strict=True)):
+        seed = first + place
         try:
             rankings = {
                 reduction: ranker(draw, pool.modules, pool.backbone, indicators=specs, reduction=reduction, seed=seed)
@@ -112,7 +113,7 @@ def _one_by_one(
                 for reduction, specs in indicators.items()
             }
         except PlannedOnly as dry:
-            rest = later * (len(draws) - 1 - (seed - first))
+            rest = specs * sum(len(each.modules) for each in pools[place + 1 :])
             raise (dry.followed_by({ScoreUnit.type: (rest, ())}) if rest else dry) from None
         ranked.append(Ranked(rankings, {}, None))
     return ranked

@@ -25,8 +25,8 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule, backbone_for
+from headstart.ranking.narrow import usual_list
 from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank, tell_left_out
-from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text, plural
 from headstart.tasks import TaskLike, as_task
@@ -94,8 +94,9 @@ def fit(
         license: of the module, for its card.
         decoding: as in `evaluate`.
         calibration: as in `tune`.
-        retrieve: of a larger hub, only so many modules take part, retrieved by `DEFAULTS.retrieve_by`; `None`: all. If
-            more than `DEFAULTS.all_scored` take part, they race.
+        retrieve: of a larger hub, only so many modules take part, retrieved by a reference module that is tuned on the
+            rows of train (for a fold, on those of the others); `None`: `DEFAULTS.retrieved` of a hub of more than
+            `DEFAULTS.all_raced`, else all. If more than `DEFAULTS.all_scored` take part, they race.
         test_rows: at most so many test rows are answered.
         seed: of the draw, the folds, fresh modules and the order of rows.
         store: where finished work is kept, so that a second run only reads it; `None` is the user's store, `False`
@@ -114,13 +115,11 @@ def fit(
     drawn = task if shots is None else task.few_shot(k=shots, seed=seed)
     base = checked_blend(as_blend(blend), task.card)
     modules, refused = load_modules(hub, backbone, progress=progress)
-    guarded = partial(
-        Guard.of, drawn, starts=starts, blend=base, folds=folds, held_out=held_out, recipe=chosen,
-        decoding=decoding, calibration=calibration, seed=seed,
+    guard = Guard.of(
+        drawn, pool_of(modules, base, backbone=backbone), starts=starts, blend=base, folds=folds, held_out=held_out,
+        recipe=chosen, decoding=decoding, calibration=calibration, seed=seed,
     )  # fmt: skip
-    pool = pool_of(modules, base, backbone=backbone)
-    few = None if retrieve is None or len(pool.modules) <= retrieve else retrieve
-    guard = guarded(pool)
+    large = LargeHub.of(len(guard.pool.modules), guard.methods, retrieve=retrieve)
     variants = plain_modules(modules)[1]
     tell_left_out(variants, progress)
     refused += variants
@@ -131,19 +130,13 @@ def fit(
     with Store.opened(store) as kept:
         clock = _Clock(progress)
         run = partial(run_units, store=kept, engine=engine, loaders=backbone_loaders(backbone), listener=clock)
-        listed = None if few is None else Retrieval(few, by=DEFAULTS.retrieve_by)
-        large = LargeHub.of(few or len(pool.modules))
         how: dict[str, Any] = {"store": kept, "engine": engine, "progress": clock}
-        ranker = partial(rank, **how) if large is None else large.ranker(**how)
-        ranked = partial(ranker, drawn, pool.modules, backbone, recipe=chosen, seed=seed, retrieve=listed)
-        if few is not None:  # until it is known which modules are retrieved, so many stand for them
-            guard = replace(guard, pool=replace(pool, modules=pool.modules[:few]))
-        made = _Fit(asked, guard, run, clock, here(engine), large, ranker)
-        rankings = made.rankings(ranked)
-        if few is not None:
-            left = _retrieved(next(iter(rankings.values())))
-            made = replace(made, guard=guarded(replace(pool, modules=left)))
-        found = made.fitted(rankings)
+        ranker = None if large is None else large.ranker(**how)
+        ranked = partial(
+            ranker or partial(rank, **how), drawn, guard.pool.modules, backbone, recipe=chosen, seed=seed,
+            retrieve=None if large is None else large.retrieval,
+        )  # fmt: skip
+        found = _Fit(asked, guard, run, clock, here(engine), large, ranker).fitted(ranked)
     return replace(found, record=replace(found.record, settings={**found.record.settings, "call": call}))
 
 
@@ -178,21 +171,20 @@ class _Fit:
     clock: _Clock
     merging: str
     large: LargeHub | None
-    ranker: Callable[..., Ranking]
-    """Ranks modules for a task; in a large hub, by a race."""
+    ranker: Callable[..., Ranking] | None
+    """Ranks modules for a task by a race, in a large hub."""
 
     @property
     def backbone(self) -> Backbone:
         """The frozen model."""
         return self.guard.pool.backbone
 
-    def fitted(self, rankings: Mapping[str, Ranking]) -> Fitted:
-        """All stages but the first. Raises `PlannedOnly` with what follows, where nothing is computed."""
+    def fitted(self, ranked: Callable[..., Ranking]) -> Fitted:
+        """All stages; `ranked` ranks on all rows. Raises `PlannedOnly` with what follows, where nothing is computed."""
+        rankings = self.rankings(ranked)
         self.clock.stage(f"guarding the starts on {plural(len(self.guard.folds), 'fold')}", 2)
         try:
-            verdict = self.guard.verdict(
-                self.run, merging=self.merging, ranker=None if self.large is None else self.ranker
-            )
+            verdict = self.guard.verdict(self.run, merging=self.merging, large=self.large, ranker=self.ranker)
         except PlannedOnly as dry:
             raise dry.followed_by(self.later()) from None
         return self.finished(rankings, verdict)
@@ -209,7 +201,10 @@ class _Fit:
                 for reduction, specs in wanted.items()
             }
         except PlannedOnly as dry:
-            raise dry.followed_by(_together(self.scores_later(), self.guard.later(merges=True), self.later())) from None
+            guard, large = self.guard, self.large
+            lists = {} if large is None else large.later(guard.folds, guard.pool, recipe=self.asked.recipe)
+            scores = guard.scores_later(large)
+            raise dry.followed_by(_together(lists, scores, guard.later(merges=True), self.later())) from None
 
     def finished(self, rankings: Mapping[str, Ranking], verdict: Verdict) -> Fitted:
         """The chosen start is tuned on all rows of train; the start that leads is made, for its weights."""
@@ -217,10 +212,11 @@ class _Fit:
         labels = {verdict.method, verdict.leader}
         methods = [method for method in self.guard.methods if method.label in labels]
         first = next(iter(rankings.values()))
-        names = {module.name for module in self.guard.pool.modules}
+        pool = replace(self.guard.pool, modules=_retrieved(first))
+        names = {module.name for module in pool.modules}
         pooled = {reduction: _of(ranking, names) for reduction, ranking in rankings.items()}
         draw = Draw(
-            self.asked.task, self.asked.seed, self.guard.pool,
+            self.asked.task, self.asked.seed, pool,
             lambda blend: pooled.get(blend.reduction, next(iter(pooled.values()))),
         )  # fmt: skip
         try:
@@ -248,11 +244,6 @@ class _Fit:
         """The modules, the best first."""
         by_name = {module.name: module for module in ranking.modules}
         return [by_name[name] for name in ranking.frame()["module"]]
-
-    def scores_later(self) -> Later:
-        """The scores on the folds, which follow those on all rows."""
-        specs = sum(len(each) for each in self.guard.indicators().values())
-        return {"score": (specs * len(self.guard.pool.modules) * len(self.guard.folds), ())} if specs else {}
 
     def later(self, *, merges: bool = True) -> Later:
         """What follows the guard: the last tuning, its tests, and the explanations."""
@@ -300,7 +291,9 @@ class _Fit:
         leader = beginnings.get(verdict.leader)
         notes = [*asked.task.notes, *tuned.notes, *filter(None, [tuned.advice])]
         if self.large is not None:
-            notes += self.large.notes(tuple(ranking.scores.values), len(scoring_examples(asked.task, seed=asked.seed)))
+            rows = len(scoring_examples(asked.task, seed=asked.seed))
+            by = usual_list(self.guard.pool.modules, asked.task)
+            notes += self.large.notes(tuple(ranking.scores.values), rows, by=by)
         if leader is not None and leader.start is not None:
             notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
         settings = self.settings(ranking, tuned=tuned, tested=tested, bare=bare, unit=verdict.unit)
@@ -315,7 +308,7 @@ class _Fit:
         asked, backbone, guard = self.asked, self.backbone, self.guard
         return {
             "backbone": backbone.name, "backbone_place": backbone.place, "fingerprint": backbone.fingerprint.weights,
-            "modules": len(ranking.modules), "retrieved": len(guard.pool.modules),
+            "modules": len(ranking.modules), "retrieved": len(_retrieved(ranking)),
             "blend": asked.blend.model_dump(mode="json", exclude_defaults=True) | {"rule": asked.blend.rule},
             "indicator": next(iter(ranking.scores.values), ""), "bare": bare,
             "chance": chance([*asked.task.train, *asked.task.dev], asked.task.card.metric)["score"],

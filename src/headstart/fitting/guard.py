@@ -27,7 +27,9 @@ from headstart.evaluating.loss_unit import NATS, SQUARES
 from headstart.events import Listener
 from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.folds import folds_of
+from headstart.fitting.large import LargeHub
 from headstart.fitting.verdict import Held, Verdict, decide_start
+from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import AnyModule, backbone_for
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, require_defined
 from headstart.tasks import Task, TaskLike, as_task
@@ -160,24 +162,35 @@ class Guard:
         return cls(task, tuple(cut), held_out, pool, tuple(methods), blend, recipe, decoding, calibration, seed)
 
     def verdict(
-        self, run: Callable[..., Results], *, merging: str, ranker: Callable[..., Ranking] | None = None
+        self,
+        run: Callable[..., Results],
+        *,
+        merging: str,
+        large: LargeHub | None = None,
+        ranker: Callable[..., Ranking] | None = None,
     ) -> Verdict:
         """Score, merge and tune on every fold, and decide; `run` runs units, `merging` is the engine for merges.
 
-        `ranker`: ranks the modules on the rows of a fold in another way than by scoring all of them; see `rank_draws`.
-        Raises `PlannedOnly` where `run` computes nothing.
+        `large`: which modules take part in a fold, by its rows; `None`: all. `ranker`: ranks them on these rows in
+        another way than by scoring all; see `rank_draws`. Raises `PlannedOnly` where `run` computes nothing.
         """
         first = self.seed * len(self.folds)  # each fold of each seed has a seed of its own
+        pools = [self.pool] * len(self.folds)
+        try:
+            if large is not None:
+                pools = large.pools(self.folds, self.pool, recipe=self.recipe, run=run, first=first)
+        except PlannedOnly as dry:
+            raise dry.followed_by(self.scores_later(large)).followed_by(self.later(merges=True)) from None
         try:
             ranked = rank_draws(
-                self.folds, self.pool, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker,
+                self.folds, pools, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker,
                 first=first,
             )  # fmt: skip
         except PlannedOnly as dry:
             raise dry.followed_by(self.later(merges=True)) from None
         draws = [
-            Draw(fold, seed, self.pool, own.ranking)
-            for seed, (fold, own) in enumerate(zip(self.folds, ranked, strict=True), first)
+            Draw(fold, seed, pool, own.ranking)
+            for seed, (fold, pool, own) in enumerate(zip(self.folds, pools, ranked, strict=True), first)
         ]
         try:
             begun = begin_all(draws, self.methods, run=partial(run, engine=merging))
@@ -212,6 +225,12 @@ class Guard:
             reduction: tuple(sorted(specs, key=lambda spec: (reduction, spec) != (self.blend.reduction, usual)))
             for reduction, specs in asked.items()
         }
+
+    def scores_later(self, large: LargeHub | None) -> dict[str, tuple[int, Sequence[Unit]]]:
+        """The scores on the folds, for a dry run."""
+        specs = sum(len(each) for each in self.indicators().values())
+        scored = len(self.pool.modules) if large is None else large.size
+        return {ScoreUnit.type: (specs * scored * len(self.folds), ())} if specs else {}
 
     def later(self, *, merges: bool) -> dict[str, tuple[int, Sequence[Unit]]]:
         """What follows the scores, or the merges: how many units of each type, and some that they are like."""

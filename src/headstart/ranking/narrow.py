@@ -8,16 +8,17 @@ from headstart.indicators import Indicator
 from headstart.indicators.engine import check_request, chosen_indicators
 from headstart.indicators.table import Scores, ScoreTable
 from headstart.indicators.unit import ScoreUnit
-from headstart.kinds import Module
+from headstart.kinds import AnyModule, Module
 from headstart.ranking.race import Race
 from headstart.ranking.retrieve import Retrieval, joined
 from headstart.ranking.rounds import FINALIST, RETRIEVED_OUT, Standing, race_rounds
 from headstart.ranking.scorer import Scorer, passes
 from headstart.ranking.scoring import commonest, needs_reference
 from headstart.showing import plural
-from headstart.tasks import Example
+from headstart.tasks import Example, Task
+from headstart.tuning.unit import TuneUnit
 
-__all__ = ["Narrowed", "Spent", "narrow"]
+__all__ = ["Narrowed", "Spent", "narrow", "usual_list"]
 
 USUAL, OF_LORA = "tupate", "similarity:embedding=gram"
 """What modules are retrieved by if nothing is said, the second where the reference module is LoRA: the best of the
@@ -89,14 +90,8 @@ def _retrieve(
     scorer: Scorer, examples: Sequence[Example], retrieval: Retrieval, indicators: Sequence[Indicator]
 ) -> tuple[list[int], dict[int, Standing]]:
     """Places of the modules that are retrieved, and the standings of the others."""
-    every, by = range(len(scorer.modules)), list(retrieval.by)
-    if not by:
-        tunable = bool(scorer.task.splits.get("train")) and any(not module.only_ranked for module in scorer.modules)
-        given = scorer.reference
-        shaping = given if isinstance(given, Module) else commonest(scorer.modules)
-        compared = OF_LORA if shaping is not None and shaping.kind == "lora" else USUAL
-        by = [compared if tunable or scorer.reference is not None else UNCOMPARED]
-    chosen = chosen_indicators(by)
+    every = range(len(scorer.modules))
+    chosen = chosen_indicators(retrieval.by or (usual_list(scorer.modules, scorer.task, scorer.reference),))
     check_request(chosen, examples)
 
     def later() -> list[ScoreUnit]:
@@ -112,6 +107,14 @@ def _retrieve(
         if rank > retrieval.keep
     }
     return sorted(order[: retrieval.keep]), out
+
+
+def usual_list(modules: Sequence[AnyModule], task: Task, reference: Module | TuneUnit | None = None) -> str:
+    """What modules are retrieved by for a task if nothing is said; `reference`, if it is known before."""
+    shaping = reference if isinstance(reference, Module) else commonest(modules)
+    if reference is None and (shaping is None or not task.splits.get("train")):
+        return UNCOMPARED
+    return OF_LORA if shaping is not None and shaping.kind == "lora" else USUAL
 
 
 def _scores(
