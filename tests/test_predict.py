@@ -251,7 +251,9 @@ def test_evaluate_on_the_command_line(
     table = run(*command, "--calibration", "none")
     assert f"reviews, test: ACC {expected.uncalibrated_score:.4f} on 12 rows (95 % interval over rows 0." in table.out
     assert "), answers chosen among options; loss " in table.out
-    assert "For comparison: chance 0.5000, majority 0.5000." in table.out
+    assert "For comparison: chance 0.5000, majority 0.5000; the bare backbone by the same command with --bare." in (
+        " ".join(table.out.split())
+    )
     assert "target / prediction" in table.out
     assert "Reused 1 evaluate unit from the store" in table.err
     bare = run("evaluate", "none", *here["task"], *here["on"], "--split", "dev", "--json").data
@@ -292,7 +294,13 @@ def test_another_file_is_evaluated_as_the_module_was_tuned(
     other = run(*command, "--input", "number", "--target", "team", "--json")
     assert "is read as" not in other.err, "what the command line says goes first"
     in_python = evaluate(mine, tmp_path / "gold.csv", llama, store=False)
-    assert sorted(in_python.frame()["input"]) == sorted(gold["ticket"]), "Python reads the file in the same way"
+    assert list(in_python.frame()["input"]) == list(gold["ticket"]), "and evaluates its rows in their order"
+    bare = run(*command, "--bare", "--json").data
+    alone = Task.load(tmp_path / "gold.csv", input="{ticket}", target="{team}", labels=["good", "bad"])
+    layout = load_module(mine).card.text_format
+    expected = evaluate(None, alone, llama, split="all", text_format=layout, store=False)
+    assert (bare["rows"], bare["answer_loss"]) == (20, expected.answer_loss)
+    assert evaluate(mine, tmp_path / "gold.csv", llama, bare=True, store=False) == expected
     rows.to_csv(tmp_path / "new.csv", index=False)
     ended = run("evaluate", mine, tmp_path / "new.csv", *here["on"])
     assert_mistake(ended, "has no column 'team', which held the answers when 'ada' was tuned", "headstart predict")

@@ -66,6 +66,9 @@ def evaluate(
         ),
     ] = None,
     decoding: Annotated[str, typer.Option(help="auto, options (by likelihood) or generate (greedy).")] = "auto",
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Score the bare backbone in place of MODULE, on the rows that MODULE gets.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV file to write, one line per row; it must not exist.")
     ] = None,
@@ -88,7 +91,7 @@ def evaluate(
         units = UnitCount(listener)
         found = run(
             given, data, model, split=split, decoding=decoding, calibration=calibration, store=work.store,
-            text_format=layout.text_format(given.card.text_format if given else None), engine=work.engine,
+            text_format=layout.text_format(given.card.text_format if given else None), bare=bare, engine=work.engine,
             progress=units,
         )  # fmt: skip
     if output is not None:
@@ -98,7 +101,8 @@ def evaluate(
         print_json(_facts(found, data, split) | {"baselines": lines, "units": units.to_json()})
         return
     others = len(data.rows("all")) - len(data.rows(split)) if Path(task.task).expanduser().is_file() else 0
-    _print(found, data, split, lines, others=others, bare=given is None and calibration is None)
+    bare = bare or given is None
+    _print(found, data, split, lines, others=others, bare=bare, uncalibrated=bare and calibration is None)
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()
@@ -146,7 +150,14 @@ def _facts(found: "Evaluation", task: "Task", split: str) -> dict[str, Any]:
 
 
 def _print(
-    found: "Evaluation", task: "Task", split: str, baselines: dict[str, float], *, others: int, bare: bool
+    found: "Evaluation",
+    task: "Task",
+    split: str,
+    baselines: dict[str, float],
+    *,
+    others: int,
+    bare: bool,
+    uncalibrated: bool,
 ) -> None:
     from headstart.reports.console import print_table
 
@@ -159,15 +170,18 @@ def _print(
     )
     if others:
         print_line(f"The file's other {plural(others, 'row')} were not scored; --split all scores every row.")
-    if bare and found.decoding == "options":
+    if uncalibrated and found.decoding == "options":
         print_line("Likelihoods are compared as they are; --calibration auto calibrates them, as tuned modules are.")
     if found.calibration.method != "none":
         print_line(
             f"Calibrated ({found.calibration.method}: {CALIBRATIONS[found.calibration.method]}); without calibration, "
             f"{found.metric} {found.uncalibrated_score:.4f}."
         )
-    if baselines:
-        print_line("For comparison: " + ", ".join(f"{name} {score:.4f}" for name, score in baselines.items()) + ".")
+    beside = [", ".join(f"{name} {score:.4f}" for name, score in baselines.items())] if baselines else []
+    if not bare and found.decoding != "head":
+        beside.append("the bare backbone by the same command with --bare")
+    if beside:
+        print_line(f"For comparison: {'; '.join(beside)}.")
     if found.classes:
         print_line("")
         print_table(found.per_class(), console(), title="Each class")

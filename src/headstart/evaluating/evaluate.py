@@ -42,6 +42,7 @@ def evaluate(
     decoding: str = "auto",
     calibration: str | None = None,
     text_format: TextFormat | None = None,
+    bare: bool = False,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -63,6 +64,8 @@ def evaluate(
             dev split; `None` is the one on the module's card, else none. "batch" and "auto" read inputs of dev and
             train.
         text_format: text layout and cut lengths; `None` is that on the module's card, else the standard.
+        bare: evaluate the bare backbone in place of the module, on the rows and in the layout that the module gets, and
+            without the module's calibration.
         store: where the result is kept; `None` is the user's store, `False` keeps nothing.
         engine: where it is computed: "serial", or "processes=N".
         progress: hears how far it is.
@@ -90,11 +93,13 @@ def evaluate(
     backbone = backbone_for(loaded, backbone)
     check_decoding(decoding, backbone)
     measure = METRICS[metric or task.card.metric].name
+    layout = text_format or (card and card.text_format) or TextFormat()
+    if bare:
+        loaded = card = None
     if loaded is None and backbone.is_encoder:
         raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; give a tuned module")
     if loaded is not None:
         loaded.check(backbone)
-    layout = text_format or (card and card.text_format) or TextFormat()
     rows = Content(task.rows(split), task.fingerprint(split))
     unit = EvaluateUnit(
         BackboneInput.of(backbone, layout), loaded, rows, measure, decoding, layout,

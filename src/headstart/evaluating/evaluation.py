@@ -160,8 +160,8 @@ class Evaluation:
     def frame(self) -> pd.DataFrame:
         """One line per row: where it was read, input, target, prediction, whether it is right, and two losses in nats.
 
-        Rows stand in the order of their splits, train, dev and test, which is not that of a table that was cut into
-        these: `where` says which row it is there, counted from 1 (of a CSV, the line; the header is the first).
+        Rows stand in the order in which they were read: if all rows of a table are evaluated, in that of the table.
+        `where` says which row it is there, counted from 1 (of a CSV, the line; the header is the first).
 
         `answer_loss` is that of the right answer among the options, as calibrated (see `answer_losses`); `loss` is that
         of the target's text, summed over its tokens.

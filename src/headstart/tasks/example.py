@@ -53,12 +53,13 @@ class Example:
             neither `to_json` nor the key of a unit counts it.
         where: where the row was read, for people: "tickets.csv, line 2"; "" if it was read nowhere. Rows that differ in
             it alone are equal.
+        position: how many rows were read before it, in all tables of its task; what was said of `where` holds for it.
 
     >>> Example("Is water wet?", ("yes",), ("no", "yes")).target
     'yes'
     """
 
-    uncounted: ClassVar[frozenset[str]] = frozenset({"group", "where"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"group", "where", "position"})
 
     input: str
     outputs: tuple[str, ...]
@@ -66,6 +67,7 @@ class Example:
     pair: tuple[int, int] | None = None
     group: str | None = None
     where: str = field(default="", compare=False, repr=False)
+    position: int = field(default=0, compare=False, repr=False)
 
     @property
     def text(self) -> Text:

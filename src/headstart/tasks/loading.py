@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 from headstart.errors import TaskError
@@ -53,9 +53,18 @@ def load_task(located: Located, *, wishes: Wishes, seed: int) -> Loaded:
     )
     _check_labels(_all(tables), settled.card)
     card, chosen, notes = _answers(settled, tables)
+    position = count()
     examples = {
         split: tuple(
-            Example(row.input, row.outputs, options_of(row, card, source=chosen), row.pair, row.group, row.where)
+            Example(
+                row.input,
+                row.outputs,
+                options_of(row, card, source=chosen),
+                row.pair,
+                row.group,
+                row.where,
+                next(position),
+            )
             for row in rows
         )
         for split, rows in tables.items()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from headstart.errors import SettingError, TaskError, of_type
@@ -172,9 +173,12 @@ class Task:
         return self.rows("test")
 
     def rows(self, split: str) -> tuple[Example, ...]:
-        """The rows of `split`, or of "all" splits. If it is missing, raises `TaskError`, which names the others."""
+        """The rows of `split`, or of "all" splits in the order in which they were read.
+
+        If it is missing, raises `TaskError`, which names the others.
+        """
         if split == EVERY and self.splits and split not in self.splits:
-            return tuple(row for rows in self.splits.values() for row in rows)
+            return tuple(sorted(chain.from_iterable(self.splits.values()), key=lambda row: row.position))
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
             from_train = f", or draw few rows with {FEW}, which takes dev from train" if split == "dev" else ""
