@@ -319,6 +319,8 @@ def test_the_folder_of_a_fit_holds_the_module_its_page_and_the_record(fitted: Fi
     names = {path.name for path in (tmp_path / "made").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "report.html", "fit.json"} <= names
     assert json.loads((tmp_path / "made" / "fit.json").read_text())["choice"] == "abstain"
+    assert "headstart predict made new-rows.csv" in (tmp_path / "made" / "report.html").read_text(encoding="utf-8")
+    assert fitted.record.settings["dev_score"] == fitted.module.card.score, "calibrated, as on the card"
     with pytest.raises(OutputError, match="already exists"):
         write_report(fitted, tmp_path / "made")
 

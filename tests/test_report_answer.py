@@ -81,6 +81,17 @@ def test_a_command_is_shown_in_place_of_its_call() -> None:
     assert "hs.compare(" not in page
 
 
+def test_what_to_try_next_stands_beside_what_to_do_now_and_not_among_the_notes() -> None:
+    said = "Tune for longer: --set max_steps=32."
+    record = in_python(advice=said)
+    page = fit_page(replace(record, notes=(*record.notes, said)), folder="mine")
+    now = page[page.index("What to do now") : page.index("What the guard found")]
+    assert "<code>headstart predict mine new-rows.csv</code>" in now
+    assert f"<dd>{said}</dd>" in now
+    assert page.count(said) == 1
+    assert "dev was drawn from train" in page
+
+
 def test_an_old_record_has_neither() -> None:
     assert "<summary>Settings</summary>" in fit_page(in_python())
 

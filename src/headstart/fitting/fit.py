@@ -317,7 +317,7 @@ class _Fit:
             "held_out": sum(len(fold.test) for fold in guard.folds), "loss_unit": unit,
             "seed": asked.seed, "recipe": asked.recipe.model_dump(mode="json"), "decoding": guard.decoding,
             "calibration": guard.calibration, "rank": tuned.module.card.rank,
-            "best_step": tuned.best.step, "dev_score": tuned.best.dev_score,
+            "best_step": tuned.best.step, "dev_score": tuned.module.card.score, "advice": tuned.advice,
             "dev_loss": tuned.best.dev_loss, "device": str(backbone.device),
             "dtype": str(backbone.dtype).removeprefix("torch."), "headstart": version("headstart"),
             "score_low": tested.interval[0], "score_high": tested.interval[1],

@@ -33,13 +33,17 @@ __all__ = ["fit_values"]
 _OUTCOMES: Mapping[str, str] = {"win": "better", "loss": "worse", "undecided": "undecided"}
 
 
-def fit_values(record: FitRecord) -> dict[str, Any]:
-    """Everything that the template of a fit's page shows."""
+ELSEWHERE = ("command", "call", "advice")
+"""Settings that the page shows outside its table of settings."""
+
+
+def fit_values(record: FitRecord, *, folder: str) -> dict[str, Any]:
+    """Everything that the template of a fit's page shows; `folder`: what the module's folder is called."""
     return {
         "task": record.task,
         "metric": record.task.metric,
         "facts": _facts(record),
-        "answer": _answer(record),
+        "answer": _answer(record, folder=folder),
         "guard": _guard(record),
         "ranking": _ranking(record),
         "curves": _curves(record),
@@ -49,13 +53,13 @@ def fit_values(record: FitRecord) -> dict[str, Any]:
         "settings": frame_cells(_settings(record)),
         "command": record.settings.get("command", ""),
         "call": record.settings.get("call", ""),
-        "notes": record.notes,
+        "notes": [note for note in record.notes if note != record.settings.get("advice")],
     }
 
 
 def _settings(record: FitRecord) -> pd.DataFrame:
     """All but the call, and the shape of a fresh module: every start of a fit has that of the hub's modules."""
-    told = flat_settings({key: value for key, value in record.settings.items() if key not in ("command", "call")})
+    told = flat_settings({key: value for key, value in record.settings.items() if key not in ELSEWHERE})
     return told[~told["setting"].astype(str).str.startswith("recipe.shape")]
 
 
@@ -77,7 +81,7 @@ def _none(record: FitRecord) -> str:
     return "the best start by its loss answers fewer rightly"
 
 
-def _answer(record: FitRecord) -> dict[str, Any]:
+def _answer(record: FitRecord, *, folder: str) -> dict[str, Any]:
     """The verdict, the score of what was saved, and what to do now."""
     used, (low, high) = record.choice == "use", record.score_interval
     row = record.contrast(record.leader, SCRATCH)
@@ -97,7 +101,8 @@ def _answer(record: FitRecord) -> dict[str, Any]:
         "score": fixed_text(record.score, 3),
         "interval": "" if math.isnan(low) else f"{low:.3f} to {high:.3f}",
         "rows": f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state"),
-        "use": "headstart predict MODULE new-rows.csv",
+        "use": f"headstart predict {folder} new-rows.csv",
+        "advice": record.settings.get("advice", ""),
     }
 
 

@@ -64,12 +64,12 @@ def _write_fit(fitted: Fitted, folder: Path) -> None:
             path.rename(staging / path.name)
         saved.rmdir()
         (staging / "fit.json").write_text(fitted.record.to_json(), encoding="utf-8")
-        (staging / "report.html").write_text(fit_page(fitted.record), encoding="utf-8")
+        (staging / "report.html").write_text(fit_page(fitted.record, folder=folder.name), encoding="utf-8")
 
 
-def fit_page(record: FitRecord) -> str:
-    """The page of a fit, which loads nothing and runs no script."""
-    return _environment().get_template("fit.html.j2").render(fit_values(record))
+def fit_page(record: FitRecord, *, folder: str = "MODULE") -> str:
+    """The page of a fit, which loads nothing and runs no script; `folder`: what the module's folder is called."""
+    return _environment().get_template("fit.html.j2").render(fit_values(record, folder=folder))
 
 
 def _write_comparison(comparison: Comparison, folder: Path) -> None:
