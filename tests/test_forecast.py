@@ -12,14 +12,17 @@ from headstart.backbones.encoding import TextFormat
 from headstart.backbones.load import load_of, tokens_of
 from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE
-from headstart.tasks import Example
+from headstart.indicators import make_indicator
+from headstart.ranking.rank import load_modules, rank
+from headstart.ranking.scorer import passes
+from headstart.tasks import Example, Task
 from headstart.units import Store, foresee
 from headstart.units import run as run_units
 from headstart.units.forecast import DRY_RUN, SPEEDS, Expected, Forecast, PlannedOnly
 from program import QUICK, Run, assert_mistake
 from toy_units import Square, Total
 
-pytest_plugins = ["cli_helper"]
+pytest_plugins = ["cli_helper", "small_road"]
 
 
 class TestForecast:
@@ -93,6 +96,33 @@ class TestLoad:
         assert 1e5 < found < 1e15
         assert measure() == found, "it is measured once"
 
+    def test_what_only_compares_parameters_reads_nothing(self, task: Task, hub: Hub, llama: Backbone) -> None:
+        modules, _ = load_modules(hub, llama)
+
+        def tokens(*indicators: str) -> int:
+            planned = foresee(
+                lambda **more: rank(
+                    task, modules, llama, indicators=indicators, reference=modules[0], store=False, **more
+                )
+            )
+            return planned.tokens
+
+        assert tokens("weight_cosine", "similarity:embedding=gram") == 0
+        assert tokens("loss", "weight_cosine") == tokens("loss") > 0
+        assert passes([make_indicator("similarity"), make_indicator("performance:m=2")], 4) == 0
+        assert passes([make_indicator("similarity"), make_indicator("loss"), make_indicator("arrow")], 4) == 5
+
+    def test_seconds_of_a_comparison_of_parameters_tell_nothing_about_passes(
+        self, task: Task, hub: Hub, llama: Backbone, tmp_path: Path
+    ) -> None:
+        store = Store(tmp_path)
+        rank(task, hub, llama, indicators="weight_cosine", reference=hub["ada"].load(), store=store)
+        (by_loss,) = foresee(lambda **more: rank(task, hub, llama, indicators="loss", store=store, **more)).expected
+        assert (by_loss.compute, by_loss.measured) == (4, 0)
+        rank(task, hub, llama, indicators="loss", store=store)
+        (by_cosine,) = foresee(lambda **more: rank(task, hub, llama, indicators="cosine", store=store, **more)).expected
+        assert by_cosine.measured == 4, "the four by loss"
+
 
 EXPECTED = {
     "rank": {("score", False): 4},
@@ -153,7 +183,7 @@ def test_after_a_run_the_store_has_it_all(run: Run, here: dict[str, list[str]], 
     data = run(*words, "--dry-run", "--json").data
     assert {each["type"]: (each["compute"], each["stored"]) for each in data["units"]} == {"score": (0, 4)}
     assert data["minutes"] == [0, 0]
-    more = {each["type"]: each for each in run(*words, "-i", "tupate,cosine", "--dry-run", "--json").data["units"]}
+    more = {each["type"]: each for each in run(*words, "-i", "kl,cosine", "--dry-run", "--json").data["units"]}
     assert (more["score"]["compute"], more["score"]["stored"], more["score"]["measured"]) == (4, 4, 4)
     assert (more["tune"]["compute"], more["tune"]["later"]) == (1, False), "the reference module's key is known"
 

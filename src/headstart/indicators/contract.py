@@ -60,6 +60,10 @@ class Need(StrEnum):
     """Some steps of tuning every module on the new task."""
 
 
+RUNS = frozenset({Need.PREDICTIONS, Need.GRADIENTS, Need.HIDDEN_STATES, Need.OPTIONS})
+"""What is computed by running the modules on rows."""
+
+
 @dataclass(frozen=True)
 class Indicator(Specified, ABC):
     """A score of one module for one task; higher = more similar. A frozen dataclass: its fields are its parameters.

@@ -10,9 +10,9 @@ import pandas as pd
 from headstart.backbones import Backbone, BackboneInput, TextFormat
 from headstart.backbones.load import load_of, tokens_of
 from headstart.backbones.source import RESOURCE
-from headstart.errors import HeadstartError, ModuleError
+from headstart.errors import HeadstartError, ModuleError, SettingError
 from headstart.formats import StoredModule
-from headstart.indicators.contract import AfterSteps, Need, Trial
+from headstart.indicators.contract import RUNS, AfterSteps, Need, Trial
 from headstart.indicators.engine import score_table
 from headstart.indicators.parsing import make_indicator
 from headstart.indicators.table import COLUMNS, WHOLE, ScoreTable
@@ -86,12 +86,26 @@ class ScoreUnit(Unit):
         return Need.BASE_PASS in make_indicator(self.indicator).needs
 
     def load(self, context: Context) -> Load:
-        """One pass over the examples, which all indicators of a module share; a pass of the bare one, all modules."""
+        """One pass over the examples, which all indicators of a module share; a pass of the bare one, all modules.
+
+        Nothing is read for what only compares parameters.
+        """
         backbone: Backbone = context.resource(RESOURCE)
+        needs = make_indicator(self.indicator).needs
+        if not needs & (RUNS | {Need.BASE_PASS}):
+            return Load(device=backbone.device.type)
         tokens = tokens_of(self.examples.value, backbone, self.text_format)
-        back = Need.GRADIENTS in make_indicator(self.indicator).needs
+        back = Need.GRADIENTS in needs
         load = load_of(backbone, forward=0 if back else tokens, both=tokens if back else 0)
         return replace(load, shared=("" if self._bare else self.module.digest(), self.examples.digest()))
+
+    @classmethod
+    def pace_of(cls, inputs: Mapping[str, Any]) -> Hashable:
+        """What is computed with the module; `None` for an indicator of a plug-in that is no longer there."""
+        try:
+            return make_indicator(inputs["indicator"]).needs & (RUNS | {Need.BASE_PASS})
+        except SettingError:
+            return None
 
     def batch_key(self) -> Hashable:
         """Modules are scored together on the same examples, by all indicators in one pass."""

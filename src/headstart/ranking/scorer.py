@@ -7,6 +7,7 @@ from headstart.backbones import Backbone, TextFormat, backbone_loaders
 from headstart.backbones.load import tokens_of
 from headstart.events import Listener, Note
 from headstart.indicators import Indicator, Need
+from headstart.indicators.contract import RUNS
 from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import AnyModule, Module
@@ -102,5 +103,4 @@ class Scorer:
 def passes(indicators: Sequence[Indicator], modules: int) -> int:
     """How often the backbone reads every row for the values of so many modules; the bare backbone reads them once."""
     needs = frozenset[Need]().union(*(one.needs for one in indicators))
-    runs = needs - {Need.PARAMETERS, Need.REFERENCE, Need.BASE_PASS}
-    return (modules if runs else 0) + (Need.BASE_PASS in needs)
+    return (modules if needs & RUNS else 0) + (Need.BASE_PASS in needs)

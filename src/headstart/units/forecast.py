@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -170,7 +170,7 @@ class _Judge:
 
     store: Store
     context: WorkerContext
-    _speeds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    _speeds: dict[tuple[str, str], dict[Hashable, list[float]]] = field(default_factory=dict)
 
     def expect(self, units: Sequence[Unit], count: int) -> Expected:
         """What `count` units like these take, all of one type."""
@@ -182,10 +182,14 @@ class _Judge:
         tokens = round(share * sum(load.tokens for load in loads.values()))
         found = Expected(units[0].type, count, tokens=tokens, device=next(load.device for load in loads.values()))
         rates = self._rates(units[0])
-        if rates:
-            seconds = share * statistics.median(rates) * sum(unit.size_of(unit.inputs) for unit in units)
+        sizes: dict[Hashable, float] = {}
+        for unit in units:
+            pace = unit.pace_of(unit.inputs)
+            sizes[pace] = sizes.get(pace, 0.0) + unit.size_of(unit.inputs)
+        if sizes.keys() <= rates.keys():
+            seconds = share * sum(statistics.median(rates[pace]) * size for pace, size in sizes.items())
             limits = (seconds * SPREAD[0], seconds * SPREAD[1])
-            return replace(found, seconds=limits, measured=len(rates))
+            return replace(found, seconds=limits, measured=sum(len(rates[pace]) for pace in sizes))
         work = share * sum(load.operations for load in loads.values())
         measure = next((load.speed for load in loads.values() if load.speed and load.operations), None)
         if measure is None:
@@ -195,15 +199,16 @@ class _Judge:
         low, high = (work / speed * spread for spread in SPREAD_OF_A_PASS)
         return replace(found, seconds=(low, high), speed=speed)
 
-    def _rates(self, like: Unit) -> list[float]:
-        """Seconds of each earlier unit of this type on this backbone and device, by their size."""
+    def _rates(self, like: Unit) -> dict[Hashable, list[float]]:
+        """Seconds of each earlier unit of this type on this backbone and device, by their size; by pace."""
         backbone = json.dumps(like.inputs.get("backbone"), sort_keys=True)
         if (like.type, backbone) not in self._speeds:
-            self._speeds[like.type, backbone] = [
-                entry.seconds / like.size_of(entry.inputs)
-                for entry in self.store.entries(type=like.type)
-                if json.dumps(entry.inputs.get("backbone"), sort_keys=True) == backbone and entry.seconds > 0
-            ]
+            found: dict[Hashable, list[float]] = {}
+            for entry in self.store.entries(type=like.type):
+                if json.dumps(entry.inputs.get("backbone"), sort_keys=True) == backbone and entry.seconds > 0:
+                    rate = entry.seconds / like.size_of(entry.inputs)
+                    found.setdefault(like.pace_of(entry.inputs), []).append(rate)
+            self._speeds[like.type, backbone] = found
         return self._speeds[like.type, backbone]
 
 

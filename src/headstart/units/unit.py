@@ -152,6 +152,12 @@ class Unit(ABC):
         del inputs
         return 1.0
 
+    @classmethod
+    def pace_of(cls, inputs: Mapping[str, Any]) -> Hashable:
+        """What units of this type have in common whose seconds tell something about each other."""
+        del inputs
+        return None
+
     @abstractmethod
     def compute(self, context: Context) -> Result:
         """Do the work. Raise `HeadstartError` for what a user can fix; after other errors, the unit is tried again."""
