@@ -91,9 +91,9 @@ class LargeHub:
 
         These tunings are lanes of one run. `first`: the seed of the first draw, of which the others follow.
         """
-        if self.retrieval is None:
-            return [pool] * len(draws)
         pools = [pool] * len(draws)
+        if self.retrieval is None:
+            return pools
         lists = {"mean": (usual_list(pool.modules, draws[0]),)}
         ranked = rank_draws(draws, pools, indicators=lists, recipe=recipe, run=run, first=first)
         return [replace(pool, modules=self._first(each.by_reduction["mean"])) for each in ranked]
