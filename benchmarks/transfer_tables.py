@@ -237,9 +237,41 @@ def overall(whole: pd.DataFrame, *, over: str = "scratch") -> str:
     lines = [f"| start | mean gain (95 % over targets) | targets above {over} |", "|---|---:|---:|"]
     paired = whole.sub(whole[over], axis=0).round(9)
     for source, own in paired.drop(columns=["scratch", over], errors="ignore").dropna(axis=1).items():
-        half = float(stdtrit(len(own) - 1, 0.975)) * own.std() / math.sqrt(len(own))
-        interval = f"{own.mean():.3f} ({own.mean() - half:.3f} to {own.mean() + half:.3f})"
-        lines.append(f"| {source} | {interval} | {int((own > 0).sum())} of {len(own)} |")
+        lines.append(f"| {source} | {_interval(own)} | {int((own > 0).sum())} of {len(own)} |")
+    return "\n".join(lines)
+
+
+def _interval(own: pd.Series) -> str:
+    """The mean over targets, with Student's interval."""
+    half = float(stdtrit(len(own) - 1, 0.975)) * own.std() / math.sqrt(len(own))
+    return f"{own.mean():.3f} ({own.mean() - half:.3f} to {own.mean() + half:.3f})"
+
+
+def pairs(asked: argparse.Namespace) -> None:
+    """Print what modules give in one table more than those of the same names in another."""
+    first, second = (pd.read_parquet(path) for path in (asked.first, asked.second))
+    for reading in READINGS:
+        print(f"### {READINGS[reading][2]}, calibration auto\n")
+        before, after = (gains(each, reading=reading, calibration="auto") for each in (first, second))
+        print(differences(before, after), "\n")
+
+
+def differences(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """A line per source in both: its gain over scratch before and after, and the difference; then the mean source.
+
+    Gains are paired by target, and each is over the scratch of its own table.
+    """
+    sources = [name for name in map(str, after) if name in before and not _no_module(name)]
+    targets = [name for name in after.index if name in before.index]
+    lines = [
+        "| start | gain before | after | difference (95 % over targets) | targets above |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, kept in [*((source, [source]) for source in sources), ("mean", sources)]:
+        old, new = (each.loc[targets, kept].mean(axis=1) for each in (before, after))
+        more = (new - old).round(9)
+        cells = [f"{old.mean():.3f}", f"{new.mean():.3f}", _interval(more), f"{int((more > 0).sum())} of {len(more)}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -281,6 +313,10 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     showing.add_argument("--draws", type=int, help="only the scores of the first so many draws of a target")
     showing.add_argument("--readings", default="score,choice")
     showing.add_argument("--over", default="scratch", help="which start the mean gains are over (scratch)")
+    pairing = verbs.add_parser("pairs", help="compare what modules of the same names give in two tables")
+    pairing.set_defaults(run=pairs)
+    pairing.add_argument("first", type=Path, help="what benchmarks/transfer.py wrote")
+    pairing.add_argument("second", type=Path, help="the same of other modules of these names")
     return parser.parse_args(words)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from benchmarks import transfer_limited
 from benchmarks.transfer import KEY, choice_loss, main, module_folders, parsed
-from benchmarks.transfer_tables import gains, joined, matrix, overall, worth
+from benchmarks.transfer_tables import differences, gains, joined, matrix, overall, worth
 from benchmarks.transfer_tables import main as tables
 
 from headstart.backbones import Backbone
@@ -230,3 +230,14 @@ def test_the_mean_gain_has_an_interval_over_targets() -> None:
     assert overall(whole).splitlines()[2:] == ["| average | 0.200 (-0.048 to 0.448) | 3 of 3 |"]
     blended = whole.assign(blend=[0.1 + 1e-16, 0.3, 0.5])  # gains of 0, 0.1 and 0.2 over the average: the same s
     assert overall(blended, over="average").splitlines()[2:] == ["| blend | 0.100 (-0.148 to 0.348) | 2 of 3 |"]
+
+
+def test_modules_of_two_tables_are_paired_by_target() -> None:
+    before = pd.DataFrame({"scratch": [0.0, 0.0, 0.0], "a": [0.1, 0.2, 0.3], "b": [0.0, 0.0, 0.3]}, index=[*"xyz"])
+    after = pd.DataFrame({"scratch": [0.0, 0.0], "b": [0.2, 0.4], "a": [0.2, 0.2], "c": [1.0, 1.0]}, index=[*"xz"])
+    # of x and z: a 0.1 and −0.1, b 0.2 and 0.1, their mean 0.15 and 0; t = 12.706 of one degree of freedom
+    assert differences(before, after).splitlines()[2:] == [
+        "| b | 0.150 | 0.300 | 0.150 (-0.485 to 0.785) | 2 of 2 |",
+        "| a | 0.200 | 0.200 | 0.000 (-1.271 to 1.271) | 1 of 2 |",
+        "| mean | 0.175 | 0.250 | 0.075 (-0.878 to 1.028) | 1 of 2 |",
+    ]
