@@ -125,7 +125,7 @@ class TestLoad:
 
 
 EXPECTED = {
-    "rank": {("score", False): 4},
+    "rank": {("score", False): 5},
     "ensemble": {("score", False): 4, ("merge", True): 1},
     "tune": {("tune", False): 1},
     "search": {("tune", False): 1, ("embed", False): 5},
@@ -181,10 +181,10 @@ def test_after_a_run_the_store_has_it_all(run: Run, here: dict[str, list[str]], 
     words = command_of("rank", here, tmp_path / "out")
     assert run(*words).code == 0
     data = run(*words, "--dry-run", "--json").data
-    assert {each["type"]: (each["compute"], each["stored"]) for each in data["units"]} == {"score": (0, 4)}
+    assert {each["type"]: (each["compute"], each["stored"]) for each in data["units"]} == {"score": (0, 5)}
     assert data["minutes"] == [0, 0]
     more = {each["type"]: each for each in run(*words, "-i", "kl,cosine", "--dry-run", "--json").data["units"]}
-    assert (more["score"]["compute"], more["score"]["stored"], more["score"]["measured"]) == (4, 4, 4)
+    assert (more["score"]["compute"], more["score"]["stored"], more["score"]["measured"]) == (4, 5, 5)
     assert (more["tune"]["compute"], more["tune"]["later"]) == (1, False), "the reference module's key is known"
 
 

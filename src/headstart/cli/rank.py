@@ -65,7 +65,7 @@ def rank(
 
     call = partial(
         run, data, opened, model, indicators=asked, reduction=reduction, rows=rows, recipe=chosen,
-        seed=task.seed, store=work.store, **narrowed,
+        bare=True, seed=task.seed, store=work.store, **narrowed,
     )  # fmt: skip
     if dry_run:
         show_forecast(call, as_json=as_json)
@@ -88,7 +88,7 @@ def _facts(ranking: "Ranking") -> dict[str, Any]:
     found, spent = ranking.scores, ranking.tokens
     return {
         "examples": found.examples, "tokens": found.tokens, "modules": ranking.frame().to_dict("records"),
-        "refused": [vars(module) for module in ranking.refused], "reasons": found.reasons,
+        "bare": dict(ranking.bare), "refused": [vars(module) for module in ranking.refused], "reasons": found.reasons,
         **({} if spent is None else {"spent": vars(spent) | {"share": spent.share}}),
     }  # fmt: skip
 
@@ -96,7 +96,7 @@ def _facts(ranking: "Ranking") -> dict[str, Any]:
 def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
     """Print the modules that were scored, and what it took where not all were; `there`: all dev rows."""
     from headstart.ranking.rounds import RETRIEVED_OUT
-    from headstart.reports.cells import MEANS
+    from headstart.reports.cells import MEANS, number_text
     from headstart.reports.console import print_table
 
     frame, found = ranking.frame(), ranking.scores
@@ -109,6 +109,9 @@ def _show(ranking: "Ranking", *, task: str, reduction: str, there: int) -> None:
     if ranking.tokens is not None:
         shown = shown[shown["stage"] != RETRIEVED_OUT]
     print_table(shown, console(), title=title)
+    if ranking.bare:
+        values = ", ".join(f"{name} {number_text(value, digits=3)}" for name, value in ranking.bare.items())
+        print_line(f"The bare backbone, to compare with: {values}.")
     names = [*dict.fromkeys(Spec.parse(each).name for each in found.values)]
     if len(names) <= EXPLAINED:
         for line in legend("indicators", names):

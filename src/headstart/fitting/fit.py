@@ -283,10 +283,8 @@ class _Fit:
             "answers": _answers(tested, seed=asked.seed),
             **last.explained.frames(found, families=families, weights=weights),
         }  # fmt: skip
-        bare = math.nan
         shown = next(iter(ranking.scores.values), None)
-        if last.bare is not None:
-            (bare,) = next(iter(last.bare.table(found).reduce(asked.blend.reduction).values.values()))
+        bare = last.bare.values(found, reduction=asked.blend.reduction).get(str(shown), math.nan)
         lacks = "" if verdict.choice == "use" else lacking(ranking, shown, bare)
         leader = beginnings.get(verdict.leader)
         notes = [*asked.task.notes, *tuned.notes, *filter(None, [tuned.advice])]

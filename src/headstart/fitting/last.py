@@ -14,7 +14,7 @@ from headstart.fitting.explaining import Explained
 from headstart.fitting.guard import Guard
 from headstart.indicators import make_indicator
 from headstart.kinds import AnyModule
-from headstart.ranking.scoring import Scoring
+from headstart.ranking.bare import Bare
 from headstart.records import Refused
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
@@ -56,7 +56,7 @@ class Last:
     tuning: TuneUnit
     test: EvaluateUnit
     choice: CalibrationChoice
-    bare: Scoring | None
+    bare: Bare
     explained: Explained
 
     def needed(self) -> list[Unit]:
@@ -65,7 +65,7 @@ class Last:
 
     def units(self) -> list[Unit]:
         """Everything that is to be run."""
-        return [*self.needed(), *(self.bare.all_units() if self.bare else []), *self.explained.units()]
+        return [*self.needed(), *self.bare.units(), *self.explained.units()]
 
     @classmethod
     def plan(
@@ -87,13 +87,8 @@ class Last:
         rows = Content(reported.rows(asked.split), reported.fingerprint(asked.split))
         test = EvaluateUnit(identity, tuning, rows, asked.task.card.metric, guard.decoding, layout, name=asked.name)
         choice = CalibrationChoice.plan(test, asked.task, backbone, method=guard.calibration)
-        bare = None
-        if indicator is not None:
-            untuned = guard.pool.shape.untuned(backbone, seed=asked.seed)
-            bare = Scoring.plan(
-                asked.task, [untuned], backbone, indicators=[make_indicator(indicator)], recipe=asked.recipe,
-                seed=asked.seed,
-            )  # fmt: skip
+        chosen = [] if indicator is None else [make_indicator(indicator)]
+        bare = Bare.plan(asked.task, backbone, indicators=chosen, recipe=asked.recipe, seed=asked.seed)
         explained = Explained.plan(
             asked.task, modules, guard.pool, recipe=asked.recipe, seed=asked.seed, shown=DEFAULTS.shown,
             mapped=DEFAULTS.mapped,

@@ -1,8 +1,8 @@
 """Ranking a hub for a task: its modules are read, checked and scored on the task's examples."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from headstart.indicators import INDICATORS, make_indicator
 from headstart.indicators.engine import NO_DISTRIBUTION, check_request, chosen_indicators
 from headstart.indicators.table import Scores, check_reduction
 from headstart.kinds import AnyModule, LazyModule, Module, ModuleLike, as_module, as_modules, backbone_for, load_module
+from headstart.ranking.bare import Bare
 from headstart.ranking.narrow import Spent, narrow
 from headstart.ranking.race import Race, as_race
 from headstart.ranking.retrieve import Retrieval, as_retrieval
@@ -58,7 +59,7 @@ class Ranking:
 
     The tensors of a hub's modules are still on the disk; `load()` reads them. If modules were retrieved or raced,
     `standings` has how far each came, in the order of `modules`, and `tokens` what that took; a module that left has
-    the score that it had then.
+    the score that it had then. `bare`: by indicator, the value of the bare backbone, where that was asked for.
     """
 
     modules: tuple[AnyModule, ...]
@@ -67,6 +68,7 @@ class Ranking:
     reference: Module | None
     standings: tuple[Standing, ...] = ()
     tokens: Spent | None = None
+    bare: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         best = ""
@@ -268,6 +270,7 @@ def rank(
     reference: ModuleLike | None = None,
     retrieve: Retrieval | int | None = None,
     race: Race | bool = False,
+    bare: bool = False,
     store: AnyStore = None,
     engine: str = "serial",
     progress: Listener | None = None,
@@ -294,6 +297,7 @@ def rank(
         reference: a module already tuned on the task, to use as the reference module.
         retrieve: at most how many modules take part, or a `Retrieval` that also says by which lists; `None`: all.
         race: whether modules race; a `Race` says how.
+        bare: score the bare backbone, too, by indicators of which it has a value (`Ranking.bare`).
         store: where scores and the reference module are kept; `None` is the user's store, `False` keeps nothing.
         engine: where they are computed: "serial", or "processes=N".
         progress: hears how far the work has come and what became of every unit.
@@ -329,9 +333,12 @@ def rank(
     if progress:
         tell_of_own(modules, task, progress)
     with Store.opened(store) as kept:
-        scorer = Scorer(
-            task, modules, backbone, recipe, text_format or recipe.text_format, seed, kept, engine, progress, compared
-        )
+        layout = text_format or recipe.text_format
+        beside = Bare.plan(
+            task, backbone, indicators=chosen if bare else (), recipe=recipe, text_format=layout, seed=seed,
+            examples=examples,
+        )  # fmt: skip
+        scorer = Scorer(task, modules, backbone, recipe, layout, seed, kept, engine, progress, compared, beside)
         found = narrow(scorer, examples, indicators=chosen, reduction=reduction, retrieval=retrieval, race=racing)
     narrowed = retrieval is not None or racing is not None
     return Ranking(
@@ -341,6 +348,7 @@ def rank(
         found.reference,
         found.standings if narrowed else (),
         found.tokens if narrowed else None,
+        scorer.bare(reduction),
     )
 
 

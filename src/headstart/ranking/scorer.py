@@ -11,11 +11,12 @@ from headstart.indicators.contract import RUNS
 from headstart.indicators.table import ScoreTable
 from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import AnyModule, Module
+from headstart.ranking.bare import Bare
 from headstart.ranking.scoring import Scoring, needs_reference
 from headstart.tasks import Example, Task
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
-from headstart.units import PlannedOnly, Store, run
+from headstart.units import PlannedOnly, Results, Store, run
 from headstart.units.engines.contract import WorkerContext
 
 __all__ = ["Scorer", "passes"]
@@ -25,7 +26,8 @@ __all__ = ["Scorer", "passes"]
 class Scorer:
     """Scores some modules on some rows, all with the same reference module, and counts what the backbone reads.
 
-    `reference` is the module that was given, or becomes what is tuned once an indicator needs it.
+    `reference` is the module that was given, or becomes what is tuned once an indicator needs it. What is scored of the
+    bare backbone, `beside` the modules, is computed with the first of them, and not counted.
     """
 
     task: Task
@@ -38,9 +40,11 @@ class Scorer:
     engine: str
     progress: Listener | None
     reference: Module | TuneUnit | None = None
+    beside: Bare = field(default_factory=Bare)
     tuned: Module | None = None
     spent: int = 0
     _lengths: dict[Example, int] = field(default_factory=dict)
+    _first: Results | None = None
 
     def plan(self, places: Sequence[int], indicators: Sequence[Indicator], examples: Sequence[Example]) -> Scoring:
         """The units of the modules at these places."""
@@ -67,19 +71,26 @@ class Scorer:
     ) -> ScoreTable:
         """The scores of the modules at these places; `later` plans units that may follow, for a dry run."""
         scoring = self.plan(places, indicators, examples)
+        more = self.beside.units() if self._first is None else []
         try:
             found = run(
-                scoring.all_units(), store=self.store, engine=self.engine, loaders=backbone_loaders(self.backbone),
-                raising=False, listener=self.progress,
+                [*scoring.all_units(), *more], store=self.store, engine=self.engine,
+                loaders=backbone_loaders(self.backbone), raising=False, listener=self.progress,
             )  # fmt: skip
         except PlannedOnly as dry:
             after = later()
             raise (dry.followed_by({ScoreUnit.type: (len(after), after)}) if after else dry) from None
         self.spent += passes(indicators, len(places)) * sum(self.lengths(examples))
+        if self._first is None:
+            self._first = found
         table = scoring.table(found)
         if self.tuned is None:
             self.tuned = scoring.reference_module(found)
         return table
+
+    def bare(self, reduction: str) -> dict[str, float]:
+        """What the bare backbone has by each indicator, once some modules were scored."""
+        return {} if self._first is None else self.beside.values(self._first, reduction=reduction)
 
     def lengths(self, examples: Sequence[Example]) -> list[int]:
         """The tokens of each example, of its input and its target."""
