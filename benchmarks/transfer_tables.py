@@ -242,7 +242,8 @@ def overall(whole: pd.DataFrame, *, over: str = "scratch") -> str:
 
 
 def _interval(own: pd.Series) -> str:
-    """The mean over targets, with Student's interval."""
+    """The mean over targets with a value, with Student's interval."""
+    own = own.dropna()
     half = float(stdtrit(len(own) - 1, 0.975)) * own.std() / math.sqrt(len(own))
     return f"{own.mean():.3f} ({own.mean() - half:.3f} to {own.mean() + half:.3f})"
 
@@ -259,7 +260,7 @@ def pairs(asked: argparse.Namespace) -> None:
 def differences(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """A line per source in both: its gain over scratch before and after, and the difference; then the mean source.
 
-    Gains are paired by target, and each is over the scratch of its own table.
+    Gains are paired by target, and each is over the scratch of its own table. What one lacks is left out of both.
     """
     sources = [name for name in map(str, after) if name in before and not _no_module(name)]
     targets = [name for name in after.index if name in before.index]
@@ -268,7 +269,8 @@ def differences(before: pd.DataFrame, after: pd.DataFrame) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for name, kept in [*((source, [source]) for source in sources), ("mean", sources)]:
-        old, new = (each.loc[targets, kept].mean(axis=1) for each in (before, after))
+        both = before.loc[targets, kept].notna() & after.loc[targets, kept].notna()
+        old, new = (each.loc[targets, kept].where(both).mean(axis=1).dropna() for each in (before, after))
         more = (new - old).round(9)
         cells = [f"{old.mean():.3f}", f"{new.mean():.3f}", _interval(more), f"{int((more > 0).sum())} of {len(more)}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")

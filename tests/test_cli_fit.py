@@ -83,5 +83,5 @@ def test_a_variant_that_takes_no_part_is_named(
     assert record.frames["refused"].to_dict("records") == [{"module": names[0], "reason": reason}]
     page = (tmp_path / "module" / "report.html").read_text(encoding="utf-8")
     assert f"{len(names) - 1} modules, 1 left out" in page
-    assert "headstart predict MODULE new-rows.csv" in page
+    assert "headstart predict module new-rows.csv" in page
     assert "recipe.shape" not in page

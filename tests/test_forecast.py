@@ -10,6 +10,7 @@ from encoders import encoder
 from headstart.backbones import Backbone
 from headstart.backbones.encoding import TextFormat
 from headstart.backbones.load import load_of, tokens_of
+from headstart.cli.narrowing import spent_note
 from headstart.hub import Hub
 from headstart.hub.vectors import VECTORS_FILE
 from headstart.indicators import make_indicator
@@ -20,6 +21,7 @@ from headstart.units import Store, foresee
 from headstart.units import run as run_units
 from headstart.units.forecast import DRY_RUN, SPEEDS, Expected, Forecast, PlannedOnly
 from program import QUICK, Run, assert_mistake
+from small_hub import RECIPE
 from toy_units import Square, Total
 
 pytest_plugins = ["cli_helper", "small_road"]
@@ -109,8 +111,24 @@ class TestLoad:
 
         assert tokens("weight_cosine", "similarity:embedding=gram") == 0
         assert tokens("loss", "weight_cosine") == tokens("loss") > 0
-        assert passes([make_indicator("similarity"), make_indicator("performance:m=2")], 4) == 0
+        assert passes([make_indicator("similarity"), make_indicator("weight_cosine")], 4) == 0
         assert passes([make_indicator("similarity"), make_indicator("loss"), make_indicator("arrow")], 4) == 5
+
+    def test_tunings_of_every_module_count(self, task: Task, hub: Hub, llama: Backbone) -> None:
+        how: dict[str, Any] = {"indicators": "performance:m=2", "recipe": RECIPE, "store": False}
+        spent = rank(task, hub, llama, race=False, retrieve=2, **how).tokens
+        assert spent is not None
+        assert 0 < spent.computed - spent.full / 2 < spent.computed, "two of four are tuned, and the reference module"
+        reference = hub["ada"].load()
+        compared = rank(task, hub, llama, indicators="weight_cosine", retrieve=2, reference=reference, store=False)
+        assert spent_note(compared) == "The backbone reads 0 tokens for this."
+
+    def test_what_follows_is_estimated_part_by_part(self, tmp_path: Path) -> None:
+        with pytest.raises(PlannedOnly) as dry:
+            run_units([Square(1)], store=Store(tmp_path), engine=DRY_RUN)
+        later = dry.value.followed_by({"square": (3, [Square(2)])}, {"square": (4, ()), "total": (1, ())})
+        found = {each.type: each.compute for each in later.forecast.expected if each.later}
+        assert found == {"square": 7, "total": 1}
 
     def test_seconds_of_a_comparison_of_parameters_tell_nothing_about_passes(
         self, task: Task, hub: Hub, llama: Backbone, tmp_path: Path

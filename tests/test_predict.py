@@ -301,6 +301,10 @@ def test_another_file_is_evaluated_as_the_module_was_tuned(
     expected = evaluate(None, alone, llama, split="all", text_format=layout, store=False)
     assert (bare["rows"], bare["answer_loss"]) == (20, expected.answer_loss)
     assert evaluate(mine, tmp_path / "gold.csv", llama, bare=True, store=False) == expected
+    batch = saved(llama, tmp_path / "batch", template=Template(input="{ticket}", target="{team}"), calibration=BATCH)
+    again = evaluate(batch, alone, llama, split="all", bare=True, store=False)
+    assert again.calibration.method == "batch", "calibrated as the module is, and anew"
+    assert again.calibration != BATCH
     rows.to_csv(tmp_path / "new.csv", index=False)
     ended = run("evaluate", mine, tmp_path / "new.csv", *here["on"])
     assert_mistake(ended, "has no column 'team', which held the answers when 'ada' was tuned", "headstart predict")

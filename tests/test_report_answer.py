@@ -89,6 +89,7 @@ def test_what_to_try_next_stands_beside_what_to_do_now_and_not_among_the_notes()
     assert "<code>headstart predict mine new-rows.csv</code>" in now
     assert f"<dd>{said}</dd>" in now
     assert page.count(said) == 1
+    assert "headstart predict &#39;my module&#39; new-rows.csv" in fit_page(record, folder="my module")
     assert "dev was drawn from train" in page
 
 

@@ -241,3 +241,7 @@ def test_modules_of_two_tables_are_paired_by_target() -> None:
         "| a | 0.200 | 0.200 | 0.000 (-1.271 to 1.271) | 1 of 2 |",
         "| mean | 0.175 | 0.250 | 0.075 (-0.878 to 1.028) | 1 of 2 |",
     ]
+    before.loc["x", "b"] = after.loc["z", "a"] = math.nan  # what is missing in one table counts in neither
+    assert [line.split(" | ")[-1] for line in differences(before, after).splitlines()[2:]] == [
+        "1 of 1 |", "1 of 1 |", "2 of 2 |",
+    ]  # fmt: skip

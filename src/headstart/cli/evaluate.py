@@ -102,7 +102,7 @@ def evaluate(
         return
     others = len(data.rows("all")) - len(data.rows(split)) if Path(task.task).expanduser().is_file() else 0
     bare = bare or given is None
-    _print(found, data, split, lines, others=others, bare=bare, uncalibrated=bare and calibration is None)
+    _print(found, data, split, lines, others=others, bare=bare, uncalibrated=given is None and calibration is None)
     if output is not None:
         print_line(f"Wrote {output}.")
     units.say()

@@ -1,6 +1,7 @@
 """`headstart fit`."""
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -163,5 +164,5 @@ def fit(
         return
     print_fit(record, console())
     print_line(f"Module: {output}   Page: {output / 'report.html'}")
-    print_line(f"It answers new rows: headstart predict {output} new-rows.csv")
+    print_line(f"It answers new rows: {shlex.join(['headstart', 'predict', str(output), 'new-rows.csv'])}")
     units.say()

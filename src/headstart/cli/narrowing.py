@@ -84,6 +84,8 @@ def spent_note(ranking: "Ranking") -> str:
     """One line: how many tokens the backbone read, beside those of the full pass."""
     assert ranking.tokens is not None
     spent = ranking.tokens
+    if not spent.full:
+        return f"The backbone reads {spent.computed:,} tokens for this."
     return (
         f"The backbone reads {spent.computed:,} tokens for this, {spent.share:.1%} of the {spent.full:,} "
         "of the full pass."

@@ -26,12 +26,18 @@ class Tokens:
 
 
 def tokens_of_scores(scoring: Scoring, indicator: str, found: Results, context: Context) -> Tokens:
-    """What the scores of all modules by one indicator took, and the tuning of the reference module if it needs one."""
+    """What the scores of all modules by one indicator took, with the tunings that it needs.
+
+    These are of the reference module, or of every module for some steps.
+    """
     units = [unit for (_, spec), unit in scoring.units.items() if spec == indicator]
     loads = [unit.load(context) for unit in units]
     alone = [load for load in loads if load.shared is None]
     together = {load.shared: load for load in loads if load.shared is not None}
     tokens = Tokens().plus([*alone, *together.values()])
+    trials = {unit.trial.key: unit.trial for unit in units if isinstance(unit.trial, TuneUnit)}
+    tried = [trial for trial in trials.values() if trial.key not in found.failed]
+    tokens = tokens.plus(trial.taken(found.of(trial), context) for trial in tried)
     reference = scoring.reference
     if isinstance(reference, TuneUnit) and any(unit.reference is not None for unit in units):
         tokens = tokens.plus([reference.taken(found.of(reference), context)])

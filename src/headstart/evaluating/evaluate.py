@@ -65,7 +65,7 @@ def evaluate(
             train.
         text_format: text layout and cut lengths; `None` is that on the module's card, else the standard.
         bare: evaluate the bare backbone in place of the module, on the rows and in the layout that the module gets, and
-            without the module's calibration.
+            calibrated in the same way, but anew.
         store: where the result is kept; `None` is the user's store, `False` keeps nothing.
         engine: where it is computed: "serial", or "processes=N".
         progress: hears how far it is.
@@ -95,9 +95,14 @@ def evaluate(
     measure = METRICS[metric or task.card.metric].name
     layout = text_format or (card and card.text_format) or TextFormat()
     if bare:
+        if calibration is None and card is not None and card.calibration is not None:
+            calibration = card.calibration.method
         loaded = card = None
     if loaded is None and backbone.is_encoder:
-        raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; give a tuned module")
+        remedy = "leave out bare=True" if bare else "give a tuned module"
+        raise SettingError(f"{backbone.name} is an encoder, which answers through a task head; {remedy}").with_options(
+            {"bare=True": "--bare"}
+        )
     if loaded is not None:
         loaded.check(backbone)
     rows = Content(task.rows(split), task.fingerprint(split))

@@ -25,8 +25,8 @@ from headstart.fitting.last import Asked, Last
 from headstart.fitting.record import FIT_FRAMES, FitRecord, Fitted
 from headstart.fitting.verdict import Verdict
 from headstart.kinds import AnyModule, backbone_for
-from headstart.ranking.narrow import usual_list
 from headstart.ranking.rank import OWN, HubLike, Ranking, load_modules, opened, plain_modules, rank, tell_left_out
+from headstart.ranking.retrieve import Retrieval
 from headstart.ranking.scoring import scoring_examples
 from headstart.showing import call_text, plural
 from headstart.tasks import TaskLike, as_task
@@ -34,7 +34,7 @@ from headstart.tasks.baselines import chance
 from headstart.tasks.example import seeded_order
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
-from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
+from headstart.units import AnyStore, Later, PlannedOnly, Results, Store, Unit, here
 from headstart.units import run as run_units
 
 __all__ = ["fit"]
@@ -43,7 +43,6 @@ STAGES = 3
 """Ranking, the guard, and the last tuning with what explains it."""
 
 Run = Callable[..., Results]
-Later = Mapping[str, tuple[int, Sequence[Unit]]]
 
 
 def fit(
@@ -61,7 +60,7 @@ def fit(
     license: str = "",  # noqa: A002 - the field's own word, as on model cards
     decoding: str = "auto",
     calibration: str = "auto",
-    retrieve: int | None = None,
+    retrieve: Retrieval | int | None = None,
     test_rows: int = DEFAULTS.test_rows,
     seed: int = 0,
     store: AnyStore = None,
@@ -95,8 +94,9 @@ def fit(
         decoding: as in `evaluate`.
         calibration: as in `tune`.
         retrieve: of a larger hub, only so many modules take part, retrieved by a reference module that is tuned on the
-            rows of train (for a fold, on those of the others); `None`: `DEFAULTS.retrieved` of a hub of more than
-            `DEFAULTS.all_raced`, else all. If more than `DEFAULTS.all_scored` take part, they race.
+            rows of train (for a fold, on those of the others), or as a `Retrieval` says; `None`: `DEFAULTS.retrieved`
+            of a hub of more than `DEFAULTS.all_raced`, else all. If more than `DEFAULTS.all_scored` take part, they
+            race.
         test_rows: at most so many test rows are answered.
         seed: of the draw, the folds, fresh modules and the order of rows.
         store: where finished work is kept, so that a second run only reads it; `None` is the user's store, `False`
@@ -204,7 +204,7 @@ class _Fit:
             guard, large = self.guard, self.large
             lists = {} if large is None else large.later(guard.folds, guard.pool, recipe=self.asked.recipe)
             scores = guard.scores_later(large)
-            raise dry.followed_by(_together(lists, scores, guard.later(merges=True), self.later())) from None
+            raise dry.followed_by(lists, scores, guard.later(merges=True), self.later()) from None
 
     def finished(self, rankings: Mapping[str, Ranking], verdict: Verdict) -> Fitted:
         """The chosen start is tuned on all rows of train; the start that leads is made, for its weights."""
@@ -212,7 +212,7 @@ class _Fit:
         labels = {verdict.method, verdict.leader}
         methods = [method for method in self.guard.methods if method.label in labels]
         first = next(iter(rankings.values()))
-        pool = replace(self.guard.pool, modules=_retrieved(first))
+        pool = self.guard.pool.narrowed(_retrieved(first))
         names = {module.name for module in pool.modules}
         pooled = {reduction: _of(ranking, names) for reduction, ranking in rankings.items()}
         draw = Draw(
@@ -290,8 +290,8 @@ class _Fit:
         notes = [*asked.task.notes, *tuned.notes, *filter(None, [tuned.advice])]
         if self.large is not None:
             rows = len(scoring_examples(asked.task, seed=asked.seed))
-            by = usual_list(self.guard.pool.modules, asked.task)
-            notes += self.large.notes(tuple(ranking.scores.values), rows, by=by)
+            lists = self.large.lists(self.guard.pool, asked.task)
+            notes += self.large.notes(tuple(ranking.scores.values), rows, lists=lists)
         if leader is not None and leader.start is not None:
             notes.append(f"{verdict.leader}: {blend_note(leader.start)}")
         settings = self.settings(ranking, tuned=tuned, tested=tested, bare=bare, unit=verdict.unit)
@@ -351,13 +351,3 @@ def _answers(tested: Evaluation, *, seed: int) -> pd.DataFrame:
     drawn = seeded_order(tested.examples, purpose="shown", seed=seed)[: DEFAULTS.shown_rows]
     frame = tested.frame().iloc[sorted(drawn)]
     return frame[list(FIT_FRAMES["answers"])].reset_index(drop=True)
-
-
-def _together(*parts: Later) -> dict[str, tuple[int, Sequence[Unit]]]:
-    """What follows, by type."""
-    found: dict[str, tuple[int, Sequence[Unit]]] = {}
-    for part in parts:
-        for name, (count, units) in part.items():
-            known, like = found.get(name, (0, ()))
-            found[name] = (known + count, [*like, *units])
-    return found

@@ -29,14 +29,16 @@ from headstart.fitting.defaults import DEFAULTS
 from headstart.fitting.folds import folds_of
 from headstart.fitting.large import LargeHub
 from headstart.fitting.verdict import Held, Verdict, decide_start
+from headstart.indicators import make_indicator
 from headstart.indicators.unit import ScoreUnit
 from headstart.kinds import AnyModule, backbone_for
 from headstart.ranking.rank import HubLike, Ranking, load_modules, opened, plain_modules, require_defined
+from headstart.ranking.scoring import Scoring
 from headstart.tasks import Task, TaskLike, as_task
 from headstart.tasks.head import head_of
 from headstart.tuning.recipes import Recipe, as_recipe
 from headstart.tuning.tune import Tuned
-from headstart.units import AnyStore, PlannedOnly, Results, Store, Unit, here
+from headstart.units import AnyStore, Later, PlannedOnly, Results, Store, Unit, here
 from headstart.units import run as run_units
 
 __all__ = ["Guard", "guard", "pool_of"]
@@ -180,7 +182,7 @@ class Guard:
             if large is not None:
                 pools = large.pools(self.folds, self.pool, recipe=self.recipe, run=run, first=first)
         except PlannedOnly as dry:
-            raise dry.followed_by(self.scores_later(large)).followed_by(self.later(merges=True)) from None
+            raise dry.followed_by(self.scores_later(large), self.later(merges=True)) from None
         try:
             ranked = rank_draws(
                 self.folds, pools, indicators=self.indicators(), recipe=self.recipe, run=run, ranker=ranker,
@@ -226,13 +228,18 @@ class Guard:
             for reduction, specs in asked.items()
         }
 
-    def scores_later(self, large: LargeHub | None) -> dict[str, tuple[int, Sequence[Unit]]]:
+    def scores_later(self, large: LargeHub | None) -> Later:
         """The scores on the folds, for a dry run."""
-        specs = sum(len(each) for each in self.indicators().values())
+        specs = [make_indicator(spec) for each in self.indicators().values() for spec in each]
+        if not specs:
+            return {}
+        some = Scoring.plan(
+            self.folds[0], self.pool.modules[:1], self.pool.backbone, indicators=specs, recipe=self.recipe, seed=0
+        )
         scored = len(self.pool.modules) if large is None else large.size
-        return {ScoreUnit.type: (specs * scored * len(self.folds), ())} if specs else {}
+        return {ScoreUnit.type: (len(specs) * scored * len(self.folds), list(some.units.values()))}
 
-    def later(self, *, merges: bool) -> dict[str, tuple[int, Sequence[Unit]]]:
+    def later(self, *, merges: bool) -> Later:
         """What follows the scores, or the merges: how many units of each type, and some that they are like."""
         like = Beginning(self.methods[0], 0, self.pool.shape.untuned(self.pool.backbone, seed=0), None, "")
         (trial,) = self._trials(self.folds[0], [like])

@@ -1,6 +1,6 @@
 """How `fit` narrows a large hub down, on all rows and in every fold: some modules are retrieved, and these race."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,14 +16,14 @@ from headstart.indicators.unit import ScoreUnit
 from headstart.ranking.finalists import rank_finalists, unraced_note
 from headstart.ranking.narrow import usual_list
 from headstart.ranking.race import Race
-from headstart.ranking.rank import HubLike, Ranking, reference_unit
-from headstart.ranking.retrieve import Retrieval, joined
-from headstart.ranking.scoring import needs_reference, scoring_examples
+from headstart.ranking.rank import HubLike, Ranking
+from headstart.ranking.retrieve import Retrieval, as_retrieval, joined
+from headstart.ranking.scoring import Scoring, scoring_examples
 from headstart.showing import plural
 from headstart.tasks import Task
 from headstart.tuning.recipes import Recipe
 from headstart.tuning.unit import TuneUnit
-from headstart.units import Results, Unit
+from headstart.units import Later, Results, Unit
 
 __all__ = ["LargeHub"]
 
@@ -41,23 +41,25 @@ class LargeHub:
     race: Race | None
 
     @classmethod
-    def of(cls, modules: int, methods: Sequence[Compared], *, retrieve: int | None = None) -> "LargeHub | None":
+    def of(
+        cls, modules: int, methods: Sequence[Compared], *, retrieve: Retrieval | int | None = None
+    ) -> "LargeHub | None":
         """The usual way for so many modules; `None` for a hub that is not so large.
 
         `retrieve`: at most so many take part; `None` is the default for a hub of this size. Where a method takes
         modules by name, none is retrieved: `SettingError` if that was asked for.
         """
+        retrieval = as_retrieval(retrieve)
         manual = any(method.blend is not None and method.blend.rule == "manual" for method in methods)
-        retrieval = None
-        if retrieve is not None and manual:
+        if retrieval is None and modules > DEFAULTS.all_raced and not manual:
+            retrieval = Retrieval(DEFAULTS.retrieved)
+        if retrieval is not None and retrieval.keep >= modules:
+            retrieval = None
+        if retrieval is not None and manual:
             raise SettingError(
                 "the rule manual takes modules by name, and retrieval would leave some of them out; leave out one of "
                 "the two, or narrow the hub by name (--include, or Hub.where)"
             )
-        if retrieve is not None:
-            retrieval = Retrieval(retrieve) if Retrieval(retrieve).keep < modules else None
-        elif modules > DEFAULTS.all_raced and not manual:
-            retrieval = Retrieval(DEFAULTS.retrieved)
         taking_part = modules if retrieval is None else retrieval.keep
         race = DEFAULTS.race if taking_part > DEFAULTS.all_scored else None
         return None if retrieval is None and race is None else cls(modules, retrieval, race)
@@ -94,32 +96,39 @@ class LargeHub:
         pools = [pool] * len(draws)
         if self.retrieval is None:
             return pools
-        lists = {"mean": (usual_list(pool.modules, draws[0]),)}
+        lists = {"mean": self.lists(pool, draws[0])}
         ranked = rank_draws(draws, pools, indicators=lists, recipe=recipe, run=run, first=first)
-        return [replace(pool, modules=self._first(each.by_reduction["mean"])) for each in ranked]
+        return [pool.narrowed(self._first(each.by_reduction["mean"])) for each in ranked]
+
+    def lists(self, pool: Pool, task: Task) -> tuple[str, ...]:
+        """The specs of the lists by which modules are retrieved."""
+        asked = () if self.retrieval is None else self.retrieval.by
+        return asked or (usual_list(pool.modules, task),)
 
     def _first(self, ranking: Ranking) -> tuple[Any, ...]:
         assert self.retrieval is not None
         order = joined(ranking.scores.values, self.retrieval.join)
         return tuple(ranking.modules[place] for place in sorted(order[: self.retrieval.keep]))
 
-    def later(self, folds: Sequence[Task], pool: Pool, *, recipe: Recipe) -> Mapping[str, tuple[int, Sequence[Unit]]]:
-        """The units of `pools`, for a dry run: how many of each type, and some that they are like."""
+    def later(self, folds: Sequence[Task], pool: Pool, *, recipe: Recipe) -> Later:
+        """The units of `pools`, for a dry run."""
         if self.retrieval is None:
             return {}
-        found: dict[str, tuple[int, Sequence[Unit]]] = {ScoreUnit.type: (len(pool.modules) * len(folds), ())}
-        if needs_reference(make_indicator(usual_list(pool.modules, folds[0])), pool.backbone):
-            like = reference_unit(folds[0], pool.backbone, like=pool.modules, recipe=recipe)
-            found[TuneUnit.type] = (len(folds), [like])
+        chosen = [make_indicator(spec) for spec in self.lists(pool, folds[0])]
+        some = Scoring.plan(folds[0], pool.modules[:1], pool.backbone, indicators=chosen, recipe=recipe, seed=0)
+        count = len(chosen) * len(pool.modules) * len(folds)
+        found: dict[str, tuple[int, Sequence[Unit]]] = {ScoreUnit.type: (count, list(some.units.values()))}
+        if isinstance(some.reference, TuneUnit):
+            found[TuneUnit.type] = (len(folds), [some.reference])
         return found
 
-    def notes(self, indicators: Sequence[str], rows: int, *, by: str) -> list[str]:
-        """What is said of it; `by` is the list of the retrieval."""
-        found = []
+    def notes(self, indicators: Sequence[str], rows: int, *, lists: Sequence[str]) -> list[str]:
+        """What is said of it; `lists` are those of the retrieval."""
+        found, by = [], " and ".join(lists)
         if self.retrieval is not None:
             found.append(
-                f"{self.size:,} of {plural(self.modules, 'module')} were retrieved by {by}, and anew on the rows of "
-                "every fold; the others take no part"
+                f"{self.size:,} of {plural(self.modules, 'module')} {'was' if self.size == 1 else 'were'} retrieved by "
+                f"{by}, and anew on the rows of every fold; the others take no part"
             )
         if self.race is None:
             return found

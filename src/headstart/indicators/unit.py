@@ -88,7 +88,7 @@ class ScoreUnit(Unit):
     def load(self, context: Context) -> Load:
         """One pass over the examples, which all indicators of a module share; a pass of the bare one, all modules.
 
-        Nothing is read for what only compares parameters.
+        Nothing is read for what compares parameters, or results of tunings, which are units of their own.
         """
         backbone: Backbone = context.resource(RESOURCE)
         needs = make_indicator(self.indicator).needs

@@ -31,8 +31,9 @@ UNCOMPARED = "arrow"
 class Spent:
     """Tokens that the backbone reads: `computed` by retrieval and race, and `full`, by scoring all modules on all rows.
 
-    Both count inputs and targets. The tuning of a reference module counts in `computed`, and in `full` too if the
-    scores need it. What was in the store counts as if it were computed.
+    Both count inputs and targets, and the steps for which an indicator tunes every module. The tuning of a reference
+    module counts in `computed`, and in `full` too if the scores need it. What was in the store counts as if it were
+    computed.
     """
 
     computed: int
@@ -78,6 +79,7 @@ def narrow(
     found = out | dict(zip(places, standings, strict=True))
     every = tuple(found[place] for place in range(len(scorer.modules)))
     full = passes(indicators, len(scorer.modules)) * sum(scorer.lengths(examples))
+    full += round(scorer.trials * len(scorer.modules) / len(places))
     tuning = scorer.tuning_tokens()
     both = any(needs_reference(one, scorer.backbone) for one in indicators)
     spent = Spent(scorer.spent + tuning, full + (tuning if both else 0))

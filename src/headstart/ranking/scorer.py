@@ -43,6 +43,8 @@ class Scorer:
     beside: Bare = field(default_factory=Bare)
     tuned: Module | None = None
     spent: int = 0
+    trials: int = 0
+    """The tokens that tuning each of the modules takes that were scored last, if an indicator needs that."""
     _lengths: dict[Example, int] = field(default_factory=dict)
     _first: Results | None = None
 
@@ -80,7 +82,9 @@ class Scorer:
         except PlannedOnly as dry:
             after = later()
             raise (dry.followed_by({ScoreUnit.type: (len(after), after)}) if after else dry) from None
-        self.spent += passes(indicators, len(places)) * sum(self.lengths(examples))
+        context = WorkerContext(self.store, backbone_loaders(self.backbone))
+        self.trials = sum(trial.load(context).tokens for trial in scoring.trials)
+        self.spent += passes(indicators, len(places)) * sum(self.lengths(examples)) + self.trials
         if self._first is None:
             self._first = found
         table = scoring.table(found)

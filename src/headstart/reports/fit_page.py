@@ -1,6 +1,7 @@
 """What stands on the page of a fit, as plain values for the template: texts, and positions of marks in percent."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,7 +102,7 @@ def _answer(record: FitRecord, *, folder: str) -> dict[str, Any]:
         "score": fixed_text(record.score, 3),
         "interval": "" if math.isnan(low) else f"{low:.3f} to {high:.3f}",
         "rows": f"{record.rows:,} {record.split} rows" + ("" if record.split == "test" else ", which chose its state"),
-        "use": f"headstart predict {folder} new-rows.csv",
+        "use": shlex.join(["headstart", "predict", folder, "new-rows.csv"]),
         "advice": record.settings.get("advice", ""),
     }
 

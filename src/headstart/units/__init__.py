@@ -6,7 +6,7 @@ The types of unit themselves belong in the folder whose work they do, such as `t
 from headstart.units.canonical import Content, Digested, canonical
 from headstart.units.engines import ENGINES
 from headstart.units.entry import Entry
-from headstart.units.forecast import Expected, Forecast, PlannedOnly, foresee, here
+from headstart.units.forecast import Expected, Forecast, Later, PlannedOnly, foresee, here
 from headstart.units.run import Results, Tally, run
 from headstart.units.store import AnyStore, Pruned, Store
 from headstart.units.unit import Context, Load, Result, Unit
@@ -20,6 +20,7 @@ __all__ = [
     "Entry",
     "Expected",
     "Forecast",
+    "Later",
     "Load",
     "PlannedOnly",
     "Pruned",

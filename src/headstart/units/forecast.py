@@ -28,6 +28,10 @@ SPREAD_OF_A_PASS = (0.7, 2.5)
 """The same for a time that is reckoned from a short pass."""
 
 
+Later = Mapping[str, tuple[int, Sequence[Unit]]]
+"""By type, how many units would follow, and some that they are like, or none."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """The units of one type: how many are to be computed and how many are stored; what computing them takes.
@@ -47,6 +51,15 @@ class Expected:
     later: bool = False
     device: str = "cpu"
     speed: float = 0.0
+
+    def and_those_of(self, other: "Expected") -> "Expected":
+        """These units and others of the type."""
+        low, high = (one + more for one, more in zip(self.seconds, other.seconds, strict=True))
+        return replace(
+            self, compute=self.compute + other.compute, stored=self.stored + other.stored,
+            tokens=self.tokens + other.tokens, seconds=(low, high), measured=max(self.measured, other.measured),
+            speed=max(self.speed, other.speed),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,16 +127,18 @@ class PlannedOnly(HeadstartError):  # noqa: N818 - it is the answer to a questio
         super().__init__("engine 'dry-run' computes nothing; use headstart.units.foresee, or another engine")
         self.forecast, self._ask = forecast, ask
 
-    def followed_by(self, later: Mapping[str, tuple[int, Sequence[Unit]]]) -> "PlannedOnly":
+    def followed_by(self, *parts: Later) -> "PlannedOnly":
         """The same error, with units that would follow: by type, how many, and some that they are like, or none.
 
-        They are not looked up in the store, because their inputs depend on what is missing.
+        They are not looked up in the store, because their inputs depend on what is missing. Each part is estimated by
+        the units that it is like, and those of one type are added up.
         """
-        more = [
-            replace(self._ask(like, count), later=True) if like else Expected(name, count, later=True)
-            for name, (count, like) in later.items()
-        ]
-        return PlannedOnly(Forecast((*self.forecast.expected, *more)), self._ask)
+        more: dict[str, Expected] = {}
+        for part in parts:
+            for name, (count, like) in part.items():
+                own = replace(self._ask(like, count), later=True) if like else Expected(name, count, later=True)
+                more[name] = own if name not in more else more[name].and_those_of(own)
+        return PlannedOnly(Forecast((*self.forecast.expected, *more.values())), self._ask)
 
 
 def here(engine: str) -> str:
@@ -170,37 +185,38 @@ class _Judge:
 
     store: Store
     context: WorkerContext
-    _speeds: dict[tuple[str, str], dict[Hashable, list[float]]] = field(default_factory=dict)
+    _speeds: dict[tuple[str, str], dict[Hashable, tuple[float, int]]] = field(default_factory=dict)
 
     def expect(self, units: Sequence[Unit], count: int) -> Expected:
         """What `count` units like these take, all of one type."""
-        share = count / len(units)
-        loads: dict[Any, Load] = {}
-        for unit in units:  # units that share a pass read its tokens once
-            load = unit.load(self.context)
-            loads[load.shared if load.shared is not None else unit.key] = load
-        tokens = round(share * sum(load.tokens for load in loads.values()))
-        found = Expected(units[0].type, count, tokens=tokens, device=next(load.device for load in loads.values()))
         rates = self._rates(units[0])
-        sizes: dict[Hashable, float] = {}
+        loads: dict[Any, Load] = {}  # units that share a pass read its tokens once
+        unknown: dict[Any, Load] = {}
+        seconds, used = 0.0, dict[Hashable, int]()
         for unit in units:
-            pace = unit.pace_of(unit.inputs)
-            sizes[pace] = sizes.get(pace, 0.0) + unit.size_of(unit.inputs)
-        if sizes.keys() <= rates.keys():
-            seconds = share * sum(statistics.median(rates[pace]) * size for pace, size in sizes.items())
-            limits = (seconds * SPREAD[0], seconds * SPREAD[1])
-            return replace(found, seconds=limits, measured=sum(len(rates[pace]) for pace in sizes))
-        work = share * sum(load.operations for load in loads.values())
-        measure = next((load.speed for load in loads.values() if load.speed and load.operations), None)
-        if measure is None:
-            slow, fast = _speeds(found.device)
-            return replace(found, seconds=(work / fast, work / slow))
-        speed = measure()
-        low, high = (work / speed * spread for spread in SPREAD_OF_A_PASS)
-        return replace(found, seconds=(low, high), speed=speed)
+            load, pace = unit.load(self.context), unit.pace_of(unit.inputs)
+            key = load.shared if load.shared is not None else unit.key
+            loads[key] = load
+            if pace in rates:
+                rate, used[pace] = rates[pace]
+                seconds += rate * unit.size_of(unit.inputs)
+            else:
+                unknown[key] = load
+        share, device = count / len(units), next(load.device for load in loads.values())
+        known, work = share * seconds, share * sum(load.operations for load in unknown.values())
+        measure = next((load.speed for load in unknown.values() if load.speed and load.operations), None)
+        speed = measure() if measure else 0.0
+        slow, fast = _speeds(device)
+        spread = SPREAD_OF_A_PASS if speed else (1.0, fast / slow)
+        low, high = (known * one + work / (speed or fast) * more for one, more in zip(SPREAD, spread, strict=True))
+        return Expected(
+            units[0].type, count, tokens=round(share * sum(load.tokens for load in loads.values())),
+            seconds=(low, high), measured=sum(used.values()), device=device, speed=speed,
+        )  # fmt: skip
 
-    def _rates(self, like: Unit) -> dict[Hashable, list[float]]:
-        """Seconds of each earlier unit of this type on this backbone and device, by their size; by pace."""
+    def _rates(self, like: Unit) -> dict[Hashable, tuple[float, int]]:
+        """By pace, the median seconds of earlier units of this type on this backbone and device, by their size; and
+        how many these are."""
         backbone = json.dumps(like.inputs.get("backbone"), sort_keys=True)
         if (like.type, backbone) not in self._speeds:
             found: dict[Hashable, list[float]] = {}
@@ -208,7 +224,9 @@ class _Judge:
                 if json.dumps(entry.inputs.get("backbone"), sort_keys=True) == backbone and entry.seconds > 0:
                     rate = entry.seconds / like.size_of(entry.inputs)
                     found.setdefault(like.pace_of(entry.inputs), []).append(rate)
-            self._speeds[like.type, backbone] = found
+            self._speeds[like.type, backbone] = {
+                pace: (statistics.median(each), len(each)) for pace, each in found.items()
+            }
         return self._speeds[like.type, backbone]
 
 

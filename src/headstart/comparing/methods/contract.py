@@ -1,8 +1,8 @@
 """What a method is: it turns a draw of the task and a hub's modules into the module that tuning begins from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -25,12 +25,18 @@ __all__ = ["Begun", "Blended", "Draw", "Method", "Pool"]
 class Pool:
     """What all seeds share: the modules that can be merged, their backbone, and the rank at which methods are compared.
 
-    `rank` is `None` where every method keeps its own rank and layers, and for kinds without a rank.
+    `rank` is `None` where every method keeps its own rank and layers, and for kinds without a rank. `whole`: the pool
+    that it is a part of, whose shape and norms are those of fresh and random modules here, too.
     """
 
     modules: tuple[AnyModule, ...]
     backbone: Backbone
     rank: int | None
+    whole: "Pool | None" = None
+
+    def narrowed(self, modules: Sequence[AnyModule]) -> "Pool":
+        """The pool of some of its modules."""
+        return replace(self, modules=tuple(modules), whole=self.whole or self)
 
     @cached_property
     def shapes(self) -> tuple[tuple[AnyModule, ...], ...]:
@@ -38,6 +44,8 @@ class Pool:
 
         The commonest alone if there is no `rank`, or if it is not LoRA.
         """
+        if self.whole is not None:
+            return self.whole.shapes
         by_key: dict[Hashable, list[AnyModule]] = {}
         for module in self.modules:
             by_key.setdefault((module.kind, module.stack_key), []).append(module)
@@ -57,11 +65,15 @@ class Pool:
 
         Without `rank`, or for another kind, it has the commonest shape.
         """
+        if self.whole is not None:
+            return self.whole.shape
         return blank_of_all([group[0].load() for group in self.shapes], self.rank).with_head(None)
 
     @cached_property
     def norms(self) -> Mapping[str, tuple[float, ...]]:
         """How large the modules are, layer by layer, in the commonest shape that has the layer; see `typical_norms`."""
+        if self.whole is not None:
+            return self.whole.norms
         found: dict[str, tuple[float, ...]] = {}
         for group in self.shapes:
             found = {**typical_norms(group, self.backbone), **found}
