@@ -127,16 +127,21 @@ def predict(asked: argparse.Namespace) -> None:
         print(f"{task.name}: done", file=sys.stderr, flush=True)
 
 
+def measured(table: pd.DataFrame, column: str, *, calibration: str, step: int | None = None) -> pd.DataFrame:
+    """One column of the table: a row per target and seed, a column per source; `step` as in `gains`."""
+    kept = table[
+        (table["calibration"] == calibration) & (table["step"] == (table["step"].max() if step is None else step))
+    ]
+    return kept.pivot_table(index=["target", "seed"], columns="source", values=column, sort=False)
+
+
 def gains(table: pd.DataFrame, *, reading: str, calibration: str, step: int | None = None) -> pd.DataFrame:
     """What every source gives a target over scratch, mean over seeds; rows targets. `step`: 0 before the tuning.
 
     A target whose value is missing, such as the choice loss of open answers, is left out.
     """
     column, sign, _ = READINGS[reading]
-    kept = table[
-        (table["calibration"] == calibration) & (table["step"] == (table["step"].max() if step is None else step))
-    ]
-    wide = kept.pivot_table(index=["target", "seed"], columns="source", values=column, sort=False)
+    wide = measured(table, column, calibration=calibration, step=step)
     over = sign * wide.sub(wide["scratch"], axis=0)
     return over.groupby(level="target", sort=False).mean().dropna(how="all")
 
@@ -255,6 +260,10 @@ def pairs(asked: argparse.Namespace) -> None:
         print(f"### {READINGS[reading][2]}, calibration auto\n")
         before, after = (gains(each, reading=reading, calibration="auto") for each in (first, second))
         print(differences(before, after), "\n")
+        column = READINGS[reading][0]
+        one, other = (measured(each, column, calibration="auto")["scratch"] for each in (first, second))
+        moved = (other - one).dropna()
+        print(f"scratch itself, {column}: {moved.mean():+.3f} from table to table, {moved.std():.3f} a single draw\n")
 
 
 def differences(before: pd.DataFrame, after: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ import pytest
 from headstart.backbones import Backbone
 from headstart.hub import Hub
 from headstart.tasks import Task
+from headstart.units import Store
 from small_hub import write_hub, write_task
 
 
@@ -24,3 +25,9 @@ def hub(road: Path, llama: Backbone) -> Hub:
 @pytest.fixture(scope="module")
 def task(road: Path) -> Task:
     return Task.load(write_task(road / "reviews"))
+
+
+@pytest.fixture(scope="module")
+def store(road: Path) -> Store:
+    """What the tests of a module have computed."""
+    return Store(road / "store")

@@ -34,11 +34,6 @@ from small_hub import RECIPE
 pytest_plugins = ["small_road"]
 
 
-@pytest.fixture(scope="module")
-def store(road: Path) -> Store:
-    return Store(road / "store")
-
-
 def run(task: Task, hub: Any, llama: Backbone, store: Any, **more: Any) -> Fitted:
     return fit(task, hub, llama, **({"folds": 2, "recipe": RECIPE, "store": store} | more))
 

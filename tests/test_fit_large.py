@@ -1,7 +1,6 @@
 """`fit` on large hubs: which modules are retrieved, which race, and what that takes."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ from headstart.comparing.methods.parse import parse_methods
 from headstart.errors import SettingError
 from headstart.events import Event, Note
 from headstart.fitting.defaults import DEFAULTS
-from headstart.fitting.fit import fit
 from headstart.fitting.folds import folds_of
 from headstart.fitting.guard import pool_of
 from headstart.fitting.large import LargeHub
-from headstart.fitting.record import Fitted
 from headstart.hub import Hub
 from headstart.kinds import LoraModule
 from headstart.kinds.settings import LoraSettings
@@ -26,18 +23,10 @@ from headstart.reports.html import fit_page
 from headstart.tasks import Task
 from headstart.tuning.unit import TuneUnit
 from headstart.units import Store, foresee
-from small_hub import RECIPE, module
+from small_hub import module
+from test_fit import run
 
 pytest_plugins = ["small_road"]
-
-
-@pytest.fixture(scope="module")
-def store(road: Path) -> Store:
-    return Store(road / "store")
-
-
-def run(task: Task, hub: Any, llama: Backbone, store: Any, **more: Any) -> Fitted:
-    return fit(task, hub, llama, **({"folds": 2, "recipe": RECIPE, "store": store} | more))
 
 
 def test_of_a_larger_hub_some_modules_are_retrieved_and_only_these_are_guarded(

@@ -232,6 +232,14 @@ def test_the_mean_gain_has_an_interval_over_targets() -> None:
     assert overall(blended, over="average").splitlines()[2:] == ["| blend | 0.100 (-0.148 to 0.348) | 2 of 3 |"]
 
 
+def test_a_table_paired_with_itself_moves_nothing(room: Path, tiny_llama: Path, capsys: Any) -> None:
+    measured(room, tiny_llama, [room / "hub"], capsys=capsys)
+    tables(["pairs", str(room / "table.parquet"), str(room / "table.parquet")])
+    printed = capsys.readouterr().out
+    assert "scratch itself, score: +0.000 from table to table, 0.000 a single draw" in printed
+    assert printed.count("| mean |") == 3
+
+
 def test_modules_of_two_tables_are_paired_by_target() -> None:
     before = pd.DataFrame({"scratch": [0.0, 0.0, 0.0], "a": [0.1, 0.2, 0.3], "b": [0.0, 0.0, 0.3]}, index=[*"xyz"])
     after = pd.DataFrame({"scratch": [0.0, 0.0], "b": [0.2, 0.4], "a": [0.2, 0.2], "c": [1.0, 1.0]}, index=[*"xz"])

@@ -13,6 +13,7 @@ from headstart.errors import SettingError
 from headstart.fitting.defaults import DEFAULTS
 from headstart.indicators import make_indicator
 from headstart.indicators.unit import ScoreUnit
+from headstart.kinds import AnyModule
 from headstart.ranking.finalists import rank_finalists, unraced_note
 from headstart.ranking.narrow import usual_list
 from headstart.ranking.race import Race
@@ -105,7 +106,7 @@ class LargeHub:
         asked = () if self.retrieval is None else self.retrieval.by
         return asked or (usual_list(pool.modules, task),)
 
-    def _first(self, ranking: Ranking) -> tuple[Any, ...]:
+    def _first(self, ranking: Ranking) -> tuple[AnyModule, ...]:
         assert self.retrieval is not None
         order = joined(ranking.scores.values, self.retrieval.join)
         return tuple(ranking.modules[place] for place in sorted(order[: self.retrieval.keep]))
